@@ -1,0 +1,136 @@
+"""Unit quaternions and rotation vectors, in the conventions of icobench.
+
+Every quaternion here is scalar first, ``(w, x, y, z)``, and active:
+``r_lab = M(q) r_body``. RoMa stores the scalar last; the change of order
+happens in this module and nowhere else.
+"""
+
+import math
+
+import roma
+import torch
+from torch import Tensor
+
+__all__ = [
+    "quaternion_angle",
+    "quaternion_conjugate",
+    "quaternion_multiply",
+    "quaternion_normalize",
+    "quaternion_to_matrix",
+    "quaternion_to_rotation_vector",
+    "random_quaternions",
+    "rotate_about_beam",
+    "rotation_vector_to_quaternion",
+]
+
+
+def _scalar_last(quaternion: Tensor) -> Tensor:
+    return torch.roll(quaternion, -1, dims=-1)
+
+
+def _scalar_first(quaternion: Tensor) -> Tensor:
+    return torch.roll(quaternion, 1, dims=-1)
+
+
+def quaternion_normalize(quaternion: Tensor) -> Tensor:
+    """Scale to unit length and choose the sign with ``w >= 0``.
+
+    Args:
+        quaternion: (..., 4), scalar first, non-zero.
+
+    Returns:
+        (..., 4) unit quaternions. Where ``w`` is 0 the sign is left as it is.
+    """
+    unit = quaternion / quaternion.norm(dim=-1, keepdim=True)
+    return torch.where(unit[..., :1] < 0, -unit, unit)
+
+
+def quaternion_multiply(left: Tensor, right: Tensor) -> Tensor:
+    """Hamilton product: the rotation ``right`` followed by ``left``.
+
+    Args:
+        left, right: (..., 4), scalar first; leading dimensions broadcast.
+    """
+    left, right = torch.broadcast_tensors(left, right)
+    w1, x1, y1, z1 = left.unbind(-1)
+    w2, x2, y2, z2 = right.unbind(-1)
+    return torch.stack(
+        (
+            w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
+            w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
+            w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
+            w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
+        ),
+        dim=-1,
+    )
+
+
+def quaternion_conjugate(quaternion: Tensor) -> Tensor:
+    """(..., 4) -> (..., 4); the inverse rotation of a unit quaternion."""
+    return quaternion * quaternion.new_tensor((1.0, -1.0, -1.0, -1.0))
+
+
+def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
+    """Rotation matrices M(q), (..., 4) -> (..., 3, 3), with ``r_lab = M r_body``."""
+    return roma.unitquat_to_rotmat(_scalar_last(quaternion))
+
+
+def rotation_vector_to_quaternion(vector: Tensor) -> Tensor:
+    """Exponential map: (..., 3) in radians -> (..., 4), scalar first.
+
+    Smooth at zero, so that it can be differentiated at the identity.
+    """
+    squared = (vector * vector).sum(-1, keepdim=True)
+    small = squared < 1e-8
+    angle = torch.where(small, torch.ones_like(squared), squared).sqrt()
+    scale = torch.where(small, 0.5 - squared / 48, torch.sin(angle / 2) / angle)
+    real = torch.where(small, 1 - squared / 8, torch.cos(angle / 2))
+    return torch.cat((real, scale * vector), dim=-1)
+
+
+def quaternion_to_rotation_vector(quaternion: Tensor) -> Tensor:
+    """Logarithm: (..., 4) -> (..., 3) in radians, of length at most pi."""
+    return roma.unitquat_to_rotvec(_scalar_last(quaternion))
+
+
+def quaternion_angle(quaternion: Tensor) -> Tensor:
+    """Rotation angle in radians, (..., 4) -> (...), in [0, pi].
+
+    Uses atan2 of the vector and scalar parts: acos loses all small angles.
+    """
+    return 2 * torch.atan2(quaternion[..., 1:].norm(dim=-1), quaternion[..., 0].abs())
+
+
+def rotate_about_beam(quaternion: Tensor, angle: Tensor) -> Tensor:
+    """Rotate bodies by ``angle`` (radians, counter-clockwise from x to y) about +z.
+
+    The diffraction image turns about its centre by the same angle.
+
+    Args:
+        quaternion: (..., 4), scalar first.
+        angle: (...), broadcast against the leading dimensions.
+    """
+    half = angle / 2
+    zero = torch.zeros_like(half)
+    turn = torch.stack((torch.cos(half), zero, zero, torch.sin(half)), dim=-1)
+    return quaternion_normalize(quaternion_multiply(turn, quaternion))
+
+
+def random_quaternions(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Rotations uniform in the Haar measure: (count, 4) float64, ``w >= 0``.
+
+    Shoemake's subgroup algorithm ("Uniform random rotations", Graphics Gems III, 1992).
+    """
+    u = torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    inner, outer = (1 - u[:, 0]).sqrt(), u[:, 0].sqrt()
+    first, second = 2 * math.pi * u[:, 1], 2 * math.pi * u[:, 2]
+    quaternion = torch.stack(
+        (
+            outer * torch.cos(second),
+            inner * torch.sin(first),
+            inner * torch.cos(first),
+            outer * torch.sin(second),
+        ),
+        dim=-1,
+    )
+    return quaternion_normalize(quaternion)

@@ -1,0 +1,134 @@
+"""One interface to the three ways of simulating a diffraction image."""
+
+import torch
+from torch import Tensor, nn
+
+from icobench.geometry.convex import ConvexBody, icosahedron
+from icobench.simulator.exact import ExactField
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.propagated import PropagatedField
+from icobench.simulator.sliced import SlicedField
+
+__all__ = ["METHODS", "Simulator"]
+
+METHODS = {"exact": ExactField, "sliced": SlicedField, "propagated": PropagatedField}
+
+
+class Simulator(nn.Module):
+    """Wide-angle diffraction of a convex body, batched.
+
+    The field is ``F(q) = integral over the body of exp(-i q.r) exp(i k (n - 1)(z - z_in(x, y))) d^3r`` in
+    nm^3, with z_in where the ray through (x, y) enters; the intensity is |F|^2, times k / k_z
+    if the experiment has its ``solid_angle_factor``. All constants are buffers.
+
+    Args:
+        experiment: wavelength, material, detector grid.
+        method: "exact" (closed form, differentiable), "sliced" (the paper's multi-slice Fourier
+            transform on voxels) or "propagated" (split-step, with refraction).
+        device, dtype: where and how to compute; dtype float32 or float64.
+        body: the convex body; the icosahedron by default.
+
+    Raises:
+        ValueError: unknown method or dtype, or a grid that the method cannot serve.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment | None = None,
+        method: str = "exact",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        body: ConvexBody | None = None,
+    ) -> None:
+        super().__init__()
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}, choose from {', '.join(METHODS)}")
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype must be float32 or float64, got {dtype}")
+        self.experiment = experiment or Experiment()
+        self.method = method
+        self.dtype = dtype
+        self.body = body or icosahedron()
+        self._field = METHODS[method](self.experiment, self.body, dtype)
+        factor = torch.ones(self.experiment.pixels, self.experiment.pixels, dtype=torch.float64)
+        if self.experiment.solid_angle_factor:
+            factor = factor / self.experiment.cos_theta().clamp_min(1e-9)
+        valid = self.experiment.valid()
+        self.register_buffer("factor", (factor * valid).to(dtype), persistent=False)
+        self.register_buffer("valid", valid, persistent=False)
+        self.to(device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.factor.device
+
+    def _inputs(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
+        radius_nm = torch.as_tensor(radius_nm, device=self.device)
+        quaternion = torch.as_tensor(quaternion, device=self.device)
+        if radius_nm.ndim != 1 or quaternion.shape != (len(radius_nm), 4):
+            raise ValueError(
+                "expected radius_nm of shape (B,) and quaternion of shape (B, 4), got "
+                f"{tuple(radius_nm.shape)} and {tuple(quaternion.shape)}"
+            )
+        if not bool((torch.isfinite(radius_nm) & (radius_nm > 0)).all()):
+            raise ValueError("radius_nm must be positive and finite")
+        norm = quaternion.norm(dim=-1, keepdim=True)
+        if not bool((torch.isfinite(norm) & (norm > 0)).all()):
+            raise ValueError("quaternion must be finite and non-zero")
+        return radius_nm, quaternion / norm
+
+    def _empty(self, *shape: int) -> Tensor:
+        pixels = self.experiment.pixels
+        dtype = torch.complex64 if self.dtype == torch.float32 else torch.complex128
+        return torch.zeros(*shape, pixels, pixels, dtype=dtype, device=self.device)
+
+    def field(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Complex field in nm^3.
+
+        Args:
+            radius_nm: (B,) circumradius in nm.
+            quaternion: (B, 4) orientation (w, x, y, z), ``r_lab = M(q) r_body``; normalised here.
+
+        Returns:
+            (B, pixels, pixels), [y, x]; 0 at invalid pixels.
+
+        Raises:
+            ValueError: wrong shapes, a radius that is not positive, a zero quaternion.
+        """
+        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
+        if len(radius_nm) == 0:
+            return self._empty(0)
+        return self._field(radius_nm, quaternion)
+
+    def intensity(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """|F|^2 in nm^6 (times k / k_z with the solid-angle factor): (B, pixels, pixels)."""
+        field = self.field(radius_nm, quaternion)
+        return (field.real.square() + field.imag.square()) * self.factor
+
+    def intensity_jacobian(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
+        """Intensity and its derivatives by rotation and radius.
+
+        The rotation parameters are the rotation vector (radians, lab axes) of a turn applied after
+        ``quaternion``.
+
+        Returns:
+            intensity (B, pixels, pixels) and derivatives (B, 4, pixels, pixels): rotation about
+            x, y, z per radian, radius per nm.
+
+        Raises:
+            ValueError: bad inputs as in :meth:`field`, or a method without derivatives.
+        """
+        if not isinstance(self._field, ExactField):
+            raise ValueError(f"the {self.method} method has no derivatives; use 'exact'")
+        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
+        if len(radius_nm) == 0:
+            return self._empty(0).real, self._empty(0, 4).real
+        field, slopes = self._field.jacobian(radius_nm, quaternion)
+        intensity = (field.real.square() + field.imag.square()) * self.factor
+        own = field.unsqueeze(1)
+        change = 2 * (own.real * slopes.real + own.imag * slopes.imag) * self.factor
+        return intensity, change
+
+    def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """The same as :meth:`intensity`."""
+        return self.intensity(radius_nm, quaternion)
