@@ -111,9 +111,7 @@ def icosahedron() -> ConvexBody:
         [np.roll((0, a, b * phi), shift) for shift in range(3) for a in (-1, 1) for b in (-1, 1)]
     ) / np.sqrt(1 + phi**2)
     planes = ConvexHull(corners).equations
-    return ConvexBody.from_halfspaces(
-        "icosahedron", planes[:, :3], -planes[:, 3], _symmetries(corners)
-    )
+    return ConvexBody.from_halfspaces("icosahedron", planes[:, :3], -planes[:, 3], _symmetries(corners))
 
 
 def _symmetries(vertices: np.ndarray) -> np.ndarray:

@@ -36,9 +36,7 @@ def _group(body: ConvexBody | None, like: Tensor) -> Tensor:
 
 def equivalents(quaternion: Tensor, body: ConvexBody | None = None) -> Tensor:
     """All orientations q g that look the same: (..., 4) -> (..., G, 4), sign ``w >= 0``."""
-    return quaternion_normalize(
-        quaternion_multiply(quaternion.unsqueeze(-2), _group(body, quaternion))
-    )
+    return quaternion_normalize(quaternion_multiply(quaternion.unsqueeze(-2), _group(body, quaternion)))
 
 
 def to_fundamental_domain(quaternion: Tensor, body: ConvexBody | None = None) -> Tensor:
@@ -50,9 +48,7 @@ def to_fundamental_domain(quaternion: Tensor, body: ConvexBody | None = None) ->
     return _select(equivalents(quaternion, body), lambda all_of: all_of[..., 0])
 
 
-def nearest_equivalent(
-    quaternion: Tensor, reference: Tensor, body: ConvexBody | None = None
-) -> Tensor:
+def nearest_equivalent(quaternion: Tensor, reference: Tensor, body: ConvexBody | None = None) -> Tensor:
     """The equivalent of ``quaternion`` nearest to ``reference``: (..., 4).
 
     Returned with the sign that has a positive dot product with ``reference``, so the

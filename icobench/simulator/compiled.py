@@ -15,7 +15,7 @@ import torch
 
 from icobench.simulator.edge_sum import Terms, edge_sum
 
-__all__ = ["edge_sum_kernel"]
+__all__ = ["edge_sum_kernel", "prepare_kernel"]
 
 logger = logging.getLogger("icobench")
 
@@ -87,3 +87,8 @@ def edge_sum_kernel(device: torch.device, dtype: torch.dtype, images: int) -> Ca
             return None
         _State.kernel = _compile(device, dtype)
     return _State.kernel
+
+
+def prepare_kernel(device: torch.device) -> None:
+    """Compile now, for callers who know that much work lies ahead; does nothing where it cannot be."""
+    edge_sum_kernel(device, torch.float32, WORTH_COMPILING)

@@ -1,9 +1,9 @@
 """Derivatives of the edge sum with respect to a few parameters, in forward mode.
 
-A term of the sum is T = g N Q / (A_1 A_2 |z|^2) exp(-i phase) with z = D/2 = x + i y, Q = sin(z) conj(z) and
-N = weight |D|^2 - conj(u_1 u_2). Its partial derivatives by phase, x, u_1, u_2 (real parts, which are linear forms of the
-wave vector) and by g, y, v_1, v_2 (numbers per segment) are computed once; the chain rule to any
-number of parameters is then a matrix product over the segments.
+A term of the sum is T = g N Q / (A_1 A_2 |z|^2) exp(-i phase) with z = D/2 = x + i y,
+Q = sin(z) conj(z) and N = weight |D|^2 - conj(u_1 u_2). Its partial derivatives by phase, x, u_1, u_2 (real
+parts, which are linear forms of the wave vector) and by g, y, v_1, v_2 (numbers per segment) are computed
+once; the chain rule to any number of parameters is then a matrix product over the segments.
 """
 
 import torch
@@ -46,9 +46,7 @@ def _partials(part: Terms, waves: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
     )
 
 
-def _contract(
-    part: Terms, tangents: Terms, waves: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor]:
+def _contract(part: Terms, tangents: Terms, waves: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Value (B, P) and derivatives (B, T, P) of one kind's sum, complex."""
     by_forms, by_numbers = _partials(part, waves, weight)
     size = part.forms.shape[1]

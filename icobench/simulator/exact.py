@@ -81,18 +81,14 @@ class ExactField(nn.Module):
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
-        differentiated = torch.is_grad_enabled() and (
-            radius_nm.requires_grad or quaternion.requires_grad
-        )
+        differentiated = torch.is_grad_enabled() and (radius_nm.requires_grad or quaternion.requires_grad)
         kernel = None
         if not differentiated:
             kernel = edge_sum_kernel(radius_nm.device, self.dtype, len(radius_nm))
         kappa = self.experiment.kappa
         radius = radius_nm.double()
         rotation = quaternion_to_matrix(quaternion.double())
-        found = segments(
-            self._body, rotation, plan(self._body, rotation), STEEPEST[self.dtype]
-        )
+        found = segments(self._body, rotation, plan(self._body, rotation), STEEPEST[self.dtype])
         parts = [terms(part, radius, kappa, self.dtype) for part in found]
 
         limit = GPU_ELEMENTS

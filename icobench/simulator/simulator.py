@@ -1,5 +1,8 @@
 """One interface to the three ways of simulating a diffraction image."""
 
+from copy import copy
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +64,19 @@ class Simulator(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.factor.device
+
+    def with_refractive_index(self, refractive_index: complex) -> "Simulator":
+        """The same simulator for another material; tables are shared where the method allows it."""
+        experiment = replace(self.experiment, refractive_index=refractive_index)
+        if not isinstance(self._field, ExactField):
+            return Simulator(experiment, self.method, self.device, self.dtype, self.body)
+        other = copy(self)
+        other.experiment = experiment
+        # The skeletons depend on the grid alone: both fields keep them in one dictionary of buffers.
+        field = copy(self._field)
+        field.experiment = experiment
+        other._modules = {**self._modules, "_field": field}
+        return other
 
     def _inputs(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
         radius_nm = torch.as_tensor(radius_nm, device=self.device)

@@ -40,9 +40,7 @@ def voxel_slices(
     inside = torch.ones(stop - start, SLICES, SLICES, dtype=torch.bool, device=radius.device)
     for normal, offset in zip(normals, offsets, strict=True):
         distance = (
-            normal[2] * centres[start:stop, None, None]
-            + normal[1] * centres[:, None]
-            + normal[0] * centres
+            normal[2] * centres[start:stop, None, None] + normal[1] * centres[:, None] + normal[0] * centres
         )
         inside &= distance <= offset
     return inside
@@ -87,10 +85,10 @@ class SlicedField(nn.Module):
                 f"radius {float(radius):g} nm does not fit into the sliced method's cube of "
                 f"half-width {SLICES * self.pitch / 2:g} nm"
             )
-        kappa, pixels, half = self.experiment.kappa, self.experiment.pixels, self.padded // 2
+        kappa, pixels = self.experiment.kappa, self.experiment.pixels
         crossed = torch.zeros(SLICES, SLICES, dtype=self.dtype, device=radius.device)
-        total = torch.zeros(pixels, pixels, dtype=self.depth.to(torch.complex64).dtype, device=radius.device)
-        total = total.to(torch.complex128 if self.dtype == torch.float64 else torch.complex64)
+        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        total = torch.zeros(pixels, pixels, dtype=complex_dtype, device=radius.device)
         keep = torch.arange(pixels, device=radius.device) - pixels // 2
         wrapped = keep % self.padded
         middle = (SLICES - 1) / 2
@@ -103,9 +101,7 @@ class SlicedField(nn.Module):
             # Material crossed up to the middle of each voxel.
             before = crossed + (inside.cumsum(0) - 0.5 * inside.to(self.dtype)) * self.pitch
             crossed = crossed + inside.sum(0) * self.pitch
-            amplitude = torch.polar(
-                torch.exp(-kappa.imag * before) * inside, kappa.real * before
-            )
+            amplitude = torch.polar(torch.exp(-kappa.imag * before) * inside, kappa.real * before)
             spectrum = torch.fft.fft2(amplitude, s=(self.padded, self.padded))
             cropped = spectrum[:, wrapped][:, :, wrapped]
             heights = (torch.arange(start, start + CHUNK, device=radius.device) - middle) * self.pitch

@@ -1,0 +1,370 @@
+"""The command line: one thin function per command.
+
+Heavy imports stay inside the functions, so that ``--help`` is fast.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from icobench import __version__
+from icobench.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from icobench.simulator.experiment import Experiment
+
+app = typer.Typer(
+    name="icobench",
+    help="Radius and orientation of icosahedral clusters from single wide-angle diffraction images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+tune_app = typer.Typer(help="Search hyperparameters with Optuna.", no_args_is_help=True)
+app.add_typer(tune_app, name="tune")
+
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Index = Annotated[str | None, typer.Option("--refractive-index", help="Complex n, e.g. 0.89+0.0859j.")]
+Sine = Annotated[float, typer.Option("--sin-theta-max", help="Sine of the scattering angle at the edge.")]
+SolidAngle = Annotated[
+    bool, typer.Option("--solid-angle-factor/--no-solid-angle-factor", help="Intensity times k / k_z.")
+]
+Wavelength = Annotated[float, typer.Option("--wavelength", help="Wavelength in nm.")]
+Model = Annotated[Path | None, typer.Option(help="Weights (.safetensors); the shipped ones by default.")]
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _experiment(
+    index: str | None, sine: float, solid_angle: bool, wavelength: float, pixels: int = 128
+) -> "Experiment":
+    from icobench.simulator.experiment import Experiment
+
+    options: dict[str, Any] = {
+        "wavelength_nm": wavelength,
+        "sin_theta_max": sine,
+        "solid_angle_factor": solid_angle,
+        "pixels": pixels,
+    }
+    if index is not None:
+        try:
+            options["refractive_index"] = complex(index.replace(" ", "").replace("i", "j"))
+        except ValueError as error:
+            raise InputError(
+                f"--refractive-index must be a complex number such as 0.89+0.0859j, got {index!r}"
+            ) from error
+    try:
+        return Experiment(**options)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+@contextmanager
+def _bar(description: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; the function takes the finished share and a text."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+        task = progress.add_task(description, total=1.0)
+
+        def update(share: float, text: str | None = None) -> None:
+            progress.update(task, completed=share, description=text or description)
+
+        yield update
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _examples(*lines: str) -> str:
+    return "Example: " + "; ".join(lines)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog=_examples("icobench compare --preset quick --run runs/quick"))
+def compare(
+    preset: Annotated[str, typer.Option(help="quick (16 images) or laptop (200).")] = "quick",
+    run: Annotated[Path | None, typer.Option(help="Run folder; continued if it exists.")] = None,
+    images: Annotated[int | None, typer.Option(help="Number of test images.", min=1)] = None,
+    photons: Annotated[float | None, typer.Option(help="Photons per image.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names.")] = None,
+    model: Model = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    refractive_index: Index = None,
+    sin_theta_max: Sine = 1.0,
+    solid_angle_factor: SolidAngle = False,
+    wavelength: Wavelength = 13.5,
+) -> None:
+    """Reconstruct the same test images with every method; table, figures and report."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from icobench.comparison.methods import find_method
+    from icobench.comparison.runner import PRESETS, Comparison
+    from icobench.network.checkpoint import load_network
+    from icobench.reporting.html import write_report
+    from icobench.reporting.tables import print_summary, summary_table
+
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
+    settings = PRESETS[preset]
+    if images is not None:
+        settings = replace(settings, images=images)
+    if photons is not None:
+        settings = replace(settings, photons=photons)
+    if methods is not None:
+        settings = replace(settings, methods=tuple(name.strip() for name in methods.split(",")))
+    experiment = _experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
+    where = _device(device)
+    needed = any(find_method(name).needs_network for name in settings.methods)
+    network = load_network(model, where) if needed else None
+    folder = run or Path("runs") / preset
+    comparison = Comparison(folder, settings, experiment, seed, where, network)
+
+    total = max(1, len(comparison.missing()))
+    finished = 0
+    try:
+        with _bar("preparing") as update:
+
+            def announce(method: str, block: int, blocks: int, share: float) -> None:
+                nonlocal finished
+                finished += share >= 1.0
+                text = f"{method} block {block + 1}/{blocks}"
+                update((finished + (share if share < 1 else 0)) / total, text)
+
+            results = comparison.run(announce)
+    except KeyboardInterrupt:
+        _say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
+        raise typer.Exit(130) from None
+    print_summary(summary_table(results), Console(width=None))
+    report = write_report(folder)
+    _say(f"report: {report}")
+
+
+@app.command(epilog=_examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"))
+def reconstruct(
+    images: Annotated[Path, typer.Argument(help="CXI/HDF5, .npy, .npz or TIFF.")],
+    out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
+    method: Annotated[
+        str, typer.Option(help="network, simplex, network+simplex, network+lm.")
+    ] = "network+lm",
+    model: Model = None,
+    kind: Annotated[str, typer.Option(help="counts, log or auto.")] = "auto",
+    data_path: Annotated[str | None, typer.Option(help="Dataset inside an HDF5 file.")] = None,
+    mask_path: Annotated[str | None, typer.Option(help="Mask dataset, non-zero = bad.")] = None,
+    preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    refractive_index: Index = None,
+    sin_theta_max: Sine = 1.0,
+    solid_angle_factor: SolidAngle = False,
+    wavelength: Wavelength = 13.5,
+) -> None:
+    """Radius and orientation of your own images, one row per image."""
+    from icobench.comparison.methods import find_method
+    from icobench.comparison.reconstruct import reconstruct_images
+    from icobench.images.files import DATA_PATH, atomic_path, read_images
+    from icobench.network.checkpoint import load_network
+    from icobench.simulator.simulator import Simulator
+
+    chosen = find_method(method)
+    if out.suffix not in (".csv", ".parquet"):
+        raise InputError(f"--out must end in .csv or .parquet, got {out}")
+    for target in (out, preview):
+        if target is not None and not target.resolve().parent.is_dir():
+            raise InputError(f"{target.parent}: no such folder")
+    stack = read_images(images, kind, data_path or DATA_PATH, mask_path)
+    experiment = _experiment(
+        refractive_index, sin_theta_max, solid_angle_factor, wavelength, stack.images.shape[-1]
+    )
+    where = _device(device)
+    network = load_network(model, where) if chosen.needs_network else None
+    if network is not None:
+        network.check(experiment)
+    simulator = Simulator(experiment, device=where)
+    with _bar(f"{method} on {len(stack.images)} images") as update:
+        table = reconstruct_images(stack, chosen, simulator, network, seed, update)
+    if preview is not None:
+        from icobench.reporting.preview import write_preview
+
+        write_preview(preview, stack, table, simulator)
+    with atomic_path(out) as temporary:
+        if out.suffix == ".csv":
+            table.to_csv(temporary, index=False)
+        else:
+            table.to_parquet(temporary)
+    for row in table.itertuples():
+        _say(
+            f"image {row.index}: R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, orientation "
+            f"+- {row.orientation_std_deg:.2g} deg, {row.status}"
+        )
+    _say(f"wrote {out}")
+
+
+@app.command(epilog=_examples("icobench simulate pattern.h5 --radius 80 --quaternion 1,0,0,0"))
+def simulate(
+    out: Annotated[Path, typer.Argument(help="File to write: .h5, .cxi or .npy.")],
+    radius: Annotated[list[float], typer.Option(help="Circumradius in nm; repeat for more.")],
+    quaternion: Annotated[
+        list[str] | None, typer.Option(help="w,x,y,z; one for all or one per radius.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="exact, sliced or propagated.")] = "exact",
+    photons: Annotated[float, typer.Option(help="Expected photons per image; 0 for the intensity.")] = 0.0,
+    hole: Annotated[float, typer.Option(help="Central hole in degrees.")] = 0.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    refractive_index: Index = None,
+    sin_theta_max: Sine = 1.0,
+    solid_angle_factor: SolidAngle = False,
+    wavelength: Wavelength = 13.5,
+) -> None:
+    """Simulate one or many patterns to a file."""
+    from icobench.datasets.simulate import simulate_to_file
+
+    experiment = _experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
+    try:
+        rows = [[float(x) for x in text.split(",")] for text in quaternion or ["1,0,0,0"]]
+    except ValueError as error:
+        raise InputError(f"--quaternion must be four numbers w,x,y,z, got {quaternion}") from error
+    simulate_to_file(out, radius, rows, experiment, method, photons, hole, seed, _device(device))
+    _say(f"wrote {len(radius)} patterns to {out}")
+
+
+@app.command(epilog=_examples("icobench generate train.h5 --images 5000 --kind log"))
+def generate(
+    out: Annotated[Path, typer.Argument(help="HDF5 file to write (CXI layout).")],
+    images: Annotated[int, typer.Option(help="Number of images.", min=1)] = 1000,
+    kind: Annotated[str, typer.Option(help="counts or log (8-bit log images).")] = "counts",
+    photons: Annotated[float, typer.Option(help="Expected photons per image.")] = 1e5,
+    hole: Annotated[float, typer.Option(help="Central hole in degrees.")] = 3.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    refractive_index: Index = None,
+    sin_theta_max: Sine = 1.0,
+    solid_angle_factor: SolidAngle = False,
+    wavelength: Wavelength = 13.5,
+) -> None:
+    """Generate a training or test set with its truth: radii 30 to 160 nm, all orientations."""
+    from icobench.datasets.patterns import PatternOptions, generate_patterns, write_patterns
+    from icobench.provenance import provenance
+    from icobench.simulator.compiled import WORTH_COMPILING, prepare_kernel
+
+    experiment = _experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
+    where = _device(device)
+    options = PatternOptions(images, kind, photons, hole)
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder")
+    if images >= WORTH_COMPILING:
+        prepare_kernel(where)
+    with _bar(f"simulating {images} images") as update:
+        patterns = generate_patterns(options, experiment, seed, where, lambda done: update(done / images))
+    write_patterns(out, patterns, provenance(seed, where, experiment))
+    _say(f"wrote {images} images to {out}")
+
+
+@app.command(epilog=_examples("icobench train --preset compact --run runs/compact"))
+def train(
+    preset: Annotated[str, typer.Option(help="compact (about an hour on 2 cores) or smoke.")] = "compact",
+    run: Annotated[Path | None, typer.Option(help="Folder; a started training is resumed.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this long.")] = None,
+    bfloat16: Annotated[bool, typer.Option(help="Mixed precision.")] = True,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a network on images streamed from the simulator."""
+    from icobench.network.recipe import RECIPES
+    from icobench.network.training import train as run_training
+    from icobench.simulator.compiled import prepare_kernel
+    from icobench.simulator.experiment import Experiment
+
+    if preset not in RECIPES:
+        raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
+    recipe = RECIPES[preset]
+    folder = run or Path("runs") / f"train-{preset}"
+    where = _device(device)
+    if preset != "smoke":
+        prepare_kernel(where)
+    with _bar(f"training {preset}") as update:
+        result = run_training(
+            recipe, Experiment(), folder, seed, where, max_minutes, bfloat16,
+            progress=lambda step, steps, loss: update(
+                step / steps, f"step {step}/{steps}, loss {loss:.4f}"
+            ),
+        )  # fmt: skip
+    state = "finished" if result.finished else "stopped, run again to resume"
+    _say(f"{state} after {result.seconds / 60:.1f} min; weights in {folder / 'network.safetensors'}")
+
+
+@app.command(epilog=_examples("icobench report runs/quick"))
+def report(run: Annotated[Path, typer.Argument(help="Run folder of icobench compare.")]) -> None:
+    """Table, figures and HTML report from stored results."""
+    import pandas as pd
+    from rich.console import Console
+
+    from icobench.reporting.html import write_report
+    from icobench.reporting.tables import print_summary, summary_table
+
+    path = write_report(run)
+    print_summary(summary_table(pd.read_parquet(run / "results.parquet")), Console())
+    _say(f"report: {path}")
+
+
+def main() -> None:
+    """Run the command line: one line and exit code 2 on bad input, never a traceback."""
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        app()
+    except InputError as error:
+        _say(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("stopped")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("ICOBENCH_DEBUG"):
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        _say(f"error: {type(error).__name__}: {first} (ICOBENCH_DEBUG=1 shows where)")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""The comparison: every method on the same images, block by block, resumable."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icobench.comparison.methods import Method, Outcome, Problem, find_method
+from icobench.datasets.patterns import (
+    PatternOptions,
+    PatternSet,
+    generate_patterns,
+    read_patterns,
+    write_patterns,
+)
+from icobench.errors import InputError
+from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.objectives import PoissonDeviance
+from icobench.fitting.uncertainty import cramer_rao
+from icobench.geometry.orientation import appendix_c_errors, disorientation
+from icobench.images.files import atomic_path
+from icobench.network.checkpoint import TrainedNetwork
+from icobench.provenance import provenance
+from icobench.simulator.compiled import prepare_kernel
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["PRESETS", "Comparison", "ComparisonSettings"]
+
+BLOCK = 8
+"""Images reconstructed and stored together."""
+
+SUCCESS_DEG, SUCCESS_NM = 1.0, 1.0
+
+Announce = Callable[[str, int, int, float], None]
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What is compared on what.
+
+    Attributes:
+        preset: name under which these settings are known.
+        images: number of test images.
+        photons, hole_degrees: of the test images.
+        methods: names, in the order of the table.
+    """
+
+    preset: str
+    images: int
+    photons: float = 1e5
+    hole_degrees: float = 3.0
+    methods: tuple[str, ...] = ("network", "simplex", "network+simplex", "network+lm")
+
+
+PRESETS = {
+    "quick": ComparisonSettings("quick", images=16),
+    "laptop": ComparisonSettings("laptop", images=200),
+}
+
+
+def score(outcome: Outcome, method: str, truth: PatternSet, numbers: Tensor, bounds: tuple) -> "pd.DataFrame":
+    """Tidy rows of one block: one per image."""
+    import pandas as pd
+
+    angle = disorientation(outcome.quaternion.double(), truth.quaternion)
+    mean, largest = appendix_c_errors(
+        outcome.radius_nm.double(), outcome.quaternion.double(), truth.radius_nm, truth.quaternion
+    )
+    miss = (outcome.radius_nm - truth.radius_nm).abs()
+    frame: dict[str, Any] = {"image": numbers.numpy(), "method": method}
+    frame["true_radius_nm"] = truth.radius_nm.numpy()
+    frame.update(_components("true_q", truth.quaternion))
+    frame["radius_nm"] = outcome.radius_nm.double().numpy()
+    frame.update(_components("q", outcome.quaternion))
+    frame.update(
+        disorientation_deg=angle.numpy(),
+        radius_error_nm=miss.double().numpy(),
+        appendix_c_mean=mean.numpy(),
+        appendix_c_max=largest.numpy(),
+        success=((angle < SUCCESS_DEG) & (miss < SUCCESS_NM)).numpy(),
+        objective=outcome.objective.double().numpy(),
+        evaluations=outcome.evaluations.numpy(),
+        seconds=outcome.seconds / len(numbers),
+        radius_std_nm=outcome.radius_std_nm.double().numpy(),
+        orientation_std_deg=outcome.orientation_std_deg.double().numpy(),
+        bound_radius_nm=bounds[0].numpy(),
+        bound_orientation_deg=bounds[1].numpy(),
+        status=outcome.status,
+    )
+    return pd.DataFrame(frame)
+
+
+def _components(prefix: str, quaternion: Tensor) -> dict[str, np.ndarray]:
+    return {f"{prefix}_{axis}": quaternion[:, i].double().numpy() for i, axis in enumerate("wxyz")}
+
+
+def curves(outcome: Outcome, method: str, truth: PatternSet, numbers: Tensor) -> "pd.DataFrame":
+    """Course of the fits: one row per image and step."""
+    import pandas as pd
+
+    trace = outcome.trace
+    frames = []
+    for step, (spent, radius, quaternion, value) in enumerate(
+        zip(trace.evaluations, trace.radius_nm, trace.quaternion, trace.objective, strict=True)
+    ):
+        frames.append(
+            pd.DataFrame(
+                {
+                    "method": method,
+                    "image": numbers.numpy(),
+                    "step": step,
+                    "evaluations": spent.numpy(),
+                    "disorientation_deg": disorientation(quaternion.double(), truth.quaternion).numpy(),
+                    "radius_error_nm": (radius - truth.radius_nm).abs().double().numpy(),
+                    "objective": value.double().numpy(),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+class Comparison:
+    """A run folder: the test set, the finished blocks, and what is still missing.
+
+    Args:
+        folder: made if missing; a folder of the same settings is continued.
+        settings: what is compared.
+        experiment: physics and grid.
+        seed: of images and random starts.
+        device: where to work.
+        network: the trained network for the methods that need it.
+
+    Raises:
+        InputError: unknown method, or the folder holds another run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: ComparisonSettings,
+        experiment: Experiment,
+        seed: int,
+        device: torch.device,
+        network: TrainedNetwork | None,
+    ) -> None:
+        self.folder, self.settings, self.seed, self.device = Path(folder), settings, seed, device
+        self.experiment, self.network = experiment, network
+        self.methods = [find_method(name) for name in settings.methods]
+        if network is not None and any(method.needs_network for method in self.methods):
+            network.check(experiment)
+        self.simulator = Simulator(experiment, device=device)
+        self.identity = {
+            "settings": {k: v for k, v in asdict(settings).items() if k not in ("preset", "methods")},
+            "experiment": experiment.to_dict(),
+            "seed": seed,
+        }
+        self._open()
+
+    def _open(self) -> None:
+        described = self.folder / "run.json"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file, not a run folder")
+        if described.exists():
+            try:
+                known = json.loads(described.read_text())["identity"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{described}: damaged") from error
+            if known != json.loads(json.dumps(self.identity)):
+                raise InputError(
+                    f"{self.folder}: holds a run with other images, experiment or seed; choose another --run"
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise InputError(f"{self.folder}: not empty and not a run folder; choose another --run")
+        try:
+            (self.folder / "parts").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from error
+        described_as = {
+            **provenance(self.seed, self.device, self.experiment),
+            "settings": asdict(self.settings),
+            "identity": self.identity,
+            "network": None if self.network is None else self.network.card,
+        }
+        with atomic_path(described) as temporary:
+            temporary.write_text(json.dumps(described_as, indent=1) + "\n")
+
+    def test_set(self, progress: Callable[[int], None] = lambda done: None) -> PatternSet:
+        """The test images, made once and kept in the folder."""
+        path = self.folder / "test_set.h5"
+        if not path.exists():
+            settings = self.settings
+            options = PatternOptions(settings.images, "counts", settings.photons, settings.hole_degrees)
+            patterns = generate_patterns(options, self.experiment, self.seed, self.device, progress)
+            origin = provenance(self.seed, self.device, self.experiment)
+            write_patterns(path, patterns, {"command": origin["command"], "seed": self.seed})
+        return read_patterns(path)
+
+    def _part(self, method: Method, block: int) -> Path:
+        """Where a block is stored; other weights make other parts."""
+        weights = f"-{self.network.digest}" if method.needs_network and self.network else ""
+        return self.folder / "parts" / f"{method.name}{weights}-{block:04d}.parquet"
+
+    def missing(self) -> list[tuple[Method, int]]:
+        """Methods and blocks not yet stored."""
+        blocks = range(-(-self.settings.images // BLOCK))
+        return [(m, b) for m in self.methods for b in blocks if not self._part(m, b).exists()]
+
+    def bounds(self, truth: PatternSet) -> tuple[Tensor, Tensor]:
+        """Cramer-Rao bounds of radius and orientation at the truth (not charged to any method)."""
+        counter = CountingSimulator(self.simulator, len(truth))
+        objective = PoissonDeviance(truth.images, truth.mask, counter)
+        return cramer_rao(objective, truth.radius_nm, truth.quaternion)
+
+    def run(self, announce: Announce = lambda method, block, blocks, share: None) -> "pd.DataFrame":
+        """Compute what is missing, storing every block as it is finished; then collect.
+
+        Args:
+            announce: called with method, block, number of blocks and the block's finished share.
+        """
+        patterns = self.test_set()
+        blocks = -(-self.settings.images // BLOCK)
+        missing = self.missing()
+        if any(method.name == "simplex" for method, _ in missing):
+            # Thousands of images lie ahead; compiling must not count as any method's time.
+            prepare_kernel(self.device)
+        bounds: dict[int, tuple[Tensor, Tensor]] = {}
+        for method, block in missing:
+            numbers = torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(patterns)))
+            truth = patterns.subset(numbers)
+            problem = Problem(
+                truth.images, truth.mask, truth.kind, self.simulator, self.network, self.seed, numbers
+            )
+
+            def report(share: float, method: Method = method, block: int = block) -> None:
+                announce(method.name, block, blocks, share)
+
+            report(0.0)
+            outcome = method.run(problem, report)
+            if block not in bounds:
+                bounds[block] = self.bounds(truth)
+            rows = score(outcome, method.name, truth, numbers, bounds[block])
+            course = curves(outcome, method.name, truth, numbers)
+            # The curves first: a part counts as finished once its results exist.
+            part = self._part(method, block)
+            with atomic_path(part.with_suffix(".curves")) as temporary:
+                course.to_parquet(temporary)
+            with atomic_path(part) as temporary:
+                rows.to_parquet(temporary)
+            report(1.0)
+        return self.collect()
+
+    def _stored(self) -> Iterator[Path]:
+        blocks = range(-(-self.settings.images // BLOCK))
+        for method in self.methods:
+            for block in blocks:
+                if self._part(method, block).exists():
+                    yield self._part(method, block)
+
+    def collect(self) -> "pd.DataFrame":
+        """Join the stored blocks into ``results.parquet`` and ``curves.parquet``."""
+        import pandas as pd
+
+        parts = list(self._stored())
+        if not parts:
+            raise InputError(f"{self.folder}: no finished block yet")
+        results = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+        course = pd.concat(
+            [pd.read_parquet(part.with_suffix(".curves")) for part in parts], ignore_index=True
+        )
+        for name, frame in (("results", results), ("curves", course)):
+            with atomic_path(self.folder / f"{name}.parquet") as temporary:
+                frame.to_parquet(temporary)
+        return results

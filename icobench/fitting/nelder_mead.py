@@ -1,0 +1,153 @@
+"""Nelder-Mead, many simplices at once.
+
+The steps are those of SciPy's ``Nelder-Mead`` (Lagarias et al., SIAM J. Optim. 9, 112, 1998): reflect,
+expand, contract outside or inside, shrink. All reflections of an iteration are one batch; then only
+those simplices that expand or contract are evaluated, then the rare shrinks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["NelderMead", "Simplices"]
+
+REFLECT, EXPAND, CONTRACT, SHRINK = 1.0, 2.0, 0.5, 0.5
+
+
+@dataclass
+class Simplices:
+    """State of S simplices in D dimensions, vertices sorted best first.
+
+    Attributes:
+        points: (S, D + 1, D).
+        values: (S, D + 1), ascending.
+        evaluations: (S,) function values asked for.
+        reflections, expansions, contractions, shrinks: (S,) accepted steps by kind.
+        active: (S,) False once a simplex has met its tolerance.
+    """
+
+    points: Tensor
+    values: Tensor
+    evaluations: Tensor
+    reflections: Tensor
+    expansions: Tensor
+    contractions: Tensor
+    shrinks: Tensor
+    active: Tensor
+
+
+class NelderMead:
+    """Minimise a batched function from given initial simplices.
+
+    Args:
+        function: maps rows (K,) and points (K, D) to values (K,); row s belongs to simplex s.
+        lower, upper: bounds (D,), or None. Points are clipped into them, as in SciPy.
+        xatol, fatol: a simplex stops when both its extent and its spread of values fall below.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        lower: Tensor | None = None,
+        upper: Tensor | None = None,
+        xatol: float = 0.0,
+        fatol: float = 0.0,
+    ) -> None:
+        self.function = function
+        self.lower, self.upper = lower, upper
+        self.xatol, self.fatol = xatol, fatol
+
+    def _clip(self, points: Tensor) -> Tensor:
+        if self.lower is None and self.upper is None:
+            return points
+        return torch.clamp(points, self.lower, self.upper)
+
+    @staticmethod
+    def _sort(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        order = values.argsort(dim=1, stable=True)
+        return torch.take_along_dim(points, order.unsqueeze(-1), 1), values.gather(1, order)
+
+    def start(self, points: Tensor) -> Simplices:
+        """Evaluate the initial simplices, (S, D + 1, D)."""
+        points = self._clip(points)
+        count, corners, _ = points.shape
+        rows = torch.arange(count, device=points.device).repeat_interleave(corners)
+        values = self.function(rows, points.flatten(0, 1)).unflatten(0, (count, corners))
+        points, values = self._sort(points, values)
+        zeros = torch.zeros(count, dtype=torch.long, device=points.device)
+        return Simplices(
+            points, values, zeros + corners, zeros.clone(), zeros.clone(), zeros.clone(),
+            zeros.clone(), torch.ones(count, dtype=torch.bool, device=points.device),
+        )  # fmt: skip
+
+    def _evaluate(self, state: Simplices, rows: Tensor, points: Tensor) -> Tensor:
+        if not len(rows):
+            return points.new_zeros(0)
+        state.evaluations.index_add_(0, rows, torch.ones_like(rows))
+        return self.function(rows, points)
+
+    def step(self, state: Simplices) -> Simplices:
+        """One iteration of every active simplex, in place."""
+        extent = (state.points[:, 1:] - state.points[:, :1]).abs().amax((1, 2))
+        spread = (state.values[:, 1:] - state.values[:, :1]).abs().amax(1)
+        state.active &= ~((extent <= self.xatol) & (spread <= self.fatol))
+        rows = state.active.nonzero()[:, 0]
+        if not len(rows):
+            return state
+        points, values = state.points[rows], state.values[rows]
+        centre = points[:, :-1].mean(1)
+        worst = points[:, -1]
+
+        def along(factor: float, which: Tensor) -> Tensor:
+            return self._clip((1 + factor) * centre[which] - factor * worst[which])
+
+        every = torch.arange(len(rows), device=rows.device)
+        new = along(REFLECT, every)
+        new_value = self._evaluate(state, rows, new)
+        reflected = new_value.clone()
+
+        expand = (reflected < values[:, 0]).nonzero()[:, 0]
+        contract = reflected >= values[:, -2]
+        outside = (contract & (reflected < values[:, -1])).nonzero()[:, 0]
+        inside = (contract & (reflected >= values[:, -1])).nonzero()[:, 0]
+        trial = torch.cat(
+            (
+                along(REFLECT * EXPAND, expand),
+                along(REFLECT * CONTRACT, outside),
+                along(-CONTRACT, inside),
+            )
+        )
+        tried = torch.cat((expand, outside, inside))
+        value = self._evaluate(state, rows[tried], trial)
+        bound = torch.cat((reflected[expand], reflected[outside], values[inside, -1]))
+        # SciPy: an expansion and an inside contraction must be better, an outside one not worse.
+        ties = torch.zeros_like(tried, dtype=torch.bool)
+        ties[len(expand) : len(expand) + len(outside)] = True
+        accepted = (value < bound) | (ties & (value == bound))
+        new[tried[accepted]] = trial[accepted]
+        new_value[tried[accepted]] = value[accepted]
+        failed = torch.zeros_like(contract)
+        failed[tried[~accepted]] = True
+        shrink = failed & contract
+
+        points = torch.cat((points[:, :-1], new.unsqueeze(1)), 1)
+        values = torch.cat((values[:, :-1], new_value.unsqueeze(1)), 1)
+        small = shrink.nonzero()[:, 0]
+        if len(small):
+            old = state.points[rows[small]]
+            shrunk = self._clip(old[:, :1] + SHRINK * (old[:, 1:] - old[:, :1]))
+            corners = shrunk.shape[1]
+            again = self._evaluate(state, rows[small].repeat_interleave(corners), shrunk.flatten(0, 1))
+            points[small] = torch.cat((old[:, :1], shrunk), 1)
+            values[small] = torch.cat((state.values[rows[small], :1], again.unflatten(0, (-1, corners))), 1)
+        state.points[rows], state.values[rows] = self._sort(points, values)
+
+        is_expansion = torch.zeros_like(contract)
+        is_expansion[expand] = accepted[: len(expand)]
+        state.expansions[rows] += is_expansion
+        state.contractions[rows] += contract & ~shrink
+        state.shrinks[rows] += shrink
+        state.reflections[rows] += ~contract & ~is_expansion
+        return state

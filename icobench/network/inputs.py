@@ -1,0 +1,83 @@
+"""What the network sees: photon-count-like images on one canonical grid.
+
+Any detector is brought to the canonical 128 x 128 grid of the forward half space by
+exact area rebinning, which keeps the sum of counts. Log images become quasi-counts.
+"""
+
+import torch
+from torch import Tensor
+
+from icobench.simulator.experiment import Experiment
+
+__all__ = ["CANONICAL_PIXELS", "canonical_counts", "network_input"]
+
+CANONICAL_PIXELS = 128
+QUASI_PHOTONS = 1e6
+"""Photons given to an image that has no counting statistics of its own."""
+
+MOST_PHOTONS = 1e7
+"""Brighter images are scaled down to this, the brightest in training."""
+
+
+def _overlap(experiment: Experiment) -> Tensor:
+    """(canonical, pixels) share of each detector pixel that falls into each canonical one."""
+    pixels, half = experiment.pixels, experiment.pixels // 2
+    width = experiment.sin_theta_max / half
+    low = (torch.arange(pixels, dtype=torch.float64) - half - 0.5) * width
+    own_half = CANONICAL_PIXELS // 2
+    own_low = (torch.arange(CANONICAL_PIXELS, dtype=torch.float64) - own_half - 0.5) / own_half
+    top = torch.minimum(low + width, own_low[:, None] + 1 / own_half)
+    bottom = torch.maximum(low, own_low[:, None])
+    return (top - bottom).clamp_min(0) / width
+
+
+def canonical_counts(
+    images: Tensor, mask: Tensor, experiment: Experiment, counting: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Rebin images to the canonical grid and divide out the solid-angle factor.
+
+    Args:
+        images: (B, H, W) photon counts, or relative intensities if not ``counting``.
+        mask: (B, H, W) True where usable.
+        experiment: whose grid the images have.
+        counting: whether the numbers are photons.
+
+    Returns:
+        counts (B, 128, 128) and mask (B, 128, 128), float32 and bool.
+    """
+    mask = mask & experiment.valid().to(mask.device)
+    # Single bad pixels may hold anything, NaN included.
+    images = torch.where(mask, images, torch.zeros_like(images)).float()
+    if experiment.solid_angle_factor:
+        images = images * experiment.cos_theta(torch.float32).to(images.device)
+    same = experiment.pixels == CANONICAL_PIXELS and experiment.sin_theta_max == 1
+    if not same:
+        share = _overlap(experiment).to(images.device, torch.float32)
+        images = share @ images @ share.T
+        seen = share @ mask.float() @ share.T
+        # A canonical pixel that is only half covered would read half its counts.
+        full = (share.sum(1)[:, None] * share.sum(1)).clamp_min(1e-6)
+        mask = (seen / full > 0.75) & (full > 0.75 * full.max())
+        images = torch.where(mask, images / (seen / full).clamp_min(0.75), 0.0)
+    total = images.sum((-2, -1)).clamp_min(1e-30)
+    target = total.clamp_max(MOST_PHOTONS) if counting else torch.full_like(total, QUASI_PHOTONS)
+    return images * (target / total)[:, None, None], mask
+
+
+def network_input(counts: Tensor, mask: Tensor, refraction: Tensor) -> Tensor:
+    """Channels of the network: (B, 6, 64, 64).
+
+    Four channels are log1p of the counts, each 2 x 2 block's pixels side by side; one is the
+    usable share of the block; one is constant, the refraction 1 - Re n in units of 0.1.
+
+    Args:
+        counts: (B, 128, 128) from :func:`canonical_counts`.
+        mask: (B, 128, 128) or (128, 128).
+        refraction: (B,) or number, 1 - Re n.
+    """
+    usable = mask.to(counts.dtype).expand_as(counts)
+    blocks = torch.nn.functional.pixel_unshuffle(torch.log1p(counts * usable).unsqueeze(1), 2)
+    share = torch.nn.functional.avg_pool2d(usable.unsqueeze(1), 2)
+    refraction = torch.as_tensor(refraction, dtype=counts.dtype, device=counts.device)
+    constant = (refraction / 0.1).reshape(-1, 1, 1, 1).expand(len(counts), 1, *share.shape[-2:])
+    return torch.cat((blocks * 0.25, share, constant), 1)

@@ -1,0 +1,186 @@
+"""The degree-6 orbit embedding of icosahedral orientations, and its decoder.
+
+The lowest harmonics that the icosahedral group leaves invariant (after l = 0) have degree 6. The sum of
+the 13 real l = 6 spherical harmonics over the six five-fold axes of the rotated body is the same
+for all 60 equivalent orientations and different for different ones: a smooth embedding of
+SO(3) / I with the same metric in every direction, sqrt(14) per radian for the unit-norm vector.
+A network can regress it without meeting the jumps of quaternions at the faces of the fundamental domain.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import sph_harm_y
+from torch import Tensor
+
+from icobench.geometry.convex import icosahedron
+from icobench.geometry.orientation import disorientation, to_fundamental_domain
+from icobench.geometry.rotations import (
+    quaternion_multiply,
+    quaternion_normalize,
+    quaternion_to_matrix,
+    random_quaternions,
+    rotation_vector_to_quaternion,
+)
+
+__all__ = ["DIMENSION", "Decoded", "decode", "embed", "spread_from_norm"]
+
+DEGREE = 6
+DIMENSION = 2 * DEGREE + 1
+METRIC = 14.0
+"""Squared speed of the unit-norm embedding per radian: l (l + 1) / 3."""
+
+CODEBOOK_SIZE = 3000
+
+
+def _harmonics(directions: np.ndarray) -> np.ndarray:
+    """Real orthonormal spherical harmonics of degree 6, (N, 3) -> (N, 13), order m = -6..6."""
+    polar = np.arccos(np.clip(directions[:, 2], -1, 1))
+    azimuth = np.arctan2(directions[:, 1], directions[:, 0])
+    columns = []
+    for m in range(-DEGREE, DEGREE + 1):
+        value = sph_harm_y(DEGREE, abs(m), polar, azimuth)
+        if m < 0:
+            columns.append(math.sqrt(2) * value.imag)
+        elif m == 0:
+            columns.append(value.real)
+        else:
+            columns.append(math.sqrt(2) * value.real)
+    return np.stack(columns, 1)
+
+
+@lru_cache(maxsize=1)
+def _monomials() -> tuple[np.ndarray, np.ndarray]:
+    """Exponents (28, 3) and coefficients (28, 13) of the harmonics as polynomials in x, y, z."""
+    exponents = np.array([(a, b, DEGREE - a - b) for a in range(DEGREE + 1) for b in range(DEGREE + 1 - a)])
+    points = np.random.default_rng(6).normal(size=(400, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    powers = np.prod(points[:, None, :] ** exponents, axis=-1)
+    coefficients = np.linalg.lstsq(powers, _harmonics(points), rcond=None)[0]
+    coefficients[np.abs(coefficients) < 1e-10] = 0.0
+    return exponents, coefficients
+
+
+@lru_cache(maxsize=1)
+def _axes_and_scale() -> tuple[np.ndarray, float]:
+    vertices = icosahedron().vertices
+    axes = vertices[[i for i, v in enumerate(vertices) if tuple(v) > tuple(-v)]]
+    return axes, 1 / float(np.linalg.norm(_harmonics(axes).sum(0)))
+
+
+@lru_cache(maxsize=1)
+def _generators() -> np.ndarray:
+    """(3, 13, 13): d/dt embed(exp(t e_i) q) = G_i embed(q), rotation about the lab axes."""
+    rng = np.random.default_rng(7)
+    points = rng.normal(size=(200, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    step = 1e-4
+    matrices = []
+    for axis in np.eye(3):
+        turned = []
+        for sign in (1, -1):
+            moved = points + np.sin(sign * step) * np.cross(axis, points)
+            moved += (1 - np.cos(step)) * np.cross(axis, np.cross(axis, points))
+            turned.append(_harmonics(moved))
+        slope = (turned[0] - turned[1]) / (2 * step)
+        solved = np.linalg.lstsq(_harmonics(points), slope, rcond=None)[0].T
+        matrices.append((solved - solved.T) / 2)
+    return np.stack(matrices)
+
+
+def embed(quaternion: Tensor) -> Tensor:
+    """Unit-norm orbit vectors, (..., 4) -> (..., 13), the same for all equivalents of q.
+
+    Components are the real spherical harmonics m = -6..6 summed over the six five-fold axes of
+    the rotated body.
+    """
+    axes, scale = _axes_and_scale()
+    exponents, coefficients = _monomials()
+    options = {"dtype": quaternion.dtype, "device": quaternion.device}
+    rotated = torch.as_tensor(axes, **options) @ quaternion_to_matrix(quaternion).mT
+    powers = [torch.ones_like(rotated)]
+    for _ in range(DEGREE):
+        powers.append(powers[-1] * rotated)
+    table = torch.stack(powers, -1)  # (..., 6 axes, 3, 7)
+    index = torch.as_tensor(exponents, device=quaternion.device)
+    monomials = table[..., 0, index[:, 0]] * table[..., 1, index[:, 1]] * table[..., 2, index[:, 2]]
+    return scale * (monomials.sum(-2) @ torch.as_tensor(coefficients, **options))
+
+
+@lru_cache(maxsize=1)
+def _codebook() -> tuple[Tensor, Tensor]:
+    """Orientations spread over the fundamental domain (N, 4) and their vectors (N, 13), float64.
+
+    Farthest-point thinning of random orientations: no two are closer than about 2 degrees.
+    """
+    generator = torch.Generator().manual_seed(60)
+    candidates = random_quaternions(12 * CODEBOOK_SIZE, generator)
+    vectors = embed(candidates)
+    chosen = torch.zeros(CODEBOOK_SIZE, dtype=torch.long)
+    distance = torch.full((len(candidates),), torch.inf, dtype=torch.float64)
+    for i in range(1, CODEBOOK_SIZE):
+        fresh = 1 - vectors @ vectors[chosen[i - 1]]
+        distance = torch.minimum(distance, fresh)
+        chosen[i] = distance.argmax()
+    return to_fundamental_domain(candidates[chosen]), vectors[chosen]
+
+
+class Decoded(NamedTuple):
+    """Orientations decoded from predicted vectors, best first.
+
+    Attributes:
+        quaternion: (B, K, 4) in the fundamental domain.
+        score: (B, K) cosine between the prediction and the orbit point.
+    """
+
+    quaternion: Tensor
+    score: Tensor
+
+
+def decode(vector: Tensor, hypotheses: int = 2) -> Decoded:
+    """Nearest points on the orbit: the best and the next local maxima.
+
+    The code book proposes starts; Gauss-Newton with the embedding's constant metric refines them.
+
+    Args:
+        vector: (B, 13), any norm.
+        hypotheses: K, how many distinct orientations to return.
+    """
+    codes, code_vectors = (table.to(vector.device) for table in _codebook())
+    unit = torch.nn.functional.normalize(vector.double(), dim=-1)
+    scores = unit @ code_vectors.T
+    picks = []
+    for _ in range(hypotheses):
+        best = scores.argmax(-1)
+        picks.append(best)
+        # Everything on the slope of this maximum is out of the running.
+        near = code_vectors[best] @ code_vectors.T > 0.0
+        scores = scores.masked_fill(near, -torch.inf)
+    quaternion = codes[torch.stack(picks, 1)]
+    generators = torch.as_tensor(_generators(), device=vector.device)
+    for _ in range(12):
+        gradient = torch.einsum("bi,dij,bkj->bkd", unit, generators, embed(quaternion))
+        step = rotation_vector_to_quaternion(gradient / METRIC)
+        quaternion = quaternion_normalize(quaternion_multiply(step, quaternion))
+    score = (embed(quaternion) * unit.unsqueeze(1)).sum(-1)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    quaternion = torch.take_along_dim(quaternion, order.unsqueeze(-1), 1)
+    return Decoded(to_fundamental_domain(quaternion), score.gather(1, order))
+
+
+def spread_from_norm(vector: Tensor) -> Tensor:
+    """Orientation spread in degrees (root mean square angle) that explains a vector's norm.
+
+    The mean of the embedding over normal rotation errors with standard deviation s per axis has
+    norm exp(-l (l + 1) s^2 / 2); the angle's root mean square is sqrt(3) s.
+    """
+    norm = vector.norm(dim=-1).clamp(1e-6, 1 - 1e-9)
+    return torch.rad2deg(torch.sqrt(-6 * torch.log(norm) / (DEGREE * (DEGREE + 1))))
+
+
+def hypothesis_separation(decoded: Decoded) -> Tensor:
+    """Disorientation in degrees between the first two hypotheses, (B,)."""
+    return disorientation(decoded.quaternion[:, 0], decoded.quaternion[:, 1])

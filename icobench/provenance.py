@@ -1,0 +1,71 @@
+"""Where a result comes from: written beside every result."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icobench.simulator.experiment import Experiment
+
+__all__ = ["provenance"]
+
+
+def _versions() -> dict[str, str]:
+    names = ("icobench", "torch", "numpy", "scipy", "pandas")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return {"python": platform.python_version(), **found}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, None outside of one; "+" marks uncommitted changes."""
+    source = Path(__file__).resolve().parents[1]
+    if not (source / ".git").exists():
+        return None
+    try:
+        options = {"cwd": source, "capture_output": True, "text": True, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], **options).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if dirty else "")
+
+
+def provenance(seed: int, device: torch.device, experiment: Experiment) -> dict[str, Any]:
+    """Where a result comes from: command, date, versions, machine, device, seed, commit, experiment."""
+    machine = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    if device.type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name(device)
+    return {
+        "command": " ".join(["icobench", *sys.argv[1:]]),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "machine": machine,
+        "device": str(device),
+        "seed": seed,
+        "commit": _commit(),
+        "experiment": experiment.to_dict(),
+    }

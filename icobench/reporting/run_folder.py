@@ -1,0 +1,156 @@
+"""The files of a finished comparison, read and checked."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icobench.errors import InputError
+from icobench.images.files import read_images
+from icobench.images.log_image import intensity_from_log
+from icobench.simulator.experiment import Experiment
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["RunFolder", "read_run"]
+
+RESULT_COLUMNS = (
+    "image", "method", "true_radius_nm", "radius_nm", "q_w", "q_x", "q_y", "q_z", "disorientation_deg",
+    "radius_error_nm", "appendix_c_mean", "appendix_c_max", "success", "evaluations", "seconds",
+    "orientation_std_deg", "bound_radius_nm", "bound_orientation_deg", "status",
+)  # fmt: skip
+CURVE_COLUMNS = ("method", "image", "step", "evaluations", "disorientation_deg", "radius_error_nm")
+TEXT_COLUMNS = ("method", "status")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A finished comparison.
+
+    Attributes:
+        folder: where it lies.
+        results: one row per image and method.
+        curves: one row per method, image and step of the fit.
+        run: ``run.json``: command, created, versions, machine, settings and so on.
+        experiment: physics and grid.
+        kind: of the stored images, "counts" or "log".
+        intensity: (N, H, W) float32 counts, or relative intensities of log images.
+        mask: (N, H, W) bool, True where usable.
+    """
+
+    folder: Path
+    results: "DataFrame"
+    curves: "DataFrame"
+    run: dict[str, Any]
+    experiment: Experiment
+    kind: str
+    intensity: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.run["settings"]
+
+    @property
+    def network(self) -> dict[str, Any] | None:
+        """The card of the network that took part, None if none did."""
+        return self.run.get("network") or None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    return path
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> "DataFrame":
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(_present(path))
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow raises many kinds for damaged files
+        raise InputError(f"{path}: not a readable parquet file ({_first_line(error)})") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise InputError(f"{path}: no column {', '.join(missing)}")
+    try:
+        # Nothing here may be missing but an answer, which is NaN.
+        table = table.astype({name: float for name in columns if name not in TEXT_COLUMNS})
+        table = table.astype({"image": int} | {name: str for name in TEXT_COLUMNS if name in table})
+        if "success" in table:
+            table["success"] = table["success"].fillna(0).astype(bool)
+        return table
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: wrong type of values ({_first_line(error)})") from error
+
+
+def _run(path: Path) -> tuple[dict[str, Any], Experiment]:
+    try:
+        run = json.loads(_present(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not readable JSON ({_first_line(error)})") from error
+    if not isinstance(run, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    for key in ("experiment", "settings"):
+        if not isinstance(run.get(key), dict):
+            raise InputError(f"{path}: no {key}")
+    for key in ("versions", "machine", "network"):
+        if not isinstance(run.get(key) or {}, dict):
+            raise InputError(f"{path}: {key} is not an object")
+    try:
+        return run, Experiment.from_dict(run["experiment"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not an experiment ({_first_line(error)})") from error
+
+
+def _kind(path: Path) -> str:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as stream:
+            return str(stream["/icobench"].attrs["kind"]) if "/icobench" in stream else "counts"
+    except KeyError:
+        return "counts"
+    except OSError as error:
+        raise InputError(f"{path}: not a readable HDF5 file ({_first_line(error)})") from error
+
+
+def read_run(folder: Path | str) -> RunFolder:
+    """Read results, curves, test set and provenance of a comparison.
+
+    Raises:
+        InputError: a missing or damaged file, or files that do not belong together.
+    """
+    import torch
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    run, experiment = _run(folder / "run.json")
+    results = _table(folder / "results.parquet", RESULT_COLUMNS)
+    curves = _table(folder / "curves.parquet", CURVE_COLUMNS)
+    if not len(results):
+        raise InputError(f"{folder / 'results.parquet'}: holds no result")
+    path = _present(folder / "test_set.h5")
+    kind = _kind(path)
+    stack = read_images(path, kind=kind)
+    if stack.images.shape[1] != experiment.pixels:
+        raise InputError(
+            f"{path}: images of {stack.images.shape[1]} pixels, but the experiment has {experiment.pixels}"
+        )
+    if not results["image"].between(0, len(stack.images) - 1).all():
+        raise InputError(f"{path}: {len(stack.images)} images, fewer than the results speak of")
+    intensity = stack.images
+    if kind == "log":
+        intensity = intensity_from_log(torch.from_numpy(intensity)).numpy()
+    mask = stack.mask & experiment.valid().numpy()
+    return RunFolder(folder, results, curves, run, experiment, kind, intensity, mask)

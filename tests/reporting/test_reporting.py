@@ -1,0 +1,498 @@
+"""Tables, figures and report from made-up runs."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+from icobench.errors import InputError
+from icobench.geometry.orientation import random_orientations
+from icobench.images.counts import photon_counts
+from icobench.images.masks import usable_pixels
+from icobench.reporting.courses import carried_forward, evaluation_grid, median_course
+from icobench.reporting.figures import error_against_evaluations, gallery, preview
+from icobench.reporting.findings import best_fitting_method, reading, training_cost
+from icobench.reporting.html import write_report
+from icobench.reporting.quantiles import error_quantile, success_interval
+from icobench.reporting.tables import number, print_summary, summary_markdown, summary_table
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+
+IMAGES = 7
+COST = {"network": 0, "simplex": 4500, "network+simplex": 90, "network+lm": 40}
+SPREAD = {"network": 0.8, "simplex": 0.5, "network+simplex": 0.15, "network+lm": 0.1}
+AXES = "wxyz"
+
+
+def made_results(seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    radius = random.uniform(30, 160, IMAGES)
+    turn = random_orientations(IMAGES, torch.Generator().manual_seed(seed)).numpy()
+    bound = random.uniform(0.05, 0.2, IMAGES)
+    frames = []
+    for method, cost in COST.items():
+        angle = np.abs(random.normal(0, SPREAD[method], IMAGES)) + 0.01
+        miss = np.abs(random.normal(0, SPREAD[method], IMAGES)) + 0.001
+        frame = {"image": np.arange(IMAGES), "method": method, "true_radius_nm": radius}
+        frame |= {f"true_q_{axis}": turn[:, i] for i, axis in enumerate(AXES)}
+        frame |= {"radius_nm": radius + miss}
+        frame |= {f"q_{axis}": turn[:, i] for i, axis in enumerate(AXES)}
+        frame |= {
+            "disorientation_deg": angle,
+            "radius_error_nm": miss,
+            "appendix_c_mean": angle / 100,
+            "appendix_c_max": angle / 40,
+            "success": (angle < 1) & (miss < 1),
+            "objective": random.uniform(1, 2, IMAGES) if cost else np.nan,
+            "evaluations": cost + random.integers(0, 9, IMAGES) * (cost > 0),
+            "seconds": 0.001 * (1 + cost),
+            "radius_std_nm": 0.02,
+            "orientation_std_deg": 0.1,
+            "bound_radius_nm": bound / 4,
+            "bound_orientation_deg": bound,
+            "status": "ok",
+        }
+        frames.append(pd.DataFrame(frame))
+    return pd.concat(frames, ignore_index=True)
+
+
+def made_curves(seed: int = 1) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    rows = []
+    for method, cost in COST.items():
+        for image in range(IMAGES):
+            steps = int(random.integers(4, 12)) if cost else 1
+            spent = np.unique(random.integers(1, max(cost, 2), steps)) if cost else [0]
+            for step, evaluations in enumerate(spent):
+                value = SPREAD[method] * 3 / (1 + step) * random.uniform(0.5, 2)
+                rows.append((method, image, step, int(evaluations), value, value / 3, 1.0))
+    columns = ["method", "image", "step", "evaluations", "disorientation_deg", "radius_error_nm", "objective"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def made_run(folder):
+    experiment = Experiment(pixels=32, sin_theta_max=0.5)
+    results = made_results()
+    truth = results[results["method"] == "simplex"]
+    radius = torch.tensor(truth["true_radius_nm"].to_numpy())
+    turn = torch.tensor(truth[[f"true_q_{axis}" for axis in AXES]].to_numpy())
+    mask = usable_pixels(experiment, 3.0)
+    intensity = Simulator(experiment).intensity(radius, turn)
+    counts = photon_counts(intensity, mask, 1e5, torch.Generator().manual_seed(3))
+    results.to_parquet(folder / "results.parquet")
+    made_curves().to_parquet(folder / "curves.parquet")
+    with h5py.File(folder / "test_set.h5", "w") as stream:
+        stream["/entry_1/data_1/data"] = counts.numpy().astype(np.int32)
+        stream["/entry_1/data_1/mask"] = np.broadcast_to(~mask.numpy(), counts.shape).astype(np.uint32)
+        stream["/icobench/radius_nm"] = radius.numpy()
+        stream["/icobench/quaternion"] = turn.numpy()
+    run = {
+        "command": "icobench compare --preset 'a<b>&c'",
+        "created": "2025-01-02T03:04:05+00:00",
+        "versions": {"torch": "2.x", "icobench": "0.1"},
+        "machine": {"processor": "abacus", "cores": 2},
+        "device": "cpu",
+        "seed": 5,
+        "commit": None,
+        "experiment": experiment.to_dict(),
+        "settings": {"preset": "quick", "images": IMAGES, "photons": 1e5, "hole_degrees": 3.0},
+        "network": {"training_seconds": 7200.0, "training_simulations": 450_000, "parameters": 123_456},
+    }
+    (folder / "run.json").write_text(json.dumps(run))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = made_run(tmp_path_factory.mktemp("run"))
+    return write_report(folder)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return made_run(tmp_path)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, icobench.reporting, icobench.reporting.tables; "
+        "print([m for m in ('matplotlib', 'pandas', 'torch') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "matplotlib" not in out and "pandas" not in out
+
+
+# Quantiles
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+def test_error_quantile_is_numpys(fraction, count):
+    values = np.random.default_rng(count).normal(size=(count, 3))
+    assert np.allclose(error_quantile(values, fraction), np.quantile(values, fraction, axis=0))
+
+
+def test_missing_answers_are_infinitely_wrong():
+    assert error_quantile(np.array([1.0, np.nan, 2.0]), 0.5) == 2
+    assert error_quantile(np.array([1.0, np.nan, np.nan]), 0.5) == np.inf
+    assert error_quantile(np.array([np.nan, np.nan]), 0.3) == np.inf
+    assert np.isnan(error_quantile(np.array([]), 0.5))
+
+
+def test_success_interval():
+    # Wilson 1927, as tabulated by Newcombe 1998: 81 of 263 and 0 of 20.
+    assert success_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert success_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert success_interval(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+
+
+# Tables
+
+
+def test_summary_against_numpy():
+    results = made_results()
+    table = summary_table(results)
+    assert list(table["method"]) == list(COST)
+    for _, row in table.iterrows():
+        own = results[results["method"] == row["method"]]
+        assert row["images"] == IMAGES
+        for column, name in (
+            ("disorientation_deg", "disorientation_{}_deg"),
+            ("radius_error_nm", "radius_{}_nm"),
+            ("appendix_c_mean", "appendix_c_mean_{}"),
+            ("appendix_c_max", "appendix_c_max_{}"),
+        ):
+            assert row[name.format("median")] == pytest.approx(np.median(own[column]))
+            assert row[name.format("90")] == pytest.approx(np.quantile(own[column], 0.9))
+        assert row["success_rate"] == pytest.approx(own["success"].sum() / IMAGES)
+        assert row["evaluations_mean"] == pytest.approx(own["evaluations"].sum() / IMAGES)
+        assert row["seconds_mean"] == pytest.approx(own["seconds"].iloc[0])
+
+
+def test_summary_keeps_the_order_of_first_appearance():
+    results = made_results().iloc[::-1]
+    assert list(summary_table(results)["method"]) == list(COST)[::-1]
+
+
+def test_number():
+    cases = {0.0: "0", 0.0973: "0.097", 0.0999: "0.100", 0.1234: "0.123", 1.0: "1.00", 9.999: "10.0", 12.34: "12.3", -12.34: "-12.3", 296.4: "296",
+             4500.0: "4,500", 1234567.0: "1,230,000", np.inf: "inf", np.nan: "-", 3e-7: "3e-07"}  # fmt: skip
+    assert {value: number(value) for value in cases} == cases
+
+
+def test_printed_summary_fits_120_columns():
+    stream = io.StringIO()
+    print_summary(summary_table(made_results()), Console(file=stream, width=120))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= 120
+    assert "…" not in text
+    for method in COST:
+        assert method in text
+    for unit in ("(deg)", "(nm)", "(%)", "(s per"):
+        assert unit in text
+
+
+def test_markdown_has_a_row_per_method():
+    table = summary_table(made_results())
+    lines = summary_markdown(table).splitlines()
+    assert len(lines) == 2 + len(COST)
+    assert len({line.count("|") for line in lines}) == 1
+    assert f"{100 * table['success_rate'][1]:.1f}" in lines[3]
+    assert number(100 * table["appendix_c_mean_median"][1]) in lines[3]
+
+
+# Courses
+
+
+def test_carried_forward_against_a_loop():
+    curves = made_curves()
+    fits = curves[curves["method"] == "simplex"].sample(frac=1, random_state=0)
+    fits.loc[fits.index[3], "disorientation_deg"] = np.nan
+    grid = evaluation_grid(curves)
+    fast = carried_forward(fits, "disorientation_deg", grid)
+    assert fast.shape == (IMAGES, len(grid))
+    for i in range(IMAGES):
+        for j, spent in enumerate(grid):
+            value, latest = np.nan, -1
+            for row in fits.itertuples():
+                if row.image == i and row.evaluations <= spent and row.evaluations > latest:
+                    latest, value = row.evaluations, row.disorientation_deg
+                    value = np.inf if np.isnan(value) else value
+            assert fast[i, j] == value or (np.isnan(fast[i, j]) and np.isnan(value))
+
+
+def test_of_two_steps_at_one_evaluation_the_later_counts():
+    fits = pd.DataFrame({"image": 0, "step": [1, 0], "evaluations": 4, "disorientation_deg": [2.0, 3.0]})
+    assert carried_forward(fits, "disorientation_deg", np.array([3.0, 4.0, 9.0]))[0, 1:].tolist() == [2, 2]
+
+
+def test_median_course_starts_where_all_images_have_a_value():
+    fits = pd.DataFrame(
+        {
+            "image": [0, 0, 1, 1],
+            "step": [0, 1, 0, 1],
+            "evaluations": [2, 50, 5, 20],
+            "disorientation_deg": [4.0, 1.0, 8.0, 2.0],
+        }
+    )
+    course = median_course(fits, "disorientation_deg", np.geomspace(1, 100, 41))
+    assert course.evaluations[0] == 5 and course.evaluations[-1] == 50
+    assert course.median[0] == 6 and course.median[-1] == 1.5
+    assert course.low[0] == pytest.approx(4.4) and course.high[0] == pytest.approx(7.6)
+    assert course.median[np.searchsorted(course.evaluations, 20)] == 3
+
+
+def test_course_from_zero_evaluations_starts_at_one():
+    fits = pd.DataFrame({"image": 0, "step": [0, 1], "evaluations": [0, 8], "disorientation_deg": [4.0, 1.0]})
+    course = median_course(fits, "disorientation_deg", np.array([1.0, 4.0, 8.0]))
+    assert course.evaluations.tolist() == [1, 4, 8] and course.median.tolist() == [4, 4, 1]
+
+
+# Figures
+
+
+def test_error_figure():
+    results = made_results()
+    figure = error_against_evaluations(results, made_curves())
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        assert axes.get_xscale() == axes.get_yscale() == "log"
+        assert axes.get_xlabel() and ("deg" in axes.get_ylabel() or "nm" in axes.get_ylabel())
+        labels = axes.get_legend_handles_labels()[1]
+        assert set(COST) <= set(labels) and len(labels) == len(COST) + 1
+        ticks = [axes.xaxis.get_major_formatter()(x, 0) for x in axes.xaxis.get_majorticklocs()]
+        assert ticks[:3] == ["0", "1", "10"]
+    dashed = [line for line in figure.axes[0].lines if "bound" in str(line.get_label())]
+    assert dashed[0].get_ydata()[0] == pytest.approx(results["bound_orientation_deg"][:IMAGES].median())
+
+
+@pytest.mark.parametrize("methods", [["network"], ["simplex"]])
+def test_error_figure_of_one_method_and_without_courses(methods):
+    results = made_results()
+    results = results[results["method"].isin(methods)]
+    figure = error_against_evaluations(results, made_curves().iloc[:0])
+    figure.canvas.draw()
+    assert set(methods) <= set(figure.axes[0].get_legend_handles_labels()[1])
+
+
+def test_error_figure_survives_missing_answers():
+    results, curves = made_results(), made_curves()
+    results.loc[results["method"] == "network", "disorientation_deg"] = np.nan
+    curves.loc[curves["method"] == "simplex", "disorientation_deg"] = np.nan
+    error_against_evaluations(results, curves).canvas.draw()
+
+
+@pytest.mark.parametrize("count, shown", [(1, 1), (4, 4), (8, 6)])
+def test_gallery(count, shown):
+    targets = np.random.default_rng(0).poisson(20, (count, 16, 16)).astype(float)
+    masks = np.ones((count, 16, 16), dtype=bool)
+    masks[:, 6:9, 6:9] = False
+    figure = gallery(targets, targets + 1, masks, [f"$image {i}" for i in range(count)])
+    figure.canvas.draw()
+    assert len(figure.axes) == 3 * shown + 2
+    image = figure.axes[0].images[0].get_array()
+    assert image.mask.sum() == 9 and image.mask[7, 7]
+    assert image.max() == 0
+    assert any("intensity" in axes.get_ylabel() for axes in figure.axes[-2:])
+
+
+def test_gallery_difference_is_the_log_ratio():
+    target = np.full((1, 16, 16), 100.0)
+    figure = gallery(target, target * 10**-0.5, np.ones_like(target, dtype=bool), [""])
+    assert np.allclose(figure.axes[2].images[0].get_array(), -0.5)
+
+
+def test_gallery_refuses_missing_titles():
+    with pytest.raises(ValueError, match="titles"):
+        gallery(np.ones((2, 16, 16)), np.ones((2, 16, 16)), np.ones((2, 16, 16)), ["one"])
+
+
+def test_preview():
+    target = torch.rand(16, 16, generator=torch.Generator().manual_seed(0))
+    figure = preview(target, target, target > 0.1, "network: cluster_$7.h5, R = 80 nm")
+    figure.canvas.draw()
+    assert len(figure.axes) == 3
+    assert figure.get_suptitle().startswith("network")
+
+
+def test_figures_leave_pyplot_alone_and_work_in_threads():
+    results, curves = made_results(), made_curves()
+    done = []
+    threads = [
+        threading.Thread(target=lambda: done.append(error_against_evaluations(results, curves)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 2
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+# Sentences
+
+
+def test_reading_names_the_leader_and_its_cost():
+    results = made_results()
+    results["success"] = results["method"] == "network+lm"
+    table = summary_table(results)
+    text = reading(table, results)
+    assert "network+lm solved most: 100 %" in text
+    assert number(table["evaluations_mean"][3]) in text
+    assert "fastest was network" in text
+    assert best_fitting_method(table) == "network+lm"
+
+
+def test_reading_of_ties_failures_and_single_methods():
+    results = made_results()
+    results["success"] = True
+    text = reading(summary_table(results), results)
+    assert "share the highest success rate" in text and "network simulates least" in text
+    results["success"] = False
+    assert "No method solved any image" in reading(summary_table(results), results)
+    alone = results[results["method"] == "network"]
+    assert best_fitting_method(summary_table(alone)) == "network"
+    assert "1 method." in reading(summary_table(alone), alone)
+
+
+def test_training_cost():
+    table = summary_table(made_results())
+    spent = table["evaluations_mean"][1]
+    text = training_cost({"training_seconds": 7200, "training_simulations": 450_000}, table)
+    for words in ("2.00 hours", "450,000", f"fit {number(450_000 / spent)} images with simplex"):
+        assert words in text
+    assert "does not say" in training_cost({}, table)
+    assert "No network" in training_cost(None, table)
+
+
+# Report
+
+
+class _Page(HTMLParser):
+    """Collects tags and refuses a page whose tags do not close."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_report_is_complete_and_self_contained(finished):
+    text = finished.read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    assert len(page.sources) == 2 and all(s.startswith("data:image/png;base64,") for s in page.sources)
+    assert "script" not in page.tags and "link" not in page.tags
+    assert not re.search(r"https?://|<script src|@import|url\(", text)
+    for method in COST:
+        assert method in text
+    assert "a&lt;b&gt;&amp;c" in text and "<b>" not in text
+    assert "not recorded" in text  # The commit.
+    for word in ("2025-01-02", "abacus", "torch 2.x", "450,000", "123,456", "2.00 hours", "3 degrees"):
+        assert word in text
+
+
+def test_report_leaves_figures_and_no_temporary_files(finished):
+    names = {path.name for path in finished.parent.iterdir()}
+    assert names == {
+        "results.parquet", "curves.parquet", "test_set.h5", "run.json",
+        "report.html", "error_against_evaluations.png", "gallery.png",
+    }  # fmt: skip
+    for name in ("error_against_evaluations.png", "gallery.png"):
+        assert (finished.parent / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "curves.parquet", "test_set.h5", "run.json"])
+def test_missing_and_damaged_files(run_folder, name):
+    path = run_folder / name
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match=re.escape(name)) as caught:
+        write_report(run_folder)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(InputError, match=f"{re.escape(name)}: no such file"):
+        write_report(run_folder)
+    assert not (run_folder / "report.html").exists()
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def _rewritten(folder, name, change):
+    path = folder / name
+    if name == "run.json":
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    else:
+        change(pd.read_parquet(path)).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("results.parquet", lambda t: t.drop(columns="evaluations"), "no column evaluations"),
+        ("results.parquet", lambda t: t.iloc[:0], "no result"),
+        ("results.parquet", lambda t: t.assign(image=t["image"] + 5), "fewer than the results"),
+        ("results.parquet", lambda t: t.assign(seconds="long"), "wrong type"),
+        ("curves.parquet", lambda t: t.drop(columns="step"), "no column step"),
+        ("run.json", lambda r: r.pop("experiment"), "no experiment"),
+        ("run.json", lambda r: r.update(settings=3), "no settings"),
+        ("run.json", lambda r: r.update(machine=[1]), "machine is not an object"),
+        ("run.json", lambda r: r["experiment"].update(wavelength_nm=-1), "not an experiment"),
+        ("run.json", lambda r: r["experiment"].update(pixels=64), "images of 32 pixels"),
+    ],
+)
+def test_files_that_do_not_fit(run_folder, name, change, message):
+    _rewritten(run_folder, name, change)
+    with pytest.raises(InputError, match=message):
+        write_report(run_folder)
+
+
+def test_report_without_network_or_answers(run_folder):
+    def unanswered(table):
+        table = table[~table["method"].str.contains("network")].copy()
+        table[["radius_nm", "disorientation_deg", "radius_error_nm"]] = np.nan
+        return table.assign(success=False)
+
+    _rewritten(run_folder, "results.parquet", unanswered)
+    _rewritten(run_folder, "run.json", lambda run: run.update(network=None))
+    text = write_report(run_folder).read_text()
+    assert "No method solved any image" in text
+    assert "no answer that could be simulated" in text
+    assert "No network took part" in text
+
+
+def test_report_of_log_images(run_folder):
+    with h5py.File(run_folder / "test_set.h5", "r+") as stream:
+        counts = stream["/entry_1/data_1/data"][()]
+        del stream["/entry_1/data_1/data"]
+        relative = counts / counts.max((1, 2), keepdims=True)
+        image = np.clip(1 + np.log10(np.maximum(relative, 1e-6)) / 6, 0, 1)
+        stream["/entry_1/data_1/data"] = (255 * image).round().astype(np.uint8)
+        stream["/icobench"].attrs["kind"] = "log"
+    assert "8-bit log images" in write_report(run_folder).read_text()
