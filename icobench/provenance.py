@@ -35,15 +35,19 @@ def _processor() -> str:
         return platform.processor() or "unknown"
 
 
+def _git(source: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=source, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def _commit() -> str | None:
     """The commit of the source tree, None outside of one; "+" marks uncommitted changes."""
     source = Path(__file__).resolve().parents[1]
     if not (source / ".git").exists():
         return None
     try:
-        options = {"cwd": source, "capture_output": True, "text": True, "check": True}
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], **options).stdout.strip()
+        commit = _git(source, "rev-parse", "HEAD")
+        dirty = _git(source, "status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if dirty else "")

@@ -64,7 +64,7 @@ def canonical_counts(
     return images * (target / total)[:, None, None], mask
 
 
-def network_input(counts: Tensor, mask: Tensor, refraction: Tensor) -> Tensor:
+def network_input(counts: Tensor, mask: Tensor, refraction: Tensor | float) -> Tensor:
     """Channels of the network: (B, 6, 64, 64).
 
     Four channels are log1p of the counts, each 2 x 2 block's pixels side by side; one is the

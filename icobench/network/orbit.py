@@ -99,15 +99,14 @@ def embed(quaternion: Tensor) -> Tensor:
     """
     axes, scale = _axes_and_scale()
     exponents, coefficients = _monomials()
-    options = {"dtype": quaternion.dtype, "device": quaternion.device}
-    rotated = torch.as_tensor(axes, **options) @ quaternion_to_matrix(quaternion).mT
+    rotated = torch.as_tensor(axes).to(quaternion) @ quaternion_to_matrix(quaternion).mT
     powers = [torch.ones_like(rotated)]
     for _ in range(DEGREE):
         powers.append(powers[-1] * rotated)
     table = torch.stack(powers, -1)  # (..., 6 axes, 3, 7)
     index = torch.as_tensor(exponents, device=quaternion.device)
     monomials = table[..., 0, index[:, 0]] * table[..., 1, index[:, 1]] * table[..., 2, index[:, 2]]
-    return scale * (monomials.sum(-2) @ torch.as_tensor(coefficients, **options))
+    return scale * (monomials.sum(-2) @ torch.as_tensor(coefficients).to(quaternion))
 
 
 @lru_cache(maxsize=1)

@@ -29,6 +29,8 @@ class Recipe:
         refraction: range of 1 - Re n; beyond ``default_index_share`` of the batches.
         absorption: range of Im n, likewise.
         default_index_share: share of batches with the experiment's own index.
+        pool: number of different simulated bodies, for studies of the training set's size;
+            None simulates new ones in every step.
     """
 
     steps: int
@@ -48,10 +50,13 @@ class Recipe:
     absorption: tuple[float, float] = (0.075, 0.095)
     default_index_share: float = 0.8
     warm_share: float = 0.35
+    pool: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch % self.variants or not 1 <= self.variants <= 8:
             raise ValueError("steps must be positive and batch a multiple of variants (1 to 8)")
+        if self.pool is not None and self.pool < 1:
+            raise ValueError("the pool of simulated images must not be empty")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""

@@ -49,6 +49,16 @@ class TrainingStream:
         absorption = np.linspace(*recipe.absorption, 4)[row]
         return complex(1 - refraction, absorption)
 
+    def _from_pool(self, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Bodies by their number in the pool, the same in every step."""
+        radii, orientations = [], []
+        for number in numbers.tolist():
+            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(5, number)))
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            radii.append(rng.uniform(*self.recipe.radius_nm))
+            orientations.append(random_orientations(1, generator))
+        return torch.tensor(radii, dtype=torch.float64), torch.cat(orientations)
+
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (B, 6, 64, 64), orbit vectors (B, 13) and radii (B,) of one step."""
         recipe = self.recipe
@@ -57,8 +67,11 @@ class TrainingStream:
         hardness = min(1.0, (step + 1) / max(1.0, recipe.warm_share * recipe.steps))
 
         fresh = recipe.batch // recipe.variants
-        radius = torch.as_tensor(rng.uniform(*recipe.radius_nm, fresh))
-        quaternion = random_orientations(fresh, generator)
+        if recipe.pool is None:
+            radius = torch.as_tensor(rng.uniform(*recipe.radius_nm, fresh))
+            quaternion = random_orientations(fresh, generator)
+        else:
+            radius, quaternion = self._from_pool(rng.integers(recipe.pool, size=fresh))
         index = self._index(rng)
         with torch.no_grad():
             simulator = self.simulator.with_refractive_index(index)

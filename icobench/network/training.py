@@ -59,7 +59,7 @@ class _State:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1)[0]))
             self.network = CompactNetwork(recipe.widths, recipe.hidden)
-        self.network = self.network.to(device, memory_format=torch.channels_last)
+        self.network = self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = CompactNetwork(recipe.widths, recipe.hidden).to(device)
         self.average.load_state_dict(self.network.state_dict())
         self.optimiser = torch.optim.AdamW(
@@ -106,7 +106,7 @@ class _State:
         self.step, self.seconds = data["step"], data["seconds"]
 
 
-def _validate(network: CompactNetwork, batches: list[tuple[Tensor, ...]]) -> tuple[float, ...]:
+def _validate(network: CompactNetwork, batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[float, ...]:
     network.eval()
     angles, radii = [], []
     with torch.no_grad():

@@ -81,6 +81,9 @@ def _evaluation_axis(axes: "Axes", largest: float, with_zero: bool) -> None:
     axes.set_xlim(left, 1.6 * max(largest, 2))
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x < 1 else f"{x:,.0f}"))
+    axes.xaxis.set_minor_locator(
+        FixedLocator([digit * 10.0**power for power in range(decades) for digit in range(2, 10)])
+    )
     axes.set_xlabel("simulated images per reconstructed image", fontsize=TEXT)
 
 
@@ -140,11 +143,13 @@ def error_against_evaluations(results: "DataFrame", curves: "DataFrame") -> "Fig
         axes.grid(True, which="major", color="0.88", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=SMALL + 1)
-    handles, labels = panels[0].get_legend_handles_labels()
-    if handles:
+    handles = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
+    names = [method for method in methods if method in handles]
+    names += [name for name in handles if name not in names]
+    if names:
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(4, len(handles)), fontsize=SMALL + 1,
-            frameon=False,
+            [handles[name] for name in names], names, loc="outside lower center", frameon=False,
+            ncols=min(5, len(names)), fontsize=SMALL + 1,
         )  # fmt: skip
     return figure
 

@@ -58,8 +58,8 @@ figure img { max-width: 100%; height: auto; background: #ffffff; border: 1px sol
 """
 
 TABLE_NOTE = (
-    "Errors as median / 90 % quantile over images; an image without an answer counts as infinitely wrong. The "
-    "disorientation is the smallest angle over the 60 orientations that look alike. Appendix C is the "
+    "Errors as median / 90 % quantile over images; an image without an answer counts as infinitely wrong. "
+    "The disorientation is the smallest angle over the 60 orientations that look alike. Appendix C is the "
     "paper's measure: mean and largest of five component errors, each over its allowed range, after "
     "taking the equivalent orientation nearest to the truth. Times are those of this machine, with images "
     "worked on in batches."
@@ -68,18 +68,18 @@ ERRORS_ALTERNATIVE = "Errors of orientation and of radius against simulated imag
 ERRORS_CAPTION = (
     "Lines: median over images, each image's last value carried forward, from where every image has a "
     "first value; bands: 10 to 90 % of the images. Markers with bars: methods without a course, at 0 "
-    "where they simulate nothing. Dashed: median Cramér-Rao bound, which limits the root mean square error of an "
-    "unbiased method; a median error may lie below it. A network's training is not counted."
+    "where they simulate nothing. Dashed: median Cramér-Rao bound, which limits the root mean square "
+    "error of an unbiased method; a median error may lie below it. A network's training is not counted."
 )
 GALLERY_CAPTION = (
-    "{method}, of the methods that fit the one that succeeds most often: from its best image (left) to "
-    "its worst (right) by orientation. Reconstructions are simulated anew without noise and scaled to "
-    "the target's sum over usable pixels; masked pixels are grey. Speckle in the difference is photon noise, "
-    "structure is error."
+    "{method}, the most successful method that fits (of all, where none does): from its best image (left) "
+    "to its worst (right) by orientation. Reconstructions are simulated anew without noise and scaled to "
+    "the target's sum over usable pixels; masked pixels are grey. Speckle in the difference is photon "
+    "noise, structure is error."
 )
 WORST_NOTE = (
-    f"The {WORST} images of each method with the largest disorientation. A good method warns: its own estimate "
-    "of the standard deviation, or its status, should tell them from the rest."
+    f"The {WORST} images of each method with the largest disorientation. A good method warns: its own "
+    "estimate of the standard deviation, or its status, should tell them from the rest."
 )
 
 
@@ -291,6 +291,8 @@ def write_report(folder: Path | str) -> Path:
     _store(run.folder / "error_against_evaluations.png", errors)
     if shown is not None:
         _store(run.folder / "gallery.png", shown)
+    else:
+        (run.folder / "gallery.png").unlink(missing_ok=True)  # Of an earlier report.
     path = run.folder / "report.html"
     _store(path, _page(run, errors, shown, method).encode())
     return path

@@ -23,7 +23,7 @@ WORTH_COMPILING = 1_500
 """Images after which the compiler's time is repaid on two cores."""
 
 # Inductor would store every intermediate that is read often; fused into one loop, nothing is stored.
-_FUSE = {
+_FUSE: dict[str, str | int | bool | Callable] = {
     "realize_opcount_threshold": 100_000,
     "realize_reads_threshold": 100_000,
     "realize_acc_reads_threshold": 100_000,
@@ -47,19 +47,17 @@ def _compilable() -> bool:
 def _compile(device: torch.device, dtype: torch.dtype) -> Callable | None:
     logger.info("compiling the simulator's kernel (once per machine, about 30 s; then cached)")
     kernel = torch.compile(edge_sum, dynamic=True, options=_FUSE)
+
+    def sample(segments: int) -> Terms:
+        forms = torch.rand(3, segments, 4, 4, device=device, dtype=dtype)
+        return Terms(forms, torch.rand(3, segments, 6, device=device, dtype=dtype))
+
     try:
         # Distinct sizes, none of them 1: torch then keeps every one of them variable.
-        sizes = (46, 36, 12)
-        parts = [
-            Terms(
-                torch.rand(3, size, 4, 4, device=device, dtype=dtype),
-                torch.rand(3, size, 6, device=device, dtype=dtype),
-            )
-            for size in sizes
-        ]
+        parts = (sample(46), sample(36), sample(12))
         waves = torch.rand(4, 500, device=device, dtype=dtype)
         with torch.no_grad():
-            kernel(*parts, waves, 0.01, 0.04)
+            kernel(parts, waves, 0.01, 0.04)
     except Exception as error:  # A broken tool chain must not stop the work.
         logger.warning("the simulator runs uncompiled, about 8 times slower: %s", _first_line(error))
         _State.failed = True

@@ -41,6 +41,10 @@ class Terms(NamedTuple):
     forms: Tensor
     damping: Tensor
 
+    def take(self, index: Tensor) -> "Terms":
+        """The terms of the batch items with the given indices."""
+        return Terms(self.forms[index], self.damping[index])
+
 
 def terms(segments: Segments, radius: Tensor, kappa: complex, dtype: torch.dtype) -> Terms:
     """Linear forms and damping constants of segments of unit circumradius scaled to ``radius``."""
@@ -130,15 +134,16 @@ def _real_sum(part: Terms, waves: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def edge_sum(
-    outer: Terms, inner: Terms, front: Terms, waves: Tensor, kappa_real: float, kappa_imag: float
+    parts: tuple[Terms, Terms, Terms], waves: Tensor, kappa_real: float, kappa_imag: float
 ) -> tuple[Tensor, Tensor]:
     """Real and imaginary part of the field F at P wave vectors, each (B, P), in nm^3.
 
     Args:
-        outer, inner, front: terms of the three kinds of segments.
+        parts: terms of the outer, inner and front segments.
         waves: (4, P) rows k_x, k_y, q_z and ones, in 1/nm.
         kappa_real, kappa_imag: k (n - 1) in 1/nm.
     """
+    outer, inner, front = parts
     depth = waves[2]
     w_real, w_imag = depth - kappa_real, -kappa_imag
     norm = w_real * w_real + w_imag * w_imag

@@ -47,6 +47,8 @@ class ExactField(nn.Module):
     and kept as non-persistent buffers.
     """
 
+    body_normals: Tensor
+
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__()
         self.experiment = experiment
@@ -89,7 +91,7 @@ class ExactField(nn.Module):
         radius = radius_nm.double()
         rotation = quaternion_to_matrix(quaternion.double())
         found = segments(self._body, rotation, plan(self._body, rotation), STEEPEST[self.dtype])
-        parts = [terms(part, radius, kappa, self.dtype) for part in found]
+        outer, inner, front = (terms(part, radius, kappa, self.dtype) for part in found)
 
         limit = GPU_ELEMENTS
         if radius.device.type == "cpu":
@@ -99,9 +101,9 @@ class ExactField(nn.Module):
             # The compiled kernel treats a batch of 1 as another program; two copies avoid it.
             twice = kernel is not None and len(index) == 1
             picked = index.expand(2) if twice else index
-            own = [Terms(part.forms[picked], part.damping[picked]) for part in parts]
+            own = (outer.take(picked), inner.take(picked), front.take(picked))
             pieces = [
-                (kernel or edge_sum)(*own, waves, kappa.real, kappa.imag)
+                (kernel or edge_sum)(own, waves, kappa.real, kappa.imag)
                 for waves in skeleton.waves.split(at_once, dim=1)
             ]
             real, imag = (torch.cat(side, 1)[: len(index)] for side in zip(*pieces, strict=True))
@@ -140,17 +142,18 @@ class ExactField(nn.Module):
         directions = directions.unsqueeze(1).expand(4, len(radius), 4)
 
         def derivative(direction: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-            return torch.func.jvp(geometry, (origin,), (direction,))
+            both = torch.func.jvp(geometry, (origin,), (direction,))
+            return both[0], both[1]
 
-        tables, slopes = torch.func.vmap(derivative, out_dims=(None, 0))(directions)
+        tables, slopes = torch.func.vmap(derivative)(directions)
 
         limit = CACHED_ELEMENTS // 2 if radius.device.type == "cpu" else GPU_ELEMENTS // 4
         fields, derivatives, order = [], [], []
         for skeleton, index, at_once in self._buckets(radius, limit):
-            own = [table[index] for table in tables]
+            own = [table[0, index] for table in tables]
             own_slopes = [slope[:, index] for slope in slopes]
-            parts = tuple(Terms(own[i], own[i + 1]) for i in (0, 2, 4))
-            tangents = tuple(Terms(own_slopes[i], own_slopes[i + 1]) for i in (0, 2, 4))
+            parts = Terms(*own[:2]), Terms(*own[2:4]), Terms(*own[4:])
+            tangents = Terms(*own_slopes[:2]), Terms(*own_slopes[2:4]), Terms(*own_slopes[4:])
             pieces = [
                 edge_sum_jacobian(parts, tangents, waves, kappa)
                 for waves in skeleton.waves.split(at_once, dim=1)

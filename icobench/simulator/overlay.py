@@ -140,32 +140,32 @@ def plan(body: BodyTensors, rotation: Tensor) -> Plan:
     pieces = torch.where(exit_edge.unsqueeze(-1), wins, False)
     pieces[..., 0] |= first_exit ^ second_exit
     return Plan(
-        _compact(pieces, low_facet, high_facet),
-        _compact(wins & entrance_edge.unsqueeze(-1), low_facet, high_facet),
-        _compact(entrance_edge.unsqueeze(-1), None, None)[::4],
+        _pieces(pieces, low_facet, high_facet),
+        _pieces(wins & entrance_edge.unsqueeze(-1), low_facet, high_facet),
+        _compact(entrance_edge),
     )
 
 
-def _compact(
-    exists: Tensor, low: Tensor | None, high: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
-    """Existing (edge, facet) pairs moved to the front: edge, facet, low, high, live, each (B, S)."""
-    facets = exists.shape[-1]
-    flat = exists.flatten(1)
-    counts = flat.sum(1)
-    slot = flat.cumsum(1) - 1
-    row, pair = flat.nonzero(as_tuple=True)
-    size = max(int(counts.max()), 1) if len(counts) else 1
-    where = flat.new_zeros((len(flat), size), dtype=torch.long)
-    where[row, slot[row, pair]] = pair
-    live = torch.arange(size, device=flat.device) < counts[:, None]
-    if low is None or high is None:
-        return where // facets, None, None, None, live
+def _compact(exists: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns where ``exists`` (B, C), moved to the front: index and live, each (B, S)."""
+    counts = exists.sum(1)
+    slot = exists.cumsum(1) - 1
+    row, column = exists.nonzero(as_tuple=True)
+    size = max(int(counts.max()), 1)
+    index = torch.zeros((len(exists), size), dtype=torch.long, device=exists.device)
+    index[row, slot[row, column]] = column
+    return index, torch.arange(size, device=exists.device) < counts[:, None]
+
+
+def _pieces(exists: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Existing (edge, facet) pairs of (B, E, F): edge, facet, low, high, live, each (B, S)."""
+    index, live = _compact(exists.flatten(1))
 
     def pick(table: Tensor) -> Tensor:
-        return torch.where(live, table.flatten(1).gather(1, where), -1)
+        return torch.where(live, table.flatten(1).gather(1, index), -1)
 
-    return where // facets, where % facets, pick(low), pick(high), live
+    facets = exists.shape[-1]
+    return index // facets, index % facets, pick(low), pick(high), live
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:

@@ -26,6 +26,10 @@ class PropagatedField(nn.Module):
     limit itself is not defined and an error is raised.
     """
 
+    step: Tensor
+    back: Tensor
+    valid: Tensor
+
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__()
         if experiment.kappa == 0:

@@ -35,6 +35,9 @@ class Simulator(nn.Module):
         ValueError: unknown method or dtype, or a grid that the method cannot serve.
     """
 
+    factor: Tensor
+    valid: Tensor
+
     def __init__(
         self,
         experiment: Experiment | None = None,

@@ -54,6 +54,9 @@ class SlicedField(nn.Module):
     pitch of the transform equals the detector's.
     """
 
+    depth: Tensor
+    valid: Tensor
+
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__()
         self.experiment = experiment
