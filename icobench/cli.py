@@ -18,6 +18,7 @@ from icobench.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from icobench.simulator.experiment import Experiment
 
@@ -102,6 +103,13 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def _console() -> "Console":
+    """Standard output, wide enough for the table also where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
 def _examples(*lines: str) -> str:
     return "Example: " + "; ".join(lines)
 
@@ -132,8 +140,6 @@ def compare(
 ) -> None:
     """Reconstruct the same test images with every method; table, figures and report."""
     from dataclasses import replace
-
-    from rich.console import Console
 
     from icobench.comparison.methods import find_method
     from icobench.comparison.runner import PRESETS, Comparison
@@ -172,7 +178,7 @@ def compare(
     except KeyboardInterrupt:
         _say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
         raise typer.Exit(130) from None
-    print_summary(summary_table(results), Console(width=None))
+    print_summary(summary_table(results), _console())
     report = write_report(folder)
     _say(f"report: {report}")
 
@@ -189,6 +195,9 @@ def reconstruct(
     data_path: Annotated[str | None, typer.Option(help="Dataset inside an HDF5 file.")] = None,
     mask_path: Annotated[str | None, typer.Option(help="Mask dataset, non-zero = bad.")] = None,
     preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
+    fit_sin_theta: Annotated[
+        float | None, typer.Option(help="Leave out pixels beyond this sine of the angle; 0.8 by default.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     refractive_index: Index = None,
@@ -198,12 +207,15 @@ def reconstruct(
 ) -> None:
     """Radius and orientation of your own images, one row per image."""
     from icobench.comparison.methods import find_method
-    from icobench.comparison.reconstruct import reconstruct_images
+    from icobench.comparison.reconstruct import FIT_SIN_THETA, reconstruct_images
     from icobench.images.files import DATA_PATH, atomic_path, read_images
     from icobench.network.checkpoint import load_network
     from icobench.simulator.simulator import Simulator
 
     chosen = find_method(method)
+    fit_sin_theta = FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta
+    if not 0 < fit_sin_theta <= 1:
+        raise InputError(f"--fit-sin-theta must lie in (0, 1], got {fit_sin_theta:g}")
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out must end in .csv or .parquet, got {out}")
     for target in (out, preview):
@@ -219,7 +231,7 @@ def reconstruct(
         network.check(experiment)
     simulator = Simulator(experiment, device=where)
     with _bar(f"{method} on {len(stack.images)} images") as update:
-        table = reconstruct_images(stack, chosen, simulator, network, seed, update)
+        table = reconstruct_images(stack, chosen, simulator, network, seed, fit_sin_theta, update)
     if preview is not None:
         from icobench.reporting.preview import write_preview
 
@@ -335,13 +347,12 @@ def train(
 def report(run: Annotated[Path, typer.Argument(help="Run folder of icobench compare.")]) -> None:
     """Table, figures and HTML report from stored results."""
     import pandas as pd
-    from rich.console import Console
 
     from icobench.reporting.html import write_report
     from icobench.reporting.tables import print_summary, summary_table
 
     path = write_report(run)
-    print_summary(summary_table(pd.read_parquet(run / "results.parquet")), Console())
+    print_summary(summary_table(pd.read_parquet(run / "results.parquet")), _console())
     _say(f"report: {path}")
 
 

@@ -81,21 +81,22 @@ def test_network(network: TrainedNetwork, truth: PatternSet, fits: int) -> dict:
         }
     }
     simulator = Simulator(truth.experiment)
+    if not fits:
+        return out
     pieces = [
         METHODS["network+lm"].run(
             Problem(truth.images[i], truth.mask[i], truth.kind, simulator, network, SEED, i)
         )
         for i in torch.arange(min(fits, len(truth))).split(32)
     ]
-    if pieces:
-        rows = torch.arange(min(fits, len(truth)))
-        radius = torch.cat([piece.radius_nm for piece in pieces])
-        quaternion = torch.cat([piece.quaternion for piece in pieces])
-        out["network+lm"] = {
-            **figures(radius, quaternion, truth.subset(rows)),
-            "evaluations_mean": float(torch.cat([p.evaluations for p in pieces]).double().mean()),
-            "seconds_per_image": round(sum(piece.seconds for piece in pieces) / len(rows), 4),
-        }
+    rows = torch.arange(min(fits, len(truth)))
+    radius = torch.cat([piece.radius_nm for piece in pieces])
+    quaternion = torch.cat([piece.quaternion for piece in pieces])
+    out["network+lm"] = {
+        **figures(radius, quaternion, truth.subset(rows)),
+        "evaluations_mean": float(torch.cat([p.evaluations for p in pieces]).double().mean()),
+        "seconds_per_image": round(sum(piece.seconds for piece in pieces) / len(rows), 4),
+    }
     return out
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -25,11 +26,11 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def simulator() -> Simulator:
-    """Exact method, default experiment, float32."""
-    return Simulator()
+    """Exact method, float32, on every second pixel of the default detector."""
+    return Simulator(Experiment(pixels=64))
 
 
 @pytest.fixture(scope="session")
 def precise() -> Simulator:
-    """Exact method, default experiment, float64."""
-    return Simulator(dtype=torch.float64)
+    """The same in float64."""
+    return Simulator(Experiment(pixels=64), dtype=torch.float64)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-__all__ = ["GALLERY_COLUMNS", "error_against_evaluations", "gallery", "preview"]
+__all__ = ["GALLERY_COLUMNS", "error_against_evaluations", "gallery"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6A00")
 """Okabe and Ito's colours, safe for colour-blind readers, less the ones too pale for lines."""
@@ -229,33 +229,4 @@ def gallery(
         grid[row, 0].set_ylabel(f"{name}\ny (pixel)", fontsize=SMALL)
     _colour_bar(figure, shown, grid[:2], "log10 (intensity / target's maximum)", shrink=0.8)
     _colour_bar(figure, change, grid[2:], "log10 (reconstruction / target)", extend="both")
-    return figure
-
-
-def preview(
-    target: "Tensor | np.ndarray",
-    reconstruction: "Tensor | np.ndarray",
-    mask: "Tensor | np.ndarray",
-    title: str,
-    decades: float = 6.0,
-) -> "Figure":
-    """One image beside its reconstruction.
-
-    Args:
-        target: (H, W) intensity or counts.
-        reconstruction: (H, W) in the unit of the target.
-        mask: (H, W) True where usable; other pixels are grey.
-        title: above both, best with method, radius and file.
-        decades: dynamic range below the target's maximum.
-    """
-    figure = _figure(8.2, 4.2)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    pair = _images(target, reconstruction, mask, decades)
-    for axes, image, name in zip(panels, pair, ("target", "reconstruction"), strict=True):
-        shown = _show(axes, image, cmap=_colormap("viridis"), vmin=-decades, vmax=0)
-        axes.set_title(name, fontsize=TEXT)
-        axes.set_xlabel("x (pixel)", fontsize=TEXT)
-    panels[0].set_ylabel("y (pixel)", fontsize=TEXT)
-    _colour_bar(figure, shown, panels, "log10 (intensity / target's maximum)")
-    figure.suptitle(title, fontsize=TEXT + 1, parse_math=False)
     return figure

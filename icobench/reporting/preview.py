@@ -1,5 +1,6 @@
 """The picture of `icobench reconstruct --preview`: targets beside reconstructions."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ import torch
 
 from icobench.images.counts import expected_counts
 from icobench.images.files import ImageStack, atomic_path
-from icobench.images.log_image import log_image
+from icobench.images.log_image import intensity_from_log
 from icobench.simulator.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -15,11 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["write_preview"]
 
-MOST_IMAGES = 6
-
 
 def write_preview(path: Path, stack: ImageStack, table: "pd.DataFrame", simulator: Simulator) -> None:
-    """Draw the first images, their reconstructions and the differences as log images.
+    """Draw the first images, their reconstructions and the differences.
 
     Args:
         path: PNG to write.
@@ -27,24 +26,25 @@ def write_preview(path: Path, stack: ImageStack, table: "pd.DataFrame", simulato
         table: reconstruction, a row per image.
         simulator: of the believed experiment.
     """
-    from icobench.reporting.figures import gallery
+    from icobench.reporting.figures import GALLERY_COLUMNS, gallery
 
-    rows = table.head(MOST_IMAGES)
+    rows = table.head(GALLERY_COLUMNS)
     count = len(rows)
     radius = torch.as_tensor(rows["radius_nm"].to_numpy())
     quaternion = torch.as_tensor(rows[["q_w", "q_x", "q_y", "q_z"]].to_numpy())
     intensity = simulator.intensity(radius.to(simulator.device), quaternion.to(simulator.device)).cpu()
     mask = torch.from_numpy(stack.mask[:count]) & simulator.valid.cpu()
-    images = torch.from_numpy(stack.images[:count])
+    images, decades = torch.from_numpy(stack.images[:count]), 6.0
     if stack.kind == "counts":
-        mean = expected_counts(intensity, mask, (images * mask).sum((-2, -1)))
-        scale = torch.maximum((images * mask).amax((-2, -1)), mean.amax((-2, -1)))
-        targets, answers = log_image(images * mask, scale=scale), log_image(mean, scale=scale)
+        # One photon is the darkest thing that counts can show.
+        decades = max(1.0, math.log10(float((images * mask).amax())))
     else:
-        targets, answers = images * mask, log_image(intensity * mask)
+        images = intensity_from_log(images)
+    mean = expected_counts(intensity, mask, (images * mask).sum((-2, -1)))
     titles = [
-        f"image {row.index}: R = {row.radius_nm:.1f} nm, {row.status}" for row in rows.itertuples(index=False)
+        f"image {index}: R = {radius:.1f} nm\n{status}"
+        for index, radius, status in zip(rows["index"], rows["radius_nm"], rows["status"], strict=True)
     ]
-    figure = gallery(targets.numpy(), answers.numpy(), mask.numpy(), titles)
+    figure = gallery(images, mean, mask, titles, decades)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)

@@ -17,13 +17,17 @@ __all__ = ["edge_sum_jacobian"]
 def _partials(part: Terms, waves: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Partial derivatives by the forms and by the numbers: complex (B, 4 S, P) each."""
     phase, x, u1, u2 = torch.matmul(part.forms.transpose(1, 2), waves).unbind(1)
-    gain, y, _, _, v1, v2 = part.damping.unsqueeze(-1).unbind(2)
+    gain, y, cosh, sinh, v1, v2 = part.damping.unsqueeze(-1).unbind(2)
     half = x * x + y * y
     square = 4 * half
     first, second = square + u1 * u1 + v1 * v1, square + u2 * u2 + v2 * v2
-    z = torch.complex(x, y.expand_as(x))
-    sine, cosine, mirror = torch.sin(z), torch.cos(z), z.conj()
-    wave = torch.polar(1 / (first * second * half), -phase)
+    # Complex sines and exponentials are slow in torch; real ones are not.
+    sine_x, cosine_x = torch.sin(x), torch.cos(x)
+    sine = torch.complex(sine_x * cosh, cosine_x * sinh)
+    cosine = torch.complex(cosine_x * cosh, -sine_x * sinh)
+    mirror = torch.complex(x, (-y).expand_as(x))
+    scale = 1 / (first * second * half)
+    wave = torch.complex(scale * torch.cos(phase), -scale * torch.sin(phase))
     mirror1 = torch.complex(u1, (-v1).expand_as(u1))
     mirror2 = torch.complex(u2, (-v2).expand_as(u2))
     numerator = weight * square - mirror1 * mirror2

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import (
@@ -36,6 +37,12 @@ GPU_ELEMENTS = 1 << 25
 
 SEGMENTS = 96
 """Typical number of segments of a body, used to size the pieces."""
+
+
+def _differentiated(tensor: Tensor) -> bool:
+    """Whether derivatives flow through, in reverse or in forward mode; the compiled kernel has none."""
+    reverse = torch.is_grad_enabled() and tensor.requires_grad
+    return reverse or forward_ad.unpack_dual(tensor).tangent is not None
 
 
 class ExactField(nn.Module):
@@ -83,9 +90,8 @@ class ExactField(nn.Module):
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
-        differentiated = torch.is_grad_enabled() and (radius_nm.requires_grad or quaternion.requires_grad)
         kernel = None
-        if not differentiated:
+        if not (_differentiated(radius_nm) or _differentiated(quaternion)):
             kernel = edge_sum_kernel(radius_nm.device, self.dtype, len(radius_nm))
         kappa = self.experiment.kappa
         radius = radius_nm.double()

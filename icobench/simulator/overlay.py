@@ -118,54 +118,62 @@ def plan(body: BodyTensors, rotation: Tensor) -> Plan:
     first_exit, second_exit = is_exit[:, body.edge_facets].unbind(-1)
     exit_edge, entrance_edge = first_exit & second_exit, ~(first_exit | second_exit)
 
-    # Heights of all planes over both ends of all edges (B, E, F); signed so that the lowest wins.
-    points = vertices[:, body.edges]
-    ends = _height(normals[:, None, None], body.offsets, points.unsqueeze(-2))
-    ends = torch.where(exit_edge[:, :, None, None], -ends, ends)
-    opposite = torch.where(exit_edge[:, :, None], ~is_exit[:, None], is_exit[:, None])
-    opposite = opposite & (exit_edge | entrance_edge).unsqueeze(-1)
+    # The facets that compete above an edge: the other side's, (B, E, K).
+    most = max(int(is_exit.sum(1).max()), int((~is_exit).sum(1).max()))
+    exits, exits_live = _compact(is_exit, most)
+    entrances, entrances_live = _compact(~is_exit, most)
+    upper = exit_edge.unsqueeze(-1)
+    rivals = torch.where(upper, entrances.unsqueeze(1), exits.unsqueeze(1))
+    competes = torch.where(upper, entrances_live.unsqueeze(1), exits_live.unsqueeze(1))
+    competes = competes & (exit_edge | entrance_edge).unsqueeze(-1)
+
+    # Heights of their planes over both ends (B, E, 2, K); signed so that the lowest wins.
+    points = vertices[:, body.edges].unsqueeze(-2)
+    below = _height(_rows(normals, exits)[:, None, None], body.offsets[exits][:, None, None], points)
+    above = _height(_rows(normals, entrances)[:, None, None], body.offsets[entrances][:, None, None], points)
+    ends = torch.where(upper.unsqueeze(-1), -above, below)
     # A facet that does not compete is lifted out of everybody's way.
-    at_start, at_stop = torch.where(opposite.unsqueeze(2), ends, 1e12).unbind(2)
+    at_start, at_stop = torch.where(competes.unsqueeze(2), ends, 1e12).unbind(2)
     excess_start = at_start.unsqueeze(-1) - at_start.unsqueeze(-2)
     excess_stop = at_stop.unsqueeze(-1) - at_stop.unsqueeze(-2)
     cut = excess_start / (excess_start - excess_stop)
     above_start, above_stop = excess_start > 0, excess_stop > 0
-    low, low_facet = torch.where(above_start, cut, 0.0).max(-1)
-    high, high_facet = torch.where(above_stop, cut, 1.0).min(-1)
+    low, low_rival = torch.where(above_start, cut, 0.0).max(-1)
+    high, high_rival = torch.where(above_stop, cut, 1.0).min(-1)
     beaten = (above_start & above_stop).any(-1)
-    wins = opposite & ~beaten & (high - low > SHORTEST)
-    low_facet = torch.where(low > 0, low_facet, -1)
-    high_facet = torch.where(high < 1, high_facet, -1)
+    wins = competes & ~beaten & (high - low > SHORTEST)
+    low_facet = torch.where(low > 0, rivals.gather(2, low_rival), -1)
+    high_facet = torch.where(high < 1, rivals.gather(2, high_rival), -1)
 
-    pieces = torch.where(exit_edge.unsqueeze(-1), wins, False)
+    pieces = wins & upper
     pieces[..., 0] |= first_exit ^ second_exit
+    tables = (rivals, low_facet, high_facet)
     return Plan(
-        _pieces(pieces, low_facet, high_facet),
-        _pieces(wins & entrance_edge.unsqueeze(-1), low_facet, high_facet),
+        _pieces(pieces, tables),
+        _pieces(wins & entrance_edge.unsqueeze(-1), tables),
         _compact(entrance_edge),
     )
 
 
-def _compact(exists: Tensor) -> tuple[Tensor, Tensor]:
+def _compact(exists: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
     """Columns where ``exists`` (B, C), moved to the front: index and live, each (B, S)."""
     counts = exists.sum(1)
     slot = exists.cumsum(1) - 1
     row, column = exists.nonzero(as_tuple=True)
-    size = max(int(counts.max()), 1)
+    size = max(int(counts.max()), 1) if size is None else size
     index = torch.zeros((len(exists), size), dtype=torch.long, device=exists.device)
     index[row, slot[row, column]] = column
     return index, torch.arange(size, device=exists.device) < counts[:, None]
 
 
-def _pieces(exists: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Existing (edge, facet) pairs of (B, E, F): edge, facet, low, high, live, each (B, S)."""
+def _pieces(
+    exists: Tensor, tables: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Existing pieces of (B, E, K): edge, facet, low, high, live, each (B, S)."""
     index, live = _compact(exists.flatten(1))
-
-    def pick(table: Tensor) -> Tensor:
-        return torch.where(live, table.flatten(1).gather(1, index), -1)
-
-    facets = exists.shape[-1]
-    return index // facets, index % facets, pick(low), pick(high), live
+    facet, low, high = (table.flatten(1).gather(1, index) for table in tables)
+    edge = index // exists.shape[-1]
+    return edge, facet, torch.where(live, low, -1), torch.where(live, high, -1), live
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:
@@ -218,6 +226,8 @@ def segments(
         times = torch.stack((t_low, t_high), -1)
         other = z_start.unsqueeze(-1) + times * (z_stop - z_start).unsqueeze(-1)
         points = start.unsqueeze(-2) + times.unsqueeze(-1) * (stop - start).unsqueeze(-2)
+        # Padding names any facet, whose plane may lie far away; give it no depth.
+        other = torch.where(live.unsqueeze(-1), other, points[..., 2])
         own = torch.stack((_rows(slopes, first), _rows(slopes, second)), -2)
         across = _rows(slopes, facet).unsqueeze(-2).expand_as(own)
         return points, other, own, across, first, second, live

@@ -82,8 +82,8 @@ class Simulator(nn.Module):
         return other
 
     def _inputs(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
-        radius_nm = torch.as_tensor(radius_nm, device=self.device)
-        quaternion = torch.as_tensor(quaternion, device=self.device)
+        radius_nm = torch.as_tensor(radius_nm, device=self.device).double()
+        quaternion = torch.as_tensor(quaternion, device=self.device).double()
         if radius_nm.ndim != 1 or quaternion.shape != (len(radius_nm), 4):
             raise ValueError(
                 "expected radius_nm of shape (B,) and quaternion of shape (B, 4), got "

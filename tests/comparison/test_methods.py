@@ -78,9 +78,7 @@ def test_images_of_another_groups_simulator(network):
     simulator = Simulator(Experiment(solid_angle_factor=True))
     table = reconstruct_images(stack, METHODS["network+lm"], simulator, network)
     columns = ["q_w", "q_x", "q_y", "q_z"]
-    angle = disorientation(
-        torch.tensor(table[columns].to_numpy()), torch.tensor(truth[columns].to_numpy())
-    )
+    angle = disorientation(torch.tensor(table[columns].to_numpy()), torch.tensor(truth[columns].to_numpy()))
     assert angle[0] < 0.3
     assert abs(table["radius_nm"][0] - truth["radius_nm"][0]) < 0.3
     assert table["status"][0] == "ok"

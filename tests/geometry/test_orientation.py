@@ -145,7 +145,8 @@ def test_component_spans_against_a_scan():
     element = element[np.abs(element[:, 0]) < 0.999]
     element *= np.where(element[:, :1] < 0, -1, 1)
     # cos h >= cos h g_0 + sin h |n . g|: the limit of tan h is the smallest (1 - g_0) / |n . g|.
-    half = np.arctan(((1 - element[:, 0]) / np.abs(axes @ element[:, 1:].T)).min(1))
+    along = np.maximum(np.abs(axes @ element[:, 1:].T), 1e-12)
+    half = np.arctan(((1 - element[:, 0]) / along).min(1))
     scanned = (1 - np.cos(half).min(), *(2 * np.abs(np.sin(half)[:, None] * axes).max(0)))
     # The scan's axes are 0.6 degrees apart, so it stays below the cusps by up to 1 %.
     for span, seen in zip(component_spans(), scanned, strict=True):

@@ -21,7 +21,7 @@ from icobench.geometry.orientation import random_orientations
 from icobench.images.counts import photon_counts
 from icobench.images.masks import usable_pixels
 from icobench.reporting.courses import carried_forward, evaluation_grid, median_course
-from icobench.reporting.figures import error_against_evaluations, gallery, preview
+from icobench.reporting.figures import error_against_evaluations, gallery
 from icobench.reporting.findings import best_fitting_method, reading, training_cost
 from icobench.reporting.html import write_report
 from icobench.reporting.quantiles import error_quantile, success_interval
@@ -335,14 +335,6 @@ def test_gallery_difference_is_the_log_ratio():
 def test_gallery_refuses_missing_titles():
     with pytest.raises(ValueError, match="titles"):
         gallery(np.ones((2, 16, 16)), np.ones((2, 16, 16)), np.ones((2, 16, 16)), ["one"])
-
-
-def test_preview():
-    target = torch.rand(16, 16, generator=torch.Generator().manual_seed(0))
-    figure = preview(target, target, target > 0.1, "network: cluster_$7.h5, R = 80 nm")
-    figure.canvas.draw()
-    assert len(figure.axes) == 3
-    assert figure.get_suptitle().startswith("network")
 
 
 def test_figures_leave_pyplot_alone_and_work_in_threads():

@@ -1,0 +1,66 @@
+"""Every evaluation is booked where it happens."""
+
+import pytest
+import torch
+from problems import EXPERIMENT, CountingRows, displaced, problem
+
+from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator, EvaluationBudgetError
+from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
+from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, refine_simplex
+from icobench.fitting.warm_start import warm_lm, warm_simplex
+from icobench.simulator.simulator import Simulator
+
+SHORT = SimplexOptions(starts=2, iterations=3, radius_range_nm=(30.0, 40.0))
+
+
+def test_charges_by_image():
+    counter = CountingSimulator(Simulator(EXPERIMENT), 3)
+    upright = torch.tensor([[1.0, 0, 0, 0]])
+    counter.intensity(torch.tensor([2, 0, 2]), torch.full((3,), 30.0), upright.expand(3, 4))
+    assert counter.evaluations.tolist() == [1, 0, 2]
+    counter.intensity_jacobian(torch.tensor([1]), torch.tensor([30.0]), upright)
+    assert counter.evaluations.tolist() == [1, JACOBIAN_COST, 2]
+    assert counter.experiment == EXPERIMENT
+    assert counter.device.type == "cpu"
+
+
+def test_a_budget_cannot_be_passed(generator):
+    simulator = CountingRows(EXPERIMENT)
+    objective, radius, truth = problem(1, generator, radius=(30.0, 31.0), simulator=simulator, budget=12)
+    with pytest.raises(EvaluationBudgetError, match="budget of 12"):
+        refine_simplex(objective, radius[:, None], truth[:, None], SimplexOptions(iterations=50))
+    assert simulator.rows <= 12
+
+
+RUNS = {
+    "simplex": lambda o, r, q: refine_simplex(o, r[:, None], q[:, None], SHORT),
+    "monte carlo": lambda o, r, q: monte_carlo_simplex(o, SHORT, seed=1),
+    "levenberg-marquardt": lambda o, r, q: levenberg_marquardt(
+        o, r, q, LevenbergMarquardtOptions(iterations=3)
+    ),
+    "warm simplex": lambda o, r, q: warm_simplex(o, r, torch.stack((q.flip(1), q), 1), SHORT)[0],
+    "warm lm": lambda o, r, q: warm_lm(
+        o, r, torch.stack((q, q.flip(1)), 1), LevenbergMarquardtOptions(iterations=2)
+    )[0],
+}
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_evaluations_are_the_rows_that_were_simulated(method, generator):
+    simulator = CountingRows(EXPERIMENT)
+    objective, radius, truth = problem(2, generator, radius=(30.0, 40.0), simulator=simulator)
+    result = RUNS[method](objective, radius + 0.5, displaced(truth, 2.0, generator))
+    assert int(result.evaluations.sum()) == simulator.rows > 0
+    assert torch.equal(result.evaluations, objective.simulator.evaluations)
+    spent = torch.stack(result.trace.evaluations)
+    assert (spent[1:] >= spent[:-1]).all()
+    assert (spent[-1] <= result.evaluations).all()
+
+
+def test_simplex_needs_less_than_two_evaluations_an_iteration(generator):
+    """The brief's measured figure is 1.7, not the paper's 4."""
+    objective, radius, truth = problem(2, generator, radius=(30.0, 35.0))
+    options = SimplexOptions(iterations=25)
+    result = refine_simplex(objective, radius[:, None], displaced(truth, 5.0, generator)[:, None], options)
+    each = (result.evaluations.double() - 5) / 25
+    assert 1.3 < float(each.mean()) < 2.2

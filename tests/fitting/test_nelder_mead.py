@@ -1,0 +1,142 @@
+"""Batched Nelder-Mead against SciPy's, simplex by simplex."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from icobench.fitting.nelder_mead import NelderMead
+
+
+def rosenbrock(x):
+    return (100 * (x[..., 1:] - x[..., :-1] ** 2) ** 2 + (1 - x[..., :-1]) ** 2).sum(-1)
+
+
+def bowl(x):
+    """A skew quadratic with its minimum at (0.3, 0.6, ...)."""
+    d = x - 0.3 * torch.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    return (d * d).sum(-1) + 0.8 * d[..., 0] * d[..., 1]
+
+
+def ripples(x):
+    """Rough on every scale of the simplex: contractions fail and it shrinks."""
+    return (x * x).sum(-1) + 0.7 * torch.sin(37 * x).sum(-1) + 0.4 * torch.cos(91 * x[..., 0] * x[..., 1])
+
+
+class Counted:
+    """The function as NelderMead wants it, counting per simplex."""
+
+    def __init__(self, function, simplices):
+        self.function, self.calls = function, torch.zeros(simplices, dtype=torch.long)
+
+    def __call__(self, rows, points):
+        assert len(rows) == len(points) > 0
+        self.calls += torch.bincount(rows, minlength=len(self.calls))
+        return self.function(points)
+
+
+def start(simplices, dimensions, seed, size=0.5):
+    generator = torch.Generator().manual_seed(seed)
+    origin = 2 * torch.rand(simplices, 1, dimensions, generator=generator, dtype=torch.float64) - 1
+    edges = size * torch.eye(dimensions, dtype=torch.float64).expand(simplices, -1, -1)
+    return torch.cat((origin, origin + edges), 1)
+
+
+def scipy_minimise(function, simplex, iterations, bounds=None, xatol=0.0, fatol=0.0):
+    """SciPy counts its start as the first iteration."""
+    options = {
+        "initial_simplex": simplex.numpy(), "maxiter": iterations + 1, "xatol": xatol, "fatol": fatol,
+    }  # fmt: skip
+    return minimize(
+        lambda x: float(function(torch.from_numpy(np.array(x)))),
+        simplex[0].numpy(),
+        method="Nelder-Mead",
+        bounds=bounds,
+        options=options,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations", "ignore:Initial guess is not within")
+@pytest.mark.parametrize(
+    ("function", "dimensions", "iterations", "bounds"),
+    [
+        (rosenbrock, 2, 70, None),
+        (rosenbrock, 4, 60, None),
+        (bowl, 4, 50, (-1.5, 0.4)),
+        (ripples, 3, 60, None),
+        (ripples, 4, 40, (-1.6, 1.6)),
+    ],
+)
+def test_same_course_as_scipy(function, dimensions, iterations, bounds):
+    """Same values, same points, same number of evaluations, for several simplices at once."""
+    simplices = start(5, dimensions, seed=dimensions)
+    limits = None
+    if bounds:
+        simplices = simplices.clamp(bounds[0], bounds[1] - 0.1 * torch.rand(1, generator=torch.Generator()))
+        simplices[:, 1:] -= 0.05 * torch.eye(dimensions, dtype=torch.float64)
+        limits = [torch.full((dimensions,), limit, dtype=torch.float64) for limit in bounds]
+    counted = Counted(function, 5)
+    solver = NelderMead(counted, *(limits or ()))
+    state = solver.start(simplices)
+    for _ in range(iterations):
+        solver.step(state)
+    kinds = state.reflections + state.expansions + state.contractions + state.shrinks
+    assert (kinds == iterations).all()
+    assert torch.equal(state.evaluations, counted.calls)
+    if function is ripples:
+        assert int(state.shrinks.min()) > 0
+    for i in range(5):
+        expected = scipy_minimise(function, simplices[i], iterations, bounds and [bounds] * dimensions)
+        assert int(state.evaluations[i]) == expected.nfev
+        # The mean of the simplex is summed in another order: round-off, grown along the course.
+        assert float(state.values[i, 0]) == pytest.approx(expected.fun, rel=1e-7, abs=1e-12)
+        np.testing.assert_allclose(state.points[i, 0], expected.x, rtol=1e-6, atol=1e-8)
+    if limits:
+        assert float(state.points.min()) >= bounds[0]
+        assert float(state.points.max()) <= bounds[1]
+
+
+def test_stops_at_its_tolerance_like_scipy():
+    simplices = start(3, 3, seed=9)
+    counted = Counted(bowl, 3)
+    solver = NelderMead(counted, xatol=1e-4, fatol=1e-6)
+    state = solver.start(simplices)
+    for _ in range(300):
+        solver.step(state)
+    assert not state.active.any()
+    for i in range(3):
+        expected = scipy_minimise(bowl, simplices[i], 300, xatol=1e-4, fatol=1e-6)
+        assert expected.success
+        assert int(state.evaluations[i]) == expected.nfev
+        assert float(state.values[i, 0]) == pytest.approx(expected.fun, abs=1e-12)
+    before = counted.calls.clone()
+    solver.step(state)  # nothing is active: nothing is evaluated
+    assert torch.equal(counted.calls, before)
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations", "ignore:Initial guess is not within")
+def test_a_start_at_its_upper_bound_keeps_its_extent():
+    """Clipping alone would flatten the simplex for good; SciPy mirrors such corners into the interior."""
+    simplex = torch.tensor([[[0.9, 0.0], [1.4, 0.0], [1.2, 0.5]], [[1.0, 0.0], [1.5, 0.0], [1.0, 0.5]]])
+    simplex = simplex.double()
+    upper = torch.ones(2, dtype=torch.float64)
+    solver = NelderMead(Counted(bowl, 2), -upper, upper)
+    state = solver.start(simplex)
+    for _ in range(40):
+        solver.step(state)
+    for i in range(2):
+        expected = scipy_minimise(bowl, simplex[i], 40, [(-1, 1)] * 2)
+        assert float(state.values[i, 0]) == pytest.approx(expected.fun, abs=1e-9)
+        np.testing.assert_allclose(state.points[i, 0], (0.3, 0.6), atol=1e-3)
+
+
+def test_simplices_do_not_influence_each_other():
+    simplices = start(4, 3, seed=2)
+    together = NelderMead(Counted(ripples, 4))
+    alone = NelderMead(Counted(ripples, 1))
+    state, single = together.start(simplices), alone.start(simplices[2:3])
+    for _ in range(30):
+        together.step(state)
+        alone.step(single)
+    assert torch.equal(state.points[2], single.points[0])
+    assert state.evaluations[2] == single.evaluations[0]

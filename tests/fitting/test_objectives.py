@@ -1,0 +1,165 @@
+"""Deviance and log-image error against explicit formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import kl_div
+from scipy.stats import poisson
+
+from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.objectives import LogImageError, PoissonDeviance
+from icobench.images.log_image import log_image
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+
+EXPERIMENT = Experiment(pixels=16, sin_theta_max=0.5)  # every pixel is valid
+BOTH = torch.tensor([0, 1])
+
+
+@pytest.fixture
+def scene(generator):
+    """Intensities (2, 16, 16) over three decades and a mask (2, 16, 16)."""
+    intensity = 10 ** (3 * torch.rand(2, 16, 16, generator=generator, dtype=torch.float64) - 1)
+    mask = torch.rand(2, 16, 16, generator=generator) > 0.2
+    return intensity, mask
+
+
+def objective(kind, images, mask):
+    return kind(images, mask, CountingSimulator(Simulator(EXPERIMENT), len(images)))
+
+
+def poisson_problem(scene, generator):
+    intensity, mask = scene
+    counts = torch.poisson(intensity, generator=generator)
+    return objective(PoissonDeviance, counts, mask), counts, intensity, mask
+
+
+def test_deviance_by_its_formula(scene, generator):
+    """SciPy's kl_div(n, m) is n log(n / m) - n + m."""
+    found, counts, intensity, mask = poisson_problem(scene, generator)
+    model = intensity.flip(0)  # anything else than the truth
+    for i in range(2):
+        n, m = counts[i][mask[i]].numpy(), model[i][mask[i]].numpy()
+        m = m * n.sum() / m.sum()
+        expected = 2 * kl_div(n, m).sum() / mask[i].sum()
+        assert float(found.compare(BOTH, model)[i]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_deviance_is_the_log_likelihood_ratio_at_the_best_scale(scene, generator):
+    """SciPy's Poisson distribution, the scale found by a search."""
+    found, counts, intensity, mask = poisson_problem(scene, generator)
+    n, m = counts[0][mask[0]].numpy(), intensity[0][mask[0]].numpy()
+    saturated = poisson.logpmf(n, np.maximum(n, 1e-300)).sum()
+    best = minimize_scalar(lambda s: -poisson.logpmf(n, m * math.exp(s)).sum(), bracket=(-0.5, 0.5))
+    expected = 2 * (saturated + best.fun) / len(n)
+    assert float(found.compare(BOTH, intensity)[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_deviance_of_a_perfect_model_vanishes(scene):
+    intensity, mask = scene
+    perfect = objective(PoissonDeviance, intensity, mask)
+    # Float32 images: the scale and the logarithms are good to 1e-7.
+    assert float(perfect.compare(BOTH, 1e5 * intensity).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", [PoissonDeviance, LogImageError])
+@pytest.mark.parametrize("factor", [1e-8, 3.7, 1e12])
+def test_the_scale_of_the_intensity_does_not_matter(scene, generator, kind, factor):
+    intensity, mask = scene
+    images = torch.poisson(intensity, generator=generator)
+    if kind is LogImageError:
+        images = log_image(images, 6.0)
+    found = objective(kind, images, mask)
+    model = intensity.flip(0)
+    torch.testing.assert_close(
+        found.compare(BOTH, factor * model), found.compare(BOTH, model), rtol=1e-6, atol=0
+    )
+
+
+@pytest.mark.parametrize("kind", [PoissonDeviance, LogImageError])
+def test_masked_pixels_are_ignored(scene, kind):
+    intensity, mask = scene
+    images = intensity.round() if kind is PoissonDeviance else log_image(intensity)
+    clean = objective(kind, images, mask)
+    spoilt = objective(kind, images.where(mask, torch.nan), mask)
+    model = intensity.flip(0)
+    assert torch.equal(spoilt.compare(BOTH, model), clean.compare(BOTH, model))
+    louder = model.where(mask, 1e6)
+    torch.testing.assert_close(clean.compare(BOTH, louder), clean.compare(BOTH, model))
+    for first, second in zip(clean.residuals(BOTH, model), spoilt.residuals(BOTH, model), strict=True):
+        assert torch.equal(first, second)
+        assert (first[~mask] == 0).all()
+
+
+def test_pixels_outside_the_half_space_are_masked():
+    experiment = Experiment(pixels=16)
+    counter = CountingSimulator(Simulator(experiment), 1)
+    found = PoissonDeviance(torch.ones(1, 16, 16), torch.ones(1, 16, 16, dtype=torch.bool), counter)
+    assert int(found.usable[0]) == int(experiment.valid().sum()) < 256
+
+
+def test_log_error_of_the_same_image_vanishes(scene):
+    """Also when measured with 8 bits: a step of 1/255 has variance 1/12 of a step squared."""
+    intensity, mask = scene
+    exact = objective(LogImageError, log_image(intensity), mask)
+    assert float(exact.compare(BOTH, 1e7 * intensity).max()) < 1e-11
+    levels = (log_image(intensity) * 255).round() / 255
+    rounded = objective(LogImageError, levels, mask).compare(BOTH, intensity)
+    np.testing.assert_allclose(rounded, 1 / 255**2 / 12, rtol=0.3)
+
+
+def test_log_error_by_its_formula(scene):
+    """Without clipping the best scale is the mean difference of the logarithms."""
+    intensity, mask = scene
+    image = 0.2 + 0.6 * log_image(intensity)
+    model = intensity.flip(0)
+    found = objective(LogImageError, image, mask).compare(BOTH, model)
+    for i in range(2):
+        gap = (image[i] - torch.log10(model[i]) / 6)[mask[i]]
+        assert float(found[i]) == pytest.approx(float(gap.var(correction=0)), rel=1e-5)
+
+
+def test_log_error_clips_like_the_image():
+    """Pixels below the image's range cost nothing once both are dark."""
+    intensity = torch.logspace(0, -9, 256, dtype=torch.float64).reshape(1, 16, 16)
+    everything = torch.ones(1, 16, 16, dtype=torch.bool)
+    found = objective(LogImageError, log_image(intensity), everything)
+    dimmer = intensity.where(intensity > 1e-6, 1e-3 * intensity)
+    assert float(found.compare(torch.tensor([0]), 42 * dimmer)[0]) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [PoissonDeviance, LogImageError])
+def test_residuals_give_the_gradient(scene, generator, kind):
+    """sum r dr/dI = half the gradient of pixels times the objective, by central differences.
+
+    For counts the residuals are Pearson's, whose own derivative is not used; the gradient of the likelihood is.
+    """
+    intensity, mask = scene
+    model = intensity * (1 + 0.3 * torch.rand(2, 16, 16, generator=generator, dtype=torch.float64))
+    image = torch.poisson(intensity, generator=generator)
+    image = image if kind is PoissonDeviance else 0.2 + 0.6 * log_image(intensity)
+    found = objective(kind, image, mask)
+    residual, slope = found.residuals(BOTH, model)
+    direction = model * torch.randn(2, 16, 16, generator=generator, dtype=torch.float64)
+    step = 1e-5
+    up, down = (found.compare(BOTH, model + sign * step * direction) for sign in (1, -1))
+    expected = (up - down) / (2 * step) * found.usable / 2
+    torch.testing.assert_close((residual * slope * direction).sum((1, 2)), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_log_residuals_by_differences(scene):
+    """The scale is held: shift every pixel on its own and take out the mean shift."""
+    intensity, mask = scene
+    found = objective(LogImageError, 0.2 + 0.6 * log_image(intensity), mask)
+    model = intensity.flip(0)
+    residual, slope = found.residuals(BOTH, model)
+    step = 1e-6
+    bumped = model.clone()
+    bumped[0, 3, 4] *= 1 + step
+    change = (found.residuals(BOTH, bumped)[0] - residual)[0, 3, 4] / (step * model[0, 3, 4])
+    held = slope[0, 3, 4] * (1 - 1 / found.usable[0])  # the profiled scale follows by its share
+    assert bool(mask[0, 3, 4])
+    torch.testing.assert_close(change, held, rtol=1e-4, atol=0)

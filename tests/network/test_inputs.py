@@ -1,0 +1,114 @@
+"""Any detector on one canonical grid, counts conserved."""
+
+import numpy as np
+import pytest
+import torch
+
+from icobench.geometry.orientation import random_orientations
+from icobench.network.inputs import MOST_PHOTONS, canonical_counts, network_input
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+
+HALF = Experiment(sin_theta_max=0.5)
+
+
+def test_the_canonical_grid_is_left_alone(generator):
+    experiment = Experiment()
+    counts = torch.poisson(torch.full((2, 128, 128), 4.0), generator=generator)
+    mask = torch.rand(2, 128, 128, generator=generator) > 0.1
+    found, usable = canonical_counts(counts, mask, experiment)
+    assert torch.equal(usable, mask & experiment.valid())
+    torch.testing.assert_close(found, counts * usable)
+
+
+def test_masked_pixels_may_hold_nan(generator):
+    counts = torch.poisson(torch.full((1, 128, 128), 4.0), generator=generator)
+    mask = torch.ones(1, 128, 128, dtype=torch.bool)
+    mask[0, 60:70, 60:70] = False
+    expected, _ = canonical_counts(counts, mask, Experiment())
+    found, _ = canonical_counts(counts.where(mask, torch.nan), mask, Experiment())
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("sine", [0.5, 0.7, 0.93])
+def test_rebinning_conserves_counts(sine, generator):
+    """A flat signal keeps its density, a single bright pixel its sum."""
+    experiment = Experiment(sin_theta_max=sine)
+    everything = torch.ones(1, 128, 128, dtype=torch.bool)
+    flat, usable = canonical_counts(torch.ones(1, 128, 128), everything, experiment)
+    seen = usable[0] & Experiment().valid()
+    # One canonical pixel covers (1 / sine)^2 detector pixels.
+    inner = seen[16:112, 16:112] & (Experiment().sines().abs()[16:112] < sine - 0.03)
+    inner &= (Experiment().sines().abs()[16:112] < sine - 0.03)[:, None]
+    np.testing.assert_allclose(flat[0, 16:112, 16:112][inner], sine**-2, rtol=1e-4)
+    for row, column in ((64, 64), (50, 83), (41, 70)):
+        single = torch.zeros(1, 128, 128)
+        single[0, row, column] = 1000.0
+        found, _ = canonical_counts(single, everything, experiment)
+        assert float(found.sum()) == pytest.approx(1000, rel=1e-4)
+        step = torch.arange(-64.0, 64)
+        centre = torch.stack((found.sum(2) @ step, found.sum(1) @ step))[:, 0] / 1000
+        expected = torch.tensor([row - 64.0, column - 64.0]) * sine
+        np.testing.assert_allclose(centre, expected, atol=0.51 * (1 - sine) + 1e-3)
+
+
+def test_half_range_detector_matches_the_whole(generator):
+    """Rebinned 2 x 2 and more, the fine pattern is the coarse one up to its curvature within a pixel."""
+    radius, quaternion = torch.tensor([40.0]), random_orientations(1, generator)
+    fine = Simulator(HALF).intensity(radius, quaternion)
+    coarse = Simulator(Experiment()).intensity(radius, quaternion)[0]
+    found, usable = canonical_counts(fine, torch.ones(1, 128, 128, dtype=torch.bool), HALF, counting=False)
+    seen = usable[0]
+    assert 60**2 < int(seen.sum()) <= 65**2  # half of the range on each axis
+    assert seen[34:94, 34:94].all()
+    away = seen.clone()
+    away[60:69, 60:69] = False  # not the steep forward peak
+    first, second = (image[away] / image[away].sum() for image in (found[0], coarse))
+    assert float((first - second).norm() / second.norm()) < 0.1
+    assert float(np.corrcoef(torch.log(first), torch.log(second))[0, 1]) > 0.99
+
+
+def test_partly_covered_pixels_read_full_counts():
+    """A bad detector pixel takes its share out of the mask, not out of the counts beside it."""
+    mask = torch.ones(1, 128, 128, dtype=torch.bool)
+    mask[0, 80, 80] = False
+    found, usable = canonical_counts(torch.ones(1, 128, 128), mask, HALF)
+    np.testing.assert_allclose(found[0, 40:88, 40:88][usable[0, 40:88, 40:88]], 4, rtol=1e-4)
+    mask[0, 78:83, 78:83] = False
+    _, usable = canonical_counts(torch.ones(1, 128, 128), mask, HALF)
+    assert not usable[0, 72, 72]
+    assert usable[0, 68, 68]
+
+
+def test_solid_angle_factor_is_divided_out(generator):
+    radius, quaternion = torch.tensor([40.0]), random_orientations(1, generator)
+    mask = torch.ones(1, 128, 128, dtype=torch.bool)
+    images = []
+    for factor in (False, True):
+        experiment = Experiment(solid_angle_factor=factor)
+        intensity = Simulator(experiment).intensity(radius, quaternion)
+        images.append(canonical_counts(intensity, mask, experiment, counting=False)[0])
+    torch.testing.assert_close(images[0], images[1], rtol=1e-3, atol=1e-3)
+
+
+def test_brightness():
+    mask = torch.ones(2, 128, 128, dtype=torch.bool)
+    images = torch.ones(2, 128, 128) * torch.tensor([1.0, 1e6])[:, None, None]
+    valid = int(Experiment().valid().sum())
+    counts, _ = canonical_counts(images, mask, Experiment())
+    np.testing.assert_allclose(counts.sum((1, 2)), [valid, MOST_PHOTONS], rtol=1e-4)
+    quasi, _ = canonical_counts(images * 1e-12, mask, Experiment(), counting=False)
+    torch.testing.assert_close(quasi[0], quasi[1])
+
+
+def test_network_input_channels(generator):
+    counts = torch.poisson(torch.full((2, 128, 128), 4.0), generator=generator)
+    mask = torch.rand(2, 128, 128, generator=generator) > 0.3
+    channels = network_input(counts, mask, 0.05)
+    assert channels.shape == (2, 6, 64, 64)
+    logs = torch.log1p(counts * mask) / 4
+    for channel, (y, x) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+        torch.testing.assert_close(channels[:, channel], logs[:, y::2, x::2])
+    share = sum(mask[:, y::2, x::2].float() for y in (0, 1) for x in (0, 1)) / 4
+    torch.testing.assert_close(channels[:, 4], share)
+    torch.testing.assert_close(channels[:, 5], torch.full((2, 64, 64), 0.5))

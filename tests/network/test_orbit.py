@@ -1,0 +1,116 @@
+"""The degree-6 embedding: invariance, metric, decoding."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from icobench.geometry.orientation import disorientation, equivalents, random_orientations
+from icobench.geometry.rotations import (
+    quaternion_multiply,
+    random_quaternions,
+    rotation_vector_to_quaternion,
+)
+from icobench.network.orbit import DIMENSION, decode, embed, hypothesis_separation, spread_from_norm
+
+
+def test_the_same_for_all_equivalents(generator):
+    quaternion = random_quaternions(8, generator)
+    vector = embed(quaternion)
+    assert vector.shape == (8, DIMENSION)
+    np.testing.assert_allclose(vector.norm(dim=1), 1, atol=1e-12)
+    every = embed(equivalents(quaternion))
+    np.testing.assert_allclose(every, vector.unsqueeze(1).expand_as(every), atol=1e-12)
+
+
+def test_inner_products_are_legendre_sums(generator):
+    """Addition theorem: sum_m Y_m(a) Y_m(b) = 13 / (4 pi) P_6(a . b), summed over both bodies' axes."""
+    quaternion = random_quaternions(5, generator)
+    phi = (1 + 5**0.5) / 2
+    axes = np.array(
+        [(0, 1, phi), (0, -1, phi), (1, phi, 0), (-1, phi, 0), (phi, 0, 1), (phi, 0, -1)]
+    ) / math.hypot(1, phi)
+    turned = np.stack([Rotation.from_quat(q, scalar_first=True).apply(axes) for q in quaternion.numpy()])
+    legendre = np.polynomial.legendre.Legendre.basis(6)
+    products = legendre(np.einsum("iax,jbx->ijab", turned, turned)).sum((2, 3))
+    expected = products / products[0, 0]
+    vector = embed(quaternion).numpy()
+    np.testing.assert_allclose(vector @ vector.T, expected, atol=1e-12)
+
+
+def test_speed_is_sqrt_14_in_every_direction(generator):
+    """Central difference over 1e-4 rad: relative error 1e-7."""
+    quaternion = random_quaternions(6, generator)
+    for direction in torch.cat((torch.eye(3), torch.ones(1, 3) / 3**0.5)).double():
+        step = rotation_vector_to_quaternion(1e-4 * direction)
+        back = rotation_vector_to_quaternion(-1e-4 * direction)
+        ahead, behind = (embed(quaternion_multiply(turn, quaternion)) for turn in (step, back))
+        speed = (ahead - behind).norm(dim=1) / 2e-4
+        np.testing.assert_allclose(speed, math.sqrt(14), rtol=1e-6)
+
+
+def test_float32_and_leading_dimensions(generator):
+    quaternion = random_quaternions(6, generator).reshape(2, 3, 4)
+    vector = embed(quaternion.float())
+    assert vector.dtype == torch.float32
+    np.testing.assert_allclose(vector, embed(quaternion), atol=1e-5)
+
+
+def test_decoding_recovers_the_orientation(generator):
+    quaternion = random_orientations(100, generator)
+    decoded = decode(7.3 * embed(quaternion).float())  # the norm is of no account
+    assert decoded.quaternion.shape == (100, 2, 4)
+    # float32 input: 6e-8 over a speed of sqrt 14, in degrees.
+    assert float(disorientation(decoded.quaternion[:, 0], quaternion).max()) < 1e-4
+    np.testing.assert_allclose(decoded.score[:, 0], 1, atol=1e-6)
+    assert (decoded.score[:, 0] >= decoded.score[:, 1]).all()
+
+
+def test_decoding_noise_costs_what_the_metric_says(generator):
+    """Noise s per component moves the nearest point by s / sqrt 14 per axis; rms angle sqrt(3 / 14) s."""
+    quaternion = random_orientations(300, generator)
+    noise = 0.02 * torch.randn(300, DIMENSION, generator=generator, dtype=torch.float64)
+    found = decode(embed(quaternion) + noise, 1).quaternion[:, 0]
+    angle = disorientation(found, quaternion)
+    expected = math.degrees(0.02 * math.sqrt(3 / 14))
+    # 900 squared normal deviates: the rms scatters by 1 / sqrt(1800) = 2.4 %.
+    assert float(angle.square().mean().sqrt()) == pytest.approx(expected, rel=0.1)
+
+
+def test_second_hypothesis_is_the_other_one(generator):
+    """Between two orientations the decoder names both."""
+    first, second = random_orientations(40, generator).reshape(2, 20, 4)
+    apart = (embed(first) * embed(second)).sum(1) < -0.2
+    first, second = first[apart], second[apart]
+    assert len(first) > 3
+    decoded = decode(0.6 * embed(first) + 0.4 * embed(second))
+    leaning = disorientation(decoded.quaternion[:, 0], first)
+    assert float(leaning.median()) < 5
+    assert float(hypothesis_separation(decoded).min()) > 10
+    # Both are maxima: no small turn has a larger cosine with the prediction.
+    unit = torch.nn.functional.normalize(0.6 * embed(first) + 0.4 * embed(second), dim=1)
+    for axis in torch.cat((torch.eye(3), -torch.eye(3))).double():
+        nearby = quaternion_multiply(rotation_vector_to_quaternion(1e-3 * axis), decoded.quaternion)
+        assert ((embed(nearby) * unit.unsqueeze(1)).sum(-1) <= decoded.score + 1e-9).all()
+
+
+@pytest.mark.parametrize("spread_deg", [1.0, 4.0])
+def test_spread_from_norm_against_monte_carlo(generator, spread_deg):
+    """The mean vector over random errors tells their root mean square angle."""
+    sigma = math.radians(spread_deg) / math.sqrt(3)
+    errors = rotation_vector_to_quaternion(
+        sigma * torch.randn(20_000, 3, generator=generator, dtype=torch.float64)
+    )
+    mean = embed(quaternion_multiply(errors, random_quaternions(1, generator))).mean(0, keepdim=True)
+    # Angle squares scatter by 1 %; the formula is exact for small angles only.
+    assert float(spread_from_norm(mean)[0]) == pytest.approx(spread_deg, rel=0.03)
+
+
+def test_spread_is_finite_for_any_norm():
+    norms = torch.tensor([[0.0], [1.0], [1.5]])
+    spread = spread_from_norm(norms * torch.ones(1, DIMENSION) / math.sqrt(DIMENSION))
+    assert torch.isfinite(spread).all()
+    assert spread[0] > 30
+    assert float(spread[1:].max()) < 1e-2

@@ -1,0 +1,54 @@
+"""Every command in the README exists as written, and its Python runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+MAKEFILE = (Path(__file__).parents[1] / "Makefile").read_text()
+
+
+def console_lines() -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("line", console_lines())
+def test_command_parses(line):
+    from typer.main import get_command
+
+    from icobench.cli import app
+
+    words = shlex.split(line)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE)
+        return
+    assert words[0] == ".venv/bin/icobench"
+    command, context, rest = get_command(app), None, words[1:]
+    # Walk down to the command itself and let it parse its options, without running it.
+    while hasattr(command, "commands"):
+        name, rest = rest[0], rest[1:]
+        command = command.commands[name]
+    context = command.make_context(words[1], list(rest), resilient_parsing=False)
+    assert context.params
+
+
+def test_python_runs():
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_fast_commands_run(tmp_path, monkeypatch):
+    """Those that take seconds; compare, reconstruct and train have tests of their own."""
+    from icobench import cli
+
+    monkeypatch.chdir(tmp_path)
+    for line in console_lines():
+        words = shlex.split(line)
+        if len(words) > 1 and words[1] == "simulate":
+            monkeypatch.setattr("sys.argv", ["icobench", *words[1:]])
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+            assert stop.value.code in (0, None)
