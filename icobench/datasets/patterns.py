@@ -1,6 +1,7 @@
 """Test and training sets: simulated patterns with their truth, and their files."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,11 @@ class PatternOptions:
             raise InputError(f"the number of images must be positive, got {self.images}")
         if self.kind not in ("counts", "log"):
             raise InputError(f"kind must be counts or log, got {self.kind!r}")
-        if self.photons < 0 or (self.kind == "counts" and self.photons == 0):
+        if (
+            not math.isfinite(self.photons)
+            or self.photons < 0
+            or (self.kind == "counts" and self.photons == 0)
+        ):
             raise InputError(f"the number of photons must be positive, got {self.photons:g}")
         low, high = self.radius_range_nm
         if not 0 < low <= high:
@@ -213,7 +218,12 @@ def read_patterns(path: Path) -> PatternSet:
             quaternion = torch.as_tensor(truth["quaternion"][()])
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: not a set of patterns with truth ({error})") from error
-    stack = read_images(path, kind=kind)
+    stack = read_images(path, kind="log" if kind == "log" else "counts")
+    if radius.shape != (len(stack.images),) or quaternion.shape != (len(stack.images), 4):
+        raise InputError(
+            f"{path}: truth of shapes {tuple(radius.shape)} and {tuple(quaternion.shape)} does not fit "
+            f"{len(stack.images)} images"
+        )
     return PatternSet(
         torch.from_numpy(stack.images), torch.from_numpy(stack.mask), radius, quaternion, experiment, kind
     )

@@ -1,5 +1,6 @@
 """Simulating given bodies straight to a file."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def simulate_to_file(
         raise InputError(f"{path}: unknown file type; use .h5, .cxi or .npy")
     if not path.resolve().parent.is_dir():
         raise InputError(f"{path.parent}: no such folder")
-    if photons < 0:
-        raise InputError(f"the number of photons must not be negative, got {photons:g}")
+    if not math.isfinite(photons) or photons < 0:
+        raise InputError(f"the number of photons must be finite and not negative, got {photons:g}")
     if len(quaternion) == 1:
         quaternion = list(quaternion) * len(radius_nm)
     if len(quaternion) != len(radius_nm) or any(len(row) != 4 for row in quaternion):

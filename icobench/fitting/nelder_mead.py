@@ -71,6 +71,9 @@ class NelderMead:
 
     def start(self, points: Tensor) -> Simplices:
         """Evaluate the initial simplices, (S, D + 1, D)."""
+        if self.upper is not None:
+            # As SciPy does: corners beyond the upper bound are mirrored into the interior first.
+            points = torch.where(points > self.upper, 2 * self.upper - points, points)
         points = self._clip(points)
         count, corners, _ = points.shape
         rows = torch.arange(count, device=points.device).repeat_interleave(corners)

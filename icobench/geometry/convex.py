@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.spatial import ConvexHull, HalfspaceIntersection
+from scipy.spatial import ConvexHull, HalfspaceIntersection, QhullError
 from scipy.spatial.transform import Rotation
 
 __all__ = ["ConvexBody", "icosahedron"]
@@ -56,7 +56,14 @@ class ConvexBody:
         normals = normals / length[:, None]
         if (offsets <= 0).any():
             raise ValueError(f"{name}: the origin must lie inside every half-space")
-        raw = HalfspaceIntersection(np.c_[normals, -offsets], np.zeros(3)).intersections
+        planes = np.c_[normals, offsets]
+        if len(np.unique(np.round(planes, 9), axis=0)) < len(planes):
+            raise ValueError(f"{name}: a half-space is given twice")
+        try:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                raw = HalfspaceIntersection(np.c_[normals, -offsets], np.zeros(3)).intersections
+        except QhullError as error:
+            raise ValueError(f"{name}: the half-spaces do not bound a body") from error
         if not np.isfinite(raw).all():
             raise ValueError(f"{name}: the half-spaces do not bound a body")
         vertices = raw[np.unique(np.round(raw, 9), axis=0, return_index=True)[1]]

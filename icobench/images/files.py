@@ -106,19 +106,24 @@ def _read_tiff(path: Path) -> tuple[Any, Any]:
     import tifffile
 
     try:
-        return tifffile.imread(path), None
+        with tifffile.TiffFile(path) as stream:
+            size = path.stat().st_size
+            for page in stream.pages:
+                ends = zip(page.dataoffsets, page.databytecounts, strict=True)
+                if any(start + length > size for start, length in ends):
+                    raise ValueError("cut short")
+            return stream.asarray(), None
     except Exception as error:  # tifffile raises many kinds for damaged files
         raise InputError(f"{path}: not a readable TIFF file ({_first_line(error)})") from error
 
 
-def _kind(raw: np.ndarray, kind: str) -> str:
+def _kind(raw: np.ndarray, usable: np.ndarray, kind: str) -> str:
     if kind != "auto":
         return kind
     if raw.dtype == np.uint8:
         return "log"
-    if np.issubdtype(raw.dtype, np.floating) and raw.size:
-        with np.errstate(invalid="ignore"):
-            return "log" if np.nanmax(raw) <= 1 else "counts"
+    if np.issubdtype(raw.dtype, np.floating) and usable.any():
+        return "counts" if (raw[usable] > 1).any() else "log"
     return "counts"
 
 
@@ -173,7 +178,7 @@ def read_images(
             raise InputError(f"{path}: mask of shape {bad.shape} does not fit images of shape {raw.shape}")
         usable &= np.broadcast_to(bad == 0, raw.shape)
 
-    kind = _kind(raw, kind)
+    kind = _kind(raw, usable, kind)
     values = raw.astype(np.float32)
     if kind == "log" and raw.dtype == np.uint8:
         values /= 255

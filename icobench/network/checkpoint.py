@@ -95,6 +95,10 @@ def load_network(path: Path | str | None = None, device: torch.device | str = "c
         network = CompactNetwork(tuple(card["widths"]), card["hidden"])
         network.load_state_dict(load_file(str(path)))
         Experiment.from_dict(card["experiment"])
+        for limits in ("refraction", "absorption", "sine"):
+            low, high = card["recipe"][limits]
+            if not low <= high:
+                raise ValueError(f"recipe: {limits} from {low} to {high}")
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: not a network of icobench ({first})") from error

@@ -34,6 +34,8 @@ METRIC = 14.0
 """Squared speed of the unit-norm embedding per radian: l (l + 1) / 3."""
 
 CODEBOOK_SIZE = 3000
+ITERATIONS = 25
+CHUNK = 256
 
 
 def _harmonics(directions: np.ndarray) -> np.ndarray:
@@ -139,32 +141,43 @@ class Decoded(NamedTuple):
     score: Tensor
 
 
+@lru_cache(maxsize=1)
+def _neighbours() -> Tensor:
+    """The codes around each code, (N, 16)."""
+    _, vectors = _codebook()
+    return (vectors @ vectors.T).topk(17, dim=1).indices[:, 1:]
+
+
 def decode(vector: Tensor, hypotheses: int = 2) -> Decoded:
     """Nearest points on the orbit: the best and the next local maxima.
 
-    The code book proposes starts; Gauss-Newton with the embedding's constant metric refines them.
+    Codes that score higher than all codes around them propose starts; Gauss-Newton with the embedding's
+    constant metric refines them. Where there are fewer maxima than hypotheses, the last ones
+    repeat the best with a score of -1.
 
     Args:
         vector: (B, 13), any norm.
         hypotheses: K, how many distinct orientations to return.
     """
+    pieces = [_decode(piece, hypotheses) for piece in vector.split(CHUNK)]
+    return Decoded(*(torch.cat(part) for part in zip(*pieces, strict=True)))
+
+
+def _decode(vector: Tensor, hypotheses: int) -> Decoded:
     codes, code_vectors = (table.to(vector.device) for table in _codebook())
     unit = torch.nn.functional.normalize(vector.double(), dim=-1)
     scores = unit @ code_vectors.T
-    picks = []
-    for _ in range(hypotheses):
-        best = scores.argmax(-1)
-        picks.append(best)
-        # Everything on the slope of this maximum is out of the running.
-        near = code_vectors[best] @ code_vectors.T > 0.0
-        scores = scores.masked_fill(near, -torch.inf)
-    quaternion = codes[torch.stack(picks, 1)]
+    around = scores[:, _neighbours().to(vector.device)].amax(-1)
+    starts = scores.masked_fill(scores < around, -torch.inf).topk(hypotheses, dim=1)
+    missing = torch.isinf(starts.values)
+    picks = torch.where(missing, starts.indices[:, :1], starts.indices)
+    quaternion = codes[picks]
     generators = torch.as_tensor(_generators(), device=vector.device)
-    for _ in range(12):
+    for _ in range(ITERATIONS):
         gradient = torch.einsum("bi,dij,bkj->bkd", unit, generators, embed(quaternion))
         step = rotation_vector_to_quaternion(gradient / METRIC)
         quaternion = quaternion_normalize(quaternion_multiply(step, quaternion))
-    score = (embed(quaternion) * unit.unsqueeze(1)).sum(-1)
+    score = (embed(quaternion) * unit.unsqueeze(1)).sum(-1).masked_fill(missing, -1.0)
     order = score.argsort(dim=1, descending=True, stable=True)
     quaternion = torch.take_along_dim(quaternion, order.unsqueeze(-1), 1)
     return Decoded(to_fundamental_domain(quaternion), score.gather(1, order))

@@ -1,5 +1,6 @@
 """From images to radius, orientation hypotheses and spreads."""
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -7,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icobench.geometry.rotations import random_quaternions
+from icobench.geometry.orientation import to_fundamental_domain
+from icobench.geometry.rotations import random_quaternions, rotate_about_beam
 from icobench.images.log_image import intensity_from_log
 from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
 from icobench.network.checkpoint import TrainedNetwork
@@ -25,7 +27,8 @@ class NetworkAnswer(NamedTuple):
 
     Attributes:
         radius_nm: (N,).
-        quaternion: (N, K, 4) hypotheses in the fundamental domain, best first.
+        quaternion: (N, K, 4) hypotheses in the fundamental domain, best first; the near twin (a
+            half turn about the beam) where the predicted vector has no other maximum.
         score: (N, K) cosine between predicted and decoded orbit vector.
         radius_std_nm: (N,).
         orientation_std_deg: (N,) from the norm of the predicted vector.
@@ -49,6 +52,22 @@ def _turn_matrices() -> Tensor:
         turned = embed(dihedral_orientations(quaternion, index)).numpy()
         matrices.append(np.linalg.lstsq(vectors, turned, rcond=None)[0].T)
     return torch.as_tensor(np.stack(matrices), dtype=torch.float32)
+
+
+def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
+    """Let the near twin stand where the decoder found no other maximum.
+
+    A half turn about the beam is nearly invisible at small angles (small bodies, cropped detectors).
+    """
+    half_turn = decoded.quaternion.new_full(decoded.quaternion.shape[:1], math.pi)
+    twin = to_fundamental_domain(rotate_about_beam(decoded.quaternion[:, 0], half_turn))
+    unit = torch.nn.functional.normalize(vector.double(), dim=-1)
+    score = (embed(twin) * unit).sum(-1, keepdim=True)
+    missing = decoded.score == -1
+    return Decoded(
+        torch.where(missing.unsqueeze(-1), twin.unsqueeze(1), decoded.quaternion),
+        torch.where(missing, score, decoded.score),
+    )
 
 
 @torch.no_grad()
@@ -96,7 +115,7 @@ def predict(
             variance += said.radius_std_nm.square() / versions
         outputs.append((vector, radius, variance.sqrt()))
     vector, radius, spread = (torch.cat(part).cpu() for part in zip(*outputs, strict=True))
-    decoded: Decoded = decode(vector, hypotheses)
+    decoded = _with_twin(vector, decode(vector, hypotheses))
     return NetworkAnswer(
         radius.double(),
         decoded.quaternion,

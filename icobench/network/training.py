@@ -96,9 +96,10 @@ class _State:
     def load(self, path: Path, identity: dict[str, Any]) -> None:
         try:
             data = torch.load(path, weights_only=True, map_location="cpu")
+            known = data["identity"]
         except Exception as error:
             raise InputError(f"{path}: not a readable checkpoint") from error
-        if data["identity"] != identity:
+        if known != identity:
             raise InputError(f"{path}: belongs to another recipe, experiment or seed")
         self.network.load_state_dict(data["network"])
         self.average.load_state_dict(data["average"])

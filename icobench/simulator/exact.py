@@ -27,7 +27,7 @@ BUCKET_BAND = 5.0
 STEEPEST = {torch.float32: 1e5, torch.float64: 1e9}
 """Bound on the slopes of nearly vertical facets: products of their squares stay in range."""
 
-CACHED_ELEMENTS = 1 << 16
+CACHED_ELEMENTS = 1 << 17
 """Segments times nodes per piece in eager torch on a CPU: a few arrays that fit the caches."""
 
 FUSED_ELEMENTS = 1 << 26
@@ -153,7 +153,7 @@ class ExactField(nn.Module):
 
         tables, slopes = torch.func.vmap(derivative)(directions)
 
-        limit = CACHED_ELEMENTS // 2 if radius.device.type == "cpu" else GPU_ELEMENTS // 4
+        limit = CACHED_ELEMENTS if radius.device.type == "cpu" else GPU_ELEMENTS // 4
         fields, derivatives, order = [], [], []
         for skeleton, index, at_once in self._buckets(radius, limit):
             own = [table[0, index] for table in tables]

