@@ -175,12 +175,18 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
     generators = torch.as_tensor(_generators(), device=vector.device)
     for _ in range(ITERATIONS):
         gradient = torch.einsum("bi,dij,bkj->bkd", unit, generators, embed(quaternion))
-        step = rotation_vector_to_quaternion(gradient / METRIC)
+        # The curvature of the cosine falls with its height.
+        height = (embed(quaternion) * unit.unsqueeze(1)).sum(-1, keepdim=True).clamp_min(0.4)
+        step = rotation_vector_to_quaternion(gradient / (METRIC * height))
         quaternion = quaternion_normalize(quaternion_multiply(step, quaternion))
     score = (embed(quaternion) * unit.unsqueeze(1)).sum(-1).masked_fill(missing, -1.0)
     order = score.argsort(dim=1, descending=True, stable=True)
     quaternion = torch.take_along_dim(quaternion, order.unsqueeze(-1), 1)
-    return Decoded(to_fundamental_domain(quaternion), score.gather(1, order))
+    score = score.gather(1, order)
+    # Two starts may have climbed the same hill (closer than about 2 degrees).
+    points = embed(quaternion)
+    same = (points @ points.mT > 0.99).tril(-1).any(-1)
+    return Decoded(to_fundamental_domain(quaternion), score.masked_fill(same, -1.0))
 
 
 def spread_from_norm(vector: Tensor) -> Tensor:

@@ -46,13 +46,13 @@ def _compilable() -> bool:
 
 def _compile(device: torch.device, dtype: torch.dtype) -> Callable | None:
     logger.info("compiling the simulator's kernel (once per machine, about 30 s; then cached)")
-    kernel = torch.compile(edge_sum, dynamic=True, options=_FUSE)
 
     def sample(segments: int) -> Terms:
         forms = torch.rand(3, segments, 4, 4, device=device, dtype=dtype)
         return Terms(forms, torch.rand(3, segments, 6, device=device, dtype=dtype))
 
     try:
+        kernel = torch.compile(edge_sum, dynamic=True, options=_FUSE)
         # Distinct sizes, none of them 1: torch then keeps every one of them variable.
         parts = (sample(46), sample(36), sample(12))
         waves = torch.rand(4, 500, device=device, dtype=dtype)

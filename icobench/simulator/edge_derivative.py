@@ -26,7 +26,7 @@ def _partials(part: Terms, waves: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
     sine = torch.complex(sine_x * cosh, cosine_x * sinh)
     cosine = torch.complex(cosine_x * cosh, -sine_x * sinh)
     mirror = torch.complex(x, (-y).expand_as(x))
-    scale = 1 / (first * second * half)
+    scale = 1 / (first * second) / half
     wave = torch.complex(scale * torch.cos(phase), -scale * torch.sin(phase))
     mirror1 = torch.complex(u1, (-v1).expand_as(u1))
     mirror2 = torch.complex(u2, (-v2).expand_as(u2))

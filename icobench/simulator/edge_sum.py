@@ -25,7 +25,7 @@ from icobench.simulator.overlay import Segments
 
 __all__ = ["Terms", "edge_sum", "terms"]
 
-SMALLEST_HALF_DAMPING = {torch.float32: 1e-9, torch.float64: 1e-13}
+SMALLEST_HALF_DAMPING = {torch.float32: 1e-7, torch.float64: 1e-13}
 """Lower bound on |Im D/2|: keeps sin(D/2)/(D/2) regular at D = 0, errs by as much."""
 
 
@@ -110,7 +110,8 @@ def _complex_sum(part: Terms, waves: Tensor, weight: tuple[Tensor, Tensor]) -> t
     gain, y, cosh, sinh, v1, v2 = part.damping.unsqueeze(-1).unbind(2)
     half = x * x + y * y
     square = 4 * half
-    scale = gain / ((square + u1 * u1 + v1 * v1) * (square + u2 * u2 + v2 * v2) * half)
+    # Two divisions: the product of all three would leave float32's range on very short segments.
+    scale = gain / ((square + u1 * u1 + v1 * v1) * (square + u2 * u2 + v2 * v2)) / half
     real = weight[0] * square - (u1 * u2 - v1 * v2)
     imag = weight[1] * square + (u1 * v2 + v1 * u2)
     sine, cosine = torch.sin(x) * cosh, torch.cos(x) * sinh
@@ -128,7 +129,7 @@ def _real_sum(part: Terms, waves: Tensor) -> tuple[Tensor, Tensor]:
     gain, y = part.damping.unsqueeze(-1).unbind(2)[:2]
     half = x * x + y * y
     square = 4 * half
-    scale = gain / ((square + u1 * u1) * (square + u2 * u2) * half)
+    scale = gain / ((square + u1 * u1) * (square + u2 * u2)) / half
     value = (square - u1 * u2) * (torch.sin(x) * x + y * y) * scale
     return (value * torch.cos(phase)).sum(1), -(value * torch.sin(phase)).sum(1)
 

@@ -122,7 +122,8 @@ class ExactField(nn.Module):
         """Field and its derivatives by rotation and radius.
 
         The rotation parameters are the rotation vector (radians, lab axes) of a small turn
-        applied after ``quaternion``.
+        applied after ``quaternion``. The sum over segments is done in float64: where a facet reflects
+        specularly, single terms of a derivative are large and cancel.
 
         Args:
             radius_nm: (B,).
@@ -139,8 +140,8 @@ class ExactField(nn.Module):
 
         def geometry(step: Tensor) -> tuple[Tensor, ...]:
             turned = quaternion_multiply(rotation_vector_to_quaternion(step[:, :3]), start)
-            found = segments(body, quaternion_to_matrix(turned), where, STEEPEST[self.dtype])
-            parts = [terms(part, radius + step[:, 3], kappa, self.dtype) for part in found]
+            found = segments(body, quaternion_to_matrix(turned), where, STEEPEST[torch.float64])
+            parts = [terms(part, radius + step[:, 3], kappa, torch.float64) for part in found]
             return tuple(table for part in parts for table in part)
 
         origin = radius.new_zeros(len(radius), 4)
@@ -162,10 +163,11 @@ class ExactField(nn.Module):
             tangents = Terms(*own_slopes[:2]), Terms(*own_slopes[2:4]), Terms(*own_slopes[4:])
             pieces = [
                 edge_sum_jacobian(parts, tangents, waves, kappa)
-                for waves in skeleton.waves.split(at_once, dim=1)
+                for waves in skeleton.waves.double().split(at_once, dim=1)
             ]
             value, slope = (torch.cat(side, -1) for side in zip(*pieces, strict=True))
             both = torch.cat((value.unsqueeze(1), slope), 1).flatten(0, 1)
+            both = both.to(torch.complex64 if self.dtype == torch.float32 else torch.complex128)
             image = torch.complex(*to_pixels(skeleton, both.real, both.imag)).unflatten(0, (-1, 5))
             fields.append(image[:, 0])
             derivatives.append(image[:, 1:])

@@ -82,8 +82,9 @@ class PropagatedField(nn.Module):
             spectrum = torch.fft.fft2(wave) * half_step
         keep = torch.arange(pixels, device=radius.device) - pixels // 2
         wrapped = keep % self.padded
+        keep = keep.to(self.dtype)
         shift = torch.polar(
-            torch.ones_like(keep, dtype=self.dtype),
+            torch.ones_like(keep),
             2 * math.pi * keep / self.padded * ((SLICES - 1) / 2),
         )
         cropped = spectrum[wrapped][:, wrapped] * shift[:, None] * shift

@@ -54,7 +54,7 @@ def _features(angle: np.ndarray, band: float) -> np.ndarray:
 
 def _interpolation(nodes: np.ndarray, band: float) -> np.ndarray:
     """Least-squares map from values at the nodes to coefficients of :func:`_features`."""
-    return np.linalg.pinv(_features(nodes, band), rcond=1e-14)
+    return np.linalg.pinv(_features(nodes, band), rcond=1e-9)
 
 
 def _even(count: float) -> int:
@@ -75,7 +75,7 @@ def build_skeleton(
     widest_a = math.asin(sine)
     # The farthest column is met on the row where cos(a) is least while the pixel is still valid.
     widest_b = math.asin(min(1.0, sine / math.sqrt(max(1 - sine**2, 1e-12))))
-    growth, extra = (1.12, 9) if dtype == torch.float32 else (1.25, 26)
+    growth, extra = (1.12, 12) if dtype == torch.float32 else (1.25, 26)
     count_a = _even(growth * band * widest_a * 2 / math.pi + extra)
     count_b = _even(growth * band * widest_b * 2 / math.pi + extra)
     a, b = _nodes(count_a, widest_a), _nodes(count_b, widest_b)

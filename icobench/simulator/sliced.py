@@ -94,11 +94,10 @@ class SlicedField(nn.Module):
         total = torch.zeros(pixels, pixels, dtype=complex_dtype, device=radius.device)
         keep = torch.arange(pixels, device=radius.device) - pixels // 2
         wrapped = keep % self.padded
+        keep = keep.to(self.dtype)
         middle = (SLICES - 1) / 2
         # The FFT takes the first sample as its origin; the cube's centre is 95.5 samples on.
-        shift = torch.polar(
-            torch.ones_like(keep, dtype=self.dtype), 2 * math.pi * keep / self.padded * middle
-        )
+        shift = torch.polar(torch.ones_like(keep), 2 * math.pi * keep / self.padded * middle)
         for start in range(0, SLICES, CHUNK):
             inside = voxel_slices(self.body, radius, rotation, self.pitch, start, start + CHUNK)
             # Material crossed up to the middle of each voxel.

@@ -135,7 +135,8 @@ def test_log_error_clips_like_the_image():
 def test_residuals_give_the_gradient(scene, generator, kind):
     """sum r dr/dI = half the gradient of pixels times the objective, by central differences.
 
-    For counts the residuals are Pearson's, whose own derivative is not used; the gradient of the likelihood is.
+    For counts the residuals are Pearson's, whose own derivative is not used;
+    the gradient of the likelihood is.
     """
     intensity, mask = scene
     model = intensity * (1 + 0.3 * torch.rand(2, 16, 16, generator=generator, dtype=torch.float64))

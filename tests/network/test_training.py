@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_learning_rate_is_one_cycle():
     assert max(rates) == pytest.approx(recipe.learning_rate)
     assert rates.index(max(rates)) in (29, 30)  # 3 % of the steps
     assert rates[-1] == pytest.approx(0.01 * recipe.learning_rate, rel=0.01)
-    assert all(a > b for a, b in zip(rates[30:], rates[31:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[31:]))
 
 
 def test_recipe_refuses_nonsense():

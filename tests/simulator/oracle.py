@@ -1,10 +1,10 @@
 """A slow, plain, float64 reference for the field of an absorbing convex body.
 
-Nothing here is shared with the package's simulators but the body's half-spaces. Entrance and exit facets are projected
-along the beam and clipped against each other; the space between the two facets over each
+Nothing here is shared with the package's simulators but the body's half-spaces. Entrance and exit
+facets are projected along the beam and clipped against each other; the space between the two facets over each
 triangle of the overlap is split into three tetrahedra. There the exponent is linear, and by the
-Hermite-Genocchi formula the integral of exp(linear) over a tetrahedron is 6 V times the third divided difference
-of exp at the exponents of its corners, which has no special cases.
+Hermite-Genocchi formula the integral of exp(linear) over a tetrahedron is 6 V times the third
+divided difference of exp at the exponents of its corners, which has no special cases.
 """
 
 import math

@@ -72,6 +72,6 @@ def test_kernel_path_gives_the_same_field(fresh, monkeypatch, simulator, generat
     radius, quaternion = torch.tensor([40.0, 41.0, 70.0]), random_orientations(3, generator)
     eager = simulator.field(radius, quaternion)
     monkeypatch.setenv("ICOBENCH_COMPILE", "1")
-    through_kernel = Simulator().field(radius, quaternion)
+    through_kernel = Simulator(simulator.experiment).field(radius, quaternion)
     assert len(fresh) == 1
     torch.testing.assert_close(through_kernel, eager, rtol=1e-4, atol=float(eager.abs().max()) * 1e-6)
