@@ -295,15 +295,12 @@ def generate(
     """Generate a training or test set with its truth: radii 30 to 160 nm, all orientations."""
     from icobench.datasets.patterns import PatternOptions, generate_patterns, write_patterns
     from icobench.provenance import provenance
-    from icobench.simulator.compiled import WORTH_COMPILING, prepare_kernel
 
     experiment = _experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
     where = _device(device)
     options = PatternOptions(images, kind, photons, hole)
     if not out.resolve().parent.is_dir():
         raise InputError(f"{out.parent}: no such folder")
-    if images >= WORTH_COMPILING:
-        prepare_kernel(where)
     with _bar(f"simulating {images} images") as update:
         patterns = generate_patterns(options, experiment, seed, where, lambda done: update(done / images))
     write_patterns(out, patterns, provenance(seed, where, experiment))

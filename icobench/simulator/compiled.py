@@ -1,92 +1,102 @@
-"""When and how the edge sum is compiled.
+"""Which program does the edge sum: plain torch, or one compiled for the device at hand.
 
-``torch.compile`` turns the sum into one loop without intermediate arrays, about eight times
-faster than eager torch, but takes half a minute the first time on a machine (a few seconds
-from torch's cache on disk). So it is started only after a process has asked for enough images, and
-only where it can work. Set ``ICOBENCH_COMPILE=0`` to never compile, ``=1`` to compile at once.
+On a CPU the compiled one is :mod:`~icobench.simulator.native`, built in under a second; on a GPU
+``torch.compile`` turns the functions on tensors into one loop. Compiling starts only after a process has asked
+for enough images to repay it (at once if the cache holds the result). Set ``ICOBENCH_COMPILE=0`` to never
+compile, ``=1`` to compile at once.
 """
 
 import logging
 import os
-import shutil
+import time
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from icobench.simulator.edge_sum import Terms, edge_sum
+from icobench.simulator import native
+from icobench.simulator.edge_derivative import edge_sum_jacobian
+from icobench.simulator.edge_sum import edge_sum
 
-__all__ = ["edge_sum_kernel", "prepare_kernel"]
+__all__ = ["EAGER", "Kernels", "fused_edge_sum", "kernels", "prepare_kernel"]
 
 logger = logging.getLogger("icobench")
 
-WORTH_COMPILING = 1_500
-"""Images after which the compiler's time is repaid on two cores."""
+WORTH_COMPILING = {"cpu": 100, "cuda": 20_000}
+"""Images after which the compiler's time is repaid."""
 
-# Inductor would store every intermediate that is read often; fused into one loop, nothing is stored.
-_FUSE: dict[str, str | int | bool | Callable] = {
-    "realize_opcount_threshold": 100_000,
-    "realize_reads_threshold": 100_000,
-    "realize_acc_reads_threshold": 100_000,
-}
+
+class Kernels(NamedTuple):
+    """The edge sum and its Jacobian; ``fused`` if they keep no intermediate arrays."""
+
+    edge_sum: Callable[..., Tensor]
+    edge_sum_jacobian: Callable[..., Tensor]
+    fused: bool
+
+
+EAGER = Kernels(edge_sum, edge_sum_jacobian, False)
 
 
 class _State:
     requested = 0
-    kernel: Callable | None = None
-    failed = False
+    made: dict[str, Kernels] = {}
 
 
-def _compilable() -> bool:
-    setting = os.environ.get("ICOBENCH_COMPILE", "auto")
-    if setting == "0" or _State.failed:
-        return False
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    return compiler is not None
-
-
-def _compile(device: torch.device, dtype: torch.dtype) -> Callable | None:
-    logger.info("compiling the simulator's kernel (once per machine, about 30 s; then cached)")
-
-    def sample(segments: int) -> Terms:
-        forms = torch.rand(3, segments, 4, 4, device=device, dtype=dtype)
-        return Terms(forms, torch.rand(3, segments, 6, device=device, dtype=dtype))
-
-    try:
-        kernel = torch.compile(edge_sum, dynamic=True, options=_FUSE)
-        # Distinct sizes, none of them 1: torch then keeps every one of them variable.
-        parts = (sample(46), sample(36), sample(12))
-        waves = torch.rand(4, 500, device=device, dtype=dtype)
-        with torch.no_grad():
-            kernel(parts, waves, 0.01, 0.04)
-    except Exception as error:  # A broken tool chain must not stop the work.
-        logger.warning("the simulator runs uncompiled, about 8 times slower: %s", _first_line(error))
-        _State.failed = True
-        return None
-    return kernel
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def edge_sum_kernel(device: torch.device, dtype: torch.dtype, images: int) -> Callable | None:
-    """The compiled edge sum, or None where eager torch should do the work.
+def kernels(device: torch.device, dtype: torch.dtype, images: int) -> Kernels:
+    """The fastest kernels that are worth having; float64, for checks, is compiled on a CPU alone.
 
     Args:
         device, dtype: of the tensors to come.
         images: how many images the caller is about to ask for.
     """
     _State.requested += images
-    if dtype != torch.float32 or not _compilable():
-        return None
-    if _State.kernel is None:
-        at_once = os.environ.get("ICOBENCH_COMPILE") == "1"
-        if not at_once and _State.requested < WORTH_COMPILING:
-            return None
-        _State.kernel = _compile(device, dtype)
-    return _State.kernel
+    setting = os.environ.get("ICOBENCH_COMPILE", "auto")
+    if setting == "0" or device.type not in WORTH_COMPILING:
+        return EAGER
+    if dtype != torch.float32 and device.type != "cpu":
+        return EAGER
+    if device.type not in _State.made:
+        enough = _State.requested >= WORTH_COMPILING[device.type]
+        if not (enough or setting == "1" or (device.type == "cpu" and native.built())):
+            return EAGER
+        _State.made[device.type] = _make(device)
+    return _State.made[device.type]
+
+
+def _make(device: torch.device) -> Kernels:
+    start = time.perf_counter()
+    try:
+        if device.type == "cpu":
+            kernel = native.NativeKernel()
+            made = Kernels(kernel.edge_sum, kernel.edge_sum_jacobian, True)
+        else:
+            logger.info("compiling the simulator's kernel (under a minute; then cached)")
+            made = Kernels(fused_edge_sum(device), edge_sum_jacobian, True)
+    except Exception as error:  # A broken tool chain must not stop the work.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        logger.warning("the simulator runs uncompiled, about 8 times slower: %s", reason)
+        return EAGER
+    logger.info("the simulator's compiled kernel is ready (%.1f s)", time.perf_counter() - start)
+    return made
+
+
+def fused_edge_sum(device: torch.device) -> Callable[..., Tensor]:
+    """``edge_sum`` through ``torch.compile``, for any sizes."""
+    # Inductor would store every intermediate that is read often; fused into one loop, nothing is stored.
+    options: dict[str, Any] = dict.fromkeys(
+        ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 100_000
+    )
+    kernel = torch.compile(edge_sum, dynamic=True, options=options)
+    # Distinct sizes, none of them 1: torch then keeps every one of them variable.
+    forms = torch.rand(3, 46, 4, 4, device=device, dtype=torch.float64)
+    live = torch.tensor([46, 46, 46], device=device)
+    waves = torch.rand(4, 500, device=device, dtype=torch.float64)
+    with torch.no_grad():
+        kernel(forms, torch.rand(3, 46, 13, device=device), live, waves, torch.rand(4, 500, device=device))
+    return kernel
 
 
 def prepare_kernel(device: torch.device) -> None:
     """Compile now, for callers who know that much work lies ahead; does nothing where it cannot be."""
-    edge_sum_kernel(device, torch.float32, WORTH_COMPILING)
+    kernels(device, torch.float32, WORTH_COMPILING.get(device.type, 0))

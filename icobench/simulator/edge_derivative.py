@@ -1,93 +1,148 @@
 """Derivatives of the edge sum with respect to a few parameters, in forward mode.
 
-A term of the sum is T = g N Q / (A_1 A_2 |z|^2) exp(-i phase) with z = D/2 = x + i y,
-Q = sin(z) conj(z) and N = weight |D|^2 - conj(u_1 u_2). Its partial derivatives by phase, x, u_1, u_2 (real
-parts, which are linear forms of the wave vector) and by g, y, v_1, v_2 (numbers per segment) are computed
-once; the chain rule to any number of parameters is then a matrix product over the segments.
+A term of the sum is T = N sinc E with sinc = g sin(z) / z, z = x + i y, N = weight |t|^2 - conj(v_1 v_2) and
+E = factor exp(-i phase) / (A_1 A_2). Its partial derivatives by the linear forms (phase, t, v_1, v_2: real parts,
+which depend on the wave vector) and by the numbers (|e| / 2, y, (Im t)^2, Im v_1, Im v_2, log g: one per segment)
+are computed once; the chain rule to any number of parameters is then a sum of products over the segments.
+
+A complex number is written as a pair of real tensors: torch's complex products and sines are slow.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
-from icobench.simulator.edge_sum import Terms
+from icobench.simulator.edge_sum import linear_forms, sine_cosine
 
-__all__ = ["edge_sum_jacobian"]
+__all__ = ["DIFFERENTIATED", "edge_sum_jacobian"]
+
+DIFFERENTIATED = 6
+"""The first so many columns of ``Terms.numbers`` have derivatives by geometry."""
+
+Pair = tuple[Tensor, Tensor]
 
 
-def _partials(part: Terms, waves: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Partial derivatives by the forms and by the numbers: complex (B, 4 S, P) each."""
-    phase, x, u1, u2 = torch.matmul(part.forms.transpose(1, 2), waves).unbind(1)
-    gain, y, cosh, sinh, v1, v2 = part.damping.unsqueeze(-1).unbind(2)
-    half = x * x + y * y
-    square = 4 * half
-    first, second = square + u1 * u1 + v1 * v1, square + u2 * u2 + v2 * v2
-    # Complex sines and exponentials are slow in torch; real ones are not.
-    sine_x, cosine_x = torch.sin(x), torch.cos(x)
-    sine = torch.complex(sine_x * cosh, cosine_x * sinh)
-    cosine = torch.complex(cosine_x * cosh, -sine_x * sinh)
-    mirror = torch.complex(x, (-y).expand_as(x))
-    scale = 1 / (first * second) / half
-    wave = torch.complex(scale * torch.cos(phase), -scale * torch.sin(phase))
-    mirror1 = torch.complex(u1, (-v1).expand_as(u1))
-    mirror2 = torch.complex(u2, (-v2).expand_as(u2))
-    numerator = weight * square - mirror1 * mirror2
-
-    shape = sine * mirror * wave  # everything but g and N
-    by_gain = numerator * shape
-    term = gain * by_gain
-    scaled = gain * shape
-    slope = gain * (numerator * wave)
-    decline = -(8 / first + 8 / second + 2 / half)
-    by_x = 8 * x * weight * scaled + slope * (cosine * mirror + sine) + (x * decline) * term
-    by_y = 8 * y * weight * scaled + 1j * slope * (cosine * mirror - sine) + (y * decline) * term
-    by_u1 = -mirror2 * scaled - (2 * u1 / first) * term
-    by_u2 = -mirror1 * scaled - (2 * u2 / second) * term
-    by_v1 = 1j * mirror2 * scaled - (2 * v1 / first) * term
-    by_v2 = 1j * mirror1 * scaled - (2 * v2 / second) * term
+def _times(a: Pair, b: Pair) -> Pair:
     return (
-        torch.cat((-1j * term, by_x, by_u1, by_u2), 1),
-        torch.cat((by_gain, by_y, by_v1, by_v2), 1),
+        torch.addcmul(a[0] * b[0], a[1], b[1], value=-1),
+        torch.addcmul(a[0] * b[1], a[1], b[0]),
     )
 
 
-def _contract(part: Terms, tangents: Terms, waves: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Value (B, P) and derivatives (B, T, P) of one kind's sum, complex."""
-    by_forms, by_numbers = _partials(part, waves, weight)
-    size = part.forms.shape[1]
-    value = 1j * by_forms[:, :size].sum(1)
-    # (T, B, S, 4 rows, 4 columns) -> (B, T * columns, rows * S)
-    forms = tangents.forms.permute(1, 0, 4, 3, 2).flatten(1, 2).flatten(2)
-    numbers = tangents.damping[..., (0, 1, 4, 5)].permute(1, 0, 3, 2).flatten(2)
-    linear = torch.matmul(forms.to(by_forms.dtype), by_forms).unflatten(1, (-1, 4))
-    derivative = (linear * waves).sum(2) + torch.matmul(numbers.to(by_numbers.dtype), by_numbers)
-    return value, derivative
+def _scaled(a: Pair, real: Tensor | float) -> Pair:
+    return a[0] * real, a[1] * real
+
+
+def _plus_real(a: Pair, real: float) -> Pair:
+    return a[0] + real, a[1]
+
+
+def _plus(a: Pair, b: Pair, real: Tensor) -> Pair:
+    """a + real b."""
+    return torch.addcmul(a[0], b[0], real), torch.addcmul(a[1], b[1], real)
+
+
+def _sinc_slope(x: Tensor, y: Tensor, sinc: Pair, slope: Pair) -> Pair:
+    """Derivative of g sin(z) / z by z, given its value and ``slope`` = g cos(z).
+
+    (slope - sinc) / z cancels where z is small; there -slope (tan z - z) / z^2 is summed as a power series.
+    """
+    square = torch.addcmul(x * x, y, y, value=-1), 2 * x * y
+    series = _plus_real(_scaled(square, 1382 / 155925), 62 / 2835)
+    for coefficient in (17 / 315, 2 / 15, 1 / 3):
+        series = _plus_real(_times(series, square), coefficient)
+    near = _times(_times(series, (-x, -y)), slope)
+    norm = torch.addcmul(x * x, y, y)
+    far = _scaled(_times((slope[0] - sinc[0], slope[1] - sinc[1]), (x, -y)), 1 / norm)
+    small = norm < 0.06
+    return torch.where(small, near[0], far[0]), torch.where(small, near[1], far[1])
+
+
+def _partials(
+    forms: Tensor, numbers: Tensor, waves: Tensor, weights: Tensor
+) -> tuple[Pair, list[Pair], list[Pair], Pair]:
+    """Terms, their partial derivatives by forms, by numbers and by the weight: (B, S, P) pairs."""
+    dtype = numbers.dtype
+    phase, along, v1, v2 = linear_forms(forms, waves)
+    columns = numbers.unsqueeze(-1).unbind(2)
+    half, y, decay, w1, w2, _, cosh, sinh, outer, own_real, own_imag, first, second = columns
+    weight_real, weight_imag, factor_real, factor_imag = weights.unbind(0)
+
+    sine_phase, cosine_phase = sine_cosine(phase, dtype)
+    sine, cosine = sine_cosine(along * (half.double() * 0.15915494309189535), dtype)
+    t, v1, v2 = along.to(dtype), v1.to(dtype), v2.to(dtype)
+    x = t * half
+    square = torch.addcmul(decay, t, t)
+    size1 = torch.addcmul(torch.addcmul(square, w1, w1), v1, v1)
+    size2 = torch.addcmul(torch.addcmul(square, w2, w2), v2, v2)
+    scale = 1 / (size1 * size2)
+    sinc = _times((sine * cosh, cosine * sinh), _scaled((x, -y), 1 / torch.addcmul(y * y, x, x)))
+    sinc_slope = _sinc_slope(x, y, sinc, (cosine * cosh, -sine * sinh))
+
+    wave = torch.addcmul(first, second, factor_real), second * factor_imag
+    wave = _scaled(_times(wave, (cosine_phase, -sine_phase)), scale)
+    weight = torch.addcmul(own_real, outer, weight_real), torch.addcmul(own_imag, outer, weight_imag)
+    mirror1, mirror2 = (v1, -w1), (v2, -w2)
+    product = _times(mirror1, mirror2)
+    numerator = weight[0] * square - product[0], weight[1] * square - product[1]
+    bare = _times(sinc, wave)
+    term = _times(numerator, bare)
+
+    by_x = _times(_times(numerator, wave), sinc_slope)
+    by_size1, by_size2 = -2 * size2 * scale, -2 * size1 * scale
+    by_square = _plus(_times(weight, bare), term, 0.5 * (by_size1 + by_size2))
+    by_t = _plus(_scaled(by_x, half), by_square, 2 * t)
+    pull1, pull2 = _times(mirror2, bare), _times(mirror1, bare)
+    by_v1 = _plus((-pull1[0], -pull1[1]), term, by_size1 * v1)
+    by_v2 = _plus((-pull2[0], -pull2[1]), term, by_size2 * v2)
+    by_w1 = _plus((-pull1[1], pull1[0]), term, by_size1 * w1)
+    by_w2 = _plus((-pull2[1], pull2[0]), term, by_size2 * w2)
+    turn = 2 * math.pi
+    by_phase = turn * term[1], -turn * term[0]
+    return (
+        term,
+        [by_phase, by_t, by_v1, by_v2],
+        [_scaled(by_x, t), (-by_x[1], by_x[0]), by_square, by_w1, by_w2, term],
+        _scaled(bare, square),
+    )
 
 
 def edge_sum_jacobian(
-    parts: tuple[Terms, Terms, Terms],
-    tangents: tuple[Terms, Terms, Terms],
+    forms: Tensor,
+    numbers: Tensor,
+    live: Tensor,
     waves: Tensor,
-    kappa: complex,
-) -> tuple[Tensor, Tensor]:
-    """Field and its derivatives at P wave vectors.
+    weights: Tensor,
+    form_slopes: Tensor,
+    number_slopes: Tensor,
+) -> Tensor:
+    """The field and its derivatives by T parameters of the geometry, [re, im]: (2 (1 + T), B, P).
+
+    The chain rule is a matrix product.
 
     Args:
-        parts: terms of the outer, inner and front segments, batch B.
-        tangents: their derivatives by T parameters; the same with a leading dimension T.
-        waves: (4, P) rows k_x, k_y, q_z, 1.
-        kappa: k (n - 1) in 1/nm.
-
-    Returns:
-        field (B, P) and derivatives (B, T, P), complex.
+        forms, numbers, live, waves, weights: as for ``edge_sum``.
+        form_slopes: (B, T, S, 4, 4) derivatives of ``forms`` by the parameters, in the type of ``numbers``.
+        number_slopes: (B, T, S, 6) derivatives of the first columns of ``numbers``.
     """
-    depth = waves[2]
-    w = depth - kappa
-    value, derivative = _contract(parts[0], tangents[0], waves, w.conj() / w)
-    if abs(kappa) > 0:
-        ratio = torch.full_like(w, kappa.conjugate() / kappa)
-        inner, inner_derivative = _contract(parts[1], tangents[1], waves, ratio)
-        factor = kappa / w
-        value, derivative = value + factor * inner, derivative + factor * inner_derivative
-    front, front_derivative = _contract(parts[2], tangents[2], waves, torch.ones_like(w))
-    factor = depth / w
-    return value + factor * front, derivative + factor * front_derivative
+    term, by_forms, by_numbers, _ = _partials(forms, numbers, waves, weights)
+    value = [side.sum(1) for side in term]
+    slopes = _chain(by_forms, by_numbers, waves.to(numbers.dtype), form_slopes, number_slopes)
+    return torch.stack([*value, *slopes])
+
+
+def _chain(
+    by_forms: list[Pair], by_numbers: list[Pair], waves: Tensor, form_slopes: Tensor, number_slopes: Tensor
+) -> list[Tensor]:
+    """Derivatives by the parameters, [re, im] each: 2 T tensors (B, P)."""
+    # (B, rows, S, 2 P) against (B, T, columns, rows, S)
+    batch, parameters, segments = form_slopes.shape[:3]
+    partials = torch.stack([torch.cat(pair, -1) for pair in by_forms], 1).flatten(1, 2)
+    coefficients = form_slopes.permute(0, 1, 4, 3, 2).reshape(batch, parameters * 4, 4 * segments)
+    linear = torch.matmul(coefficients, partials).view(batch, parameters, 4, 2, -1)
+    change = (linear * waves.unsqueeze(1)).sum(2)
+    partials = torch.stack([torch.cat(pair, -1) for pair in by_numbers], 1).flatten(1, 2)
+    coefficients = number_slopes.permute(0, 1, 3, 2).reshape(batch, parameters, -1)
+    change = change + torch.matmul(coefficients, partials).view(batch, parameters, 2, -1)
+    return list(change.permute(1, 2, 0, 3).flatten(0, 1))

@@ -1,6 +1,7 @@
 """The closed-form simulator: edge sum on a skeleton of Ewald-sphere nodes, batched."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +13,17 @@ from icobench.geometry.rotations import (
     quaternion_to_matrix,
     rotation_vector_to_quaternion,
 )
-from icobench.simulator.compiled import edge_sum_kernel
-from icobench.simulator.edge_derivative import edge_sum_jacobian
-from icobench.simulator.edge_sum import Terms, edge_sum, terms
+from icobench.simulator.compiled import EAGER, kernels
+from icobench.simulator.edge_derivative import DIFFERENTIATED
+from icobench.simulator.edge_sum import Terms, terms, wave_weights
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.overlay import BodyTensors, body_tensors, plan, segments
+from icobench.simulator.overlay import BodyTensors, Plan, body_tensors, plan, segments
 from icobench.simulator.skeleton import Skeleton, build_skeleton, to_pixels
 
 __all__ = ["ExactField"]
 
 BUCKET_BAND = 5.0
 """Width of a radius bucket in units of k R; bodies of one bucket share a skeleton."""
-
-STEEPEST = {torch.float32: 1e5, torch.float64: 1e9}
-"""Bound on the slopes of nearly vertical facets: products of their squares stay in range."""
 
 CACHED_ELEMENTS = 1 << 17
 """Segments times nodes per piece in eager torch on a CPU: a few arrays that fit the caches."""
@@ -34,6 +32,12 @@ FUSED_ELEMENTS = 1 << 26
 """The same for the compiled kernel, which keeps no intermediate arrays."""
 
 GPU_ELEMENTS = 1 << 25
+
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+SMALL_BAND = 15.0
+SMALL_CONTRAST = 0.02
+"""Below this k R (32 nm) or |n - 1| terms of a rotation's derivative cancel to less than 1e-4 of their size."""
 
 SEGMENTS = 96
 """Typical number of segments of a body, used to size the pieces."""
@@ -75,55 +79,91 @@ class ExactField(nn.Module):
                 self.register_buffer(f"skeleton_{bucket}_{name}", value, persistent=False)
         return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
 
-    def _buckets(self, radius: Tensor, limit: int) -> Iterator[tuple[Skeleton, Tensor, int]]:
-        """Items that share a skeleton, in pieces that fit into memory: skeleton, index, nodes at once."""
+    def _buckets(self, radius: Tensor) -> Iterator[tuple[Skeleton, list[int]]]:
+        """Items that share a skeleton."""
         band = radius.detach() * (self.experiment.wave_number / BUCKET_BAND)
-        buckets = band.ceil().clamp_min(1).long().cpu()
-        for bucket in buckets.unique().tolist():
-            skeleton = self._skeleton(bucket)
-            index = (buckets == bucket).nonzero()[:, 0].to(radius.device)
-            nodes = skeleton.waves.shape[1]
-            items = max(1, limit // (SEGMENTS * nodes))
-            at_once = nodes if items > 1 else max(256, limit // SEGMENTS)
-            for piece in index.split(items):
-                yield skeleton, piece, at_once
+        members: dict[int, list[int]] = {}
+        for item, bucket in enumerate(band.ceil().clamp_min(1).long().tolist()):
+            members.setdefault(bucket, []).append(item)
+        for bucket, items in members.items():
+            yield self._skeleton(bucket), items
+
+    def _at_nodes(
+        self,
+        function: Callable[..., Tensor],
+        whole: Terms,
+        skeleton: Skeleton,
+        items: list[int],
+        longest: list[int],
+        *slopes: Tensor,
+        fused: bool,
+    ) -> Tensor:
+        """``function`` of the items' terms at all nodes, in pieces that fit into memory: (N, items, P).
+
+        Eager torch on a CPU takes one item at a time: the caches hold no more, and no sum depends on
+        another item's number of segments.
+        """
+        device = whole.forms.device
+        on_cpu = device.type == "cpu"
+        limit = (
+            (FUSED_ELEMENTS if fused else CACHED_ELEMENTS)
+            if on_cpu
+            else GPU_ELEMENTS // (1 + 4 * len(slopes))
+        )
+        nodes = skeleton.waves.shape[1]
+        together = 1 if on_cpu and not fused else max(1, limit // (SEGMENTS * nodes))
+        weights = wave_weights(skeleton.waves, self._kappa(device), whole.numbers.dtype)
+        rows = []
+        for start in range(0, len(items), together):
+            piece = items[start : start + together]
+            size = max(longest[item] for item in piece)
+            index = torch.tensor(piece, device=device)
+            own = whole.take(index, size)
+            own_slopes = [slope[index, :, :size] for slope in slopes]
+            at_once = math.ceil(nodes / math.ceil(len(piece) * size * nodes / limit))
+            parts = zip(skeleton.waves.split(at_once, 1), weights.split(at_once, 1), strict=True)
+            rows.append(torch.cat([function(*own, *part, *own_slopes) for part in parts], -1))
+        return torch.cat(rows, 1)
+
+    def _kappa(self, device: torch.device) -> Tensor:
+        kappa = self.experiment.kappa
+        return torch.tensor((kappa.real, kappa.imag), dtype=torch.float64, device=device)
+
+    def _cancels(self, radius: Tensor) -> bool:
+        """Whether derivatives need float64 throughout: small bodies, and those (almost) without contrast."""
+        k = self.experiment.wave_number
+        return float(radius) * k < SMALL_BAND or abs(self.experiment.kappa) < SMALL_CONTRAST * k
+
+    def _terms(self, radius: Tensor, rotation: Tensor, where: Plan, dtype: torch.dtype) -> Terms:
+        found = segments(self._body, rotation, where, self.dtype)
+        return terms(where, found, radius, self._kappa(radius.device), dtype)
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
-        kernel = None
-        if not (_differentiated(radius_nm) or _differentiated(quaternion)):
-            kernel = edge_sum_kernel(radius_nm.device, self.dtype, len(radius_nm))
-        kappa = self.experiment.kappa
+        if _differentiated(radius_nm) or _differentiated(quaternion):
+            program = EAGER
+        else:
+            program = kernels(radius_nm.device, self.dtype, len(radius_nm))
         radius = radius_nm.double()
         rotation = quaternion_to_matrix(quaternion.double())
-        found = segments(self._body, rotation, plan(self._body, rotation), STEEPEST[self.dtype])
-        outer, inner, front = (terms(part, radius, kappa, self.dtype) for part in found)
-
-        limit = GPU_ELEMENTS
-        if radius.device.type == "cpu":
-            limit = FUSED_ELEMENTS if kernel else CACHED_ELEMENTS
-        fields, order = [], []
-        for skeleton, index, at_once in self._buckets(radius, limit):
-            # The compiled kernel treats a batch of 1 as another program; two copies avoid it.
-            twice = kernel is not None and len(index) == 1
-            picked = index.expand(2) if twice else index
-            own = (outer.take(picked), inner.take(picked), front.take(picked))
-            pieces = [
-                (kernel or edge_sum)(own, waves, kappa.real, kappa.imag)
-                for waves in skeleton.waves.split(at_once, dim=1)
-            ]
-            real, imag = (torch.cat(side, 1)[: len(index)] for side in zip(*pieces, strict=True))
-            fields.append(torch.complex(*to_pixels(skeleton, real, imag)))
-            order.append(index)
-        return torch.cat(fields)[torch.cat(order).argsort()]
+        where = plan(self._body, rotation)
+        whole = self._terms(radius, rotation, where, self.dtype)
+        longest = where.live.tolist()
+        pixels = self.experiment.pixels
+        field = radius.new_empty(len(radius), pixels, pixels, dtype=COMPLEX[self.dtype])
+        for skeleton, items in self._buckets(radius):
+            values = self._at_nodes(program.edge_sum, whole, skeleton, items, longest, fused=program.fused)
+            real, imag = to_pixels(skeleton, values.flatten(0, 1)).unflatten(0, (2, -1))
+            field[torch.tensor(items, device=radius.device)] = torch.complex(real, imag)
+        return field
 
     @torch.no_grad()
     def jacobian(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
         """Field and its derivatives by rotation and radius.
 
         The rotation parameters are the rotation vector (radians, lab axes) of a small turn
-        applied after ``quaternion``. The sum over segments is done in float64: where a facet reflects
-        specularly, single terms of a derivative are large and cancel.
+        applied after ``quaternion``. The field is continuously differentiable also where a facet
+        passes edge-on or projected edges cross: the overlay changes there, the thickness does not jump.
 
         Args:
             radius_nm: (B,).
@@ -133,16 +173,15 @@ class ExactField(nn.Module):
             field (B, pixels, pixels) in nm^3 and derivatives (B, 4, pixels, pixels), in the
             order rotation about x, y, z (nm^3 per radian), radius (nm^3 per nm).
         """
-        kappa = self.experiment.kappa
-        body = self._body
+        program = kernels(radius_nm.device, self.dtype, len(radius_nm))
         radius, start = radius_nm.double(), quaternion.double()
-        where = plan(body, quaternion_to_matrix(start))
+        where = plan(self._body, quaternion_to_matrix(start))
 
-        def geometry(step: Tensor) -> tuple[Tensor, ...]:
+        def geometry(step: Tensor) -> tuple[Tensor, Tensor]:
             turned = quaternion_multiply(rotation_vector_to_quaternion(step[:, :3]), start)
-            found = segments(body, quaternion_to_matrix(turned), where, STEEPEST[torch.float64])
-            parts = [terms(part, radius + step[:, 3], kappa, torch.float64) for part in found]
-            return tuple(table for part in parts for table in part)
+            rotation = quaternion_to_matrix(turned)
+            found = self._terms(radius + step[:, 3], rotation, where, torch.float64)
+            return found.forms, found.numbers
 
         origin = radius.new_zeros(len(radius), 4)
         directions = torch.eye(4, dtype=radius.dtype, device=radius.device)
@@ -152,25 +191,27 @@ class ExactField(nn.Module):
             both = torch.func.jvp(geometry, (origin,), (direction,))
             return both[0], both[1]
 
-        tables, slopes = torch.func.vmap(derivative)(directions)
+        (forms, numbers), (form_slopes, number_slopes) = torch.func.vmap(derivative)(directions)
+        whole = Terms(forms[0], numbers[0], where.live)
+        form_slopes = form_slopes.transpose(0, 1)
+        number_slopes = number_slopes.transpose(0, 1)[..., :DIFFERENTIATED]
 
-        limit = CACHED_ELEMENTS if radius.device.type == "cpu" else GPU_ELEMENTS // 4
-        fields, derivatives, order = [], [], []
-        for skeleton, index, at_once in self._buckets(radius, limit):
-            own = [table[0, index] for table in tables]
-            own_slopes = [slope[:, index] for slope in slopes]
-            parts = Terms(*own[:2]), Terms(*own[2:4]), Terms(*own[4:])
-            tangents = Terms(*own_slopes[:2]), Terms(*own_slopes[2:4]), Terms(*own_slopes[4:])
-            pieces = [
-                edge_sum_jacobian(parts, tangents, waves, kappa)
-                for waves in skeleton.waves.double().split(at_once, dim=1)
-            ]
-            value, slope = (torch.cat(side, -1) for side in zip(*pieces, strict=True))
-            both = torch.cat((value.unsqueeze(1), slope), 1).flatten(0, 1)
-            both = both.to(torch.complex64 if self.dtype == torch.float32 else torch.complex128)
-            image = torch.complex(*to_pixels(skeleton, both.real, both.imag)).unflatten(0, (-1, 5))
-            fields.append(image[:, 0])
-            derivatives.append(image[:, 1:])
-            order.append(index)
-        back = torch.cat(order).argsort()
-        return torch.cat(fields)[back], torch.cat(derivatives)[back]
+        longest = where.live.tolist()
+        pixels = self.experiment.pixels
+        fields = radius.new_empty(len(radius), 5, pixels, pixels, dtype=COMPLEX[self.dtype])
+        for skeleton, items in self._buckets(radius):
+            dtype = torch.float64 if self._cancels(radius[items[0]]) else self.dtype
+            values = self._at_nodes(
+                program.edge_sum_jacobian,
+                Terms(whole.forms, whole.numbers.to(dtype), whole.live),
+                skeleton,
+                items,
+                longest,
+                form_slopes.to(dtype),
+                number_slopes.to(dtype),
+                fused=program.fused and radius.device.type == "cpu",
+            ).to(self.dtype)
+            image = to_pixels(skeleton, values.flatten(0, 1)).unflatten(0, (5, 2, -1))
+            image = torch.complex(image[:, 0], image[:, 1]).transpose(0, 1)
+            fields[torch.tensor(items, device=radius.device)] = image
+        return fields[:, 0], fields[:, 1:]

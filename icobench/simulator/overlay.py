@@ -2,19 +2,21 @@
 
 Seen along the beam, the body is a silhouette cut into pieces by the projections of its edges.
 On each piece a ray enters through one facet and leaves through another, so the field is a sum
-over the borders between pieces. Three kinds of segment make up these borders:
+over the borders between pieces. Four kinds of segment make up these borders:
 
-- `outer`: silhouette edges, and exit edges cut where the ray's entrance facet changes;
-- `inner`: entrance edges cut where the ray's exit facet changes;
-- `front`: entrance edges, whole.
+- *silhouette* edges, between an entrance and an exit facet, whole;
+- *exit* edges, cut where the ray's entrance facet changes;
+- *inner*: entrance edges, cut where the ray's exit facet changes;
+- *front*: entrance edges, whole.
 
 The cutting is done in two steps. :func:`plan` decides which segments exist (integers, no derivative);
-:func:`segments` computes their geometry from radius and rotation by smooth formulas, so that it
+:func:`segments` computes their geometry from the rotation by smooth formulas, so that it
 can be differentiated, also inside ``torch.func`` transforms.
 """
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,12 +24,19 @@ from icobench.geometry.convex import ConvexBody
 
 __all__ = ["BodyTensors", "Plan", "Segments", "body_tensors", "plan", "segments"]
 
-TILT_RAD = 1e-9
+TILT_RAD = 2e-12
 """Every body is turned by this angle about a generic axis: projected edges that coincide exactly
-(symmetric orientations) are then told apart far above round-off and far below the float32 tolerance."""
+(symmetric orientations) are then told apart above round-off and far below the float64 tolerance."""
 
-SHORTEST = 1e-7
+SHORTEST = 1e-10
 """Pieces of an edge shorter than this fraction of it are dropped."""
+
+STEEPEST = {torch.float32: 1e8, torch.float64: 1e12}
+"""Bound on the slopes of nearly vertical facets: products of four of them stay in the type's range."""
+
+
+UPRIGHT = 1e-11
+"""A facet whose normal has a smaller z component covers no ray: it borders on its neighbours as a cliff."""
 
 
 class BodyTensors(NamedTuple):
@@ -38,6 +47,10 @@ class BodyTensors(NamedTuple):
     vertices: Tensor
     edges: Tensor
     edge_facets: Tensor
+    between: Tensor
+    """(F, F) the edge between two facets, -1 where they are no neighbours."""
+    touches: Tensor
+    """(V, F) whether the vertex lies on the facet."""
 
 
 def body_tensors(body: ConvexBody) -> BodyTensors:
@@ -47,58 +60,71 @@ def body_tensors(body: ConvexBody) -> BodyTensors:
         ((0.0, -axis[2], axis[1]), (axis[2], 0.0, -axis[0]), (-axis[1], axis[0], 0.0)),
         dtype=torch.float64,
     )
+    between = torch.full((len(body.normals),) * 2, -1)
+    first, second = torch.as_tensor(body.edge_facets).unbind(-1)
+    between[first, second] = between[second, first] = torch.arange(len(first))
     return BodyTensors(
         torch.as_tensor(body.normals) @ tilt.T,
         torch.as_tensor(body.offsets),
         torch.as_tensor(body.vertices) @ tilt.T,
         torch.as_tensor(body.edges),
         torch.as_tensor(body.edge_facets),
+        between,
+        torch.as_tensor(np.abs(body.vertices @ body.normals.T - body.offsets) < 1e-7),
     )
 
 
 class Plan(NamedTuple):
-    """Which segments a batch of orientations has; all indices, padded with ``live`` False.
+    """Which segments a batch of orientations has; indices, padded with ``sign`` 0.
 
-    For each kind: ``edge`` (B, S) edge index, ``facet`` (B, S) the facet on the other side of the
-    body (for silhouette edges unused), ``low`` and ``high`` (B, S) the facets whose change cuts
-    the segment's start and end, -1 where the edge's own end does.
+    Attributes:
+        edge: (B, S) edge of the body that the segment is a part of.
+        sides: (B, S, 4) entrance facet on the left and right, exit facet on the left and right.
+        across: (B, S) the facet on the other side of the body.
+        uncut: (B, S, 2) whether the segment's start and end are the edge's own.
+        carrier, crossed: (B, S, 2) where not: the exit edge and the entrance edge that cross there. A
+            crossing has one position along the carrier, whichever of the two the segment belongs to:
+            nearly parallel edges would not meet otherwise.
+        pair: (B, S, 2, 2) the facets on either side of the crossed edge.
+        on_entrance, on_exit: (B, S) whether the edge belongs to that surface; both do for silhouette
+            and, by the front sum's definition, for front segments.
+        sign: (B, S) float64 +1 or -1, 0 for padding.
+        weight: (B, S, 2) float64; the segment counts in the first and in the second sum
+            (:mod:`~icobench.simulator.edge_sum`).
+        live: (B,) number of segments before the padding.
     """
 
-    outer: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-    inner: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-    front: tuple[Tensor, Tensor]
+    edge: Tensor
+    sides: Tensor
+    across: Tensor
+    uncut: Tensor
+    carrier: Tensor
+    crossed: Tensor
+    pair: Tensor
+    on_entrance: Tensor
+    on_exit: Tensor
+    sign: Tensor
+    weight: Tensor
+    live: Tensor
+
+    def take(self, index: Tensor) -> "Plan":
+        """The plan of the batch items with the given indices."""
+        return Plan(*(table[index] for table in self))
 
 
 class Segments(NamedTuple):
-    """Geometry of the segments of one kind, float64, lengths in units of nm.
+    """Geometry of the segments for circumradius 1, float64.
 
     Attributes:
-        start, stop: (B, S, 2) the projected end points.
-        entrance: (B, S, 2) z where the ray enters, at start and stop.
-        exit: (B, S, 2) z where the ray leaves, at start and stop.
-        slope_in: (B, S, 2, 2) gradient of the entrance plane on the left and right side.
-        slope_out: (B, S, 2, 2) gradient of the exit plane on the left and right side.
-        sign: (B, S) +1 or -1, 0 for padding.
+        points: (B, S, 2, 2) projected end points, [start or stop, xy].
+        entrance, exit: (B, S, 2) z where the ray enters and leaves, at start and stop.
+        slopes: (B, S, 4, 2) gradients of the planes of :attr:`Plan.sides`.
     """
 
-    start: Tensor
-    stop: Tensor
+    points: Tensor
     entrance: Tensor
     exit: Tensor
-    slope_in: Tensor
-    slope_out: Tensor
-    sign: Tensor
-
-
-def _planes(body: BodyTensors, rotation: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotated facet normals (B, F, 3) and vertices (B, V, 3), circumradius 1."""
-    return body.normals @ rotation.mT, body.vertices @ rotation.mT
-
-
-def _height(normals: Tensor, offsets: Tensor, points: Tensor) -> Tensor:
-    """z of the plane ``normals . r = offsets`` above the points' (x, y)."""
-    across = (normals[..., :2] * points[..., :2]).sum(-1)
-    return (offsets - across) / normals[..., 2]
+    slopes: Tensor
 
 
 @torch.no_grad()
@@ -113,27 +139,33 @@ def plan(body: BodyTensors, rotation: Tensor) -> Plan:
         body: constants, from :func:`body_tensors`.
         rotation: (B, 3, 3) float64.
     """
-    normals, vertices = _planes(body, rotation)
+    normals, vertices = body.normals @ rotation.mT, body.vertices @ rotation.mT
     is_exit = normals[..., 2] > 0
     first_exit, second_exit = is_exit[:, body.edge_facets].unbind(-1)
     exit_edge, entrance_edge = first_exit & second_exit, ~(first_exit | second_exit)
 
-    # The facets that compete above an edge: the other side's, (B, E, K).
-    most = max(int(is_exit.sum(1).max()), int((~is_exit).sum(1).max()))
-    exits, exits_live = _compact(is_exit, most)
-    entrances, entrances_live = _compact(~is_exit, most)
-    upper = exit_edge.unsqueeze(-1)
-    rivals = torch.where(upper, entrances.unsqueeze(1), exits.unsqueeze(1))
-    competes = torch.where(upper, entrances_live.unsqueeze(1), exits_live.unsqueeze(1))
-    competes = competes & (exit_edge | entrance_edge).unsqueeze(-1)
-
-    # Heights of their planes over both ends (B, E, 2, K); signed so that the lowest wins.
-    points = vertices[:, body.edges].unsqueeze(-2)
-    below = _height(_rows(normals, exits)[:, None, None], body.offsets[exits][:, None, None], points)
-    above = _height(_rows(normals, entrances)[:, None, None], body.offsets[entrances][:, None, None], points)
-    ends = torch.where(upper.unsqueeze(-1), -above, below)
-    # A facet that does not compete is lifted out of everybody's way.
-    at_start, at_stop = torch.where(competes.unsqueeze(2), ends, 1e12).unbind(2)
+    # The facets that compete above or below an edge: the other side's, (B, E, K).
+    covers = normals[..., 2].abs() > UPRIGHT
+    both_sides = torch.stack((~is_exit & covers, is_exit & covers), 1).flatten(0, 1)
+    most = int(both_sides.sum(1).max())
+    facets, live = (table.unflatten(0, (-1, 2)) for table in _compact(both_sides, most))
+    planes = torch.cat((-normals[..., :2], body.offsets.expand(len(normals), -1)[..., None]), -1)
+    planes = _rows(planes / normals[..., 2:], facets.flatten(1)).unflatten(1, (2, -1))
+    # Signed so that the lowest wins; a facet that does not compete is lifted out of everybody's way.
+    planes = planes * torch.tensor((-1.0, 1.0), dtype=planes.dtype, device=planes.device)[:, None, None]
+    planes[..., 2] = torch.where(live, planes[..., 2], 1e12)
+    ends = torch.cat((vertices[..., :2], torch.ones_like(vertices[..., :1])), -1)[:, body.edges]
+    side = (~exit_edge).long()
+    rivals = _rows(facets, side)
+    own = _rows(planes.flatten(2), side).unflatten(2, planes.shape[2:])
+    competes = _rows(live, side)
+    # A facet through the edge's end is exactly as high there: no round-off may cut near it.
+    number = torch.arange(len(body.edges), device=rivals.device)[:, None]
+    touches = body.touches[body.edges].mT[number, rivals] & competes.unsqueeze(-1)
+    corner = vertices[..., 2][:, body.edges]
+    corner = torch.where(exit_edge.unsqueeze(-1), -corner, corner).unsqueeze(-1)
+    heights = torch.where(touches.mT, corner, (own.unsqueeze(2) * ends.unsqueeze(-2)).sum(-1))
+    at_start, at_stop = heights.unbind(2)
     excess_start = at_start.unsqueeze(-1) - at_start.unsqueeze(-2)
     excess_stop = at_stop.unsqueeze(-1) - at_stop.unsqueeze(-2)
     cut = excess_start / (excess_start - excess_stop)
@@ -141,17 +173,60 @@ def plan(body: BodyTensors, rotation: Tensor) -> Plan:
     low, low_rival = torch.where(above_start, cut, 0.0).max(-1)
     high, high_rival = torch.where(above_stop, cut, 1.0).min(-1)
     beaten = (above_start & above_stop).any(-1)
-    wins = competes & ~beaten & (high - low > SHORTEST)
+    cut_edge = (exit_edge | entrance_edge).unsqueeze(-1)
+    wins = cut_edge & competes & ~beaten & (high - low > SHORTEST)
     low_facet = torch.where(low > 0, rivals.gather(2, low_rival), -1)
     high_facet = torch.where(high < 1, rivals.gather(2, high_rival), -1)
 
-    pieces = wins & upper
-    pieces[..., 0] |= first_exit ^ second_exit
-    tables = (rivals, low_facet, high_facet)
+    # One column more than rivals: the segments that are whole edges (silhouette and front).
+    exists = torch.cat((wins, ~exit_edge.unsqueeze(-1)), -1)
+    index, kept = _compact(exists.flatten(1))
+    edge, column = index // exists.shape[-1], index % exists.shape[-1]
+    whole = column == exists.shape[-1] - 1
+    piece = edge * rivals.shape[-1] + column.clamp_max(rivals.shape[-1] - 1)
+    across, low_facet, high_facet = (
+        table.flatten(1).gather(1, piece) for table in (rivals, low_facet, high_facet)
+    )
+    rival = torch.stack((low_facet, high_facet), -1)
+    uncut = (rival < 0) | (whole | ~kept).unsqueeze(-1)
+    own, facet = edge.unsqueeze(-1).expand_as(rival), across.unsqueeze(-1).expand_as(rival)
+    rival = torch.where(uncut, facet, rival)
+    partner = body.between[facet, rival]
+
+    first, second = body.edge_facets[edge].unbind(-1)
+    out_edge, in_edge = exit_edge.gather(1, edge), entrance_edge.gather(1, edge)
+    silhouette = whole & ~in_edge
+    # A silhouette edge has its entrance facet's plane on both sides of the front sum, and its exit
+    # facet's plane in the back sum.
+    first_leaves = first_exit.gather(1, edge)
+    entering, leaving = torch.where(first_leaves, second, first), torch.where(first_leaves, first, second)
+    piece_out = out_edge & ~whole
+    in_left = torch.where(silhouette, entering, torch.where(piece_out, across, first))
+    in_right = torch.where(silhouette, entering, torch.where(piece_out, across, second))
+    piece_in = in_edge & ~whole
+    out_left = torch.where(silhouette, entering, torch.where(piece_in, across, first))
+    out_right = torch.where(silhouette, leaving, torch.where(piece_in, across, second))
+    # Two facets that are no neighbours compete over a sliver too thin to matter: cut by their planes.
+    inner_cut = piece_in.unsqueeze(-1) & (partner >= 0)
+    sign = torch.where((silhouette & first_leaves) | piece_in, 1.0, -1.0) * kept
+    weight = torch.stack((~piece_in, ~(piece_out | silhouette)), -1)
     return Plan(
-        _pieces(pieces, tables),
-        _pieces(wins & entrance_edge.unsqueeze(-1), tables),
-        _compact(entrance_edge),
+        edge,
+        torch.stack((in_left, in_right, out_left, out_right), -1),
+        across,
+        uncut,
+        torch.where(inner_cut, partner, own),
+        torch.where(inner_cut | (partner < 0), own, partner),
+        torch.where(
+            inner_cut.unsqueeze(-1),
+            body.edge_facets[edge].unsqueeze(2),
+            torch.stack((facet, rival), -1),
+        ),
+        ~piece_out | ~kept,
+        ~piece_in | ~kept,
+        sign.double(),
+        weight.double(),
+        kept.sum(1),
     )
 
 
@@ -166,98 +241,55 @@ def _compact(exists: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
     return index, torch.arange(size, device=exists.device) < counts[:, None]
 
 
-def _pieces(
-    exists: Tensor, tables: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Existing pieces of (B, E, K): edge, facet, low, high, live, each (B, S)."""
-    index, live = _compact(exists.flatten(1))
-    facet, low, high = (table.flatten(1).gather(1, index) for table in tables)
-    edge = index // exists.shape[-1]
-    return edge, facet, torch.where(live, low, -1), torch.where(live, high, -1), live
-
-
 def _rows(table: Tensor, index: Tensor) -> Tensor:
-    """``table[b, index[b, s]]`` for table (B, N, C): (B, S, C)."""
-    batch = torch.arange(len(index), device=index.device).unsqueeze(1)
-    return table[batch, index]
+    """``table[b, index[b, ...]]`` for table (B, N, ...): (B, ..., ...)."""
+    start = torch.arange(len(index), device=index.device) * table.shape[1]
+    return table.flatten(0, 1)[index + start.view(-1, *(1,) * (index.ndim - 1))]
 
 
-def segments(
-    body: BodyTensors, rotation: Tensor, where: Plan, steepest: float
-) -> tuple[Segments, Segments, Segments]:
-    """Geometry of the planned segments for circumradius 1: outer, inner, front.
+def _height(planes: Tensor, points: Tensor) -> Tensor:
+    """z of planes (..., 4), normal and offset, above the points' (x, y)."""
+    return (planes[..., 3] - (planes[..., :2] * points[..., :2]).sum(-1)) / planes[..., 2]
+
+
+def segments(body: BodyTensors, rotation: Tensor, where: Plan, dtype: torch.dtype) -> Segments:
+    """Geometry of the planned segments for circumradius 1.
 
     Args:
         body: constants.
         rotation: (B, 3, 3) float64.
         where: from :func:`plan` at the same rotation.
-        steepest: bound on the slopes of nearly vertical facets.
+        dtype: in which the sum over the segments will be done; the results here are float64.
     """
-    normals, vertices = _planes(body, rotation)
+    normals, vertices = body.normals @ rotation.mT, body.vertices @ rotation.mT
+    steepest = STEEPEST[dtype]
     slopes = -normals[..., :2] / normals[..., 2:]
     slopes = slopes * (steepest / slopes.norm(dim=-1, keepdim=True).clamp_min(steepest))
-    is_exit = normals[..., 2] > 0
+    planes = torch.cat((normals, body.offsets.expand(len(normals), -1).unsqueeze(-1)), -1)
 
-    def edge(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        ends, sides = body.edges[index], body.edge_facets[index]
-        return (
-            _rows(vertices, ends[..., 0]),
-            _rows(vertices, ends[..., 1]),
-            sides[..., 0],
-            sides[..., 1],
-        )
+    # Where the carrier crosses the other edge: the planes beside that are equally high there.
+    start, stop = _rows(vertices, body.edges[where.carrier]).unbind(3)
+    plane = _rows(planes, where.pair).unsqueeze(-2)
+    heights = _height(plane, torch.stack((start, stop), 3).unsqueeze(3))
+    excess = heights[:, :, :, 0] - heights[:, :, :, 1]
+    span = torch.where(where.uncut, 1.0, excess[..., 0] - excess[..., 1])
+    own_end = torch.tensor((0.0, 1.0), dtype=span.dtype, device=span.device).expand_as(span)
+    along = torch.where(where.uncut, own_end, excess[..., 0] / span).unsqueeze(-1)
+    points = start + along * (stop - start)
 
-    def height(facet: Tensor, point: Tensor) -> Tensor:
-        return _height(_rows(normals, facet), body.offsets[facet], point)
-
-    def cut(facet: Tensor, rival: Tensor, start: Tensor, stop: Tensor, end: float) -> Tensor:
-        at_start = height(facet, start) - height(rival.clamp_min(0), start)
-        at_stop = height(facet, stop) - height(rival.clamp_min(0), stop)
-        free = rival < 0
-        span = torch.where(free, torch.ones_like(at_start), at_start - at_stop)
-        return torch.where(free, torch.full_like(at_start, end), at_start / span)
-
-    def pieces(kind: tuple) -> tuple[Tensor, ...]:
-        index, facet, low, high, live = kind
-        start, stop, first, second = edge(index)
-        t_low = cut(facet, low, start, stop, 0.0)
-        t_high = cut(facet, high, start, stop, 1.0)
-        z_start, z_stop = height(facet, start), height(facet, stop)
-        times = torch.stack((t_low, t_high), -1)
-        other = z_start.unsqueeze(-1) + times * (z_stop - z_start).unsqueeze(-1)
-        points = start.unsqueeze(-2) + times.unsqueeze(-1) * (stop - start).unsqueeze(-2)
-        # Padding names any facet, whose plane may lie far away; give it no depth.
-        other = torch.where(live.unsqueeze(-1), other, points[..., 2])
-        own = torch.stack((_rows(slopes, first), _rows(slopes, second)), -2)
-        across = _rows(slopes, facet).unsqueeze(-2).expand_as(own)
-        return points, other, own, across, first, second, live
-
-    points, other, own, across, first, second, live = pieces(where.outer)
-    first_exit = _rows(is_exit.unsqueeze(-1), first)
-    second_exit = _rows(is_exit.unsqueeze(-1), second)
-    border = first_exit ^ second_exit
-    # A silhouette edge has its entrance facet's plane on both sides of the front sum, and
-    # its exit facet's plane in the back sum: written as (entrance, exit) slopes out.
-    entrance_slope = torch.where(first_exit, own[..., 1, :], own[..., 0, :])
-    exit_slope = torch.where(first_exit, own[..., 0, :], own[..., 1, :])
-    both = torch.stack((entrance_slope, exit_slope), -2)
-    z_own = points[..., 2]
-    outer = Segments(
-        points[..., 0, :2],
-        points[..., 1, :2],
-        torch.where(border, z_own, other),
-        z_own,
-        torch.where(border.unsqueeze(-1), entrance_slope.unsqueeze(-2).expand_as(both), across),
-        torch.where(border.unsqueeze(-1), both, own),
-        torch.where(border[..., 0] & first_exit[..., 0], 1.0, -1.0) * live,
+    start, stop = _rows(vertices, body.edges[where.crossed]).unbind(3)
+    way = stop - start
+    square = way[..., :2].square().sum(-1).clamp_min(1e-300)
+    share = ((points - start)[..., :2] * way[..., :2]).sum(-1) / square
+    meets = where.carrier != where.crossed
+    across = _height(_rows(planes, where.across).unsqueeze(2), points)
+    below = torch.where(meets, start[..., 2] + share * way[..., 2], across)
+    own_below = meets & (where.carrier != where.edge.unsqueeze(-1))
+    own = torch.where(own_below, below, points[..., 2])
+    other = torch.where(own_below, points[..., 2], below)
+    return Segments(
+        points[..., :2],
+        torch.where(where.on_entrance.unsqueeze(-1), own, other),
+        torch.where(where.on_exit.unsqueeze(-1), own, other),
+        _rows(slopes, where.sides),
     )
-    points, other, own, across, _, _, live = pieces(where.inner)
-    inner = Segments(
-        points[..., 0, :2], points[..., 1, :2], points[..., 2], other, own, across, live.double()
-    )
-    index, live = where.front
-    start, stop, first, second = edge(index)
-    own = torch.stack((_rows(slopes, first), _rows(slopes, second)), -2)
-    z_own = torch.stack((start[..., 2], stop[..., 2]), -1)
-    front = Segments(start[..., :2], stop[..., :2], z_own, z_own, own, own, -live.double())
-    return outer, inner, front

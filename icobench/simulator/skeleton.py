@@ -3,8 +3,8 @@
 On the Ewald sphere the field of a body of radius R is band-limited. With
 ``k_y = k sin(a)``, ``k_x = k cos(a) sin(b)`` the far field of a point at distance r from the origin is
 exp(-i k r cos(angle)), along a and b a sum of exp(i n a) with Bessel weights J_n(k r), which
-vanish beyond n = k R. The field is evaluated at N_a x N_b mapped Chebyshev nodes (Kosloff and
-Tal-Ezer, J. Comput. Phys. 104, 457, 1993) and carried to the pixels by two matrix products.
+vanish beyond n = k R. The field is evaluated at rows of mapped Chebyshev nodes (Kosloff and
+Tal-Ezer, J. Comput. Phys. 104, 457, 1993) and carried to the pixels by small matrix products.
 """
 
 import math
@@ -23,28 +23,55 @@ __all__ = ["Skeleton", "build_skeleton", "to_pixels"]
 class Skeleton(NamedTuple):
     """Nodes and interpolation matrices for bodies up to one radius.
 
+    The rows of nodes at fixed a hold fewer nodes the nearer they are to the poles, where cos(a) and
+    with it the band along b is small.
+
     Attributes:
-        waves: (4, N_a N_b) rows k_x, k_y, q_z, 1 in 1/nm; node index a major.
+        waves: (4, P) float64 rows k_x, k_y, q_z, 1 in 1/nm; node index a major.
+        ragged: (N_a, N) index of every row's nodes among the P, padded with 0.
+        level: (N_a, N_b, N) interpolates along b from each row's nodes onto common ones; 0 for padding.
         rows: (pixels, N_a) interpolates along a onto the detector's rows.
         columns: (pixels, N_b, pixels) interpolates along b onto each row's pixels, [row, node,
             column]; 0 for invalid pixels.
     """
 
     waves: Tensor
+    ragged: Tensor
+    level: Tensor
     rows: Tensor
     columns: Tensor
 
 
-def _nodes(count: int, widest: float) -> np.ndarray:
-    # The mapping parameter of Kosloff and Tal-Ezer for a resolution of 3e-3, which keeps the
-    # spacing nearly uniform; chosen by a scan of the interpolation error over plane waves.
-    bend = 1 / math.cosh(math.log(1 / 3e-3) / count)
+GROWTH = {torch.float32: (1.12, 12), torch.float64: (1.3, 36)}
+"""Nodes per unit of band (for an angle of pi / 2 to either side), and how many more."""
+
+RESOLUTION = {torch.float32: 3e-3, torch.float64: 1e-14}
+"""Of the mapping of Kosloff and Tal-Ezer. For float32 it only shapes the spacing of the nodes (chosen by a
+scan of the interpolation error over plane waves); for float64 it is the mapping's error."""
+
+
+ROWS_AT_ONCE = {"cpu": 16, "cuda": 512}
+"""Real node fields that are carried to the pixels at once."""
+
+
+def _nodes(count: int, widest: float, dtype: torch.dtype) -> np.ndarray:
+    bend = 1 / math.cosh(math.log(1 / RESOLUTION[dtype]) / count)
     cosines = np.cos((2 * np.arange(count) + 1) * np.pi / (2 * count))
     return widest * np.arcsin(bend * cosines) / math.asin(bend)
 
 
+def _interpolation(
+    angles: np.ndarray, nodes: np.ndarray, band: float, widest: float, dtype: torch.dtype
+) -> np.ndarray:
+    """Matrix from values at the nodes to values at ``angles``: (..., nodes)."""
+    if dtype == torch.float32:
+        # Fewest nodes: the least-squares fit of the waves that a band can hold.
+        return (_features(angles, band) @ np.linalg.pinv(_features(nodes, band), rcond=1e-9)).real
+    return _barycentric(angles, nodes, widest, dtype)
+
+
 def _features(angle: np.ndarray, band: float) -> np.ndarray:
-    """exp(i n a) weighted by the largest |J_m(band)|, m >= |n|: (points, 2 M + 1)."""
+    """exp(i n a) weighted by the largest |J_m(band)|, m >= |n|: (..., 2 M + 1)."""
     order = np.arange(int(band + 12 * (band + 1) ** (1 / 3)) + 12)
     envelope = np.maximum.accumulate(np.abs(jv(order, band))[::-1])[::-1]
     weight = np.maximum(np.concatenate((envelope[:0:-1], envelope)), 1e-18)
@@ -52,9 +79,17 @@ def _features(angle: np.ndarray, band: float) -> np.ndarray:
     return np.exp(1j * np.multiply.outer(angle, index)) * weight
 
 
-def _interpolation(nodes: np.ndarray, band: float) -> np.ndarray:
-    """Least-squares map from values at the nodes to coefficients of :func:`_features`."""
-    return np.linalg.pinv(_features(nodes, band), rcond=1e-9)
+def _barycentric(angles: np.ndarray, nodes: np.ndarray, widest: float, dtype: torch.dtype) -> np.ndarray:
+    """Polynomial interpolation in the mapped coordinate (Berrut and Trefethen, SIAM Rev. 46, 501, 2004)."""
+    count = len(nodes)
+    bend = 1 / math.cosh(math.log(1 / RESOLUTION[dtype]) / count)
+    turn = (2 * np.arange(count) + 1) * np.pi / (2 * count)
+    mapped = np.sin(math.asin(bend) / widest * angles) / bend
+    distance = mapped[..., None] - np.cos(turn)
+    met = distance == 0
+    share = (-1.0) ** np.arange(count) * np.sin(turn) / np.where(met, 1.0, distance)
+    matrix = share / share.sum(-1, keepdims=True)
+    return np.where(met.any(-1, keepdims=True), met, matrix)
 
 
 def _even(count: float) -> int:
@@ -75,22 +110,37 @@ def build_skeleton(
     widest_a = math.asin(sine)
     # The farthest column is met on the row where cos(a) is least while the pixel is still valid.
     widest_b = math.asin(min(1.0, sine / math.sqrt(max(1 - sine**2, 1e-12))))
-    growth, extra = (1.12, 12) if dtype == torch.float32 else (1.25, 26)
-    count_a = _even(growth * band * widest_a * 2 / math.pi + extra)
-    count_b = _even(growth * band * widest_b * 2 / math.pi + extra)
-    a, b = _nodes(count_a, widest_a), _nodes(count_b, widest_b)
+    growth, extra = GROWTH[dtype]
+
+    def count(band: float, widest: float) -> int:
+        return _even(growth * band * widest * 2 / math.pi + extra)
+
+    a = _nodes(count(band, widest_a), widest_a, dtype)
+    b = _nodes(count(band, widest_b), widest_b, dtype)
+    own_b = [_nodes(count(band * math.cos(x), widest_b), widest_b, dtype) for x in a]
+    lengths = np.array([len(nodes) for nodes in own_b])
+    ragged = np.zeros((len(a), len(b)), dtype=np.int64)
+    level = np.zeros((len(a), len(b), len(b)))
+    starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    for i in range(len(a) // 2):  # the rows at a and -a share their nodes
+        own = own_b[i]
+        narrow = band * math.cos(a[i])
+        between = _interpolation(b, own, narrow, widest_b, dtype)
+        for j in (i, len(a) - 1 - i):
+            ragged[j, : len(own)] = starts[j] + np.arange(len(own))
+            level[j, :, : len(own)] = between
 
     sines = experiment.sines().numpy()
     on_sphere = np.abs(sines) < 1
     row_angle = np.arcsin(np.where(on_sphere, sines, 0.0))
-    rows = (_features(row_angle, band) @ _interpolation(a, band)).real * on_sphere[:, None]
+    rows = _interpolation(row_angle, a, band, widest_a, dtype) * on_sphere[:, None]
 
     valid = experiment.valid().numpy()
     ratio = np.where(valid, sines[None, :] / np.cos(row_angle)[:, None], 0.0)
-    features = _features(np.arcsin(np.clip(ratio, -1, 1)), band)
-    columns = (features @ _interpolation(b, band)).real * valid[..., None]
+    columns = _interpolation(np.arcsin(np.clip(ratio, -1, 1)), b, band, widest_b, dtype)
+    columns = columns * valid[..., None]
 
-    ka, kb = np.meshgrid(a, b, indexing="ij")
+    ka, kb = np.repeat(a, lengths), np.concatenate(own_b)
     waves = np.stack(
         (
             k * np.cos(ka) * np.sin(kb),
@@ -99,20 +149,29 @@ def build_skeleton(
             -k * (2 * np.sin(ka / 2) ** 2 + 2 * np.cos(ka) * np.sin(kb / 2) ** 2),
             np.ones_like(ka),
         )
-    ).reshape(4, -1)
+    )
     return Skeleton(
+        torch.as_tensor(waves).to(device),
+        torch.as_tensor(ragged).to(device),
         *(
             torch.as_tensor(np.ascontiguousarray(table)).to(device, dtype)
-            for table in (waves, rows, columns.transpose(0, 2, 1))
-        )
+            for table in (level, rows, columns.transpose(0, 2, 1))
+        ),
     )
 
 
-def to_pixels(skeleton: Skeleton, real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor]:
-    """Carry node values (B, N_a N_b) to the detector: two (B, pixels, pixels) tensors [y, x]."""
-    batch, pixels = len(real), len(skeleton.rows)
-    parts = torch.cat((real, imag)).unflatten(1, (skeleton.rows.shape[1], -1))
-    on_rows = torch.matmul(skeleton.rows, parts)
-    image = torch.bmm(on_rows.transpose(0, 1), skeleton.columns).transpose(0, 1)
-    image = image.reshape(2, batch, pixels, pixels)
-    return image[0], image[1]
+def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
+    """Carry real node values (N, P) to the detector: (N, pixels, pixels), [y, x].
+
+    On a CPU blocks of a fixed size go through the matrix products, so that the result for one
+    row does not depend, not even by round-off, on how many there are.
+    """
+    block = ROWS_AT_ONCE[values.device.type]
+    pieces = []
+    for piece in values.split(block):
+        missing = block - len(piece) if values.device.type == "cpu" else 0
+        nodes = torch.nn.functional.pad(piece, (0, 0, 0, missing))[:, skeleton.ragged].transpose(0, 1)
+        level = torch.bmm(nodes, skeleton.level.mT).transpose(0, 1)
+        on_rows = torch.matmul(skeleton.rows, level)
+        pieces.append(torch.bmm(on_rows.transpose(0, 1), skeleton.columns).transpose(0, 1)[: len(piece)])
+    return torch.cat(pieces)

@@ -1,77 +1,161 @@
-"""When the edge sum is compiled, and that a broken tool chain does not stop the work."""
+"""When the edge sum is compiled, that it then gives the same, and that a broken tool chain stops no work."""
+
+import concurrent.futures
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from icobench.geometry.orientation import random_orientations
-from icobench.simulator import compiled
+from icobench.simulator import compiled, native
+from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
 CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
 
 
 @pytest.fixture
-def fresh(monkeypatch):
-    """Counters as in a new process; torch.compile replaced by a counting stand-in."""
-    calls = []
-
-    def stand_in(function, **options):
-        calls.append(function)
-        return lambda *arguments: function(*arguments)
-
+def fresh(monkeypatch, tmp_path):
+    """Counters as in a new process and an empty cache."""
     monkeypatch.setattr(compiled._State, "requested", 0)
-    monkeypatch.setattr(compiled._State, "kernel", None)
-    monkeypatch.setattr(compiled._State, "failed", False)
-    monkeypatch.setattr(torch, "compile", stand_in)
-    monkeypatch.setenv("CXX", "c++")
-    return calls
+    monkeypatch.setattr(compiled._State, "made", {})
+    monkeypatch.setenv("ICOBENCH_CACHE", str(tmp_path))
+    return tmp_path
 
 
 def test_never(fresh, monkeypatch):
     monkeypatch.setenv("ICOBENCH_COMPILE", "0")
-    assert compiled.edge_sum_kernel(CPU, torch.float32, 10**6) is None
-    assert not fresh
+    assert compiled.kernels(CPU, torch.float32, 10**6) is compiled.EAGER
+    assert not list(fresh.iterdir())
 
 
+@needs_compiler
 def test_at_once(fresh, monkeypatch):
     monkeypatch.setenv("ICOBENCH_COMPILE", "1")
-    kernel = compiled.edge_sum_kernel(CPU, torch.float32, 1)
-    assert kernel is not None
-    assert compiled.edge_sum_kernel(CPU, torch.float32, 1) is kernel
-    assert len(fresh) == 1
-    assert compiled.edge_sum_kernel(CPU, torch.float64, 1) is None  # float64 is for checks only
+    kernels = compiled.kernels(CPU, torch.float32, 1)
+    assert kernels.fused
+    assert compiled.kernels(CPU, torch.float32, 1) is kernels
+    assert compiled.kernels(CPU, torch.float64, 1) is kernels
+    assert [path.suffix for path in (fresh / "icobench").iterdir()] == [".so"]  # nothing half-made stays
 
 
-def test_only_after_enough_images(fresh, monkeypatch):
+@needs_compiler
+def test_only_after_enough_images_unless_cached(fresh, monkeypatch, caplog):
     monkeypatch.delenv("ICOBENCH_COMPILE")
-    assert compiled.edge_sum_kernel(CPU, torch.float32, compiled.WORTH_COMPILING - 1) is None
-    assert compiled.edge_sum_kernel(CPU, torch.float32, 1) is not None
+    caplog.set_level("INFO")
+    assert compiled.kernels(CPU, torch.float32, compiled.WORTH_COMPILING["cpu"] - 1) is compiled.EAGER
+    assert compiled.kernels(CPU, torch.float32, 1).fused
+    assert len(caplog.records) == 1  # the notice is one line
+    monkeypatch.setattr(compiled._State, "requested", 0)
+    monkeypatch.setattr(compiled._State, "made", {})
+    assert compiled.kernels(CPU, torch.float32, 1).fused
 
 
-def test_no_compiler(fresh, monkeypatch):
+@pytest.mark.parametrize("command", ["/nonexistent/c++", "false"], ids=["missing", "fails"])
+def test_failure_falls_back_to_eager(fresh, monkeypatch, caplog, command):
     monkeypatch.setenv("ICOBENCH_COMPILE", "1")
-    monkeypatch.delenv("CXX")
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert compiled.edge_sum_kernel(CPU, torch.float32, 10**6) is None
-
-
-@pytest.mark.parametrize("late", [False, True], ids=["refused", "fails when first run"])
-def test_failure_falls_back_to_eager(fresh, monkeypatch, caplog, late):
-    def broken(*arguments, **options):
-        raise RuntimeError("no tool chain\nsecond line")
-
-    monkeypatch.setenv("ICOBENCH_COMPILE", "1")
-    monkeypatch.setattr(torch, "compile", lambda function, **options: broken if late else broken())
-    assert compiled.edge_sum_kernel(CPU, torch.float32, 1) is None
+    monkeypatch.setenv("CXX", command)
+    assert compiled.kernels(CPU, torch.float32, 1) is compiled.EAGER
+    assert compiled.kernels(CPU, torch.float32, 1) is compiled.EAGER
     assert "uncompiled" in caplog.text
-    assert "second line" not in caplog.text
+    assert len(caplog.records) == 1  # tried once, said once
 
 
-def test_kernel_path_gives_the_same_field(fresh, monkeypatch, simulator, generator):
-    """The batch of one that is doubled, and larger pieces."""
-    radius, quaternion = torch.tensor([40.0, 41.0, 70.0]), random_orientations(3, generator)
-    eager = simulator.field(radius, quaternion)
+def test_a_cache_that_cannot_be_written(fresh, monkeypatch):
+    (fresh / "file").write_text("")
     monkeypatch.setenv("ICOBENCH_COMPILE", "1")
-    through_kernel = Simulator(simulator.experiment).field(radius, quaternion)
-    assert len(fresh) == 1
-    torch.testing.assert_close(through_kernel, eager, rtol=1e-4, atol=float(eager.abs().max()) * 1e-6)
+    monkeypatch.setenv("ICOBENCH_CACHE", str(fresh / "file"))
+    assert compiled.kernels(CPU, torch.float32, 1) is compiled.EAGER
+
+
+@pytest.fixture
+def through_kernel(monkeypatch):
+    """A simulator that uses the native kernel."""
+    monkeypatch.setattr(compiled._State, "made", {})
+    monkeypatch.setenv("ICOBENCH_COMPILE", "1")
+    simulator = Simulator(Experiment(pixels=64, refractive_index=0.89 + 0.0859j))
+    assert compiled.kernels(CPU, torch.float32, 1).fused
+    return simulator
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_kernel_gives_the_same_field_and_derivatives(through_kernel, monkeypatch, generator, threads):
+    """One body alone in its bucket, ragged numbers of segments, blocks that do not fill sixteen lanes."""
+    radius, quaternion = torch.tensor([40.0, 41.0, 70.0, 5.0]), random_orientations(4, generator)
+    monkeypatch.setattr(native, "SHARED_TERMS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        field = through_kernel.field(radius, quaternion)
+        intensity, slopes = through_kernel.intensity_jacobian(radius, quaternion)
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.setenv("ICOBENCH_COMPILE", "0")
+    eager = through_kernel.field(radius, quaternion)
+    eager_intensity, eager_slopes = through_kernel.intensity_jacobian(radius, quaternion)
+
+    def relative(found, expected):
+        scale = expected.flatten(-2).abs().square().sum(-1)
+        return float(((found - expected).flatten(-2).abs().square().sum(-1) / scale).max().sqrt())
+
+    assert relative(field, eager) < 5e-6
+    assert relative(intensity, eager_intensity) < 5e-6
+    assert relative(slopes, eager_slopes) < 1e-3
+
+
+@needs_compiler
+def test_kernel_is_independent_of_the_batch_bit_for_bit(through_kernel, generator):
+    radius = torch.cat((torch.full((9,), 41.0), torch.tensor([40.0, 75.0, 160.0])))
+    quaternion = random_orientations(12, generator)
+    together = through_kernel.field(radius, quaternion)
+    for i in (0, 8, 9, 11):
+        assert torch.equal(together[i], through_kernel.field(radius[i : i + 1], quaternion[i : i + 1])[0])
+
+
+@needs_compiler
+def test_kernel_in_several_callers_at_once(through_kernel, generator):
+    radius, quaternion = torch.full((4,), 60.0), random_orientations(4, generator)
+    expected = through_kernel.field(radius, quaternion)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(through_kernel.field, radius, quaternion) for _ in range(6)]
+        assert all(torch.equal(job.result(), expected) for job in jobs)
+
+
+@needs_compiler
+def test_kernel_survives_a_fork():
+    """Threads do not: a child process must make its own."""
+    code = """
+import os, torch
+from icobench.simulator import native
+from icobench.simulator.simulator import Simulator
+native.SHARED_TERMS = 1
+torch.set_num_threads(2)
+body = torch.tensor([60.0]), torch.tensor([[1.0, 0.2, 0.1, 0.3]])
+simulator = Simulator()
+simulator.field(*body)
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(1)
+    native.torch.get_num_threads = lambda: 2
+    kernel = native.NativeKernel()
+    out = kernel.edge_sum(torch.rand(1, 64, 4, 4).double(), torch.rand(1, 64, 13) + 0.1,
+                          torch.tensor([64]), torch.rand(4, 999).double(), torch.rand(4, 999))
+    os._exit(0 if out.isfinite().all() else 1)
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+    environment = {**__import__("os").environ, "ICOBENCH_COMPILE": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_program_for_gpus_on_a_cpu():
+    """What torch.compile makes of the functions on tensors, polynomials for the sine included."""
+    torch.manual_seed(0)
+    forms, numbers = torch.rand(5, 70, 4, 4).double(), torch.rand(5, 70, 13) + 0.1
+    arguments = forms, numbers, torch.full((5,), 70), torch.rand(4, 333).double(), torch.rand(4, 333)
+    found, expected = compiled.fused_edge_sum(CPU)(*arguments), compiled.EAGER.edge_sum(*arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
