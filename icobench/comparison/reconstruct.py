@@ -55,8 +55,7 @@ def reconstruct_images(
     import pandas as pd
 
     total = len(stack.images)
-    sines = simulator.experiment.sines()
-    fitted = (sines[:, None] ** 2 + sines**2).sqrt() <= fit_sin_theta + 1e-9
+    fitted = simulator.experiment.sin_theta() <= fit_sin_theta + 1e-9
     mask = torch.from_numpy(stack.mask) & fitted & simulator.valid.cpu()
     empty = (~mask.flatten(1).any(1)).nonzero()[:, 0].tolist()
     if empty:

@@ -10,10 +10,9 @@ from icobench.simulator.simulator import Simulator
 
 __all__ = ["JACOBIAN_COST", "CountingSimulator", "EvaluationBudgetError"]
 
-JACOBIAN_COST = 6
-"""Evaluations charged for one image with its four derivatives: 3 to 6 by the time of ``intensity_jacobian``
-over that of ``intensity`` in eager torch on two cores (``benchmarks/bench_simulator.py``), rounded up. The
-compiled kernel speeds up plain evaluations only, by another factor of about ten, which the seconds show."""
+JACOBIAN_COST = 4
+"""Evaluations charged for one image with its four derivatives: 3 to 4 by the time of ``intensity_jacobian``
+over that of ``intensity`` in batches of 8 to 64 on two cores (``benchmarks/bench_simulator.py``)."""
 
 
 class EvaluationBudgetError(RuntimeError):

@@ -10,11 +10,6 @@ from icobench.simulator.experiment import Experiment
 __all__ = ["central_hole", "cropped", "usable_pixels"]
 
 
-def _sine(experiment: Experiment) -> Tensor:
-    sines = experiment.sines()
-    return (sines[:, None] ** 2 + sines**2).sqrt()
-
-
 def central_hole(experiment: Experiment, degrees: float) -> Tensor:
     """True outside the hole through which the direct beam leaves: (pixels, pixels).
 
@@ -22,7 +17,7 @@ def central_hole(experiment: Experiment, degrees: float) -> Tensor:
         degrees: scattering angle of the hole's rim.
     """
     return (
-        _sine(experiment) >= math.sin(math.radians(degrees))
+        experiment.sin_theta() >= math.sin(math.radians(degrees))
         if degrees > 0
         else torch.ones(experiment.pixels, experiment.pixels, dtype=torch.bool)
     )
@@ -30,8 +25,8 @@ def central_hole(experiment: Experiment, degrees: float) -> Tensor:
 
 def cropped(experiment: Experiment, sine: float) -> Tensor:
     """True inside the square |k_x|, |k_y| <= sine * k, a smaller detector: (pixels, pixels)."""
-    inside = experiment.sines().abs() <= sine + 1e-9
-    return inside[:, None] & inside
+    x, y = experiment.transverse()
+    return (x.abs() <= sine + 1e-9) & (y.abs() <= sine + 1e-9)
 
 
 def usable_pixels(experiment: Experiment, hole_degrees: float = 0.0, sine: float = 1.0) -> Tensor:

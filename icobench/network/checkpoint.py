@@ -42,6 +42,8 @@ class TrainedNetwork:
         own = Experiment.from_dict(self.card["experiment"])
         recipe = self.card["recipe"]
         problems = []
+        if not experiment.orthographic:
+            problems.append("the orthographic grid, not a flat detector")
         if abs(experiment.wavelength_nm / own.wavelength_nm - 1) > 1e-3:
             problems.append(f"wavelength {own.wavelength_nm:g} nm, not {experiment.wavelength_nm:g} nm")
         n = experiment.refractive_index

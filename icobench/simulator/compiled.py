@@ -1,16 +1,16 @@
 """Which program does the edge sum: plain torch, or one compiled for the device at hand.
 
 On a CPU the compiled one is :mod:`~icobench.simulator.native`, built in under a second; on a GPU
-``torch.compile`` turns the functions on tensors into one loop. Compiling starts only after a process has asked
-for enough images to repay it (at once if the cache holds the result). Set ``ICOBENCH_COMPILE=0`` to never
-compile, ``=1`` to compile at once.
+``torch.compile`` turns the functions on tensors into one loop. Compiling starts only after a process has
+asked for enough images to repay it (at once if the cache holds the result). Set ``ICOBENCH_COMPILE=0`` to
+never compile, ``=1`` to compile at once.
 """
 
 import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ EAGER = Kernels(edge_sum, edge_sum_jacobian, False)
 
 class _State:
     requested = 0
-    made: dict[str, Kernels] = {}
+    made: ClassVar[dict[str, Kernels]] = {}
 
 
 def kernels(device: torch.device, dtype: torch.dtype, images: int) -> Kernels:

@@ -20,9 +20,9 @@ kappa = 0:
 
 of terms |e| G [conj(d)/d |t|^2 - conj(v_1 v_2)] / (A_1 A_2) exp(-i K.m) sin(z) / z.
 
-Where a facet reflects specularly K vanishes and the terms of its edges, large, cancel. So t, v_1 and v_2 are formed
-in float64 (three products each) and rounded: relative to K they are then equally precise for all edges,
-and the rest can be float32.
+Where a facet reflects specularly K vanishes and the terms of its edges, large, cancel. So t, v_1 and v_2 are
+formed in float64 (three products each) and rounded: relative to K they are then equally precise for all
+edges, and the rest can be float32.
 """
 
 import math
@@ -173,10 +173,8 @@ def linear_forms(forms: Tensor, waves: Tensor) -> tuple[Tensor, ...]:
     """The linear forms (B, S, F, 4) at all wave vectors (4, P): F tensors (B, S, P), float64."""
     if torch.compiler.is_compiling():  # A matrix product would not be fused with what follows.
         own = forms.unsqueeze(-1)
-        return tuple(
-            own[:, :, i, 0] * waves[0] + own[:, :, i, 1] * waves[1] + own[:, :, i, 2] * waves[2] + own[:, :, i, 3]
-            for i in range(forms.shape[2])
-        )  # fmt: skip
+        x, y, z = (own[:, :, :, i] * waves[i] for i in range(3))
+        return (x + y + z + own[:, :, :, 3]).unbind(2)
     return torch.matmul(forms.transpose(1, 2), waves).unbind(1)
 
 

@@ -37,10 +37,7 @@ COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 SMALL_BAND = 15.0
 SMALL_CONTRAST = 0.02
-"""Below this k R (32 nm) or |n - 1| terms of a rotation's derivative cancel to less than 1e-4 of their size."""
-
-SEGMENTS = 96
-"""Typical number of segments of a body, used to size the pieces."""
+"""Below this k R (32 nm) or |n - 1| the terms of a rotation's derivative nearly cancel."""
 
 
 def _differentiated(tensor: Tensor) -> bool:
@@ -105,13 +102,12 @@ class ExactField(nn.Module):
         """
         device = whole.forms.device
         on_cpu = device.type == "cpu"
-        limit = (
-            (FUSED_ELEMENTS if fused else CACHED_ELEMENTS)
-            if on_cpu
-            else GPU_ELEMENTS // (1 + 4 * len(slopes))
-        )
+        limit = GPU_ELEMENTS // (1 + 4 * len(slopes))
+        if on_cpu:
+            limit = FUSED_ELEMENTS if fused else CACHED_ELEMENTS
         nodes = skeleton.waves.shape[1]
-        together = 1 if on_cpu and not fused else max(1, limit // (SEGMENTS * nodes))
+        most = max(longest[item] for item in items)
+        together = 1 if on_cpu and not fused else max(1, limit // (most * nodes))
         weights = wave_weights(skeleton.waves, self._kappa(device), whole.numbers.dtype)
         rows = []
         for start in range(0, len(items), together):

@@ -7,26 +7,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Experiment"]
+__all__ = ["Experiment", "FlatDetector"]
+
+
+@dataclass(frozen=True)
+class FlatDetector:
+    """A flat detector that stands across the beam, without tilt.
+
+    The centre of pixel (row i, column j) is at ``x = (j - centre_x) pixel_mm``, ``y = (i - centre_y) pixel_mm``.
+
+    Attributes:
+        distance_mm: from the body to the detector along the beam.
+        pixel_mm: edge of the square pixels.
+        centre: (x, y) where the beam would hit, in pixels; None for the grid's middle, pixels / 2.
+    """
+
+    distance_mm: float
+    pixel_mm: float
+    centre: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("distance_mm", "pixel_mm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.centre is not None:
+            object.__setattr__(self, "centre", (float(self.centre[0]), float(self.centre[1])))
+            if not all(map(math.isfinite, self.centre)):
+                raise ValueError(f"centre must be finite, got {self.centre}")
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Wavelength, material and detector of a diffraction experiment.
 
-    The beam runs along +z. Pixel i of a row or column has transverse wave number
-    ``k_x = (i - pixels / 2) k sin_theta_max / (pixels / 2)``; arrays are [..., y, x].
-    Pixels with ``k_x^2 + k_y^2 >= k^2`` lie outside the forward half space and hold 0.
+    The beam runs along +z; arrays are [..., y, x]. By default the grid is orthographic: pixel i of a row or
+    column has transverse wave number ``k_x = (i - pixels / 2) k sin_theta_max / (pixels / 2)``, and pixels
+    with ``k_x^2 + k_y^2 >= k^2`` lie outside the forward half space and hold 0. With a
+    :class:`FlatDetector` the pixels are where that has them, and all of them are valid.
 
     Attributes:
         wavelength_nm: vacuum wavelength.
         refractive_index: complex index n of the body. The default is
             ``1 + 1j wavelength / (4 pi 12.5 nm)``: absorption of the intensity
             by 1/e over 12.5 nm and no refraction (Stielow et al. 2020).
-        sin_theta_max: sine of the scattering angle at the middle of the detector's edge.
+        sin_theta_max: sine of the scattering angle at the middle of the orthographic grid's edge; without
+            meaning for a flat detector.
         pixels: detector pixels per side, even.
-        solid_angle_factor: multiply the intensity by ``k / k_z``, the solid angle
-            seen by a pixel of an orthographic Ewald-sphere detector.
+        solid_angle_factor: multiply the intensity by the solid angle seen by a pixel, relative to one on the
+            beam: ``k / k_z`` on the orthographic Ewald-sphere grid, ``(k_z / k)^3`` on a flat detector.
+        detector: a flat detector in place of the orthographic grid.
     """
 
     wavelength_nm: float = 13.5
@@ -34,6 +64,7 @@ class Experiment:
     sin_theta_max: float = 1.0
     pixels: int = 128
     solid_angle_factor: bool = False
+    detector: FlatDetector | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "refractive_index", complex(self.refractive_index))
@@ -57,23 +88,67 @@ class Experiment:
         """k (n - 1), in 1/nm: phase and damping gathered per nm of material."""
         return self.wave_number * (self.refractive_index - 1)
 
+    @property
+    def orthographic(self) -> bool:
+        """Whether the pixels lie on the orthographic grid."""
+        return self.detector is None
+
     def sines(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """k_x / k of the pixels along one axis, (pixels,)."""
+        """k_x / k of the pixels along one axis of the orthographic grid, (pixels,).
+
+        Raises:
+            ValueError: the detector is flat.
+        """
+        if self.detector is not None:
+            raise ValueError("a flat detector's pixels have no common k_x; see transverse()")
         half = self.pixels // 2
         return (torch.arange(self.pixels, dtype=dtype) - half) * (self.sin_theta_max / half)
 
+    def slopes(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """k_x / k_z of the columns and k_y / k_z of the rows of a flat detector, (pixels,) each.
+
+        Raises:
+            ValueError: the grid is orthographic.
+        """
+        if self.detector is None:
+            raise ValueError("only a flat detector has slopes")
+        x, y = self.detector.centre or (self.pixels / 2, self.pixels / 2)
+        steps = torch.arange(self.pixels, dtype=dtype)
+        scale = self.detector.pixel_mm / self.detector.distance_mm
+        return (steps - x) * scale, (steps - y) * scale
+
+    def transverse(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """k_x / k and k_y / k of all pixels, (pixels, pixels) each."""
+        if self.detector is None:
+            sines = self.sines(dtype)
+            return sines.expand(self.pixels, -1), sines[:, None].expand(-1, self.pixels)
+        x, y = self.slopes(dtype)
+        cosine = (1 + x.square() + y[:, None].square()).rsqrt()
+        return x * cosine, y[:, None] * cosine
+
+    def sin_theta(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Sine of the scattering angle of all pixels, (pixels, pixels); above 1 where invalid."""
+        x, y = self.transverse(dtype)
+        return (x.square() + y.square()).sqrt()
+
     def cos_theta(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """k_z / k of the pixels, (pixels, pixels); 0 where the pixel is invalid."""
-        sines = self.sines(dtype)
-        square = 1 - sines[:, None] ** 2 - sines[None, :] ** 2
-        return square.clamp_min(0).sqrt()
+        return (1 - self.sin_theta(dtype).square()).clamp_min(0).sqrt()
 
     def valid(self) -> Tensor:
         """True where a pixel lies on the forward half space, (pixels, pixels)."""
+        if self.detector is not None:
+            return torch.ones(self.pixels, self.pixels, dtype=torch.bool)
         half = self.pixels // 2
         steps = torch.arange(self.pixels) - half
         square = steps[:, None] ** 2 + steps[None, :] ** 2
         return square * self.sin_theta_max**2 < half**2
+
+    def solid_angle(self) -> Tensor:
+        """Solid angle of the pixels relative to one on the beam, (pixels, pixels) float64."""
+        if self.detector is not None:
+            return self.cos_theta() ** 3
+        return 1 / self.cos_theta().clamp_min(1e-9)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings for JSON; the index as [re, im]."""
@@ -86,4 +161,6 @@ class Experiment:
         """Inverse of :meth:`to_dict`."""
         data = dict(data)
         data["refractive_index"] = complex(*data["refractive_index"])
+        if data.get("detector") is not None:
+            data["detector"] = FlatDetector(**data["detector"])
         return cls(**data)

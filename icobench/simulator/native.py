@@ -24,16 +24,8 @@ __all__ = ["NativeKernel", "built", "compiler"]
 SOURCE = Path(__file__).with_name("edge_sum.cpp")
 
 # Fused multiply-add where there is one; nothing that reorders sums or flushes small numbers to zero.
-FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-shared",
-    "-fPIC",
-    "-w",
-)
+ARITHMETIC = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-std=c++17", *ARITHMETIC, "-shared", "-fPIC", "-w")
 TUNED = ("-march=native", "-mcpu=native", "")
 """Tried in turn: compilers for ARM know the second."""
 
@@ -111,7 +103,7 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 
 class NativeKernel:
-    """The edge sum and its Jacobian on a CPU, float32 or float64 as the numbers; drop-in for the functions on tensors.
+    """The edge sum and its Jacobian on a CPU, as the functions on tensors; float32 or float64.
 
     Raises:
         RuntimeError: there is no compiler, or it fails.

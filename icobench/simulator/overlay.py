@@ -35,6 +35,9 @@ STEEPEST = {torch.float32: 1e8, torch.float64: 1e12}
 """Bound on the slopes of nearly vertical facets: products of four of them stay in the type's range."""
 
 
+PAIRS_AT_ONCE = 1 << 22
+"""Edges times pairs of facets that compete along them, for the bodies planned at once."""
+
 UPRIGHT = 1e-11
 """A facet whose normal has a smaller z component covers no ray: it borders on its neighbours as a cliff."""
 
@@ -127,17 +130,41 @@ class Segments(NamedTuple):
     slopes: Tensor
 
 
-@torch.no_grad()
 def plan(body: BodyTensors, rotation: Tensor) -> Plan:
-    """Find the segments of every orientation.
-
-    Along a projected edge, the facets of the other side compete: the ray leaves through the lowest
-    exit facet and has entered through the highest entrance facet. Where one facet wins is
-    an interval, since the planes' heights are linear along the edge.
+    """Find the segments of every orientation, in pieces that bound the memory.
 
     Args:
         body: constants, from :func:`body_tensors`.
         rotation: (B, 3, 3) float64.
+    """
+    # Edges times pairs of competing facets, about half of all.
+    size = len(body.edges) * len(body.normals) ** 2 // 4
+    pieces = [_plan(body, part) for part in rotation.split(max(1, PAIRS_AT_ONCE // size))]
+    if len(pieces) == 1:
+        return pieces[0]
+    longest = max(piece.edge.shape[1] for piece in pieces)
+    tables = []
+    for column in zip(*pieces, strict=True):
+        if column[0].ndim > 1:
+            column = [_padded(table, longest) for table in column]
+        tables.append(torch.cat(column))
+    return Plan(*tables)
+
+
+def _padded(table: Tensor, longest: int) -> Tensor:
+    """(B, S, ...) extended to ``longest`` with what means a whole edge that counts for nothing."""
+    missing = longest - table.shape[1]
+    filler = table.new_full((len(table), missing, *table.shape[2:]), table.dtype == torch.bool)
+    return torch.cat((table, filler), 1)
+
+
+@torch.no_grad()
+def _plan(body: BodyTensors, rotation: Tensor) -> Plan:
+    """Find the segments of some orientations.
+
+    Along a projected edge, the facets of the other side compete: the ray leaves through the lowest
+    exit facet and has entered through the highest entrance facet. Where one facet wins is
+    an interval, since the planes' heights are linear along the edge.
     """
     normals, vertices = body.normals @ rotation.mT, body.vertices @ rotation.mT
     is_exit = normals[..., 2] > 0

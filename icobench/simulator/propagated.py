@@ -65,7 +65,7 @@ class PropagatedField(nn.Module):
     def _one(self, radius: Tensor, rotation: Tensor) -> Tensor:
         if float(radius) > SLICES * self.pitch / 2:
             raise ValueError(
-                f"radius {float(radius):g} nm does not fit into the propagated method's cube of "
+                f"radius_nm {float(radius):g} does not fit into the propagated method's cube of "
                 f"half-width {SLICES * self.pitch / 2:g} nm"
             )
         kappa, pixels = self.experiment.kappa, self.experiment.pixels

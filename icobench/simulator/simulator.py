@@ -58,7 +58,7 @@ class Simulator(nn.Module):
         self._field = METHODS[method](self.experiment, self.body, dtype)
         factor = torch.ones(self.experiment.pixels, self.experiment.pixels, dtype=torch.float64)
         if self.experiment.solid_angle_factor:
-            factor = factor / self.experiment.cos_theta().clamp_min(1e-9)
+            factor = self.experiment.solid_angle()
         valid = self.experiment.valid()
         self.register_buffer("factor", (factor * valid).to(dtype), persistent=False)
         self.register_buffer("valid", valid, persistent=False)

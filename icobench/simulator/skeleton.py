@@ -33,6 +33,10 @@ class Skeleton(NamedTuple):
         rows: (pixels, N_a) interpolates along a onto the detector's rows.
         columns: (pixels, N_b, pixels) interpolates along b onto each row's pixels, [row, node,
             column]; 0 for invalid pixels.
+
+    On a flat detector ``tan(b) = x / distance`` is the same for a whole column, but a is not for a row.
+    There ``level`` (N_a, pixels, N) leads straight to the columns, ``columns`` (pixels, N_a, pixels) holds
+    the interpolation along a, [column, node, row], and ``rows`` is empty.
     """
 
     waves: Tensor
@@ -65,8 +69,9 @@ def _interpolation(
 ) -> np.ndarray:
     """Matrix from values at the nodes to values at ``angles``: (..., nodes)."""
     if dtype == torch.float32:
-        # Fewest nodes: the least-squares fit of the waves that a band can hold.
-        return (_features(angles, band) @ np.linalg.pinv(_features(nodes, band), rcond=1e-9)).real
+        # Fewest nodes: the least-squares fit of the waves that a band can hold. Smaller singular values,
+        # plenty where the nodes cover a part of the half space only, would magnify the nodes' round-off.
+        return (_features(angles, band) @ np.linalg.pinv(_features(nodes, band), rcond=3e-6)).real
     return _barycentric(angles, nodes, widest, dtype)
 
 
@@ -106,10 +111,15 @@ def build_skeleton(
     """
     k = experiment.wave_number
     band = k * radius_nm
-    sine = experiment.sin_theta_max
-    widest_a = math.asin(sine)
-    # The farthest column is met on the row where cos(a) is least while the pixel is still valid.
-    widest_b = math.asin(min(1.0, sine / math.sqrt(max(1 - sine**2, 1e-12))))
+    if experiment.orthographic:
+        sine = experiment.sin_theta_max
+        widest_a = math.asin(sine)
+        # The farthest column is met on the row where cos(a) is least while the pixel is still valid.
+        widest_b = math.asin(min(1.0, sine / math.sqrt(max(1 - sine**2, 1e-12))))
+    else:
+        column_angle = np.arctan(experiment.slopes()[0].numpy())
+        row_angle = np.arcsin(experiment.transverse()[1].numpy())
+        widest_a, widest_b = np.abs(row_angle).max(), np.abs(column_angle).max()
     growth, extra = GROWTH[dtype]
 
     def count(band: float, widest: float) -> int:
@@ -119,26 +129,30 @@ def build_skeleton(
     b = _nodes(count(band, widest_b), widest_b, dtype)
     own_b = [_nodes(count(band * math.cos(x), widest_b), widest_b, dtype) for x in a]
     lengths = np.array([len(nodes) for nodes in own_b])
+    common = b if experiment.orthographic else column_angle
     ragged = np.zeros((len(a), len(b)), dtype=np.int64)
-    level = np.zeros((len(a), len(b), len(b)))
+    level = np.zeros((len(a), len(common), len(b)))
     starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
     for i in range(len(a) // 2):  # the rows at a and -a share their nodes
         own = own_b[i]
         narrow = band * math.cos(a[i])
-        between = _interpolation(b, own, narrow, widest_b, dtype)
+        between = _interpolation(common, own, narrow, widest_b, dtype)
         for j in (i, len(a) - 1 - i):
             ragged[j, : len(own)] = starts[j] + np.arange(len(own))
             level[j, :, : len(own)] = between
 
-    sines = experiment.sines().numpy()
-    on_sphere = np.abs(sines) < 1
-    row_angle = np.arcsin(np.where(on_sphere, sines, 0.0))
-    rows = _interpolation(row_angle, a, band, widest_a, dtype) * on_sphere[:, None]
-
-    valid = experiment.valid().numpy()
-    ratio = np.where(valid, sines[None, :] / np.cos(row_angle)[:, None], 0.0)
-    columns = _interpolation(np.arcsin(np.clip(ratio, -1, 1)), b, band, widest_b, dtype)
-    columns = columns * valid[..., None]
+    if experiment.orthographic:
+        sines = experiment.sines().numpy()
+        on_sphere = np.abs(sines) < 1
+        row_angle = np.arcsin(np.where(on_sphere, sines, 0.0))
+        rows = _interpolation(row_angle, a, band, widest_a, dtype) * on_sphere[:, None]
+        valid = experiment.valid().numpy()
+        ratio = np.where(valid, sines[None, :] / np.cos(row_angle)[:, None], 0.0)
+        columns = _interpolation(np.arcsin(np.clip(ratio, -1, 1)), b, band, widest_b, dtype)
+        columns = (columns * valid[..., None]).transpose(0, 2, 1)
+    else:
+        rows = np.zeros((0, len(a)))
+        columns = _interpolation(row_angle.T, a, band, widest_a, dtype).transpose(0, 2, 1)
 
     ka, kb = np.repeat(a, lengths), np.concatenate(own_b)
     waves = np.stack(
@@ -153,10 +167,7 @@ def build_skeleton(
     return Skeleton(
         torch.as_tensor(waves).to(device),
         torch.as_tensor(ragged).to(device),
-        *(
-            torch.as_tensor(np.ascontiguousarray(table)).to(device, dtype)
-            for table in (level, rows, columns.transpose(0, 2, 1))
-        ),
+        *(torch.as_tensor(np.ascontiguousarray(table)).to(device, dtype) for table in (level, rows, columns)),
     )
 
 
@@ -172,6 +183,10 @@ def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
         missing = block - len(piece) if values.device.type == "cpu" else 0
         nodes = torch.nn.functional.pad(piece, (0, 0, 0, missing))[:, skeleton.ragged].transpose(0, 1)
         level = torch.bmm(nodes, skeleton.level.mT).transpose(0, 1)
-        on_rows = torch.matmul(skeleton.rows, level)
-        pieces.append(torch.bmm(on_rows.transpose(0, 1), skeleton.columns).transpose(0, 1)[: len(piece)])
+        if len(skeleton.rows):
+            on_rows = torch.matmul(skeleton.rows, level)
+            image = torch.bmm(on_rows.transpose(0, 1), skeleton.columns).transpose(0, 1)
+        else:
+            image = torch.bmm(level.permute(2, 0, 1), skeleton.columns).permute(1, 2, 0)
+        pieces.append(image[: len(piece)])
     return torch.cat(pieces)

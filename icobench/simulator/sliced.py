@@ -62,6 +62,8 @@ class SlicedField(nn.Module):
         self.experiment = experiment
         self.body = body
         self.dtype = dtype
+        if not experiment.orthographic:
+            raise ValueError("methods on voxels need the orthographic grid; use 'exact' for a flat detector")
         self.pitch = experiment.wavelength_nm / STEPS_PER_WAVELENGTH
         padded = STEPS_PER_WAVELENGTH * experiment.pixels / (2 * experiment.sin_theta_max)
         if abs(padded - round(padded)) > 1e-9 or round(padded) < max(SLICES, experiment.pixels):
@@ -85,7 +87,7 @@ class SlicedField(nn.Module):
     def _one(self, radius: Tensor, rotation: Tensor) -> Tensor:
         if float(radius) > SLICES * self.pitch / 2:
             raise ValueError(
-                f"radius {float(radius):g} nm does not fit into the sliced method's cube of "
+                f"radius_nm {float(radius):g} does not fit into the sliced method's cube of "
                 f"half-width {SLICES * self.pitch / 2:g} nm"
             )
         kappa, pixels = self.experiment.kappa, self.experiment.pixels
