@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from icobench.simulator.experiment import Experiment
+    from icobench.simulator.experiment import Experiment, FlatDetector
 
 app = typer.Typer(
     name="icobench",
@@ -57,7 +57,12 @@ def _device(name: str) -> "torch.device":
 
 
 def _experiment(
-    index: str | None, sine: float, solid_angle: bool, wavelength: float, pixels: int = 128
+    index: str | None,
+    sine: float,
+    solid_angle: bool,
+    wavelength: float,
+    pixels: int = 128,
+    detector: "FlatDetector | None" = None,
 ) -> "Experiment":
     from icobench.simulator.experiment import Experiment
 
@@ -66,6 +71,7 @@ def _experiment(
         "sin_theta_max": sine,
         "solid_angle_factor": solid_angle,
         "pixels": pixels,
+        "detector": detector,
     }
     if index is not None:
         try:
@@ -251,12 +257,18 @@ def reconstruct(
 
 @app.command(epilog=_examples("icobench simulate pattern.h5 --radius 80 --quaternion 1,0,0,0"))
 def simulate(
-    out: Annotated[Path, typer.Argument(help="File to write: .h5, .cxi or .npy.")],
-    radius: Annotated[list[float], typer.Option(help="Circumradius in nm; repeat for more.")],
+    out: Annotated[Path | None, typer.Argument(help="File to write: .h5, .cxi or .npy.")] = None,
+    radius: Annotated[list[float] | None, typer.Option(help="Circumradius in nm; repeat for more.")] = None,
     quaternion: Annotated[
         list[str] | None, typer.Option(help="w,x,y,z; one for all or one per radius.")
     ] = None,
     method: Annotated[str, typer.Option(help="exact, sliced or propagated.")] = "exact",
+    shape: Annotated[str, typer.Option(help="Icosahedron, cube, sphere, ...")] = "icosahedron",
+    distance: Annotated[float | None, typer.Option(help="Flat detector: distance in mm.")] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="Flat detector: pixel size in mm.")] = None,
+    beam: Annotated[str | None, typer.Option(help="Flat detector: beam's pixel x,y.")] = None,
+    pixels: Annotated[int, typer.Option(help="Pixels per side.")] = 128,
+    benchmark: Annotated[bool, typer.Option("--benchmark", help="Images/s and error here.")] = False,
     photons: Annotated[float, typer.Option(help="Expected photons per image; 0 for the intensity.")] = 0.0,
     hole: Annotated[float, typer.Option(help="Central hole in degrees.")] = 0.0,
     seed: Seed = 0,
@@ -266,15 +278,26 @@ def simulate(
     solid_angle_factor: SolidAngle = False,
     wavelength: Wavelength = 13.5,
 ) -> None:
-    """Simulate one or many patterns to a file."""
-    from icobench.datasets.simulate import simulate_to_file
+    """Simulate one or many patterns to a file, or measure how fast and exact that is."""
+    from icobench.datasets.simulate import flat_detector, simulate_to_file
 
-    experiment = _experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
+    detector = flat_detector(distance, pixel_size, beam)
+    experiment = _experiment(
+        refractive_index, sin_theta_max, solid_angle_factor, wavelength, pixels, detector
+    )
+    if benchmark:
+        from icobench.reporting.speed import speed_table
+
+        _console().print(speed_table(experiment, method, shape, _device(device), seed))
+        return
+    if out is None or not radius:
+        raise InputError("give a file to write and at least one --radius (or --benchmark)")
     try:
         rows = [[float(x) for x in text.split(",")] for text in quaternion or ["1,0,0,0"]]
     except ValueError as error:
         raise InputError(f"--quaternion must be four numbers w,x,y,z, got {quaternion}") from error
-    simulate_to_file(out, radius, rows, experiment, method, photons, hole, seed, _device(device))
+    where = _device(device)
+    simulate_to_file(out, radius, rows, experiment, method, photons, hole, seed, where, shape)
     _say(f"wrote {len(radius)} patterns to {out}")
 
 

@@ -9,14 +9,15 @@ import torch
 
 from icobench.datasets.patterns import PatternSet, write_patterns
 from icobench.errors import InputError
+from icobench.geometry.shapes import shape
 from icobench.images.counts import photon_counts
 from icobench.images.files import HDF5_SUFFIXES, atomic_path
 from icobench.images.masks import usable_pixels
 from icobench.provenance import provenance
-from icobench.simulator.experiment import Experiment
+from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["simulate_to_file"]
+__all__ = ["flat_detector", "simulate_to_file"]
 
 CHUNK = 64
 
@@ -31,6 +32,7 @@ def simulate_to_file(
     hole_degrees: float = 0.0,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    shape_name: str = "icosahedron",
 ) -> None:
     """Simulate bodies and write their patterns.
 
@@ -43,6 +45,7 @@ def simulate_to_file(
         hole_degrees: central hole that is masked.
         seed: of the photon noise.
         device: where to simulate.
+        shape_name: one of :data:`~icobench.geometry.shapes.SHAPES`.
 
     Raises:
         InputError: numbers that do not fit together, or a file that cannot be written.
@@ -61,7 +64,7 @@ def simulate_to_file(
     radii = torch.tensor(list(radius_nm), dtype=torch.float64)
     turns = torch.tensor([list(row) for row in quaternion], dtype=torch.float64)
     try:
-        simulator = Simulator(experiment, method, device)
+        simulator = Simulator(experiment, method, device, body=shape(shape_name))
         pieces = [
             simulator.intensity(radii[i].to(device), turns[i].to(device)).cpu()
             for i in torch.arange(len(radii)).split(CHUNK)
@@ -83,4 +86,24 @@ def simulate_to_file(
         images, mask.expand(images.shape), radii, turns / turns.norm(dim=1, keepdim=True), experiment,
         "counts" if photons > 0 else "intensity",
     )  # fmt: skip
-    write_patterns(path, patterns, provenance(seed, torch.device(device), experiment))
+    origin = provenance(seed, torch.device(device), experiment) | {"shape": shape_name, "method": method}
+    write_patterns(path, patterns, origin)
+
+
+def flat_detector(distance_mm: float | None, pixel_mm: float | None, beam: str | None) -> FlatDetector | None:
+    """The flat detector that a user describes, None if nothing is given.
+
+    Raises:
+        InputError: only a part is given, or it makes no sense.
+    """
+    if distance_mm is None and pixel_mm is None and beam is None:
+        return None
+    if distance_mm is None or pixel_mm is None:
+        raise InputError("a flat detector needs --distance and --pixel-size")
+    try:
+        x, y = map(float, beam.split(",")) if beam else (None, None)
+        return FlatDetector(distance_mm, pixel_mm, None if x is None else (x, y))
+    except (ValueError, TypeError) as error:
+        if "must be" in str(error):
+            raise InputError(str(error)) from error
+        raise InputError(f"--beam must be two numbers x,y, got {beam!r}") from error

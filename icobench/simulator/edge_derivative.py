@@ -3,7 +3,7 @@
 A term of the sum is T = N sinc E with sinc = g sin(z) / z, z = x + i y, N = weight |t|^2 - conj(v_1 v_2)
 and E = factor exp(-i phase) / (A_1 A_2). Its partial derivatives by the linear forms (phase, t, v_1, v_2:
 real parts, which depend on the wave vector) and by the numbers (|e| / 2, y, (Im t)^2, Im v_1, Im v_2, log g:
-one per segment) are computed once; the chain rule to any number of parameters is then a sum over the segments.
+one per segment) are computed once; the chain rule to any number of parameters is then a sum over segments.
 
 A complex number is written as a pair of real tensors: torch's complex products and sines are slow.
 """

@@ -65,6 +65,14 @@ class ExactField(nn.Module):
             self.register_buffer(f"body_{name}", value, persistent=False)
 
     @property
+    def largest_radius_nm(self) -> float:
+        """Where the fringes become finer than two pixels of the detector, or of one with 128 pixels."""
+        sine = self.experiment.sin_theta_max
+        if not self.experiment.orthographic:
+            sine = float(self.experiment.sin_theta().max())
+        return self.experiment.wavelength_nm * max(self.experiment.pixels, 128) / (4 * sine)
+
+    @property
     def _body(self) -> BodyTensors:
         return BodyTensors(*(getattr(self, f"body_{name}") for name in BodyTensors._fields))
 
@@ -93,9 +101,12 @@ class ExactField(nn.Module):
         items: list[int],
         longest: list[int],
         *slopes: Tensor,
+        dtype: torch.dtype,
         fused: bool,
     ) -> Tensor:
         """``function`` of the items' terms at all nodes, in pieces that fit into memory: (N, items, P).
+
+        The linear forms stay in float64; all other tables go in as ``dtype``.
 
         Eager torch on a CPU takes one item at a time: the caches hold no more, and no sum depends on
         another item's number of segments.
@@ -108,14 +119,15 @@ class ExactField(nn.Module):
         nodes = skeleton.waves.shape[1]
         most = max(longest[item] for item in items)
         together = 1 if on_cpu and not fused else max(1, limit // (most * nodes))
-        weights = wave_weights(skeleton.waves, self._kappa(device), whole.numbers.dtype)
+        weights = wave_weights(skeleton.waves, self._kappa(device), dtype)
         rows = []
         for start in range(0, len(items), together):
             piece = items[start : start + together]
             size = max(longest[item] for item in piece)
             index = torch.tensor(piece, device=device)
             own = whole.take(index, size)
-            own_slopes = [slope[index, :, :size] for slope in slopes]
+            own = own._replace(numbers=own.numbers.to(dtype))
+            own_slopes = [slope[index, :, :size].to(dtype) for slope in slopes]
             at_once = math.ceil(nodes / math.ceil(len(piece) * size * nodes / limit))
             parts = zip(skeleton.waves.split(at_once, 1), weights.split(at_once, 1), strict=True)
             rows.append(torch.cat([function(*own, *part, *own_slopes) for part in parts], -1))
@@ -148,7 +160,9 @@ class ExactField(nn.Module):
         pixels = self.experiment.pixels
         field = radius.new_empty(len(radius), pixels, pixels, dtype=COMPLEX[self.dtype])
         for skeleton, items in self._buckets(radius):
-            values = self._at_nodes(program.edge_sum, whole, skeleton, items, longest, fused=program.fused)
+            values = self._at_nodes(
+                program.edge_sum, whole, skeleton, items, longest, dtype=self.dtype, fused=program.fused
+            )
             real, imag = to_pixels(skeleton, values.flatten(0, 1)).unflatten(0, (2, -1))
             field[torch.tensor(items, device=radius.device)] = torch.complex(real, imag)
         return field
@@ -196,15 +210,15 @@ class ExactField(nn.Module):
         pixels = self.experiment.pixels
         fields = radius.new_empty(len(radius), 5, pixels, pixels, dtype=COMPLEX[self.dtype])
         for skeleton, items in self._buckets(radius):
-            dtype = torch.float64 if self._cancels(radius[items[0]]) else self.dtype
             values = self._at_nodes(
                 program.edge_sum_jacobian,
-                Terms(whole.forms, whole.numbers.to(dtype), whole.live),
+                whole,
                 skeleton,
                 items,
                 longest,
-                form_slopes.to(dtype),
-                number_slopes.to(dtype),
+                form_slopes,
+                number_slopes,
+                dtype=torch.float64 if self._cancels(radius[items[0]]) else self.dtype,
                 fused=program.fused and radius.device.type == "cpu",
             ).to(self.dtype)
             image = to_pixels(skeleton, values.flatten(0, 1)).unflatten(0, (5, 2, -1))

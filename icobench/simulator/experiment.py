@@ -14,7 +14,8 @@ __all__ = ["Experiment", "FlatDetector"]
 class FlatDetector:
     """A flat detector that stands across the beam, without tilt.
 
-    The centre of pixel (row i, column j) is at ``x = (j - centre_x) pixel_mm``, ``y = (i - centre_y) pixel_mm``.
+    The centre of the pixel in row i and column j is at ``x = (j - centre_x) pixel_mm`` and
+    ``y = (i - centre_y) pixel_mm``.
 
     Attributes:
         distance_mm: from the body to the detector along the beam.
@@ -133,7 +134,8 @@ class Experiment:
 
     def cos_theta(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """k_z / k of the pixels, (pixels, pixels); 0 where the pixel is invalid."""
-        return (1 - self.sin_theta(dtype).square()).clamp_min(0).sqrt()
+        x, y = self.transverse(dtype)
+        return (1 - x.square() - y.square()).clamp_min(0).sqrt()
 
     def valid(self) -> Tensor:
         """True where a pixel lies on the forward half space, (pixels, pixels)."""

@@ -91,6 +91,11 @@ class Simulator(nn.Module):
             )
         if not bool((torch.isfinite(radius_nm) & (radius_nm > 0)).all()):
             raise ValueError("radius_nm must be positive and finite")
+        if isinstance(self._field, ExactField) and len(radius_nm):
+            largest = self._field.largest_radius_nm
+            given = float(radius_nm.detach().max())
+            if given > largest:
+                raise ValueError(f"radius_nm {given:g} is larger than the grid can hold, {largest:g}")
         norm = quaternion.norm(dim=-1, keepdim=True)
         if not bool((torch.isfinite(norm) & (norm > 0)).all()):
             raise ValueError("quaternion must be finite and non-zero")

@@ -54,8 +54,11 @@ RESOLUTION = {torch.float32: 3e-3, torch.float64: 1e-14}
 scan of the interpolation error over plane waves); for float64 it is the mapping's error."""
 
 
-ROWS_AT_ONCE = {"cpu": 16, "cuda": 512}
+ROWS_AT_ONCE = {"cpu": 160, "cuda": 512}
 """Real node fields that are carried to the pixels at once."""
+
+WHOLE_ROWS = 16
+"""On a CPU their number is filled up to a multiple of this."""
 
 
 def _nodes(count: int, widest: float, dtype: torch.dtype) -> np.ndarray:
@@ -174,13 +177,13 @@ def build_skeleton(
 def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
     """Carry real node values (N, P) to the detector: (N, pixels, pixels), [y, x].
 
-    On a CPU blocks of a fixed size go through the matrix products, so that the result for one
-    row does not depend, not even by round-off, on how many there are.
+    The matrix products' round-off for one row does not depend on how many there are, unless there are
+    so few of them that another algorithm is chosen: hence the filling on a CPU.
     """
     block = ROWS_AT_ONCE[values.device.type]
     pieces = []
     for piece in values.split(block):
-        missing = block - len(piece) if values.device.type == "cpu" else 0
+        missing = -len(piece) % WHOLE_ROWS if values.device.type == "cpu" else 0
         nodes = torch.nn.functional.pad(piece, (0, 0, 0, missing))[:, skeleton.ragged].transpose(0, 1)
         level = torch.bmm(nodes, skeleton.level.mT).transpose(0, 1)
         if len(skeleton.rows):

@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
 
 from icobench.geometry.convex import icosahedron
+from icobench.simulator import closed_form as oracle
 
 CLOSED_FORM = Path(__file__).parents[1] / "data" / "closed_form.npz"
 

@@ -1,6 +1,6 @@
-"""A slow, plain, float64 reference for the field of an absorbing convex body.
+"""A slow, plain, float64 reference for the field of an absorbing convex body: the oracle.
 
-Nothing here is shared with the package's simulators but the body's half-spaces. Entrance and exit
+Nothing here is shared with the simulators but the body's half-spaces. Entrance and exit
 facets are projected along the beam and clipped against each other; the space between the two facets over each
 triangle of the overlap is split into three tetrahedra. There the exponent is linear, and by the
 Hermite-Genocchi formula the integral of exp(linear) over a tetrahedron is 6 V times the third
@@ -14,6 +14,9 @@ from scipy.spatial.transform import Rotation
 
 SMALL = 0.5
 """Divided differences of arguments closer than this are summed as a Taylor series."""
+
+
+__all__ = ["divided_difference", "field"]
 
 
 def field(normals, offsets, radius_nm, quaternion, refractive_index, kx, ky, wavelength_nm=13.5):

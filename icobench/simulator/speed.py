@@ -1,0 +1,101 @@
+"""Images per second and error of a simulator on the machine at hand."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from icobench.geometry.orientation import random_orientations
+from icobench.simulator import closed_form
+from icobench.simulator.compiled import kernels
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+
+__all__ = ["Speed", "field_error", "measure_speed"]
+
+RADII_NM = (30.0, 160.0)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Time of one call with a batch of bodies, the best of several.
+
+    Attributes:
+        batch: bodies in the call.
+        field_seconds, jacobian_seconds: per image; NaN where the method has no derivatives.
+        compiled: whether a compiled kernel did it.
+    """
+
+    batch: int
+    field_seconds: float
+    jacobian_seconds: float
+    compiled: bool
+
+
+def bodies(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Radii uniform in 30 to 160 nm, orientations uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    low, high = RADII_NM
+    radius = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+    return radius, random_orientations(count, generator)
+
+
+def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: int = 0) -> Speed:
+    """Time the intensity and its Jacobian for one size of batch.
+
+    Args:
+        simulator: its device is used, and waited for.
+        batch: bodies in one call.
+        seconds: to spend on repetitions of either, at least three of them.
+        seed: of the bodies.
+    """
+    radius, quaternion = (table.to(simulator.device) for table in bodies(batch, seed))
+
+    def best(function) -> float:
+        function(radius, quaternion)  # tables and kernels are made at the first call
+        spent, times = 0.0, []
+        while spent < seconds or len(times) < 3:
+            start = time.perf_counter()
+            function(radius, quaternion)
+            if simulator.device.type == "cuda":
+                torch.cuda.synchronize(simulator.device)
+            times.append(time.perf_counter() - start)
+            spent += times[-1]
+        return min(times) / batch
+
+    exact = simulator.method == "exact"
+    return Speed(
+        batch,
+        best(simulator.intensity),
+        best(simulator.intensity_jacobian) if exact else math.nan,
+        exact and kernels(simulator.device, simulator.dtype, 0).fused,
+    )
+
+
+def field_error(simulator: Simulator, count: int = 6, seed: int = 0) -> list[float]:
+    """Relative L2 errors of the field against the oracle, on every eighth pixel of ``count`` bodies."""
+    experiment: Experiment = simulator.experiment
+    body = simulator.body
+    chosen = torch.zeros_like(simulator.valid, device="cpu")
+    chosen[::8, ::8] = True
+    chosen &= simulator.valid.cpu()
+    kx, ky = (side[chosen].numpy() * experiment.wave_number for side in experiment.transverse())
+    radius, quaternion = bodies(count, seed)
+    found = simulator.field(radius.to(simulator.device), quaternion.to(simulator.device)).cpu()
+    errors = []
+    for item in range(count):
+        expected = closed_form.field(
+            body.normals,
+            body.offsets,
+            float(radius[item]),
+            quaternion[item].numpy(),
+            experiment.refractive_index,
+            kx,
+            ky,
+            experiment.wavelength_nm,
+        )
+        difference = found[item][chosen].numpy() - expected
+        errors.append(float(np.linalg.norm(difference) / np.linalg.norm(expected)))
+    return errors
