@@ -1,6 +1,7 @@
 """Speed and accuracy of the simulators."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def bodies(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 class Field:
     """Field of a batch with the exact method, eager and compiled."""
 
-    params = ([1, 8, 64], ["eager", "compiled"])
+    params = ([1, 8, 64, 512], ["eager", "compiled"])
     param_names = ("batch", "kernel")
     timeout = 300
 
@@ -40,16 +41,32 @@ class Field:
 
 
 class Jacobian:
-    """Intensity with its four derivatives."""
+    """Intensity with its four derivatives, and its cost in intensities."""
 
-    def setup(self) -> None:
-        os.environ["ICOBENCH_COMPILE"] = "0"
+    params = ([1, 8, 64], ["eager", "compiled"])
+    param_names = ("batch", "kernel")
+    timeout = 300
+
+    def setup(self, batch: int, kernel: str) -> None:
+        os.environ["ICOBENCH_COMPILE"] = "1" if kernel == "compiled" else "0"
+        prepare_kernel(torch.device("cpu"))
         self.simulator = Simulator()
-        self.bodies = bodies(8)
+        self.bodies = bodies(batch)
         self.simulator.intensity_jacobian(*self.bodies)
 
-    def time_jacobian(self) -> None:
+    def time_jacobian(self, batch: int, kernel: str) -> None:
         self.simulator.intensity_jacobian(*self.bodies)
+
+    def track_evaluations_per_jacobian(self, batch: int, kernel: str) -> float:
+        times = []
+        for function in (self.simulator.intensity, self.simulator.intensity_jacobian):
+            own = []
+            for _ in range(5):
+                start = time.perf_counter()
+                function(*self.bodies)
+                own.append(time.perf_counter() - start)
+            times.append(min(own))
+        return times[1] / times[0]
 
 
 class Sliced:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from icobench.geometry.orientation import disorientation, to_fundamental_domain
     from icobench.images.files import read_images
     from icobench.network.checkpoint import load_network
-    from icobench.simulator.experiment import Experiment
+    from icobench.simulator.experiment import Experiment, FlatDetector
     from icobench.simulator.simulator import Simulator
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConvexBody": "icobench.geometry.convex",
     "Experiment": "icobench.simulator.experiment",
+    "FlatDetector": "icobench.simulator.experiment",
     "InputError": "icobench.errors",
     "Simulator": "icobench.simulator.simulator",
     "disorientation": "icobench.geometry.orientation",
@@ -32,6 +33,7 @@ _HOMES = {
 __all__ = [
     "ConvexBody",
     "Experiment",
+    "FlatDetector",
     "InputError",
     "Simulator",
     "__version__",

@@ -101,9 +101,12 @@ def flat_detector(distance_mm: float | None, pixel_mm: float | None, beam: str |
     if distance_mm is None or pixel_mm is None:
         raise InputError("a flat detector needs --distance and --pixel-size")
     try:
-        x, y = map(float, beam.split(",")) if beam else (None, None)
-        return FlatDetector(distance_mm, pixel_mm, None if x is None else (x, y))
-    except (ValueError, TypeError) as error:
-        if "must be" in str(error):
-            raise InputError(str(error)) from error
+        centre = tuple(map(float, beam.split(","))) if beam else None
+        if centre is not None and len(centre) != 2:
+            raise ValueError
+    except ValueError as error:
         raise InputError(f"--beam must be two numbers x,y, got {beam!r}") from error
+    try:
+        return FlatDetector(distance_mm, pixel_mm, None if centre is None else (centre[0], centre[1]))
+    except ValueError as error:
+        raise InputError(str(error)) from error

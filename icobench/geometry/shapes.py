@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -61,7 +62,7 @@ def sphere(facets: int = 120) -> ConvexBody:
     return ConvexBody.from_halfspaces(f"sphere-{facets}", normals, np.ones(facets), identity)
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[[], ConvexBody]] = {
     "icosahedron": icosahedron,
     "cube": lambda: _cubic("cube", 1.0, None),
     "octahedron": lambda: _cubic("octahedron", None, 1.0),

@@ -145,9 +145,8 @@ def plan(body: BodyTensors, rotation: Tensor) -> Plan:
     longest = max(piece.edge.shape[1] for piece in pieces)
     tables = []
     for column in zip(*pieces, strict=True):
-        if column[0].ndim > 1:
-            column = [_padded(table, longest) for table in column]
-        tables.append(torch.cat(column))
+        own = [_padded(table, longest) for table in column] if column[0].ndim > 1 else list(column)
+        tables.append(torch.cat(own))
     return Plan(*tables)
 
 

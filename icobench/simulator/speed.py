@@ -55,7 +55,8 @@ def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: 
 
     def best(function) -> float:
         function(radius, quaternion)  # tables and kernels are made at the first call
-        spent, times = 0.0, []
+        spent = 0.0
+        times: list[float] = []
         while spent < seconds or len(times) < 3:
             start = time.perf_counter()
             function(radius, quaternion)

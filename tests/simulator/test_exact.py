@@ -340,7 +340,7 @@ def test_sphere_of_facets_tends_to_the_born_sphere():
     member=st.integers(0, 59),
 )
 def test_symmetries_of_any_body(quaternion, radius, turn, member):
-    """Equivalent orientations; R and wavelength scaled together; float32 near float64; alone or in company."""
+    """Equivalent orientations; R and wavelength scaled together; float32 near float64; alone or not."""
     q = torch.tensor([quaternion], dtype=torch.float64)
     q = rotate_about_beam(q / q.norm(), torch.tensor(turn, dtype=torch.float64))
     same = quaternion_multiply(q, torch.tensor(BODY.group[member : member + 1]))
