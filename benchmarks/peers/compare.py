@@ -5,7 +5,7 @@
     python benchmarks/peers/compare.py --out reports/peers
 
 Every method runs in a process of its own, in turns, several rounds; the best time of each counts. The error
-is that of the amplitude sqrt(I) against the closed form in float64 over all valid pixels, relative L2, after one
+is that of the amplitude sqrt(I) against the closed form in float64 over valid pixels, relative L2, after one
 factor for the intensity scale is fitted, since pyMSFT returns intensities. For the propagating methods it is
 the difference of the physics, not a numerical error. pyMSFT's time is that of the transform alone: its voxels
 are made beforehand.
@@ -166,11 +166,11 @@ def main() -> None:
         origin["command"] = f"python benchmarks/peers/compare.py --out {options.out}"
         report = {"origin": origin, "results": results}
         options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+        machine = ", ".join(f"{key} {value}" for key, value in origin["machine"].items())
         heading = (
-            "# Simulators side by side\n\n"
-            f"`{origin['command']}`, commit {origin.get('commit', 'unknown')}, {origin.get('machine', '')}, "
-            f"{torch.get_num_threads()} threads, best of {options.rounds} rounds; "
-            f"{BODIES} bodies for the errors, seed 0.\n128 x 128 pixels, R uniform in 30 to 160 nm, batches of 64 for the exact method.\n\n"
+            f"# Simulators side by side\n\n`{origin['command']}`, commit {origin['commit']}, {machine}; "
+            f"best of {options.rounds} rounds, {BODIES} bodies for the errors, seed 0.\n"
+            "128 x 128 pixels, R uniform in 30 to 160 nm, batches of 64 for exact.\n\n"
         )
         footer = (
             "\n\nError: relative L2 of sqrt(I) against the closed form in float64, one scale factor fitted. "

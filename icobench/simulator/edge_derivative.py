@@ -15,10 +15,13 @@ from torch import Tensor
 
 from icobench.simulator.edge_sum import linear_forms, sine_cosine
 
-__all__ = ["DIFFERENTIATED", "edge_sum_jacobian"]
+__all__ = ["DIFFERENTIATED", "SHARED_SUMS", "edge_sum_jacobian"]
 
 DIFFERENTIATED = 6
 """The first so many columns of ``Terms.numbers`` have derivatives by geometry."""
+
+SHARED_SUMS = 3
+"""Derivatives by what all segments share: conj(w) / w, conj(kappa) / kappa, kappa / w (as if independent)."""
 
 Pair = tuple[Tensor, Tensor]
 
@@ -61,8 +64,8 @@ def _sinc_slope(x: Tensor, y: Tensor, sinc: Pair, slope: Pair) -> Pair:
 
 def _partials(
     forms: Tensor, numbers: Tensor, waves: Tensor, weights: Tensor
-) -> tuple[Pair, list[Pair], list[Pair], Pair]:
-    """Terms, their partial derivatives by forms, by numbers and by the weight: (B, S, P) pairs."""
+) -> tuple[Pair, list[Pair], list[Pair], list[Pair]]:
+    """Terms, their partial derivatives by forms, by numbers and by what is shared: (B, S, P) pairs."""
     dtype = numbers.dtype
     phase, along, v1, v2 = linear_forms(forms, waves)
     columns = numbers.unsqueeze(-1).unbind(2)
@@ -80,8 +83,8 @@ def _partials(
     sinc = _times((sine * cosh, cosine * sinh), _scaled((x, -y), 1 / torch.addcmul(y * y, x, x)))
     sinc_slope = _sinc_slope(x, y, sinc, (cosine * cosh, -sine * sinh))
 
-    wave = torch.addcmul(first, second, factor_real), second * factor_imag
-    wave = _scaled(_times(wave, (cosine_phase, -sine_phase)), scale)
+    plain = cosine_phase * scale, -sine_phase * scale
+    wave = _times((torch.addcmul(first, second, factor_real), second * factor_imag), plain)
     weight = torch.addcmul(own_real, outer, weight_real), torch.addcmul(own_imag, outer, weight_imag)
     mirror1, mirror2 = (v1, -w1), (v2, -w2)
     product = _times(mirror1, mirror2)
@@ -98,13 +101,18 @@ def _partials(
     by_v2 = _plus((-pull2[0], -pull2[1]), term, by_size2 * v2)
     by_w1 = _plus((-pull1[1], pull1[0]), term, by_size1 * w1)
     by_w2 = _plus((-pull2[1], pull2[0]), term, by_size2 * w2)
+    weighed = _scaled(bare, square)
     turn = 2 * math.pi
     by_phase = turn * term[1], -turn * term[0]
     return (
         term,
         [by_phase, by_t, by_v1, by_v2],
         [_scaled(by_x, t), (-by_x[1], by_x[0]), by_square, by_w1, by_w2, term],
-        _scaled(bare, square),
+        [
+            _scaled(weighed, outer),
+            _scaled(weighed, second * (1 - first)),
+            _scaled(_times(_times(numerator, sinc), plain), second),
+        ],
     )
 
 
@@ -117,7 +125,10 @@ def edge_sum_jacobian(
     form_slopes: Tensor,
     number_slopes: Tensor,
 ) -> Tensor:
-    """The field and its derivatives by T parameters of the geometry, [re, im]: (2 (1 + T), B, P).
+    """The field, its derivatives by T parameters of the geometry and the shared sums: (2 (1 + T + 3), B, P).
+
+    Real and imaginary parts alternate. The derivatives leave out that the weights and kappa may change; with
+    :data:`SHARED_SUMS` that can be added.
 
     The chain rule is a matrix product.
 
@@ -126,10 +137,11 @@ def edge_sum_jacobian(
         form_slopes: (B, T, S, 4, 4) derivatives of ``forms`` by the parameters, in the type of ``numbers``.
         number_slopes: (B, T, S, 6) derivatives of the first columns of ``numbers``.
     """
-    term, by_forms, by_numbers, _ = _partials(forms, numbers, waves, weights)
+    term, by_forms, by_numbers, by_shared = _partials(forms, numbers, waves, weights)
     value = [side.sum(1) for side in term]
+    shared = [side.sum(1) for pair in by_shared for side in pair]
     slopes = _chain(by_forms, by_numbers, waves.to(numbers.dtype), form_slopes, number_slopes)
-    return torch.stack([*value, *slopes])
+    return torch.stack([*value, *slopes, *shared])
 
 
 def _chain(

@@ -13,6 +13,7 @@ namespace {
 constexpr int numbers_per_segment = 13;
 constexpr int slopes_per_segment = 6;
 constexpr int most_parameters = 8;
+constexpr int shared_sums = 3;
 
 template <typename T, int lanes>
 struct Sum {
@@ -87,7 +88,7 @@ struct Sum {
     // One segment at some wave vectors: the factors of its term N sinc E.
     struct Term {
         real t, v1, v2, x, square, size1, size2;
-        Pair weight, numerator, sine, slope, wave;
+        Pair weight, numerator, sine, slope, phase, wave;
 
         Term(const double* forms, const T* n, const Waves& waves) {
             const wide along = waves.form(forms + 4);
@@ -107,7 +108,8 @@ struct Sum {
             slope = {c * n[6], -(s * n[7])};
             sine_cosine(waves.form(forms), s, c);
             const Pair factor = {n[12] * waves.factor.re + n[11], n[12] * waves.factor.im};
-            wave = factor * Pair{c, -s};
+            phase = {c, -s};
+            wave = factor * phase;
         }
     };
 
@@ -165,7 +167,7 @@ struct Sum {
             const Waves at(waves, weights, nodes, first);
             const real kx = narrow(at.x), ky = narrow(at.y), qz = narrow(at.z);
             const auto form = [&](const T* f) { return f[0] * kx + f[1] * ky + f[2] * qz + f[3]; };
-            Pair total[1 + most_parameters] = {};
+            Pair total[1 + most_parameters + shared_sums] = {};
             for (int64_t segment = 0; segment < live[item]; ++segment) {
                 const T* number = numbers + (item * segments + segment) * numbers_per_segment;
                 const T half = number[0], y = number[1], w1 = number[3], w2 = number[4];
@@ -181,6 +183,13 @@ struct Sum {
                 const Pair by_v2 = bare * Pair{term.v1, real{} - w1};
                 const real inverse1 = T(1) / term.size1, inverse2 = T(1) / term.size2;
                 total[0] = total[0] + value;
+                // By conj(w) / w, by conj(kappa) / kappa, and by kappa / w.
+                Pair* const shared = total + 1 + parameters;
+                const Pair weighed = bare * term.square;
+                shared[0] = shared[0] + weighed * (real{} + number[8]);
+                shared[1] = shared[1] + weighed * (real{} + number[12] * (T(1) - number[11]));
+                shared[2] = shared[2] + term.numerator * sinc * term.phase *
+                                            (number[12] / (term.size1 * term.size2));
                 for (int64_t parameter = 0; parameter < parameters; ++parameter) {
                     const int64_t row = (item * parameters + parameter) * segments + segment;
                     const T* f = form_slopes + row * 16;
@@ -197,7 +206,7 @@ struct Sum {
                                            by_v2 * Pair{v2, real{} - n[4]};
                 }
             }
-            for (int64_t row = 0; row <= parameters; ++row) {
+            for (int64_t row = 0; row <= parameters + shared_sums; ++row) {
                 store(total[row].re, out + (2 * row * batch + item) * nodes, nodes, first);
                 store(total[row].im, out + ((2 * row + 1) * batch + item) * nodes, nodes, first);
             }
@@ -209,7 +218,7 @@ struct Sum {
 
 // Tasks are blocks of nodes (16 in single, 8 in double precision), item by item; [begin, end) of them is done.
 // forms (B, S, 16), numbers (B, S, 13), live (B): segments that count; waves (4, P); weights (4, P);
-// out (2, B, P). For the Jacobian form_slopes (B, T, S, 16), number_slopes (B, T, S, 6), out (2 (1 + T), B, P).
+// out (2, B, P). For the Jacobian form_slopes (B, T, S, 16), number_slopes (B, T, S, 6), out (2 (4 + T), B, P).
 
 #define ENTRIES(T, lanes)                                                                                        \
     void edge_sum_##T(                                                                                           \

@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from icobench.simulator.edge_derivative import SHARED_SUMS
+
 __all__ = ["NativeKernel", "built", "compiler"]
 
 SOURCE = Path(__file__).with_name("edge_sum.cpp")
@@ -160,7 +162,7 @@ class NativeKernel:
     ) -> Tensor:
         """As :func:`~icobench.simulator.edge_derivative.edge_sum_jacobian`, for up to eight parameters."""
         batch, segments, nodes, parameters = len(forms), forms.shape[1], waves.shape[1], form_slopes.shape[1]
-        out = numbers.new_empty(2 * (1 + parameters), batch, nodes)
+        out = numbers.new_empty(2 * (1 + parameters + SHARED_SUMS), batch, nodes)
         tables = (forms, numbers, live, waves, weights, form_slopes, number_slopes)
         tensors = [t.contiguous() for t in tables]
         sizes = (batch, segments, nodes, parameters)

@@ -12,7 +12,10 @@ from icobench.simulator.experiment import Experiment
 from icobench.simulator.propagated import PropagatedField
 from icobench.simulator.sliced import SlicedField
 
-__all__ = ["METHODS", "Simulator"]
+__all__ = ["FURTHER_PARAMETERS", "METHODS", "Simulator"]
+
+FURTHER_PARAMETERS = ("refractive_index", "centre")
+"""What :meth:`Simulator.intensity_jacobian` differentiates by beyond rotation and radius."""
 
 METHODS = {"exact": ExactField, "sliced": SlicedField, "propagated": PropagatedField}
 
@@ -129,29 +132,70 @@ class Simulator(nn.Module):
         field = self.field(radius_nm, quaternion)
         return (field.real.square() + field.imag.square()) * self.factor
 
-    def intensity_jacobian(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
-        """Intensity and its derivatives by rotation and radius.
+    def intensity_jacobian(
+        self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Intensity and its derivatives by rotation and radius, and by the experiment's parameters if asked.
 
         The rotation parameters are the rotation vector (radians, lab axes) of a turn applied after
         ``quaternion``.
 
+        Args:
+            radius_nm, quaternion: as for :meth:`field`.
+            also: further parameters, of :data:`FURTHER_PARAMETERS`: "refractive_index" and "centre".
+
         Returns:
-            intensity (B, pixels, pixels) and derivatives (B, 4, pixels, pixels): rotation about
-            x, y, z per radian, radius per nm.
+            intensity (B, pixels, pixels) and derivatives (B, T, pixels, pixels): rotation about x, y, z per
+            radian, radius per nm; then, if asked for, by the real and the imaginary part of n; then by the
+            position (x, y) of the beam on the detector, per pixel (the pattern moves with the beam).
 
         Raises:
-            ValueError: bad inputs as in :meth:`field`, or a method without derivatives.
+            ValueError: bad inputs as in :meth:`field`, an unknown parameter, or a method without derivatives.
         """
         if not isinstance(self._field, ExactField):
             raise ValueError(f"the {self.method} method has no derivatives; use 'exact'")
+        unknown = set(also) - set(FURTHER_PARAMETERS)
+        if unknown:
+            raise ValueError(f"no derivative by {unknown.pop()!r}, only by {', '.join(FURTHER_PARAMETERS)}")
         radius_nm, quaternion = self._inputs(radius_nm, quaternion)
         if len(radius_nm) == 0:
-            return self._empty(0).real, self._empty(0, 4).real
-        field, slopes = self._field.jacobian(radius_nm, quaternion)
-        intensity = (field.real.square() + field.imag.square()) * self.factor
+            return self._empty(0).real, self._empty(0, 4 + 2 * len(set(also))).real
+        field, slopes = self._field.jacobian(radius_nm, quaternion, also)
+        intensity = field.real.square() + field.imag.square()
         own = field.unsqueeze(1)
-        change = 2 * (own.real * slopes.real + own.imag * slopes.imag) * self.factor
-        return intensity, change
+        change = 2 * (own.real * slopes.real + own.imag * slopes.imag)
+        rows = [change[:, :4]]
+        if "refractive_index" in also:
+            # Analytic in n: the derivative by its imaginary part is i times that by its real part.
+            turned = 2 * (own.imag * slopes[:, 4:5].real - own.real * slopes[:, 4:5].imag)
+            rows += [change[:, 4:5], turned]
+        if "centre" in also:
+            rows.append(self._per_pixel(intensity, change[:, -2:]))
+        factor = self.factor
+        return intensity * factor, torch.cat(rows, 1) * factor
+
+    def _per_pixel(self, intensity: Tensor, by_wave: Tensor) -> Tensor:
+        """Derivatives by the beam's position in pixels from those by k_x and k_y, solid angle included."""
+        experiment = self.experiment
+        k = experiment.wave_number
+        x, y = experiment.transverse()
+        z = experiment.cos_theta().clamp_min(1e-9)
+        if experiment.detector is None:
+            # A pixel further along x: k_x more by the pitch, k_y the same; the factor k / k_z grows.
+            pitch = experiment.sin_theta_max / (experiment.pixels // 2)
+            steps = torch.full_like(x, pitch), torch.zeros_like(x), torch.full_like(x, pitch)
+            gain = torch.stack((x, y)) * pitch / z**2
+        else:
+            # sin and cos along the ray to (x, y) / distance; the factor is cos^3.
+            closer = experiment.detector.pixel_mm / experiment.detector.distance_mm * z
+            steps = closer * (1 - x * x), -closer * x * y, closer * (1 - y * y)
+            gain = -3 * closer * torch.stack((x, y))
+        along_x, mixed, along_y = (k * step.to(by_wave) for step in steps)
+        by_x, by_y = by_wave.unbind(1)
+        moved = torch.stack((by_x * along_x + by_y * mixed, by_x * mixed + by_y * along_y), 1)
+        if experiment.solid_angle_factor:
+            moved = moved + intensity.unsqueeze(1) * gain.to(by_wave)
+        return -moved
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """The same as :meth:`intensity`."""

@@ -1,11 +1,14 @@
 """Autograd and the forward-mode Jacobian against central differences."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
-from icobench.simulator.experiment import Experiment
+from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
 
 SMALL = Experiment(pixels=32)  # derivatives cost per node and pixel; the physics is the same
@@ -119,6 +122,84 @@ def test_jacobian_of_several_buckets_keeps_the_order(generator):
     _, together = simulator.intensity_jacobian(radius, quaternion)
     _, alone = simulator.intensity_jacobian(radius[1:2], quaternion[1:2])
     assert relative(together[1:2], alone) < 1e-9
+
+
+GRIDS = [
+    Experiment(pixels=32, solid_angle_factor=True),
+    Experiment(pixels=32, refractive_index=0.89 + 0.0859j, sin_theta_max=0.7),
+    Experiment(pixels=32, refractive_index=1.0),
+    Experiment(pixels=32, detector=FlatDetector(20.0, 1.0, (15.2, 17.1)), solid_angle_factor=True),
+]
+
+
+@pytest.mark.parametrize("experiment", GRIDS, ids=["default", "silver", "vacuum", "flat"])
+def test_derivatives_by_index_and_centre(experiment, generator):
+    simulator = Simulator(experiment, dtype=torch.float64)
+    body = torch.tensor([35.0, 70.0]), random_orientations(2, generator)
+    intensity, slopes = simulator.intensity_jacobian(*body, also=("refractive_index", "centre"))
+    torch.testing.assert_close(slopes[:, :4], simulator.intensity_jacobian(*body)[1], rtol=1e-9, atol=1e-3)
+
+    n, step = experiment.refractive_index, 1e-6
+    images = [simulator.with_refractive_index(n + d).intensity(*body) for d in (step, -step)]
+    assert relative(slopes[:, 4], (images[0] - images[1]) / (2 * step)) < 1e-6
+    # Absorption cannot be negative: a one-sided difference of second order where there is none.
+    shifts = (1j * step, -1j * step) if n.imag else (1j * step, 2j * step)
+    images = [simulator.with_refractive_index(n + d).intensity(*body) for d in shifts]
+    if n.imag:
+        expected = (images[0] - images[1]) / (2 * step)
+    else:
+        expected = (4 * images[0] - 3 * intensity - images[1]) / (2 * step)
+    assert relative(slopes[:, 5], expected) < 1e-6
+
+    for axis in range(2):
+        if experiment.detector is not None:
+            images = []
+            for change in (1e-4, -1e-4):
+                centre = list(experiment.detector.centre)
+                centre[axis] += change
+                detector = replace(experiment.detector, centre=tuple(centre))
+                moved = Simulator(replace(experiment, detector=detector), dtype=torch.float64)
+                images.append(moved.intensity(*body))
+            assert relative(slopes[:, 6 + axis], (images[0] - images[1]) / 2e-4) < 1e-6
+        else:
+            # Neighbours on a grid 16 times as fine, in a formula of fourth order; the pattern moves with
+            # the beam, so a pixel sees what lay before it.
+            fine = Simulator(replace(experiment, pixels=512), dtype=torch.float64).intensity(*body)
+            steps = torch.arange(1, 32) * 16
+            rows = [steps + d if axis == 1 else steps for d in (-2, -1, 1, 2)]
+            columns = [steps + d if axis == 0 else steps for d in (-2, -1, 1, 2)]
+            near = [fine[:, r][:, :, c] for r, c in zip(rows, columns, strict=True)]
+            expected = -(near[0] - 8 * near[1] + 8 * near[2] - near[3]) * 16 / 12
+            inside = (experiment.sin_theta() < 0.9)[1:, 1:]
+            found = slopes[:, 6 + axis, 1:, 1:]
+            assert relative(found * inside, expected * inside) < 2e-5
+
+
+@pytest.mark.parametrize(("nz", "tolerance"), [(0.0, 2e-3), (1e-9, 1e-4), (1e-6, 1e-4), (1e-3, 1e-5)])
+def test_jacobian_where_a_facet_stands_edge_on(nz, tolerance):
+    """With absorption the derivative by a turn across edge-on has two sides; it must be that of one."""
+    simulator = Simulator(SMALL, dtype=torch.float64)
+    align, _ = Rotation.align_vectors([[1.0, 0.0, 0.0]], [simulator.body.normals[3]])
+    turn = Rotation.from_rotvec([0, nz, 0]) * Rotation.from_rotvec([0.7, 0, 0]) * align
+    quaternion = torch.tensor(turn.as_quat(scalar_first=True))[None]
+    radius = torch.tensor([60.0], dtype=torch.float64)
+    intensity, slopes = simulator.intensity_jacobian(radius, quaternion)
+    step = 1e-7 if nz == 1e-6 else 1e-6  # does not reach across
+    for axis in range(3):
+        sides = []
+        for sign in (1, -1):
+            vectors = torch.zeros(2, 3, dtype=torch.float64)
+            vectors[:, axis] = torch.tensor([1.0, 2.0]) * sign * step
+            first, second = simulator.intensity(radius.expand(2), moved(quaternion, vectors))
+            sides.append((-3 * intensity[0] + 4 * first - second) / (2 * sign * step))
+        assert min(relative(slopes[0, axis], side) for side in sides) < tolerance
+        if axis == 1 and nz < 1e-8:  # the kink is there, and not small
+            assert relative(sides[0], sides[1]) > 0.5
+
+
+def test_unknown_parameters_are_refused(simulator):
+    with pytest.raises(ValueError, match="no derivative by 'colour', only by refractive_index, centre"):
+        simulator.intensity_jacobian(torch.tensor([50.0]), torch.tensor([[1.0, 0, 0, 0]]), also=("colour",))
 
 
 def test_methods_on_voxels_refuse_derivatives():
