@@ -17,7 +17,8 @@ from torch import Tensor
 
 from icobench.simulator import native
 from icobench.simulator.edge_derivative import edge_sum_jacobian
-from icobench.simulator.edge_sum import edge_sum
+from icobench.simulator.edge_sum import Terms, edge_sum
+from icobench.simulator.segment_terms import segment_terms, term_slopes
 
 __all__ = ["EAGER", "Kernels", "fused_edge_sum", "kernels", "prepare_kernel"]
 
@@ -28,14 +29,16 @@ WORTH_COMPILING = {"cpu": 100, "cuda": 20_000}
 
 
 class Kernels(NamedTuple):
-    """The edge sum and its Jacobian; ``fused`` if they keep no intermediate arrays."""
+    """Terms of the edge sum, with slopes, the sum and its Jacobian; ``fused`` without intermediate arrays."""
 
+    terms: Callable[..., Terms]
+    term_slopes: Callable[..., tuple[Terms, Tensor, Tensor]]
     edge_sum: Callable[..., Tensor]
     edge_sum_jacobian: Callable[..., Tensor]
     fused: bool
 
 
-EAGER = Kernels(edge_sum, edge_sum_jacobian, False)
+EAGER = Kernels(segment_terms, term_slopes, edge_sum, edge_sum_jacobian, False)
 
 
 class _State:
@@ -69,10 +72,10 @@ def _make(device: torch.device) -> Kernels:
     try:
         if device.type == "cpu":
             kernel = native.NativeKernel()
-            made = Kernels(kernel.edge_sum, kernel.edge_sum_jacobian, True)
+            made = Kernels(kernel.terms, kernel.term_slopes, kernel.edge_sum, kernel.edge_sum_jacobian, True)
         else:
             logger.info("compiling the simulator's kernel (under a minute; then cached)")
-            made = Kernels(fused_edge_sum(device), edge_sum_jacobian, True)
+            made = EAGER._replace(edge_sum=fused_edge_sum(device), fused=True)
     except Exception as error:  # A broken tool chain must not stop the work.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         logger.warning("the simulator runs uncompiled, about 8 times slower: %s", reason)

@@ -15,10 +15,7 @@ from torch import Tensor
 
 from icobench.simulator.edge_sum import linear_forms, sine_cosine
 
-__all__ = ["DIFFERENTIATED", "SHARED_SUMS", "edge_sum_jacobian"]
-
-DIFFERENTIATED = 6
-"""The first so many columns of ``Terms.numbers`` have derivatives by geometry."""
+__all__ = ["SHARED_SUMS", "edge_sum_jacobian"]
 
 SHARED_SUMS = 3
 """Derivatives by what all segments share: conj(w) / w, conj(kappa) / kappa, kappa / w (as if independent)."""

@@ -34,6 +34,8 @@ from torch import Tensor
 from icobench.simulator.overlay import Plan, Segments
 
 __all__ = [
+    "NUMBERS",
+    "SMALLEST_HALF_DAMPING",
     "Terms",
     "edge_sum",
     "linear_forms",
@@ -44,6 +46,10 @@ __all__ = [
 
 SMALLEST_HALF_DAMPING = {torch.float32: 1e-7, torch.float64: 1e-13}
 """Lower bound on |Im z|: keeps sin(z) / z regular at z = 0, errs by as much."""
+
+
+NUMBERS = 13
+"""Columns of ``Terms.numbers``."""
 
 
 class Terms(NamedTuple):
@@ -75,7 +81,7 @@ def terms(where: Plan, found: Segments, radius: Tensor, kappa: Tensor, dtype: to
         where, found: the segments.
         radius: (B,) in nm, float64.
         kappa: (2,) real and imaginary part of k (n - 1) in 1/nm, float64.
-        dtype: of the numbers.
+        dtype: in which the sum will be done; the results here are float64.
     """
     real, imag = kappa
     scale = radius[:, None, None]
@@ -134,7 +140,7 @@ def terms(where: Plan, found: Segments, radius: Tensor, kappa: Tensor, dtype: to
             decline.square(),
             -imag * growth[..., 0],
             -imag * growth[..., 1],
-            (length * jump.abs()).log() - imag * thickness,
+            torch.where(gain == 0, 1.0, gain.abs()).log() - imag * thickness,
             strength * (2 + faded),
             -strength * faded * rate.sign(),
             1 - second,
@@ -145,7 +151,7 @@ def terms(where: Plan, found: Segments, radius: Tensor, kappa: Tensor, dtype: to
         ),
         -1,
     )
-    return Terms(forms, numbers.to(dtype), where.live)
+    return Terms(forms, numbers, where.live)
 
 
 def wave_weights(waves: Tensor, kappa: Tensor, dtype: torch.dtype) -> Tensor:

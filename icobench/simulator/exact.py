@@ -8,16 +8,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from icobench.geometry.convex import ConvexBody
-from icobench.geometry.rotations import (
-    quaternion_multiply,
-    quaternion_to_matrix,
-    rotation_vector_to_quaternion,
-)
+from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.compiled import EAGER, kernels
-from icobench.simulator.edge_derivative import DIFFERENTIATED, SHARED_SUMS
-from icobench.simulator.edge_sum import Terms, terms, wave_weights
+from icobench.simulator.edge_derivative import SHARED_SUMS
+from icobench.simulator.edge_sum import Terms, wave_weights
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.overlay import BodyTensors, Plan, body_tensors, plan, segments
+from icobench.simulator.overlay import BodyTensors, body_tensors, plan
 from icobench.simulator.skeleton import Skeleton, build_skeleton, to_pixels
 
 __all__ = ["ExactField"]
@@ -142,10 +138,6 @@ class ExactField(nn.Module):
         k = self.experiment.wave_number
         return float(radius) * k < SMALL_BAND or abs(self.experiment.kappa) < SMALL_CONTRAST * k
 
-    def _terms(self, radius: Tensor, rotation: Tensor, where: Plan, dtype: torch.dtype) -> Terms:
-        found = segments(self._body, rotation, where, self.dtype)
-        return terms(where, found, radius, self._kappa(radius.device), dtype)
-
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
         if _differentiated(radius_nm) or _differentiated(quaternion):
@@ -155,7 +147,8 @@ class ExactField(nn.Module):
         radius = radius_nm.double()
         rotation = quaternion_to_matrix(quaternion.double())
         where = plan(self._body, rotation)
-        whole = self._terms(radius, rotation, where, self.dtype)
+        kappa = self._kappa(radius.device)
+        whole = program.terms(self._body, rotation, where, radius, kappa, self.dtype)
         longest = where.live.tolist()
         pixels = self.experiment.pixels
         field = radius.new_empty(len(radius), pixels, pixels, dtype=COMPLEX[self.dtype])
@@ -191,27 +184,15 @@ class ExactField(nn.Module):
             (nm^4), which grow without bound towards the horizon.
         """
         program = kernels(radius_nm.device, self.dtype, len(radius_nm))
-        radius, start = radius_nm.double(), quaternion.double()
-        where = plan(self._body, quaternion_to_matrix(start))
+        radius = radius_nm.double()
+        rotation = quaternion_to_matrix(quaternion.double())
+        where = plan(self._body, rotation)
         kappa = self._kappa(radius.device)
-        directions = torch.eye(5 if "refractive_index" in also else 4, 5, dtype=torch.float64)
-
-        def geometry(step: Tensor) -> tuple[Tensor, Tensor]:
-            turned = quaternion_multiply(rotation_vector_to_quaternion(step[:, :3]), start)
-            found = segments(self._body, quaternion_to_matrix(turned), where, self.dtype)
-            own = kappa + torch.stack((step[0, 4], torch.zeros_like(step[0, 4])))
-            made = terms(where, found, radius + step[:, 3], own, torch.float64)
-            return made.forms, made.numbers
-
-        def derivative(direction: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-            both = torch.func.jvp(geometry, (radius.new_zeros(len(radius), 5),), (direction,))
-            return both[0], both[1]
-
-        directions = directions.to(radius.device).unsqueeze(1).expand(-1, len(radius), -1)
-        (forms, numbers), (form_slopes, number_slopes) = torch.func.vmap(derivative)(directions)
-        whole = Terms(forms[0], numbers[0], where.live)
-        form_slopes = form_slopes.transpose(0, 1)
-        number_slopes = number_slopes.transpose(0, 1)[..., :DIFFERENTIATED]
+        whole, form_slopes, number_slopes = program.term_slopes(
+            self._body, rotation, where, radius, kappa, self.dtype
+        )
+        if "refractive_index" not in also:
+            form_slopes, number_slopes = form_slopes[:, :4], number_slopes[:, :4]
         if "centre" in also:
             moved = _moved_forms(whole.forms, self.experiment.wave_number)
             form_slopes = torch.cat((form_slopes, moved), 1)

@@ -20,10 +20,13 @@ import torch
 from torch import Tensor
 
 from icobench.simulator.edge_derivative import SHARED_SUMS
+from icobench.simulator.edge_sum import NUMBERS, SMALLEST_HALF_DAMPING, Terms
+from icobench.simulator.overlay import STEEPEST, BodyTensors, Plan
+from icobench.simulator.segment_terms import DIFFERENTIATED, PARAMETERS, SLOPES_FLOOR
 
 __all__ = ["NativeKernel", "built", "compiler"]
 
-SOURCE = Path(__file__).with_name("edge_sum.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("edge_sum.cpp", "terms.cpp"))
 
 # Fused multiply-add where there is one; nothing that reorders sums or flushes small numbers to zero.
 ARITHMETIC = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -57,8 +60,9 @@ def _processor() -> str:
 
 def _library(compiler: str) -> Path:
     root = os.environ.get("ICOBENCH_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    key = "\n".join((SOURCE.read_text(), compiler, *FLAGS, platform.machine(), _processor()))
-    return Path(root) / "icobench" / f"edge_sum-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    sources = [source.read_text() for source in SOURCES]
+    key = "\n".join((*sources, compiler, *FLAGS, platform.machine(), _processor()))
+    return Path(root) / "icobench" / f"kernel-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
 
 
 def built() -> bool:
@@ -73,7 +77,7 @@ def _build(command: str, target: Path) -> None:
         made = Path(folder) / target.name
         for tuned in TUNED:
             result = subprocess.run(
-                [*shlex.split(command), *FLAGS, *tuned.split(), str(SOURCE), "-o", str(made)],
+                [*shlex.split(command), *FLAGS, *tuned.split(), *map(str, SOURCES), "-o", str(made)],
                 capture_output=True,
                 text=True,
                 timeout=120,
@@ -139,6 +143,64 @@ class NativeKernel:
         share(0)
         for other in others:
             other.result()
+
+    def terms(
+        self,
+        body: BodyTensors,
+        rotation: Tensor,
+        where: Plan,
+        radius: Tensor,
+        kappa: Tensor,
+        dtype: torch.dtype,
+    ) -> Terms:
+        """As :func:`~icobench.simulator.segment_terms.segment_terms`; zeros beyond the live segments."""
+        return self._terms(body, rotation, where, radius, kappa, dtype, 0)[0]
+
+    def term_slopes(
+        self,
+        body: BodyTensors,
+        rotation: Tensor,
+        where: Plan,
+        radius: Tensor,
+        kappa: Tensor,
+        dtype: torch.dtype,
+    ) -> tuple[Terms, Tensor, Tensor]:
+        """As :func:`~icobench.simulator.segment_terms.term_slopes`; zeros beyond the live segments."""
+        return self._terms(body, rotation, where, radius, kappa, dtype, PARAMETERS)
+
+    def _terms(
+        self,
+        body: BodyTensors,
+        rotation: Tensor,
+        where: Plan,
+        radius: Tensor,
+        kappa: Tensor,
+        dtype: torch.dtype,
+        parameters: int,
+    ) -> tuple[Terms, Tensor, Tensor]:
+        batch, segments = where.edge.shape
+        forms, numbers = radius.new_zeros(batch, segments, 4, 4), radius.new_zeros(batch, segments, NUMBERS)
+        form_slopes = radius.new_zeros(batch, parameters, segments, 4, 4)
+        number_slopes = radius.new_zeros(batch, parameters, segments, DIFFERENTIATED)
+        tables = (
+            body.normals, body.offsets, body.vertices, body.edges, rotation, radius, kappa,
+            where.edge, where.sides, where.across, where.uncut, where.carrier, where.crossed, where.pair,
+            where.on_entrance, where.on_exit, where.sign, where.weight, where.live,
+        )  # fmt: skip
+        kept = [table.contiguous() for table in tables]  # alive until the call returns
+        slopes = [_pointer(table) if parameters else None for table in (form_slopes, number_slopes)]
+        self._library.segment_terms(
+            ctypes.c_int64(0),
+            ctypes.c_int64(batch),
+            ctypes.c_int64(segments),
+            *map(_pointer, kept),
+            ctypes.c_double(STEEPEST[dtype]),
+            ctypes.c_double(SMALLEST_HALF_DAMPING[SLOPES_FLOOR if parameters else dtype]),
+            _pointer(forms),
+            _pointer(numbers),
+            *slopes,
+        )
+        return Terms(forms, numbers, where.live), form_slopes, number_slopes
 
     def edge_sum(
         self, forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, weights: Tensor

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from icobench.geometry.convex import ConvexBody
 
-__all__ = ["BodyTensors", "Plan", "Segments", "body_tensors", "plan", "segments"]
+__all__ = ["STEEPEST", "BodyTensors", "Plan", "Segments", "body_tensors", "plan", "segments"]
 
 TILT_RAD = 2e-12
 """Every body is turned by this angle about a generic axis: projected edges that coincide exactly

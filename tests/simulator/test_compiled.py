@@ -7,9 +7,13 @@ import sys
 import pytest
 import torch
 
+from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import random_orientations
+from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator import compiled, native
 from icobench.simulator.experiment import Experiment
+from icobench.simulator.overlay import body_tensors, plan
+from icobench.simulator.segment_terms import segment_terms, term_slopes
 from icobench.simulator.simulator import Simulator
 
 CPU = torch.device("cpu")
@@ -104,6 +108,29 @@ def test_kernel_gives_the_same_field_and_derivatives(through_kernel, monkeypatch
     assert relative(field, eager) < 5e-6
     assert relative(intensity, eager_intensity) < 5e-6
     assert relative(slopes, eager_slopes) < 1e-3
+
+
+@needs_compiler
+@pytest.mark.parametrize("kappa", [(0.0, 0.04), (-0.05, 0.04), (0.0, 0.0)], ids=["gain", "both", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernel_gives_the_same_terms_and_slopes(generator, kappa, dtype):
+    """The C++ of terms.cpp against the tensor functions and their forward-mode derivatives."""
+    body = body_tensors(icosahedron())
+    rotation = quaternion_to_matrix(random_orientations(20, generator))
+    radius = torch.linspace(5, 160, 20, dtype=torch.float64)
+    where = plan(body, rotation)
+    arguments = body, rotation, where, radius, torch.tensor(kappa, dtype=torch.float64), dtype
+    kernel = native.NativeKernel()
+    found, *found_slopes = kernel.term_slopes(*arguments)
+    expected, *expected_slopes = term_slopes(*arguments)
+    live = torch.arange(where.edge.shape[1]) < where.live[:, None]
+    for got, wanted in ((found, expected), (kernel.terms(*arguments), segment_terms(*arguments))):
+        torch.testing.assert_close(got.forms[live], wanted.forms[live], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(got.numbers[live], wanted.numbers[live], rtol=1e-7, atol=1e-9)
+    for got, wanted in zip(found_slopes, expected_slopes, strict=True):
+        got, wanted = got.transpose(1, 2)[live], wanted.transpose(1, 2)[live]
+        scale = wanted.flatten(1).abs().amax(1).clamp_min(1).view(-1, *[1] * (wanted.ndim - 1))
+        torch.testing.assert_close(got / scale, wanted / scale, rtol=1e-6, atol=1e-9)
 
 
 @needs_compiler
