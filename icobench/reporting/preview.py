@@ -30,8 +30,8 @@ def write_preview(path: Path, stack: ImageStack, table: "pd.DataFrame", simulato
 
     rows = table.head(GALLERY_COLUMNS)
     count = len(rows)
-    radius = torch.as_tensor(rows["radius_nm"].to_numpy())
-    quaternion = torch.as_tensor(rows[["q_w", "q_x", "q_y", "q_z"]].to_numpy())
+    radius = torch.tensor(rows["radius_nm"].to_numpy())
+    quaternion = torch.tensor(rows[["q_w", "q_x", "q_y", "q_z"]].to_numpy())
     intensity = simulator.intensity(radius.to(simulator.device), quaternion.to(simulator.device)).cpu()
     mask = torch.from_numpy(stack.mask[:count]) & simulator.valid.cpu()
     images, decades = torch.from_numpy(stack.images[:count]), 6.0
