@@ -6,21 +6,28 @@ Heavy imports stay inside the functions, so that ``--help`` is fast.
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from icobench import __version__
 from icobench.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
-    from rich.console import Console
-
-    from icobench.simulator.experiment import Experiment, FlatDetector
+from icobench.options import (
+    Device,
+    Index,
+    Model,
+    Seed,
+    Sine,
+    SolidAngle,
+    Wavelength,
+    chosen_device,
+    chosen_experiment,
+    console,
+    examples,
+    progress_bar,
+    say,
+)
 
 app = typer.Typer(
     name="icobench",
@@ -33,92 +40,6 @@ app = typer.Typer(
 tune_app = typer.Typer(help="Search hyperparameters with Optuna.", no_args_is_help=True)
 app.add_typer(tune_app, name="tune")
 
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Index = Annotated[str | None, typer.Option("--refractive-index", help="Complex n, e.g. 0.89+0.0859j.")]
-Sine = Annotated[float, typer.Option("--sin-theta-max", help="Sine of the scattering angle at the edge.")]
-SolidAngle = Annotated[
-    bool, typer.Option("--solid-angle-factor/--no-solid-angle-factor", help="Intensity times k / k_z.")
-]
-Wavelength = Annotated[float, typer.Option("--wavelength", help="Wavelength in nm.")]
-Model = Annotated[Path | None, typer.Option(help="Weights (.safetensors); the shipped ones by default.")]
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is available")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _experiment(
-    index: str | None,
-    sine: float,
-    solid_angle: bool,
-    wavelength: float,
-    pixels: int = 128,
-    detector: "FlatDetector | None" = None,
-) -> "Experiment":
-    from icobench.simulator.experiment import Experiment
-
-    options: dict[str, Any] = {
-        "wavelength_nm": wavelength,
-        "sin_theta_max": sine,
-        "solid_angle_factor": solid_angle,
-        "pixels": pixels,
-        "detector": detector,
-    }
-    if index is not None:
-        try:
-            options["refractive_index"] = complex(index.replace(" ", "").replace("i", "j"))
-        except ValueError as error:
-            raise InputError(
-                f"--refractive-index must be a complex number such as 0.89+0.0859j, got {index!r}"
-            ) from error
-    try:
-        return Experiment(**options)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-@contextmanager
-def _bar(description: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error; the function takes the finished share and a text."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
-        task = progress.add_task(description, total=1.0)
-
-        def update(share: float, text: str | None = None) -> None:
-            progress.update(task, completed=share, description=text or description)
-
-        yield update
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _console() -> "Console":
-    """Standard output, wide enough for the table also where it is no terminal."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 120)
-
-
-def _examples(*lines: str) -> str:
-    return "Example: " + "; ".join(lines)
-
 
 @app.callback(invoke_without_command=True)
 def _root(
@@ -129,7 +50,7 @@ def _root(
         raise typer.Exit
 
 
-@app.command(epilog=_examples("icobench compare --preset quick --run runs/quick"))
+@app.command(epilog=examples("icobench compare --preset quick --run runs/quick"))
 def compare(
     preset: Annotated[str, typer.Option(help="quick (16 images) or laptop (200).")] = "quick",
     run: Annotated[Path | None, typer.Option(help="Run folder; continued if it exists.")] = None,
@@ -162,8 +83,8 @@ def compare(
         settings = replace(settings, photons=photons)
     if methods is not None:
         settings = replace(settings, methods=tuple(name.strip() for name in methods.split(",")))
-    experiment = _experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
-    where = _device(device)
+    experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
+    where = chosen_device(device)
     needed = any(find_method(name).needs_network for name in settings.methods)
     network = load_network(model, where) if needed else None
     folder = run or Path("runs") / preset
@@ -172,7 +93,7 @@ def compare(
     total = max(1, len(comparison.missing()))
     finished = 0
     try:
-        with _bar("preparing") as update:
+        with progress_bar("preparing") as update:
 
             def announce(method: str, block: int, blocks: int, share: float) -> None:
                 nonlocal finished
@@ -182,14 +103,14 @@ def compare(
 
             results = comparison.run(announce)
     except KeyboardInterrupt:
-        _say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
+        say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
         raise typer.Exit(130) from None
-    print_summary(summary_table(results), _console())
+    print_summary(summary_table(results), console())
     report = write_report(folder)
-    _say(f"report: {report}")
+    say(f"report: {report}")
 
 
-@app.command(epilog=_examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"))
+@app.command(epilog=examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"))
 def reconstruct(
     images: Annotated[Path, typer.Argument(help="CXI/HDF5, .npy, .npz or TIFF.")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
@@ -228,15 +149,15 @@ def reconstruct(
         if target is not None and not target.resolve().parent.is_dir():
             raise InputError(f"{target.parent}: no such folder")
     stack = read_images(images, kind, data_path or DATA_PATH, mask_path)
-    experiment = _experiment(
+    experiment = chosen_experiment(
         refractive_index, sin_theta_max, solid_angle_factor, wavelength, stack.images.shape[-1]
     )
-    where = _device(device)
+    where = chosen_device(device)
     network = load_network(model, where) if chosen.needs_network else None
     if network is not None:
         network.check(experiment)
     simulator = Simulator(experiment, device=where)
-    with _bar(f"{method} on {len(stack.images)} images") as update:
+    with progress_bar(f"{method} on {len(stack.images)} images") as update:
         table = reconstruct_images(stack, chosen, simulator, network, seed, fit_sin_theta, update)
     if preview is not None:
         from icobench.reporting.preview import write_preview
@@ -248,14 +169,14 @@ def reconstruct(
         else:
             table.to_parquet(temporary)
     for row in table.itertuples():
-        _say(
+        say(
             f"image {row.index}: R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, orientation "
             f"+- {row.orientation_std_deg:.2g} deg, {row.status}"
         )
-    _say(f"wrote {out}")
+    say(f"wrote {out}")
 
 
-@app.command(epilog=_examples("icobench simulate pattern.h5 --radius 80 --quaternion 1,0,0,0"))
+@app.command(epilog=examples("icobench simulate pattern.h5 --radius 80 --quaternion 1,0,0,0"))
 def simulate(
     out: Annotated[Path | None, typer.Argument(help="File to write: .h5, .cxi or .npy.")] = None,
     radius: Annotated[list[float] | None, typer.Option(help="Circumradius in nm; repeat for more.")] = None,
@@ -282,13 +203,13 @@ def simulate(
     from icobench.datasets.simulate import flat_detector, simulate_to_file
 
     detector = flat_detector(distance, pixel_size, beam)
-    experiment = _experiment(
+    experiment = chosen_experiment(
         refractive_index, sin_theta_max, solid_angle_factor, wavelength, pixels, detector
     )
     if benchmark:
         from icobench.reporting.speed import speed_table
 
-        _console().print(speed_table(experiment, method, shape, _device(device), seed))
+        console().print(speed_table(experiment, method, shape, chosen_device(device), seed))
         return
     if out is None or not radius:
         raise InputError("give a file to write and at least one --radius (or --benchmark)")
@@ -296,12 +217,12 @@ def simulate(
         rows = [[float(x) for x in text.split(",")] for text in quaternion or ["1,0,0,0"]]
     except ValueError as error:
         raise InputError(f"--quaternion must be four numbers w,x,y,z, got {quaternion}") from error
-    where = _device(device)
+    where = chosen_device(device)
     simulate_to_file(out, radius, rows, experiment, method, photons, hole, seed, where, shape)
-    _say(f"wrote {len(radius)} patterns to {out}")
+    say(f"wrote {len(radius)} patterns to {out}")
 
 
-@app.command(epilog=_examples("icobench generate train.h5 --images 5000 --kind log"))
+@app.command(epilog=examples("icobench generate train.h5 --images 5000 --kind log"))
 def generate(
     out: Annotated[Path, typer.Argument(help="HDF5 file to write (CXI layout).")],
     images: Annotated[int, typer.Option(help="Number of images.", min=1)] = 1000,
@@ -319,18 +240,18 @@ def generate(
     from icobench.datasets.patterns import PatternOptions, generate_patterns, write_patterns
     from icobench.provenance import provenance
 
-    experiment = _experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
-    where = _device(device)
+    experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
+    where = chosen_device(device)
     options = PatternOptions(images, kind, photons, hole)
     if not out.resolve().parent.is_dir():
         raise InputError(f"{out.parent}: no such folder")
-    with _bar(f"simulating {images} images") as update:
+    with progress_bar(f"simulating {images} images") as update:
         patterns = generate_patterns(options, experiment, seed, where, lambda done: update(done / images))
     write_patterns(out, patterns, provenance(seed, where, experiment))
-    _say(f"wrote {images} images to {out}")
+    say(f"wrote {images} images to {out}")
 
 
-@app.command(epilog=_examples("icobench train --preset compact --run runs/compact"))
+@app.command(epilog=examples("icobench train --preset compact --run runs/compact"))
 def train(
     preset: Annotated[str, typer.Option(help="compact (about an hour on 2 cores) or smoke.")] = "compact",
     run: Annotated[Path | None, typer.Option(help="Folder; a started training is resumed.")] = None,
@@ -349,10 +270,10 @@ def train(
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
     recipe = RECIPES[preset]
     folder = run or Path("runs") / f"train-{preset}"
-    where = _device(device)
+    where = chosen_device(device)
     if preset != "smoke":
         prepare_kernel(where)
-    with _bar(f"training {preset}") as update:
+    with progress_bar(f"training {preset}") as update:
         result = run_training(
             recipe, Experiment(), folder, seed, where, max_minutes, bfloat16,
             progress=lambda step, steps, loss: update(
@@ -360,10 +281,10 @@ def train(
             ),
         )  # fmt: skip
     state = "finished" if result.finished else "stopped, run again to resume"
-    _say(f"{state} after {result.seconds / 60:.1f} min; weights in {folder / 'network.safetensors'}")
+    say(f"{state} after {result.seconds / 60:.1f} min; weights in {folder / 'network.safetensors'}")
 
 
-@app.command(epilog=_examples("icobench report runs/quick"))
+@app.command(epilog=examples("icobench report runs/quick"))
 def report(run: Annotated[Path, typer.Argument(help="Run folder of icobench compare.")]) -> None:
     """Table, figures and HTML report from stored results."""
     import pandas as pd
@@ -372,11 +293,11 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder of icobench comp
     from icobench.reporting.tables import print_summary, summary_table
 
     path = write_report(run)
-    print_summary(summary_table(pd.read_parquet(run / "results.parquet")), _console())
-    _say(f"report: {path}")
+    print_summary(summary_table(pd.read_parquet(run / "results.parquet")), console())
+    say(f"report: {path}")
 
 
-@app.command(epilog=_examples("icobench sweep --axis starts --run runs/sweep"))
+@app.command(epilog=examples("icobench sweep --axis starts --run runs/sweep"))
 def sweep(
     axis: Annotated[str, typer.Option(help="dataset, starts or iterations.")] = "starts",
     run: Annotated[Path, typer.Option(help="Folder of points; missing ones are computed.")] = Path(
@@ -396,21 +317,21 @@ def sweep(
 
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
-    study = Sweep(run, axis, Experiment(), images, seeds, RECIPES[preset], _device(device))
+    study = Sweep(run, axis, Experiment(), images, seeds, RECIPES[preset], chosen_device(device))
     try:
         chosen = AXES[axis] if points is None else tuple(int(x) for x in points.split(","))
     except ValueError as error:
         raise InputError(f"--points must be whole numbers, got {points!r}") from error
     if min(chosen) < 1:
         raise InputError(f"--points must be positive, got {points!r}")
-    with _bar(f"sweep over {axis}") as update:
+    with progress_bar(f"sweep over {axis}") as update:
         table = study.run(chosen, update)
     with atomic_path(run / f"{axis}.csv") as temporary:
         table.to_csv(temporary, index=False)
     typer.echo(table.to_string(index=False))
 
 
-@tune_app.command("simplex", epilog=_examples("icobench tune simplex --trials 20 --run runs/tune"))
+@tune_app.command("simplex", epilog=examples("icobench tune simplex --trials 20 --run runs/tune"))
 def tune_simplex_command(
     run: Annotated[Path, typer.Option(help="Folder of the journal; continued if it exists.")] = Path(
         "runs/tune"
@@ -424,12 +345,12 @@ def tune_simplex_command(
     from icobench.simulator.experiment import Experiment
     from icobench.studies.tune import tune_simplex
 
-    with _bar("tuning the simplex") as update:
-        best = tune_simplex(run, Experiment(), trials, images, seed, _device(device), update)
+    with progress_bar("tuning the simplex") as update:
+        best = tune_simplex(run, Experiment(), trials, images, seed, chosen_device(device), update)
     typer.echo(f"best of {best['trials']}: success rate {best['value']:.3f} with {best['options']}")
 
 
-@tune_app.command("network", epilog=_examples("icobench tune network --trials 10 --run runs/tune"))
+@tune_app.command("network", epilog=examples("icobench tune network --trials 10 --run runs/tune"))
 def tune_network_command(
     run: Annotated[Path, typer.Option(help="Folder of the journal; continued if it exists.")] = Path(
         "runs/tune"
@@ -447,8 +368,10 @@ def tune_network_command(
 
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
-    with _bar("tuning the network") as update:
-        best = tune_network(run, Experiment(), RECIPES[preset], trials, images, seed, _device(device), update)
+    with progress_bar("tuning the network") as update:
+        best = tune_network(
+            run, Experiment(), RECIPES[preset], trials, images, seed, chosen_device(device), update
+        )
     typer.echo(f"best of {best['trials']}: median {best['value']:.3f} deg with {best['recipe']}")
 
 
@@ -460,16 +383,16 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        _say("stopped")
+        say("stopped")
         sys.exit(130)
     except Exception as error:
         if os.environ.get("ICOBENCH_DEBUG"):
             raise
         first = (str(error).strip().splitlines() or [""])[0]
-        _say(f"error: {type(error).__name__}: {first} (ICOBENCH_DEBUG=1 shows where)")
+        say(f"error: {type(error).__name__}: {first} (ICOBENCH_DEBUG=1 shows where)")
         sys.exit(1)
 
 
