@@ -19,11 +19,11 @@ MOST_PHOTONS = 1e7
 """Brighter images are scaled down to this, the brightest in training."""
 
 
-def _overlap(experiment: Experiment) -> Tensor:
-    """(canonical, pixels) share of each detector pixel that falls into each canonical one."""
+def _overlap(experiment: Experiment, axis: int) -> Tensor:
+    """(canonical, pixels) share of each detector pixel that falls into each canonical one, along x or y."""
     pixels, half = experiment.pixels, experiment.pixels // 2
     width = experiment.sin_theta_max / half
-    low = (torch.arange(pixels, dtype=torch.float64) - half - 0.5) * width
+    low = (torch.arange(pixels, dtype=torch.float64) - half - 0.5 - experiment.centre_offset[axis]) * width
     own_half = CANONICAL_PIXELS // 2
     own_low = (torch.arange(CANONICAL_PIXELS, dtype=torch.float64) - own_half - 0.5) / own_half
     top = torch.minimum(low + width, own_low[:, None] + 1 / own_half)
@@ -51,12 +51,12 @@ def canonical_counts(
     if experiment.solid_angle_factor:
         images = images * experiment.cos_theta(torch.float32).to(images.device)
     same = experiment.pixels == CANONICAL_PIXELS and experiment.sin_theta_max == 1
-    if not same:
-        share = _overlap(experiment).to(images.device, torch.float32)
-        images = share @ images @ share.T
-        seen = share @ mask.float() @ share.T
+    if not (same and experiment.centre_offset == (0.0, 0.0)):
+        x, y = (_overlap(experiment, axis).to(images.device, torch.float32) for axis in (0, 1))
+        images = y @ images @ x.T
+        seen = y @ mask.float() @ x.T
         # A canonical pixel that is only half covered would read half its counts.
-        full = (share.sum(1)[:, None] * share.sum(1)).clamp_min(1e-6)
+        full = (y.sum(1)[:, None] * x.sum(1)).clamp_min(1e-6)
         mask = (seen / full > 0.75) & (full > 0.75 * full.max())
         images = torch.where(mask, images / (seen / full).clamp_min(0.75), 0.0)
     total = images.sum((-2, -1)).clamp_min(1e-30)

@@ -34,7 +34,7 @@ class TrainingStream:
         self.recipe, self.experiment, self.seed = recipe, experiment, seed
         self.device = torch.device(device)
         self.simulator = Simulator(experiment, device=self.device)
-        sines = experiment.sines(torch.float32)
+        sines = experiment.sines(dtype=torch.float32)
         self.sine = (sines[:, None] ** 2 + sines**2).sqrt().to(self.device)
         self.edge = torch.maximum(sines.abs()[:, None], sines.abs()).to(self.device)
         self.valid = experiment.valid().to(self.device)

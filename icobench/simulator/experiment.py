@@ -58,6 +58,8 @@ class Experiment:
         solid_angle_factor: multiply the intensity by the solid angle seen by a pixel, relative to one on the
             beam: ``k / k_z`` on the orthographic Ewald-sphere grid, ``(k_z / k)^3`` on a flat detector.
         detector: a flat detector in place of the orthographic grid.
+        centre_offset: (x, y), by how many pixels the beam misses pixel (pixels / 2, pixels / 2) of the
+            orthographic grid; the pattern moves with the beam.
     """
 
     wavelength_nm: float = 13.5
@@ -66,9 +68,17 @@ class Experiment:
     pixels: int = 128
     solid_angle_factor: bool = False
     detector: FlatDetector | None = None
+    centre_offset: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "refractive_index", complex(self.refractive_index))
+        object.__setattr__(
+            self, "centre_offset", (float(self.centre_offset[0]), float(self.centre_offset[1]))
+        )
+        if not all(abs(offset) <= self.pixels / 4 for offset in self.centre_offset):
+            raise ValueError(f"centre_offset must be within a quarter of the grid, got {self.centre_offset}")
+        if self.detector is not None and self.centre_offset != (0.0, 0.0):
+            raise ValueError("a flat detector has its own centre; leave centre_offset at 0")
         if not (math.isfinite(self.wavelength_nm) and self.wavelength_nm > 0):
             raise ValueError(f"wavelength_nm must be positive, got {self.wavelength_nm}")
         if not 0 < self.sin_theta_max <= 1:
@@ -94,8 +104,8 @@ class Experiment:
         """Whether the pixels lie on the orthographic grid."""
         return self.detector is None
 
-    def sines(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """k_x / k of the pixels along one axis of the orthographic grid, (pixels,).
+    def sines(self, axis: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+        """k_x / k of the columns (axis 0) or k_y / k of the rows (1) of the orthographic grid, (pixels,).
 
         Raises:
             ValueError: the detector is flat.
@@ -103,7 +113,8 @@ class Experiment:
         if self.detector is not None:
             raise ValueError("a flat detector's pixels have no common k_x; see transverse()")
         half = self.pixels // 2
-        return (torch.arange(self.pixels, dtype=dtype) - half) * (self.sin_theta_max / half)
+        steps = torch.arange(self.pixels, dtype=dtype) - half - self.centre_offset[axis]
+        return steps * (self.sin_theta_max / half)
 
     def slopes(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         """k_x / k_z of the columns and k_y / k_z of the rows of a flat detector, (pixels,) each.
@@ -121,8 +132,10 @@ class Experiment:
     def transverse(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         """k_x / k and k_y / k of all pixels, (pixels, pixels) each."""
         if self.detector is None:
-            sines = self.sines(dtype)
-            return sines.expand(self.pixels, -1), sines[:, None].expand(-1, self.pixels)
+            return (
+                self.sines(0, dtype).expand(self.pixels, -1),
+                self.sines(1, dtype)[:, None].expand(-1, self.pixels),
+            )
         x, y = self.slopes(dtype)
         cosine = (1 + x.square() + y[:, None].square()).rsqrt()
         return x * cosine, y[:, None] * cosine
@@ -142,8 +155,9 @@ class Experiment:
         if self.detector is not None:
             return torch.ones(self.pixels, self.pixels, dtype=torch.bool)
         half = self.pixels // 2
-        steps = torch.arange(self.pixels) - half
-        square = steps[:, None] ** 2 + steps[None, :] ** 2
+        # In units of the pitch: whole numbers for a beam on a pixel, so that the rim is decided exactly.
+        x, y = (torch.arange(self.pixels, dtype=torch.float64) - half - own for own in self.centre_offset)
+        square = y[:, None] ** 2 + x**2
         return square * self.sin_theta_max**2 < half**2
 
     def solid_angle(self) -> Tensor:
@@ -165,4 +179,6 @@ class Experiment:
         data["refractive_index"] = complex(*data["refractive_index"])
         if data.get("detector") is not None:
             data["detector"] = FlatDetector(**data["detector"])
+        if "centre_offset" in data:
+            data["centre_offset"] = tuple(data["centre_offset"])
         return cls(**data)

@@ -29,6 +29,7 @@ class PropagatedField(nn.Module):
     step: Tensor
     back: Tensor
     valid: Tensor
+    ramp: Tensor
 
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__()
@@ -41,8 +42,10 @@ class PropagatedField(nn.Module):
         self.pitch = grid.pitch
         self.padded = grid.padded
         k = experiment.wave_number
-        across = torch.fft.fftfreq(self.padded, self.pitch, dtype=torch.float64) * 2 * math.pi
-        kz = (k**2 - across[:, None] ** 2 - across**2).to(torch.complex128).sqrt()
+        numbers = torch.fft.fftfreq(self.padded, 1 / self.padded, dtype=torch.float64)
+        pitch = 2 * math.pi / (self.padded * self.pitch)
+        x, y = ((numbers - own) * pitch for own in experiment.centre_offset)
+        kz = (k**2 - y[:, None] ** 2 - x**2).to(torch.complex128).sqrt()
         # Relative to the empty-space wave, which travels with exp(i k dz).
         step = torch.exp(1j * (kz - k) * self.pitch)
         # Waves that would travel around the periodic grid's edge are left to decay: evanescent
@@ -53,6 +56,8 @@ class PropagatedField(nn.Module):
         depth = k * (experiment.cos_theta() - 1)
         self.register_buffer("back", torch.exp(-1j * depth * exit_plane).to(complex_dtype), persistent=False)
         self.register_buffer("valid", experiment.valid(), persistent=False)
+        # All waves are carried times the ramp, so that the beam's offset is in the grid of wave numbers.
+        self.register_buffer("ramp", grid.ramp, persistent=False)
 
     @torch.no_grad()
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
@@ -76,9 +81,9 @@ class PropagatedField(nn.Module):
         for index in range(SLICES):
             inside = voxel_slices(self.body, radius, rotation, self.pitch, index, index + 1)[0]
             wave = torch.fft.ifft2(spectrum * half_step)
-            # (1 + s) t - 1 with t = factor inside and 1 outside.
+            # (1 + s) t - 1 with t = factor inside and 1 outside; the 1 carries the ramp, too.
             core = wave[:SLICES, :SLICES]
-            wave[:SLICES, :SLICES] = core + inside * (factor - 1) * (1 + core)
+            wave[:SLICES, :SLICES] = core + inside * (factor - 1) * (self.ramp + core)
             spectrum = torch.fft.fft2(wave) * half_step
         keep = torch.arange(pixels, device=radius.device) - pixels // 2
         wrapped = keep % self.padded

@@ -115,7 +115,8 @@ def build_skeleton(
     k = experiment.wave_number
     band = k * radius_nm
     if experiment.orthographic:
-        sine = experiment.sin_theta_max
+        # Farther pixels of a shifted grid are invalid.
+        sine = min(1.0, max(float(experiment.sines(axis).abs().max()) for axis in (0, 1)))
         widest_a = math.asin(sine)
         # The farthest column is met on the row where cos(a) is least while the pixel is still valid.
         widest_b = math.asin(min(1.0, sine / math.sqrt(max(1 - sine**2, 1e-12))))
@@ -145,9 +146,10 @@ def build_skeleton(
             level[j, :, : len(own)] = between
 
     if experiment.orthographic:
-        sines = experiment.sines().numpy()
-        on_sphere = np.abs(sines) < 1
-        row_angle = np.arcsin(np.where(on_sphere, sines, 0.0))
+        sines = experiment.sines(0).numpy()
+        row_sines = experiment.sines(1).numpy()
+        on_sphere = np.abs(row_sines) < 1
+        row_angle = np.arcsin(np.where(on_sphere, row_sines, 0.0))
         rows = _interpolation(row_angle, a, band, widest_a, dtype) * on_sphere[:, None]
         valid = experiment.valid().numpy()
         ratio = np.where(valid, sines[None, :] / np.cos(row_angle)[:, None], 0.0)

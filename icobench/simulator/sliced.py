@@ -46,6 +46,18 @@ def voxel_slices(
     return inside
 
 
+def centre_ramp(experiment: Experiment, padded: int, samples: Tensor, dtype: torch.dtype) -> Tensor:
+    """Phase factor that moves the transform of a slice by the beam's offset: (S, S), [y, x].
+
+    Args:
+        padded: samples of the transform.
+        samples: (S,) positions from the cube's centre, in voxels.
+    """
+    x, y = (2 * math.pi * own / padded * samples for own in experiment.centre_offset)
+    phase = (y[:, None] + x).to(dtype)
+    return torch.polar(torch.ones_like(phase), phase)
+
+
 class SlicedField(nn.Module):
     """Field by the multi-slice Fourier transform of a voxel cube.
 
@@ -56,6 +68,7 @@ class SlicedField(nn.Module):
 
     depth: Tensor
     valid: Tensor
+    ramp: Tensor
 
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__()
@@ -75,6 +88,9 @@ class SlicedField(nn.Module):
         depth = experiment.wave_number * (experiment.cos_theta() - 1)
         self.register_buffer("depth", depth.to(dtype), persistent=False)
         self.register_buffer("valid", experiment.valid(), persistent=False)
+        samples = torch.arange(SLICES, dtype=torch.float64) - (SLICES - 1) / 2
+        ramp = centre_ramp(experiment, self.padded, samples, dtype)
+        self.register_buffer("ramp", ramp, persistent=False)
 
     @torch.no_grad()
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
@@ -98,7 +114,7 @@ class SlicedField(nn.Module):
         wrapped = keep % self.padded
         keep = keep.to(self.dtype)
         middle = (SLICES - 1) / 2
-        # The FFT takes the first sample as its origin; the cube's centre is 95.5 samples on.
+        # The FFT takes the first sample as its origin; the cube's centre (and the ramp's) is 95.5 samples on.
         shift = torch.polar(torch.ones_like(keep), 2 * math.pi * keep / self.padded * middle)
         for start in range(0, SLICES, CHUNK):
             inside = voxel_slices(self.body, radius, rotation, self.pitch, start, start + CHUNK)
@@ -106,7 +122,7 @@ class SlicedField(nn.Module):
             before = crossed + (inside.cumsum(0) - 0.5 * inside.to(self.dtype)) * self.pitch
             crossed = crossed + inside.sum(0) * self.pitch
             amplitude = torch.polar(torch.exp(-kappa.imag * before) * inside, kappa.real * before)
-            spectrum = torch.fft.fft2(amplitude, s=(self.padded, self.padded))
+            spectrum = torch.fft.fft2(amplitude * self.ramp, s=(self.padded, self.padded))
             cropped = spectrum[:, wrapped][:, :, wrapped]
             heights = (torch.arange(start, start + CHUNK, device=radius.device) - middle) * self.pitch
             phase = -self.depth * heights[:, None, None].to(self.dtype)

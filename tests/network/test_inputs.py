@@ -52,6 +52,19 @@ def test_rebinning_conserves_counts(sine, generator):
         np.testing.assert_allclose(centre, expected, atol=0.51 * (1 - sine) + 1e-3)
 
 
+def test_the_beam_s_offset_is_taken_out():
+    """Whole pixels exactly; a single bright pixel half a pixel off goes to its two neighbours."""
+    everything = torch.ones(1, 128, 128, dtype=torch.bool)
+    single = torch.zeros(1, 128, 128)
+    single[0, 70, 80] = 8.0
+    found, usable = canonical_counts(single, everything, Experiment(centre_offset=(3, -5)))
+    assert float(found[0, 75, 77]) == 8
+    assert not usable[0, :5].any()
+    assert not usable[0, :, 125:].any()
+    found, _ = canonical_counts(single, everything, Experiment(centre_offset=(0.5, 0)))
+    np.testing.assert_allclose(found[0, 70, 79:81], [4, 4], rtol=1e-5)
+
+
 def test_half_range_detector_matches_the_whole(generator):
     """Rebinned 2 x 2 and more, the fine pattern is the coarse one up to its curvature within a pixel."""
     radius, quaternion = torch.tensor([40.0]), random_orientations(1, generator)

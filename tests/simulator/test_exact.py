@@ -360,3 +360,22 @@ def test_symmetries_of_any_body(quaternion, radius, turn, member):
 def test_bodies_larger_than_the_grid_are_refused(radius, simulator):
     with pytest.raises(ValueError, match="radius_nm"):
         simulator.field(torch.tensor([radius]), torch.tensor([[1.0, 0, 0, 0]]))
+
+
+@pytest.mark.parametrize("sine", [1.0, 0.7])
+def test_whole_pixels_of_the_beam_s_offset_move_the_pattern(generator, sine):
+    radius, quaternion = torch.tensor([40.0, 150.0]), random_orientations(2, generator)
+    moved = Experiment(sin_theta_max=sine, centre_offset=(3, -5))
+    found = Simulator(moved).field(radius, quaternion)[:, :-5, 3:]
+    expected = Simulator(Experiment(sin_theta_max=sine)).field(radius, quaternion)
+    expected = torch.roll(expected, (-5, 3), (1, 2))[:, :-5, 3:] * moved.valid()[:-5, 3:]
+    assert float((found - expected).norm() / expected.norm()) < 2e-6
+
+
+def test_a_fraction_of_a_pixel_agrees_with_the_oracle_s_grid(generator):
+    """Every second pixel of a grid twice as fine, whose odd pixels are half pixels off."""
+    radius, quaternion = torch.tensor([80.0]), random_orientations(1, generator)
+    fine = Simulator(Experiment(pixels=256), dtype=torch.float64).field(radius, quaternion)[:, 1::2, ::2]
+    half = Experiment(centre_offset=(0.0, -0.5))
+    found = Simulator(half, dtype=torch.float64).field(radius, quaternion)
+    assert float((found - fine).norm() / fine.norm()) < 1e-9

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from icobench.simulator.experiment import Experiment
+from icobench.simulator.experiment import Experiment, FlatDetector
 
 CLOSED_FORM = Path(__file__).parents[1] / "data" / "closed_form.npz"
 
@@ -41,7 +41,10 @@ def test_default_index_absorbs_by_1_over_e_in_12_5_nm():
     assert experiment.refractive_index == pytest.approx(1 + 0.08594j, abs=5e-6)
 
 
-@pytest.mark.parametrize("experiment", [Experiment(), Experiment(10.0, 0.89 + 0.0859j, 0.7, 64, True)])
+@pytest.mark.parametrize(
+    "experiment",
+    [Experiment(), Experiment(10.0, 0.89 + 0.0859j, 0.7, 64, True), Experiment(centre_offset=(0.5, -1))],
+)
 def test_json_round_trip(experiment):
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
 
@@ -59,6 +62,9 @@ def test_json_round_trip(experiment):
         ({"refractive_index": 1 - 0.1j}, "refractive_index"),
         ({"refractive_index": complex(math.nan, 0)}, "refractive_index"),
         ({"refractive_index": -1.0}, "refractive_index"),
+        ({"centre_offset": (33.0, 0.0)}, "centre_offset"),
+        ({"centre_offset": (0.0, math.nan)}, "centre_offset"),
+        ({"centre_offset": (1.0, 0.0), "detector": FlatDetector(50, 1)}, "centre_offset"),
     ],
 )
 def test_impossible_experiments_are_refused(wrong, message):
@@ -67,5 +73,5 @@ def test_impossible_experiments_are_refused(wrong, message):
 
 
 def test_grids_are_in_the_asked_precision():
-    assert Experiment().sines(torch.float32).dtype == torch.float32
+    assert Experiment().sines(dtype=torch.float32).dtype == torch.float32
     assert Experiment().cos_theta(torch.float32).dtype == torch.float32

@@ -46,6 +46,18 @@ def test_sliced_on_other_grids(experiment, generator):
     assert relative(sliced, Simulator(experiment).field(radius, quaternion)) < 1.5e-2
 
 
+@pytest.mark.parametrize("method", ["sliced", "propagated"])
+def test_the_beam_s_offset_moves_them_as_it_moves_the_exact_field(method, generator):
+    """The difference from the exact field stays what it is without an offset."""
+    radius, quaternion = torch.tensor([60.0]), random_orientations(1, generator)
+    differences = []
+    for offset in ((0.0, 0.0), (0.4, -1.3)):
+        experiment = Experiment(pixels=64, centre_offset=offset)
+        found = Simulator(experiment, method).field(radius, quaternion)
+        differences.append(relative(found, Simulator(experiment).field(radius, quaternion)))
+    assert differences[1] == pytest.approx(differences[0], rel=0.2)
+
+
 def test_propagation_reduces_to_the_sliced_field_for_weak_scattering(generator):
     """Same voxels; what is left is second order in n - 1 over first order, hence linear."""
     quaternion, radius = random_orientations(1, generator), torch.tensor([50.0])
