@@ -225,10 +225,14 @@ def simulate(
 @app.command(epilog=examples("icobench generate train.h5 --images 5000 --kind log"))
 def generate(
     out: Annotated[Path, typer.Argument(help="HDF5 file to write (CXI layout).")],
-    images: Annotated[int, typer.Option(help="Number of images.", min=1)] = 1000,
-    kind: Annotated[str, typer.Option(help="counts or log (8-bit log images).")] = "counts",
-    photons: Annotated[float, typer.Option(help="Expected photons per image.")] = 1e5,
-    hole: Annotated[float, typer.Option(help="Central hole in degrees.")] = 3.0,
+    preset: Annotated[str | None, typer.Option(help="paper: its 30,058 log images.")] = None,
+    images: Annotated[int | None, typer.Option(help="Number of images; 1000 by default.", min=1)] = None,
+    kind: Annotated[str | None, typer.Option(help="counts or log (8-bit log images).")] = None,
+    detector: Annotated[str | None, typer.Option(help="clean, counting (default) or experiment.")] = None,
+    photons: Annotated[float | None, typer.Option(help="Photons per image; 0 for no noise.")] = None,
+    hole: Annotated[float | None, typer.Option(help="Central hole in degrees.")] = None,
+    background: Annotated[float | None, typer.Option(help="Noise on log images, standard deviation.")] = None,
+    shard: Annotated[str, typer.Option(help="i/n: the i-th of n parts, counted from 1.")] = "1/1",
     seed: Seed = 0,
     device: Device = "auto",
     refractive_index: Index = None,
@@ -236,19 +240,42 @@ def generate(
     solid_angle_factor: SolidAngle = False,
     wavelength: Wavelength = 13.5,
 ) -> None:
-    """Generate a training or test set with its truth: radii 30 to 160 nm, all orientations."""
-    from icobench.datasets.patterns import PatternOptions, generate_patterns, write_patterns
-    from icobench.provenance import provenance
+    """Generate a training or test set with its truth: radii 30 to 160 nm, all orientations.
+
+    Started again after an interruption, the same command goes on where it was.
+    """
+    from icobench.datasets.generation import chosen_options, generate_to_file, shard_range
 
     experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
     where = chosen_device(device)
-    options = PatternOptions(images, kind, photons, hole)
+    options = chosen_options(preset, images, kind, detector, photons, hole, background)
+    try:
+        number, total = (int(part) for part in shard.split("/"))
+    except ValueError as error:
+        raise InputError(f"--shard must be i/n such as 2/8, got {shard!r}") from error
+    count = len(shard_range(options.images, number, total))
     if not out.resolve().parent.is_dir():
         raise InputError(f"{out.parent}: no such folder")
-    with progress_bar(f"simulating {images} images") as update:
-        patterns = generate_patterns(options, experiment, seed, where, lambda done: update(done / images))
-    write_patterns(out, patterns, provenance(seed, where, experiment))
-    say(f"wrote {images} images to {out}")
+    try:
+        with progress_bar(f"simulating {count} images") as update:
+            made = generate_to_file(
+                out, options, experiment, seed, where, (number, total), lambda done: update(done / count)
+            )
+    except KeyboardInterrupt:
+        say("stopped; finished blocks are kept, the same command goes on")
+        raise typer.Exit(130) from None
+    say(f"{out} holds {count} images, {made} of them simulated now")
+
+
+@app.command(epilog=examples("icobench merge train.h5 shard1.h5 shard2.h5"))
+def merge(
+    out: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
+    shards: Annotated[list[Path], typer.Argument(help="All shards of one set, in any order.")],
+) -> None:
+    """Join the shards of a set made by icobench generate --shard."""
+    from icobench.datasets.generation import merge_shards
+
+    say(f"wrote {merge_shards(out, shards)} images to {out}")
 
 
 @app.command(epilog=examples("icobench train --preset compact --run runs/compact"))

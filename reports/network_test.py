@@ -9,6 +9,7 @@ noise-free. The seed differs from every seed that training uses.
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,8 +17,8 @@ import torch
 from icobench.comparison.methods import METHODS, Problem
 from icobench.datasets.patterns import PatternOptions, PatternSet, generate_patterns
 from icobench.geometry.orientation import appendix_c_errors, disorientation
+from icobench.images.detector import DETECTORS
 from icobench.images.files import atomic_path
-from icobench.images.masks import usable_pixels
 from icobench.network.checkpoint import TrainedNetwork, load_network
 from icobench.network.predict import predict
 from icobench.provenance import provenance
@@ -34,22 +35,6 @@ def quantiles(values: torch.Tensor) -> dict[str, float]:
         name: round(float(values.double().quantile(share)), 4)
         for name, share in (("median", 0.5), ("90", 0.9), ("99", 0.99))
     }
-
-
-def noise_free(options: PatternOptions, experiment: Experiment) -> PatternSet:
-    """The same bodies without counting noise: expected counts of 1e6 photons."""
-    patterns = generate_patterns(options, experiment, SEED)
-    simulator = Simulator(experiment)
-    intensity = torch.cat(
-        [
-            simulator.intensity(r, q)
-            for r, q in zip(patterns.radius_nm.split(128), patterns.quaternion.split(128), strict=True)
-        ]
-    )
-    usable = intensity * usable_pixels(experiment)
-    images = usable * (1e6 / usable.sum((-2, -1)))[:, None, None]
-    mask = usable_pixels(experiment).expand(images.shape).clone()
-    return PatternSet(images, mask, patterns.radius_nm, patterns.quaternion, experiment, "counts")
 
 
 def figures(radius: torch.Tensor, quaternion: torch.Tensor, truth: PatternSet) -> dict:
@@ -73,7 +58,7 @@ def figures(radius: torch.Tensor, quaternion: torch.Tensor, truth: PatternSet) -
 def test_network(network: TrainedNetwork, truth: PatternSet, fits: int) -> dict:
     """The network alone on all images, and network+lm on the first ``fits``."""
     begin = time.perf_counter()
-    answer = predict(network, truth.images, truth.mask, truth.experiment)
+    answer = predict(network, truth.images, truth.mask, truth.experiment, truth.kind)
     out = {
         "network": {
             **figures(answer.radius_nm, answer.quaternion[:, 0], truth),
@@ -113,8 +98,8 @@ def main() -> None:
     prepare_kernel(torch.device("cpu"))
     results = {}
     for name, photons in (("1e5 photons", 1e5), ("1e6 photons", 1e6), ("noise-free", 0.0)):
-        options = PatternOptions(arguments.images, photons=photons or 1e6)
-        truth = generate_patterns(options, experiment, SEED) if photons else noise_free(options, experiment)
+        detector = replace(DETECTORS["counting"], photons=photons) if photons else DETECTORS["clean"]
+        truth = generate_patterns(PatternOptions(arguments.images, detector=detector), experiment, SEED)
         results[name] = test_network(network, truth, arguments.fits if photons == 1e5 else 0)
         print(name, json.dumps(results[name], indent=1), flush=True)
     origin = provenance(SEED, torch.device("cpu"), experiment)

@@ -191,7 +191,7 @@ def test_bad_images_are_refused_in_one_line(call, tmp_path):
         ("simulate out.h5 --radius 60 --quaternion 1,2", "one quaternion"),
         ("simulate out.h5 --radius 60 --method magic", "unknown method 'magic'"),
         ("simulate out.h5 --radius 200 --method sliced", "does not fit"),
-        ("generate out.h5 --photons -1", "photons must be positive"),
+        ("generate out.h5 --photons -1", "photons must lie in"),
         ("train --preset huge", "unknown preset 'huge'"),
         ("sweep --axis moon", "unknown axis 'moon'"),
         ("report nowhere", "nowhere"),

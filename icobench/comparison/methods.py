@@ -34,7 +34,7 @@ class Problem:
     Attributes:
         images: (N, H, W) counts or log images.
         mask: (N, H, W) True where usable.
-        kind: "counts" or "log".
+        kind: "counts", "log" or "intensity" (noise-free).
         simulator: of the experiment that the user believes in.
         network: the trained network, None if no method needs one.
         seed: of the run.
@@ -52,9 +52,9 @@ class Problem:
     budget: int | None = None
 
     def objective(self) -> Objective:
-        """A fresh objective with a counter at zero: Poisson deviance for counts, log error else."""
+        """A fresh objective with a counter at zero: log error for log images, Poisson deviance else."""
         counter = CountingSimulator(self.simulator, len(self.images), self.budget)
-        chosen = PoissonDeviance if self.kind == "counts" else LogImageError
+        chosen = LogImageError if self.kind == "log" else PoissonDeviance
         return chosen(self.images, self.mask, counter)
 
     def ask_network(self) -> NetworkAnswer:

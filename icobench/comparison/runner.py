@@ -11,18 +11,14 @@ import torch
 from torch import Tensor
 
 from icobench.comparison.methods import Method, Outcome, Problem, find_method
-from icobench.datasets.patterns import (
-    PatternOptions,
-    PatternSet,
-    generate_patterns,
-    read_patterns,
-    write_patterns,
-)
+from icobench.datasets.pattern_file import read_patterns, write_patterns
+from icobench.datasets.patterns import PatternOptions, PatternSet, generate_patterns
 from icobench.errors import InputError
 from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import appendix_c_errors, disorientation
+from icobench.images.detector import Detector
 from icobench.images.files import atomic_path
 from icobench.network.checkpoint import TrainedNetwork
 from icobench.provenance import provenance
@@ -198,7 +194,9 @@ class Comparison:
         path = self.folder / "test_set.h5"
         if not path.exists():
             settings = self.settings
-            options = PatternOptions(settings.images, "counts", settings.photons, settings.hole_degrees)
+            options = PatternOptions(
+                settings.images, detector=Detector(settings.photons, settings.hole_degrees)
+            )
             patterns = generate_patterns(options, self.experiment, self.seed, self.device, progress)
             origin = provenance(self.seed, self.device, self.experiment)
             write_patterns(path, patterns, {"command": origin["command"], "seed": self.seed})

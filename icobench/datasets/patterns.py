@@ -1,29 +1,24 @@
-"""Test and training sets: simulated patterns with their truth, and their files."""
+"""Test and training sets: simulated patterns with their truth."""
 
-import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from icobench.errors import InputError
-from icobench.geometry.orientation import random_orientations
-from icobench.images.counts import photon_counts
-from icobench.images.files import DATA_PATH, MASK_PATH, atomic_path, read_images
+from icobench.geometry.orientation import to_fundamental_domain
+from icobench.geometry.rotations import random_quaternions
+from icobench.images.detector import DETECTORS, Detector, DetectorModel
 from icobench.images.log_image import log_image
-from icobench.images.masks import usable_pixels
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["PatternOptions", "PatternSet", "generate_patterns", "read_patterns", "write_patterns"]
+__all__ = ["PatternOptions", "PatternSet", "PatternSource", "generate_patterns"]
 
 CHUNK = 128
-TRUTH_GROUP = "/icobench"
 
 
 @dataclass(frozen=True)
@@ -32,36 +27,44 @@ class PatternOptions:
 
     Attributes:
         images: number of patterns.
-        kind: "counts" (photon counts) or "log" (8-bit log images).
-        photons: expected photons on the usable pixels; for log images 0 means noise-free.
-        hole_degrees: central hole.
+        kind: "counts" (photon counts, or noise-free intensities from a detector without photons) or "log"
+            (8-bit log images).
+        detector: what records them.
         radius_range_nm: uniform radii.
         decades: dynamic range of log images.
+        background: standard deviation of the noise on log images (half-normal, added before rounding).
         method: simulator.
+        splits: names and numbers of images of consecutive parts, such as (("train", 800), ("test", 200)).
     """
 
     images: int
     kind: str = "counts"
-    photons: float = 1e5
-    hole_degrees: float = 3.0
+    detector: Detector = DETECTORS["counting"]
     radius_range_nm: tuple[float, float] = (30.0, 160.0)
     decades: float = 6.0
+    background: float = 0.0
     method: str = "exact"
+    splits: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.images < 1:
             raise InputError(f"the number of images must be positive, got {self.images}")
         if self.kind not in ("counts", "log"):
             raise InputError(f"kind must be counts or log, got {self.kind!r}")
-        if (
-            not math.isfinite(self.photons)
-            or self.photons < 0
-            or (self.kind == "counts" and self.photons == 0)
-        ):
-            raise InputError(f"the number of photons must be positive, got {self.photons:g}")
         low, high = self.radius_range_nm
-        if not 0 < low <= high:
+        if not (0 < low <= high and math.isfinite(high)):
             raise InputError(f"the range of radii must be positive and ordered, got {low:g} to {high:g}")
+        if not 0 <= self.background <= 1:
+            raise InputError(f"the background must lie in 0 to 1, got {self.background:g}")
+        if self.background and self.kind != "log":
+            raise InputError("a background is for log images; counts have photons and read-out noise")
+        if self.splits and sum(count for _, count in self.splits) != self.images:
+            raise InputError(f"the splits {dict(self.splits)} do not add up to {self.images} images")
+
+    @property
+    def stored_kind(self) -> str:
+        """Of the images: "counts", "log", or "intensity"."""
+        return "intensity" if self.kind == "counts" and self.detector.photons == 0 else self.kind
 
 
 @dataclass
@@ -73,8 +76,8 @@ class PatternSet:
         mask: (N, H, W) bool, True where usable.
         radius_nm: (N,) float64 true radii.
         quaternion: (N, 4) float64 true orientations in the fundamental domain.
-        experiment: physics and grid.
-        kind: "counts", "log", or "intensity" (of a simulation, without noise).
+        experiment: physics and grid, as whoever reconstructs believes them.
+        kind: "counts", "log", or "intensity" (without noise).
     """
 
     images: Tensor
@@ -100,35 +103,53 @@ def _generator(seed: int, number: int, purpose: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
-def _truth(options: PatternOptions, seed: int, numbers: range) -> tuple[Tensor, Tensor]:
-    low, high = options.radius_range_nm
-    radii, orientations = [], []
+def draw_truth(radius_range_nm: tuple[float, float], seed: int, numbers: range) -> tuple[Tensor, Tensor]:
+    """Radii (N,), uniform, and orientations (N, 4), Haar, of the images with these numbers; float64."""
+    low, high = radius_range_nm
+    share, turns = [], []
     for number in numbers:
         generator = _generator(seed, number, 0)
-        radii.append(low + (high - low) * torch.rand(1, generator=generator, dtype=torch.float64))
-        orientations.append(random_orientations(1, generator))
-    return torch.cat(radii), torch.cat(orientations)
+        share.append(torch.rand(1, generator=generator, dtype=torch.float64))
+        turns.append(random_quaternions(1, generator))
+    return low + (high - low) * torch.cat(share), to_fundamental_domain(torch.cat(turns))
 
 
-def _chunks(
-    options: PatternOptions, simulator: Simulator, seed: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    mask = usable_pixels(simulator.experiment, options.hole_degrees)
-    for start in range(0, options.images, CHUNK):
-        numbers = range(start, min(start + CHUNK, options.images))
-        radius, quaternion = _truth(options, seed, numbers)
-        intensity = simulator.intensity(radius.to(simulator.device), quaternion.to(simulator.device)).cpu()
-        images = intensity * mask
-        if options.photons > 0:
-            images = torch.cat(
-                [
-                    photon_counts(one.unsqueeze(0), mask, options.photons, _generator(seed, n, 1))
-                    for n, one in zip(numbers, intensity, strict=True)
-                ]
-            )
+class PatternSource:
+    """Patterns by their number; number i depends on the seed and i alone.
+
+    Args:
+        options: what to make.
+        experiment: physics and grid; the detector's offset of the beam comes on top.
+        seed: of the set.
+        device: where to simulate.
+    """
+
+    def __init__(
+        self, options: PatternOptions, experiment: Experiment, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.options, self.experiment, self.seed = options, experiment, seed
+        true = replace(experiment, centre_offset=options.detector.centre_offset)
+        try:
+            self.simulator = Simulator(true, options.method, device)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self.detector = DetectorModel(options.detector, experiment, seed)
+
+    def block(self, numbers: range) -> PatternSet:
+        """The patterns with these numbers."""
+        options, seed = self.options, self.seed
+        radius, quaternion = draw_truth(options.radius_range_nm, seed, numbers)
+        device = self.simulator.device
+        intensity = self.simulator.intensity(radius.to(device), quaternion.to(device)).cpu()
+        generators = [_generator(seed, number, 1) for number in numbers]
+        images, mask = self.detector.record(intensity, generators)
         if options.kind == "log":
-            images = (log_image(images, options.decades) * 255).round() / 255
-        yield images.float(), radius, quaternion
+            images = log_image(images, options.decades)
+            if options.background:
+                noise = [torch.randn(images.shape[1:], generator=one) for one in generators]
+                images = torch.where(mask, images + options.background * torch.stack(noise).abs(), 0.0)
+            images = (images.clamp(0, 1) * 255).round() / 255
+        return PatternSet(images, mask, radius, quaternion, self.experiment, options.stored_kind)
 
 
 def generate_patterns(
@@ -138,7 +159,7 @@ def generate_patterns(
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] = lambda done: None,
 ) -> PatternSet:
-    """Simulate a set; image number i depends on the seed and i alone.
+    """A whole set in memory.
 
     Args:
         options: what to make.
@@ -147,83 +168,13 @@ def generate_patterns(
         device: where to simulate.
         progress: called with the number of images finished.
     """
-    simulator = Simulator(experiment, options.method, device)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    done = 0
-    for part in _chunks(options, simulator, seed):
-        parts.append(part)
-        done += len(part[0])
-        progress(done)
-    images, radius, quaternion = (torch.cat(column) for column in zip(*parts, strict=True))
-    mask = usable_pixels(experiment, options.hole_degrees).expand(images.shape).clone()
-    return PatternSet(images, mask, radius, quaternion, experiment, options.kind)
-
-
-def write_patterns(path: Path, patterns: PatternSet, origin: dict[str, Any]) -> None:
-    """Write a set as HDF5 in the CXI layout, whole or not at all.
-
-    Images go to ``/entry_1/data_1/data`` (int32 counts, uint8 log images or float32 intensities), the mask to
-    ``/entry_1/data_1/mask`` (non-zero = bad), truth, experiment and origin to ``/icobench``.
-
-    Args:
-        path: file to write.
-        patterns: the set.
-        origin: command, seed, versions: anything JSON can hold.
-    """
-    import h5py
-
-    data = patterns.images.numpy()
-    if patterns.kind == "counts":
-        data = data.round().astype(np.int32)
-    elif patterns.kind == "log":
-        data = (data * 255).round().astype(np.uint8)
-    with atomic_path(path) as temporary:
-        try:
-            with h5py.File(temporary, "w") as stream:
-                stream["cxi_version"] = 150
-                options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-                shape = (min(len(patterns), 16), *patterns.images.shape[1:])
-                stream.create_dataset(DATA_PATH, data=data, chunks=shape, **options)
-                bad = (~patterns.mask).numpy().astype(np.uint32)
-                stream.create_dataset(MASK_PATH, data=bad, chunks=shape, **options)
-                wavelength = patterns.experiment.wavelength_nm * 1e-9
-                stream["/entry_1/instrument_1/source_1/wavelength"] = wavelength
-                truth = stream.create_group(TRUTH_GROUP)
-                truth["radius_nm"] = patterns.radius_nm.numpy()
-                truth["quaternion"] = patterns.quaternion.numpy()
-                truth.attrs["kind"] = patterns.kind
-                truth.attrs["experiment"] = json.dumps(patterns.experiment.to_dict())
-                truth.attrs["origin"] = json.dumps(origin)
-        except OSError as error:
-            raise InputError(f"{path}: could not be written ({error})") from error
-
-
-def read_patterns(path: Path) -> PatternSet:
-    """Read a set written by :func:`write_patterns`.
-
-    Raises:
-        InputError: missing, damaged or without truth.
-    """
-    import h5py
-
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with h5py.File(path, "r") as stream:
-            truth = stream[TRUTH_GROUP]
-            kind = str(truth.attrs["kind"])
-            experiment = Experiment.from_dict(json.loads(truth.attrs["experiment"]))
-            radius = torch.as_tensor(truth["radius_nm"][()])
-            quaternion = torch.as_tensor(truth["quaternion"][()])
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a set of patterns with truth ({error})") from error
-    stack = read_images(path, kind="log" if kind == "log" else "counts")
-    if radius.shape != (len(stack.images),) or quaternion.shape != (len(stack.images), 4):
-        raise InputError(
-            f"{path}: truth of shapes {tuple(radius.shape)} and {tuple(quaternion.shape)} does not fit "
-            f"{len(stack.images)} images"
-        )
-    return PatternSet(
-        torch.from_numpy(stack.images), torch.from_numpy(stack.mask), radius, quaternion, experiment, kind
+    source = PatternSource(options, experiment, seed, device)
+    parts = []
+    for start in range(0, options.images, CHUNK):
+        parts.append(source.block(range(start, min(start + CHUNK, options.images))))
+        progress(start + len(parts[-1]))
+    images, mask, radius, quaternion = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("images", "mask", "radius_nm", "quaternion")
     )
+    return PatternSet(images, mask, radius, quaternion, experiment, options.stored_kind)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icobench.datasets.patterns import PatternSet, write_patterns
+from icobench.datasets.pattern_file import write_patterns
+from icobench.datasets.patterns import PatternSet
 from icobench.errors import InputError
 from icobench.geometry.shapes import shape
 from icobench.images.counts import photon_counts

@@ -87,7 +87,7 @@ def predict(
         images: (N, H, W) photon counts, or log images in [0, 1].
         mask: (N, H, W) True where usable.
         experiment: whose grid and material the images have.
-        kind: "counts" or "log".
+        kind: "counts", "log" or "intensity" (noise-free).
         hypotheses: orientations per image.
         versions: dihedral versions to average, 1 to 8.
 
@@ -101,7 +101,7 @@ def predict(
     outputs = []
     for piece in torch.arange(len(images)).split(CHUNK):
         own, usable = images[piece].to(device), mask[piece].to(device)
-        if not counting:
+        if kind == "log":
             own = intensity_from_log(own)
         counts, usable = canonical_counts(own, usable, experiment, counting)
         refraction = 1 - experiment.refractive_index.real

@@ -10,6 +10,7 @@ from icobench.comparison.reconstruct import reconstruct_images
 from icobench.datasets.patterns import PatternOptions, generate_patterns
 from icobench.fitting.counter import JACOBIAN_COST
 from icobench.geometry.orientation import disorientation
+from icobench.images.detector import Detector
 from icobench.images.files import read_images
 from icobench.network.checkpoint import load_network
 from icobench.simulator.experiment import Experiment
@@ -63,7 +64,7 @@ def test_hybrids_reach_the_bound(problem, name):
 
 
 def test_8_bit_log_images_are_reconstructed(network):
-    options = PatternOptions(3, "log", photons=1e6, radius_range_nm=(50, 150))
+    options = PatternOptions(3, "log", Detector(photons=1e6, hole_degrees=3), radius_range_nm=(50, 150))
     tests = generate_patterns(options, Experiment(), 78)
     work = Problem(tests.images, tests.mask, "log", Simulator(Experiment()), network)
     angle, miss = errors(METHODS["network+lm"].run(work), tests)

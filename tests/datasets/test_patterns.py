@@ -10,16 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from icobench.datasets.patterns import (
-    TRUTH_GROUP,
-    PatternOptions,
-    generate_patterns,
-    read_patterns,
-    write_patterns,
-)
+from icobench.datasets.pattern_file import TRUTH_GROUP, read_patterns, write_patterns
+from icobench.datasets.patterns import PatternOptions, generate_patterns
 from icobench.datasets.simulate import simulate_to_file
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
+from icobench.images.detector import Detector
 from icobench.images.files import DATA_PATH, MASK_PATH, read_images
 from icobench.images.masks import usable_pixels
 from icobench.simulator.experiment import Experiment
@@ -76,7 +72,7 @@ def test_progress_counts_images():
 
 def test_log_images(few):
     """Noise-free log images of the same truth, in 255 steps."""
-    options = dataclasses.replace(FEW, kind="log", photons=0.0)
+    options = dataclasses.replace(FEW, kind="log", detector=Detector(hole_degrees=3.0))
     logs = generate_patterns(options, EXPERIMENT, seed=11)
     assert torch.equal(logs.radius_nm, few.radius_nm)
     steps = logs.images * 255
@@ -100,7 +96,9 @@ def test_subset(few):
 def test_files_round_trip(tmp_path, few, kind):
     patterns = few
     if kind == "log":
-        patterns = generate_patterns(dataclasses.replace(FEW, kind="log", photons=1e6), EXPERIMENT, seed=2)
+        patterns = generate_patterns(
+            dataclasses.replace(FEW, kind="log", detector=Detector(1e6, 3.0)), EXPERIMENT, seed=2
+        )
     path = tmp_path / "set.cxi"
     write_patterns(path, patterns, {"command": "test", "seed": 11})
     back = read_patterns(path)
@@ -113,7 +111,9 @@ def test_files_round_trip(tmp_path, few, kind):
     # The layout that others read.
     with h5py.File(path) as stream:
         assert stream[DATA_PATH].dtype == (np.int32 if kind == "counts" else np.uint8)
-        np.testing.assert_array_equal(stream[MASK_PATH][()] != 0, ~patterns.mask.numpy())
+        np.testing.assert_array_equal(
+            np.broadcast_to(stream[MASK_PATH][()] != 0, patterns.mask.shape), ~patterns.mask.numpy()
+        )
         assert stream["/entry_1/instrument_1/source_1/wavelength"][()] == pytest.approx(13.5e-9)
         assert json.loads(stream[TRUTH_GROUP].attrs["origin"])["seed"] == 11
     assert read_images(path).kind == kind
@@ -124,9 +124,10 @@ def test_files_round_trip(tmp_path, few, kind):
     [
         ({"images": 0}, "number of images"),
         ({"kind": "photo"}, "kind"),
-        ({"photons": -1.0}, "photons"),
-        ({"photons": 0.0}, "photons"),
-        ({"photons": math.nan}, "photons"),
+        ({"background": 0.1}, "log images"),
+        ({"background": math.nan, "kind": "log"}, "background"),
+        ({"splits": (("train", 2),)}, "splits"),
+        ({"radius_range_nm": (30.0, math.inf)}, "radii"),
         ({"radius_range_nm": (40.0, 30.0)}, "radii"),
         ({"radius_range_nm": (0.0, 30.0)}, "radii"),
     ],

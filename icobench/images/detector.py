@@ -1,0 +1,132 @@
+"""What a real detector does to a pattern."""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icobench.errors import InputError
+from icobench.images.counts import expected_counts
+from icobench.images.masks import usable_pixels
+from icobench.simulator.experiment import Experiment
+
+__all__ = ["CLEAN_PHOTONS", "DETECTORS", "Detector", "DetectorModel"]
+
+CLEAN_PHOTONS = 1e6
+"""Noise-free images are scaled as if they held this many photons."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Settings of a photon-counting detector.
+
+    Attributes:
+        photons: expected on the usable pixels of an image; 0 leaves all noise out.
+        hole_degrees: central hole for the direct beam, scattering angle of its rim.
+        sine: angle range, the square |k_x|, |k_y| <= sine k.
+        readout_noise: standard deviation per pixel in photons. Readings are then rounded to whole
+            photons, and negative ones to 0, as photon-finding software does.
+        saturation: photons; a pixel that reads as many or more is masked in that image. 0 for none.
+        dead_share: share of the pixels, at random places, that are dead and masked.
+        gain_variation: relative standard deviation of the pixels' gains, which nobody corrects.
+        centre_offset: (x, y), by how many pixels the beam misses the middle; unknown to whoever reconstructs.
+    """
+
+    photons: float = 0.0
+    hole_degrees: float = 0.0
+    sine: float = 1.0
+    readout_noise: float = 0.0
+    saturation: float = 0.0
+    dead_share: float = 0.0
+    gain_variation: float = 0.0
+    centre_offset: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "photons": (0, 1e12), "hole_degrees": (0, 80), "sine": (0.01, 1), "readout_noise": (0, 1e6),
+            "saturation": (0, 1e12), "dead_share": (0, 0.9), "gain_variation": (0, 0.5),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"a detector's {name} must lie in {low:g} to {high:g}, got {value:g}")
+        if self.photons == 0 and (self.readout_noise or self.gain_variation or self.saturation):
+            raise InputError("read-out noise, gains and saturation need a number of photons")
+
+
+DETECTORS = {
+    "clean": Detector(),
+    "counting": Detector(photons=1e5, hole_degrees=3.0),
+    "experiment": Detector(
+        photons=1e5,
+        hole_degrees=3.0,
+        sine=0.8,
+        readout_noise=0.15,
+        saturation=2000.0,
+        dead_share=0.005,
+        gain_variation=0.03,
+        centre_offset=(0.4, -0.3),
+    ),
+}
+
+
+class DetectorModel:
+    """One detector with its own dead pixels and gains, the same for all images.
+
+    Args:
+        detector: settings.
+        experiment: whose grid it has, without the beam's offset.
+        seed: of dead pixels and gains.
+
+    Attributes:
+        mask: (pixels, pixels) True where usable before any exposure.
+        gain: (pixels, pixels) float32.
+    """
+
+    def __init__(self, detector: Detector, experiment: Experiment, seed: int) -> None:
+        self.detector = detector
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(6,)))
+        shape = experiment.pixels, experiment.pixels
+        dead = torch.from_numpy(rng.random(shape) < detector.dead_share)
+        # Log-normal: gains are positive.
+        width = math.sqrt(math.log1p(detector.gain_variation**2))
+        self.gain = torch.from_numpy(np.exp(width * rng.standard_normal(shape) - width**2 / 2)).float()
+        self.mask = usable_pixels(experiment, detector.hole_degrees, detector.sine) & ~dead
+        if not self.mask.any():
+            raise InputError("the detector has no usable pixel: look at its hole and its angle range")
+
+    def record(self, intensity: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Expose the detector to patterns.
+
+        Args:
+            intensity: (B, H, W), any unit, on the CPU.
+            generators: B of them, one per image, so that an image depends on its own alone.
+
+        Returns:
+            readings (B, H, W) float32, whole photons or noise-free and scaled to :data:`CLEAN_PHOTONS`, 0
+            where masked; and the mask (B, H, W), True where usable.
+        """
+        own = self.detector
+        mean = expected_counts(intensity, self.mask, own.photons or CLEAN_PHOTONS)
+        mask = self.mask.expand(mean.shape)
+        if own.photons == 0:
+            return mean.float(), mask
+        # torch draws in one thread, and without holding Python's lock.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            counts = torch.stack(list(pool.map(self._expose, mean, generators)))
+        if own.saturation:
+            mask = mask & (counts < own.saturation)
+        return torch.where(mask, counts, 0.0), mask
+
+    def _expose(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        own = self.detector
+        counts = torch.poisson(mean, generator=generator).float()
+        if own.gain_variation:
+            counts = counts * self.gain
+        if own.readout_noise:
+            counts = counts + own.readout_noise * torch.randn(counts.shape, generator=generator)
+        return counts.round().clamp_min(0)
