@@ -74,7 +74,7 @@ FILTERS: dict[str, Filter] = {
     "combination": combination,
     "realistic": realistic,
 }
-"""The eleven filters in the order of their indices. An index is part of its stream: new ones go to the end."""
+"""The eleven filters in the order of their indices. Indices are part of the streams: new ones go last."""
 
 
 class Augmented(NamedTuple):
@@ -103,7 +103,8 @@ def augment(
     Args:
         images: (B, H, W) float in [0, 1], beam at pixel (H/2, W/2); not modified.
         which: a filter's name; several names or "all": each image under each of them, filter by filter, so
-            that row ``f * B + i`` is image i under name f; "random": one filter per image, all equally likely.
+            that row ``f * B + i`` is image i under name f; "random": one of the eleven for each image, all
+            equally likely.
         seed: not negative.
         numbers: (B,) int64, each image's number within its set; 0 to B - 1 by default. An image's result
             depends on the seed, its number and its filter, not on the batch that it is in nor, but for
