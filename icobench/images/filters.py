@@ -10,7 +10,7 @@ All have one signature:
     draws: a stream of random numbers for each image.
     reach: share of the range that may be drawn, in (0, 1].
 
-and return new images and masks of the same kind. S is the shorter side of the image.
+and return images and masks of the same kind; the inputs stay as they are. S is the shorter side of the image.
 """
 
 import math
@@ -22,13 +22,14 @@ from icobench.images.philox import Draws
 
 __all__ = ["blur", "crop", "hole", "identity", "jitter", "noise", "salt_and_pepper", "sensitivity", "shift"]
 
+# The far ends of the ranges: shares of the maximum, of the pixels, of S or of the mean gain, and pixels.
 NOISE = 0.5
 SALT_AND_PEPPER = 0.1
-BLUR = 5.0
-JITTER = 3
-CROP = 1 / 4
-HOLE = (1 / 64, 1 / 8)
-SHIFT = 1 / 16
+BLUR = 5.0  # pixels
+JITTER = 3  # pixels
+CROP = 1 / 4  # of S lost at each edge
+HOLE = (1 / 64, 1 / 8)  # of S, both ends
+SHIFT = 1 / 16  # of S
 SENSITIVITY = 0.5
 
 
@@ -56,7 +57,7 @@ def _masked(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def identity(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tuple[Tensor, Tensor]:
     """The image as it is."""
-    return images.clone(), mask.clone()
+    return images, mask
 
 
 def noise(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -69,9 +70,8 @@ def salt_and_pepper(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1
     """Set 0 to 10 % of the pixels, half of them to 0 and half to 1."""
     half = _between(draws.branch(0), 0, SALT_AND_PEPPER * reach / 2, images)
     field = _field(draws.branch(1), images)
-    return _masked(
-        torch.where((field >= half) & (field < 1 - half), images, (field >= half).to(images)), mask
-    )
+    struck = torch.where(field < half, 0, images)
+    return _masked(torch.where(field >= 1 - half, 1, struck), mask)
 
 
 def blur(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def blur(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tupl
     rows, columns = weights(images.shape[1]), weights(images.shape[2])
     mean = (rows @ (images * mask) @ columns) / (rows @ mask.to(images) @ columns)
     # A masked pixel far from all others would be 0 / 0: select, do not multiply.
-    return torch.where(mask, mean.clamp_(0, 1), 0), mask.clone()
+    return torch.where(mask, mean.clamp_(0, 1), 0), mask
 
 
 def jitter(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tuple[Tensor, Tensor]:
