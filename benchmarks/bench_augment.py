@@ -12,7 +12,7 @@ BATCH = 64
 class Augment:
     """One filter, or one drawn for each image, on a batch of 64 images of 128 x 128 pixels."""
 
-    params = [*FILTERS, "random"]
+    params = (*FILTERS, "random")
     param_names = ("which",)
 
     def setup(self, which: str) -> None:

@@ -151,6 +151,7 @@ def augment(
         rows = (index == place).nonzero().squeeze(1)
         for some in rows.split(CHUNK) if len(rows) else ():
             own = some % len(images)
-            image, seen = images[own], mask[own]
-            out[some], usable[some] = apply(image * seen, seen, draws.rows(own).branch(place))
+            seen = mask[own]
+            shown = torch.where(seen, images[own], 0)  # whatever a masked pixel holds, NaN included
+            out[some], usable[some] = apply(shown, seen, draws.rows(own).branch(place))
     return Augmented(out, usable, index)

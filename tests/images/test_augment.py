@@ -308,9 +308,9 @@ def test_output_holds_the_contract(images, mask, name):
         if "shift" not in name and name not in ("combination", "realistic"):
             assert not (out.mask & ~mask).any()
     assert torch.equal(images, kept[0]) and torch.equal(mask, kept[1])
-    # A common mask is each image's mask; a value under the mask never shows.
+    # A common mask is each image's mask; what lies under the mask never shows.
     common = augment(images, name, 3, mask=mask[0])
-    spoiled = torch.where(mask[0], images, 1 - images)
+    spoiled = torch.where(mask[0], images, torch.nan)
     assert torch.equal(augment(spoiled, name, 3, mask=mask[0].expand(6, -1, -1)).images, common.images)
 
 
