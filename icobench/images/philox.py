@@ -1,0 +1,85 @@
+"""Random numbers by counting: any number of any stream at once, the same in every batch and on every device.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11): ten rounds scramble a
+counter of four 32-bit words under a key of two. Nothing is carried from one number to the next.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Draws", "philox4x32"]
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+WORD = 0xFFFFFFFF
+
+CHUNK = 1 << 15
+"""Counters at a time: their int64 words stay in a CPU's cache."""
+
+
+def philox4x32(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four 32-bit words that belong to each counter.
+
+    Args:
+        counter: its four words, int64 tensors in [0, 2^32) that broadcast.
+        key: two words in [0, 2^32).
+
+    Returns:
+        Four int64 tensors in [0, 2^32).
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        # int64 products wrap modulo 2^64 and so hold the bits of the unsigned ones. The shift drags the sign
+        # along, hence the masks; c1 and c3 enter only through an xor before a mask and stay unmasked.
+        low = c0 * MULTIPLIERS[0]
+        high = c2 * MULTIPLIERS[1]
+        c0, c1 = ((high >> 32) ^ c1).bitwise_xor_(k0).bitwise_and_(WORD), high
+        c2, c3 = ((low >> 32) ^ c3).bitwise_xor_(k1).bitwise_and_(WORD), low
+        k0, k1 = (k0 + KEY_STEPS[0]) & WORD, (k1 + KEY_STEPS[1]) & WORD
+    return c0, c1 & WORD, c2, c3 & WORD
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A stream of random numbers for each image of a batch.
+
+    Attributes:
+        key: two 32-bit words that stand for the seed.
+        numbers: (B,) int64, each image's own number, on the images' device.
+        stream: which stream, a 32-bit word.
+    """
+
+    key: tuple[int, int]
+    numbers: Tensor
+    stream: int = 0
+
+    def branch(self, index: int) -> "Draws":
+        """Stream number ``index``, 0 to 14, below this one; the paths of two branches never meet."""
+        return replace(self, stream=16 * self.stream + index + 1)
+
+    def rows(self, index: Tensor) -> "Draws":
+        """The same stream for some of the images."""
+        return replace(self, numbers=self.numbers[index])
+
+    def words(self, count: int) -> Tensor:
+        """Uniform integers in [0, 2^32): (B, count) int64."""
+        device, blocks = self.numbers.device, -(-count // 4)
+        out = torch.empty(len(self.numbers), 4, blocks, dtype=torch.int64, device=device)
+        block = torch.arange(blocks, device=device)
+        stream = torch.tensor(self.stream, device=device)
+        step = max(1, CHUNK // blocks)
+        for part, numbers in zip(out.split(step), self.numbers[:, None].split(step), strict=True):
+            words = philox4x32((block, stream, numbers & WORD, (numbers >> 32) & WORD), self.key)
+            for place, word in enumerate(words):
+                part[:, place] = word
+        return out.flatten(1)[:, :count]
+
+    def uniform(self, count: int) -> Tensor:
+        """Multiples of 2^-24 in [0, 1), exact in every floating type: (B, count) float32."""
+        return (self.words(count) >> 8) * 2.0**-24
