@@ -46,7 +46,7 @@ def one_line(err: str) -> str:
 
 
 COMMANDS = [
-    "compare", "reconstruct", "simulate", "generate", "train", "sweep", "tune network",
+    "compare", "reconstruct", "simulate", "generate", "merge", "train", "sweep", "tune network",
     "tune simplex", "report",
 ]  # fmt: skip
 
@@ -202,3 +202,21 @@ def test_bad_options_are_refused_in_one_line(call, tmp_path, line, message):
     assert code == 2, err
     assert message in one_line(err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_in_shards_then_merge(call, tmp_path):
+    line = "--images 6 --kind log --detector experiment --seed 4"
+    for shard in (1, 2):
+        code, _, err = call(f"generate {shard}.h5 {line} --shard {shard}/2")
+        assert code == 0, err
+    code, _, err = call("merge all.h5 1.h5")
+    assert code == 2
+    assert "missing shard 2/2" in err
+    assert call("merge all.h5 1.h5 2.h5")[0] == 0
+    assert call(f"generate whole.h5 {line}")[0] == 0
+    with h5py.File(tmp_path / "all.h5") as merged, h5py.File(tmp_path / "whole.h5") as whole:
+        for name in ("entry_1/data_1/data", "entry_1/data_1/mask", "icobench/radius_nm"):
+            assert (merged[name][()] == whole[name][()]).all()
+    code, _, err = call("generate whole.h5 --images 7 --seed 4")
+    assert code == 2
+    assert "other settings" in err

@@ -19,7 +19,8 @@ from icobench.datasets.pattern_file import (
     CHUNK_IMAGES,
     TRUTH_GROUP,
     PatternWriter,
-    new_file,
+    large_file,
+    small_file,
 )
 from icobench.datasets.patterns import PatternOptions, PatternSource
 from icobench.errors import InputError
@@ -45,8 +46,8 @@ PRESETS = {
         splits=PAPER_SPLITS,
     )
 }
-"""The paper's 25,058 images, a fifth of them for validation, and 5,000 for the test. How strong its background
-noise is it does not say; ours is faint."""
+"""The paper's 25,058 images, a fifth of them for validation, and 5,000 for the test. The strength of its
+background noise is not published; ours is faint."""
 
 
 def chosen_options(
@@ -240,9 +241,7 @@ def _prepare(parts: Path, path: Path, settings: dict[str, Any]) -> None:
         parts.mkdir(exist_ok=True)
         if described.exists():
             if json.loads(described.read_text()) != settings:
-                raise InputError(
-                    f"{parts}: holds parts with other settings; remove it or choose another name"
-                )
+                raise InputError(f"{parts}: made with other settings; remove it or choose another name")
             return
         with atomic_path(described) as temporary:
             temporary.write_text(json.dumps(settings, indent=1) + "\n")
@@ -263,7 +262,7 @@ def _whole(file: Path, images: int) -> bool:
 
 def _write_block(file: Path, path: Path, source: PatternSource, numbers: range) -> None:
     patterns = source.block(numbers)
-    with atomic_path(file) as temporary, new_file(temporary, path) as stream:
+    with atomic_path(file) as temporary, small_file(temporary, path) as stream:
         writer = PatternWriter(stream, len(numbers), source.experiment, patterns.kind, {})
         writer.write(0, patterns)
 
@@ -282,7 +281,8 @@ def _join(
     with h5py.File(files[0], "r") as first:
         kind = str(first[TRUTH_GROUP].attrs["kind"])
     start = 0
-    with new_file(temporary, path) as target:
+    size = sum(file.stat().st_size for file in files)
+    with large_file(temporary, path, size) as target:
         writer = PatternWriter(target, images, experiment, kind, attributes)
         for file in files:
             try:

@@ -4,7 +4,9 @@ Images are at ``/entry_1/data_1/data`` (int32 counts, uint8 log images or float3
 ``/entry_1/data_1/mask`` (non-zero = bad), truth, experiment and origin in ``/icobench``.
 """
 
+import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,22 +110,51 @@ def write_patterns(path: Path, patterns: PatternSet, origin: dict[str, Any]) -> 
     Raises:
         InputError: the folder or the disk does not take it.
     """
-    with atomic_path(path) as temporary, new_file(temporary, path) as stream:
+    with atomic_path(path) as temporary, small_file(temporary, path) as stream:
         writer = PatternWriter(stream, len(patterns), patterns.experiment, patterns.kind, {"origin": origin})
         writer.write(0, patterns)
 
 
+# HDF5 does not survive a full disk: a file that cannot be closed crashes the process when it ends. So small
+# files are made in memory, and for large ones the space is taken first.
+
+
 @contextmanager
-def new_file(path: Path, called: Path | None = None) -> Iterator["h5py.File"]:
-    """A new HDF5 file; what the disk refuses becomes an InputError about ``called``."""
+def small_file(path: Path, called: Path) -> Iterator["h5py.File"]:
+    """A new HDF5 file, made in memory and written at the end.
+
+    Raises:
+        InputError: about ``called``, if the disk does not take it.
+    """
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as stream:
+        yield stream
+    try:
+        path.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise InputError(f"{called}: could not be written ({error.strerror})") from error
+
+
+@contextmanager
+def large_file(path: Path, called: Path, size: int) -> Iterator["h5py.File"]:
+    """A new HDF5 file of at most about ``size`` bytes.
+
+    Raises:
+        InputError: about ``called``, if the disk has no room for it.
+    """
     import h5py
 
     try:
-        with h5py.File(path, "w") as stream:
-            yield stream
-    except (OSError, RuntimeError) as error:  # h5py reports a full disk on closing as a RuntimeError
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"{called or path}: could not be written ({reason})") from error
+        with path.open("wb") as room:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(room.fileno(), 0, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise InputError(f"{called}: could not be written ({error.strerror})") from error
+    with h5py.File(path, "w") as stream:
+        yield stream
 
 
 def read_patterns(path: Path, split: str | None = None) -> PatternSet:

@@ -89,7 +89,7 @@ class DetectorModel:
 
     def __init__(self, detector: Detector, experiment: Experiment, seed: int) -> None:
         self.detector = detector
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(6,)))
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,)))
         shape = experiment.pixels, experiment.pixels
         dead = torch.from_numpy(rng.random(shape) < detector.dead_share)
         # Log-normal: gains are positive.
