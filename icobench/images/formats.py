@@ -39,7 +39,7 @@ class Frames:
     Attributes:
         shape: (N, H, W); another rank where the file holds something else.
         dtype: as stored.
-        read: frames ``start`` to ``stop`` as (stop - start, H, W), or any exception where they cannot be read.
+        read: frames ``start`` to ``stop`` as (stop - start, H, W); any exception where they cannot be read.
         name: of the dataset or array within the file, empty if the format has none.
         note: what is wrong with the file although frames can be read, empty if nothing.
     """
@@ -162,7 +162,9 @@ def _array(stream: IO[bytes], load: Callable[[], np.ndarray], name: str = "") ->
     if not fortran or dtype.hasobject:
         return _plain(stream, stream.tell(), dtype, shape, name)
     array = load()
-    return Frames(_stacked(shape), dtype, lambda start, stop: array.reshape(_stacked(shape))[start:stop], name)
+    return Frames(
+        _stacked(shape), dtype, lambda start, stop: array.reshape(_stacked(shape))[start:stop], name
+    )
 
 
 class _Heard(logging.Filter):

@@ -63,8 +63,8 @@ class FrameGeometry:
     """Where the pixels of a frame look.
 
     Attributes:
-        pitch: edge of the square pixels: pixel / distance for a flat detector across the beam (so the tangent of
-            the angle that a pixel on the beam covers), else in sin(theta).
+        pitch: edge of the square pixels: pixel / distance for a flat detector across the beam (the tangent of the
+            angle that a pixel on the beam covers), else in sin(theta).
         centre: (x, y) of the beam in pixel indices; pixel centres are whole numbers.
         flat: a flat detector, else pixels in equal steps of (k_x / k, k_y / k).
     """
@@ -74,7 +74,7 @@ class FrameGeometry:
     flat: bool
 
     def directions(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """k_x / k, k_y / k and k_z / k at pixel indices x and y that broadcast; k_z is 0 beyond the horizon."""
+        """k_x / k, k_y / k and k_z / k at pixel indices that broadcast; k_z is 0 beyond the horizon."""
         across, down = (x - self.centre[0]) * self.pitch, (y - self.centre[1]) * self.pitch
         square = across**2 + down**2
         if self.flat:
@@ -118,8 +118,8 @@ class Resampler:
         self.coarse = geometry.pitch * (target.pixels // 2) / target.sin_theta_max
         if self.coarse > COARSEST:
             raise InputError(
-                f"a pixel of the images is as wide as {self.coarse:.3g} pixels of the grid that is fitted; check "
-                f"the geometry or ask for fewer --pixels than {target.pixels}"
+                f"a pixel of the images is as wide as {self.coarse:.3g} pixels of the fitted grid; "
+                f"check the geometry or ask for fewer --pixels than {target.pixels}"
             )
         split = max(1, math.ceil(FINENESS * self.coarse - 1e-9))
         rows = max(1, SUBPIXELS // (shape[1] * split**2))
@@ -211,7 +211,8 @@ class ResampledSource(ImageSource):
     def read(self, numbers: Sequence[int]) -> Block:
         height, width = self._source.shape
         size = max(1, PIXELS // (height * width))
-        images, masks, problems = [], [], {}
+        images, masks = [], []
+        problems: dict[int, str] = {}
         for first in range(0, len(numbers), size):
             block = self._source.read(numbers[first : first + size])
             problems |= block.problems
@@ -225,8 +226,8 @@ class ResampledSource(ImageSource):
         said = self._source.warnings()
         if self._resampler.coarse > 1 + 1e-9:
             said.append(
-                f"{self.where}: pixels are {self._resampler.coarse:.3g} times as wide as those of the fitted grid, "
-                "so the noise of its neighbouring pixels is correlated; fewer --pixels avoid that"
+                f"{self.where}: pixels are {self._resampler.coarse:.3g} times as wide as those of the fitted "
+                "grid, so the noise of its neighbouring pixels is correlated; fewer --pixels avoid that"
             )
         return said
 
@@ -255,9 +256,9 @@ def on_grid(
         InputError: a geometry that makes no sense.
     """
     height, width = source.shape
-    if detector is None and centre is None and pixels is None:
-        if height == width <= OWN_GRID and width % 2 == 0:
-            return source, replace(experiment, pixels=width)
+    silent = detector is None and centre is None and pixels is None
+    if silent and height == width <= OWN_GRID and width % 2 == 0:
+        return source, replace(experiment, pixels=width)
     middle = (width / 2, height / 2)
     if detector is not None:
         pitch = detector.pixel_mm / detector.distance_mm

@@ -163,7 +163,9 @@ class FileSource(ImageSource):
         if shape[0] == 0:
             raise InputError(f"{self.where}: holds no image")
         if min(shape[1:]) < LEAST_PIXELS:
-            raise InputError(f"{self.where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}")
+            raise InputError(
+                f"{self.where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}"
+            )
 
     def _mask(self, mask: str | None) -> tuple[np.ndarray | None, Frames | None]:
         """One mask for all frames (H, W), True where usable, or the frames that hold one for each."""
@@ -238,7 +240,8 @@ class FileSource(ImageSource):
         said = [f"{self.where}: {self._frames.note}"] if self._frames.note else []
         if self._stat() != self._state:
             said.append(
-                f"{self.where}: changed while it was read; the {len(self)} frames present at opening were used"
+                f"{self.where}: changed while it was read; "
+                f"the {len(self)} frames present at opening were used"
             )
         return said
 
@@ -263,7 +266,7 @@ def open_images(
             divided by 255 or 65535.
         dataset: within an HDF5 file, ``/entry_1/data_1/data`` by default, or of an ``.npz``.
         mask: another file (any of these formats), or a dataset within an HDF5 file; (H, W) or (N, H, W),
-            non-zero = bad. ``/entry_1/data_1/mask`` of an HDF5 file and "mask" of an ``.npz`` are used by default.
+            non-zero = bad. By default ``/entry_1/data_1/mask`` of an HDF5 file and "mask" of an ``.npz``.
         saturation: numbers as stored at or above this are bad.
 
     Raises:
