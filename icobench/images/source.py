@@ -176,7 +176,8 @@ class FileSource(ImageSource):
         where = f"{path}, {frames.name}" if frames.name else str(path)
         shape = self._frames.shape
         if frames.shape not in (shape, (1, *shape[1:])):
-            raise InputError(f"{where}: mask of shape {frames.shape} does not fit images of shape {shape}")
+            own = frames.shape[frames.shape[0] == 1 :]
+            raise InputError(f"{where}: mask of shape {own} does not fit images of shape {shape}")
         if frames.dtype.kind not in "buif":
             raise InputError(f"{where}: a mask must hold numbers, got {frames.dtype}")
         if frames.shape[0] > 1:
