@@ -112,13 +112,13 @@ def _hdf5(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
 
 
 def _datasets(stream: Any) -> list[str]:
-    """Names of the datasets in an HDF5 file, some more than a message lists at most."""
+    """Datasets of two dimensions or more in an HDF5 file; one more than a message lists is the most."""
     import h5py
 
     held: list[str] = []
 
     def visit(name: str, item: Any) -> bool | None:
-        if isinstance(item, h5py.Dataset):
+        if isinstance(item, h5py.Dataset) and item.ndim >= 2:
             held.append(f"/{name}")
         return True if len(held) > NAMED else None
 
@@ -132,7 +132,7 @@ def _missing(path: Path, name: str, files: ExitStack) -> InputError:
     with _readable(path, "HDF5"):
         held = _datasets(files.enter_context(h5py.File(path, "r")))
     listed = ", ".join(held[:NAMED]) + (", ..." if len(held) > NAMED else "") or "none"
-    return InputError(f"{path}: no dataset {name} (there are: {listed})")
+    return InputError(f"{path}: no dataset {name} (two-dimensional or more are: {listed})")
 
 
 def _numpy(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Frames | None:

@@ -3,24 +3,27 @@
 Every source pixel is split into s x s subpixels, none larger than a quarter of a target pixel. Each is taken
 as a box around its direction (k_x / k, k_y / k) and shared among the target pixels that it overlaps, so one
 sparse matrix A (source pixels x target pixels) holds the share of each source pixel that falls into each
-target pixel, and A's rows add up to 1 inside the target grid. With a_p the area of source pixel p in the plane
-(k_x / k, k_y / k), in target pixels, and u_p whether it is usable,
+target pixel; its rows add up to 1 inside the target grid. With n_p the counts of source pixel p, a_p its area
+in the plane (k_x / k, k_y / k) in target pixels, and u_p whether it is usable,
 
-    coverage_t = sum_p A_pt a_p u_p,    counts_t = sum_p A_pt u_p n_p / coverage_t.
+    coverage_t = sum_p A_pt a_p u_p,    counts_t = sum_p A_pt n_p u_p / coverage_t.
 
-Target pixels whose coverage is below 0.75 are masked.
+Target pixels whose coverage is below 0.75 are masked. Pixels of equal pitch at a whole offset are cut exactly.
 
-**Counts.** A flat detector's pixel counts photons in its own solid angle, proportional to intensity x cos^3(theta). Their
-sum over a target pixel is intensity x the target pixel's solid angle, proportional to intensity x k / k_z. So counts of a
-flat detector must be compared with an experiment that has ``solid_angle_factor`` set
-(:func:`target_experiment` does that). Frames that are orthographic already keep the factor they have.
+**Counts.** A flat detector's pixel counts photons in its own solid angle: intensity x cos^3(theta). Their sum
+over a target pixel is intensity x the target pixel's solid angle, intensity x k / k_z. So counts of a flat
+detector must be compared with an experiment that has ``solid_angle_factor`` set (:func:`target_experiment`
+does that). Frames that are orthographic already keep the factor they have.
 
 **Log images.** They show what pixels counted, on a scale of their own. Their relative intensities, of a flat
-detector divided by cos^3(theta), are averaged over the target pixel, weighted by area, and made a log image again;
-they are compared with the intensity itself, without factor.
+detector divided by cos^3(theta), are averaged over the target pixel by area and made a log image again. That
+is compared with the intensity itself, without factor.
 
-The average over a target pixel lowers the contrast of fringes that are not much wider than it. Fits of exact
-images of a flat detector (512 x 512, up to sin(theta) 0.8) on 128 pixels at ``sin_theta_max`` 1 were off by BIAS.
+**Bias.** Simulations are compared at the centre of a target pixel, the average over it has less contrast where
+fringes are narrow. Fits of exact counts of a flat detector (512 x 512, up to sin(theta) 0.8 of a grid with
+``sin_theta_max`` 1) found a radius of 40, 80 and 150 nm too small by 0.03, 0.17 and 0.8 nm (1.1 at most) on
+128 pixels, by 0.01, 0.06 and 0.26 nm on 256; orientations were off by 0.05, 0.06 and 0.12 degrees in the
+median (0.25 at most). 8-bit log images: 0.00, 0.01 and 0.08 nm on 128 pixels.
 """
 
 import math

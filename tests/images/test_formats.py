@@ -193,11 +193,15 @@ def test_missing_datasets_are_named(tmp_path, pages):
     with h5py.File(tmp_path / "a.h5", "w") as stream:
         for n in range(9):
             stream[f"run/frames{n}"] = pages
-    with pytest.raises(InputError, match=r"no dataset /run \(there are: /run/frames0, .*frames5, \.\.\.\)"):
+    with pytest.raises(
+        InputError, match=r"no dataset /run \(two-dimensional or more are: /run/frames0, .*frames5, \.\.\.\)"
+    ):
         read_images(tmp_path / "a.h5", data_path="/run")
     with h5py.File(tmp_path / "b.h5", "w"):
         pass
-    with pytest.raises(InputError, match=r"no dataset /entry_1/data_1/data \(there are: none\)"):
+    with pytest.raises(
+        InputError, match=r"no dataset /entry_1/data_1/data \(two-dimensional or more are: none\)"
+    ):
         read_images(tmp_path / "b.h5")
     np.savez(tmp_path / "a.npz", frames=pages, other=pages + 1)
     np.testing.assert_array_equal(read_images(tmp_path / "a.npz", data_path="other").images, pages + 1)
