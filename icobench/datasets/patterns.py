@@ -219,6 +219,11 @@ def read_patterns(path: Path) -> PatternSet:
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: not a set of patterns with truth ({error})") from error
     stack = read_images(path, kind="log" if kind == "log" else "counts")
+    if stack.images.shape[1:] != (experiment.pixels, experiment.pixels):
+        raise InputError(
+            f"{path}: images of shape {stack.images.shape[1:]}, "
+            f"but the experiment has {experiment.pixels} pixels a side"
+        )
     if radius.shape != (len(stack.images),) or quaternion.shape != (len(stack.images), 4):
         raise InputError(
             f"{path}: truth of shapes {tuple(radius.shape)} and {tuple(quaternion.shape)} does not fit "

@@ -216,23 +216,23 @@ def test_many_large_frames_are_resampled_one_by_one(tmp_path, monkeypatch):
 )
 def test_fits_of_resampled_images_are_close(kind, radius_nm, bias):
     """Exact images, off-centre and flat; log images of 8 bits."""
-    detector = FlatDetector(50.0, 0.3, (210.3, 232.6))
-    frames = flat_images(radius_nm, 440, detector)
+    detector = FlatDetector(50.0, 0.44, (143.3, 158.6))
+    frames = flat_images(radius_nm, 300, detector)[:1]
     frames *= (1e7 / frames.sum((1, 2)))[:, None, None]
     if kind == "log":
         frames = ((log_image(torch.from_numpy(frames)) * 255).round() / 255).numpy()
     believed = target_experiment(Experiment(), geometry(detector), kind)
-    images, mask = Resampler((440, 440), geometry(detector), believed)(
+    images, mask = Resampler((300, 300), geometry(detector), believed)(
         frames, np.ones(frames.shape, bool), kind
     )
     usable = torch.from_numpy(mask) & (believed.sin_theta() <= 0.8)
     objective = (PoissonDeviance if kind == "counts" else LogImageError)(
-        torch.from_numpy(images), usable, CountingSimulator(Simulator(believed), 2)
+        torch.from_numpy(images), usable, CountingSimulator(Simulator(believed), 1)
     )
-    fit, _ = warm_lm(objective, torch.full((2,), radius_nm + 0.5).double(), TURNS[:, None])
+    fit, _ = warm_lm(objective, torch.full((1,), radius_nm + 0.5).double(), TURNS[:1, None])
     miss = (fit.radius_nm - radius_nm).abs()
     assert (miss < bias).all(), miss
-    assert (disorientation(fit.quaternion, TURNS) < 0.3).all()
+    assert (disorientation(fit.quaternion, TURNS[:1]) < 0.3).all()
 
 
 def test_photons_of_an_off_centre_flat_detector_are_reconstructed(tmp_path, generator):
