@@ -124,17 +124,20 @@ class Resampler:
                 f"check the geometry or ask for fewer --pixels than {target.pixels}"
             )
         split = max(1, math.ceil(FINENESS * self.coarse - 1e-9))
-        rows = max(1, SUBPIXELS // (shape[1] * split**2))
-        pieces = [
-            self._shares(geometry, np.arange(first, min(first + rows, shape[0])), shape[1], split)
-            for first in range(0, shape[0], rows)
-        ]
-        self._shared = vstack(pieces, format="csr").T
-        x, y, cosine = geometry.directions(np.arange(shape[1]), np.arange(shape[0])[:, None])
-        area = self.coarse**2 * (cosine**4 if geometry.flat else 1.0)
-        self._area = np.where(x**2 + y**2 < 1, area, 0).astype(np.float32)
+        height = max(1, SUBPIXELS // (shape[1] * split**2))
+        self._area = np.zeros(shape, np.float32)
         # What a pixel counts, over the intensity.
-        self._solid_angle = (cosine**3 if geometry.flat else np.ones(shape)).astype(np.float32)
+        self._solid_angle = np.ones(shape, np.float32)
+        pieces = []
+        for first in range(0, shape[0], height):
+            rows = np.arange(first, min(first + height, shape[0]))
+            pieces.append(self._shares(geometry, rows, shape[1], split))
+            x, y, cosine = geometry.directions(np.arange(shape[1]), rows[:, None])
+            area = self.coarse**2 * (cosine**4 if geometry.flat else 1.0)
+            self._area[rows] = np.where(x**2 + y**2 < 1, area, 0)
+            if geometry.flat:
+                self._solid_angle[rows] = cosine**3
+        self._shared = vstack(pieces, format="csr").T
 
     def _shares(self, geometry: FrameGeometry, rows: np.ndarray, width: int, split: int) -> Any:
         """Rows of the matrix A for some rows of the frame: sparse (len(rows) * width, pixels^2)."""
