@@ -14,13 +14,18 @@ import typer
 from icobench import __version__
 from icobench.errors import InputError
 from icobench.options import (
+    Centre,
     Device,
+    DistanceMm,
     Index,
     Model,
+    PixelMm,
     Seed,
     Sine,
     SolidAngle,
     Wavelength,
+    chosen_centre,
+    chosen_detector,
     chosen_device,
     chosen_experiment,
     console,
@@ -112,15 +117,32 @@ def compare(
 
 @app.command(epilog=examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"))
 def reconstruct(
-    images: Annotated[Path, typer.Argument(help="CXI/HDF5, .npy, .npz or TIFF.")],
+    images: Annotated[Path, typer.Argument(help="CXI/HDF5, .npy, .npz, TIFF or greyscale PNG.")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
     method: Annotated[
         str, typer.Option(help="network, simplex, network+simplex, network+lm.")
     ] = "network+lm",
     model: Model = None,
     kind: Annotated[str, typer.Option(help="counts, log or auto.")] = "auto",
-    data_path: Annotated[str | None, typer.Option(help="Dataset inside an HDF5 file.")] = None,
-    mask_path: Annotated[str | None, typer.Option(help="Mask dataset, non-zero = bad.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "--data-path", help="Dataset inside an HDF5 file.")
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask", "--mask-path", help="Mask, non-zero = bad: a file, or a dataset in the HDF5 file."
+        ),
+    ] = None,
+    saturation: Annotated[
+        float | None, typer.Option(help="Pixels whose stored number is this or more are bad.")
+    ] = None,
+    distance_mm: DistanceMm = None,
+    pixel_mm: PixelMm = None,
+    centre: Centre = None,
+    pixels: Annotated[
+        int | None,
+        typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
+    ] = None,
     preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
     fit_sin_theta: Annotated[
         float | None, typer.Option(help="Leave out pixels beyond this sine of the angle; 0.8 by default.")
@@ -132,10 +154,16 @@ def reconstruct(
     solid_angle_factor: SolidAngle = False,
     wavelength: Wavelength = 13.5,
 ) -> None:
-    """Radius and orientation of your own images, one row per image."""
+    """Radius and orientation of your own images, one row per image.
+
+    Even square frames of at most 256 pixels are taken as an orthographic grid. Others, and all with
+    --distance-mm and --pixel-mm (flat detector across the beam), --centre or --pixels, are resampled to one.
+    """
     from icobench.comparison.methods import find_method
-    from icobench.comparison.reconstruct import FIT_SIN_THETA, reconstruct_images
-    from icobench.images.files import DATA_PATH, atomic_path, read_images
+    from icobench.comparison.reconstruct import FAILED, FIT_SIN_THETA, reconstruct_images
+    from icobench.images.files import atomic_path
+    from icobench.images.resample import on_grid
+    from icobench.images.source import open_images
     from icobench.network.checkpoint import load_network
     from icobench.simulator.simulator import Simulator
 
@@ -148,32 +176,43 @@ def reconstruct(
     for target in (out, preview):
         if target is not None and not target.resolve().parent.is_dir():
             raise InputError(f"{target.parent}: no such folder")
-    stack = read_images(images, kind, data_path or DATA_PATH, mask_path)
-    experiment = chosen_experiment(
-        refractive_index, sin_theta_max, solid_angle_factor, wavelength, stack.images.shape[-1]
-    )
-    where = chosen_device(device)
-    network = load_network(model, where) if chosen.needs_network else None
-    if network is not None:
-        network.check(experiment)
-    simulator = Simulator(experiment, device=where)
-    with progress_bar(f"{method} on {len(stack.images)} images") as update:
-        table = reconstruct_images(stack, chosen, simulator, network, seed, fit_sin_theta, update)
-    if preview is not None:
-        from icobench.reporting.preview import write_preview
+    beam = chosen_centre(centre)
+    flat = distance_mm is not None or pixel_mm is not None
+    detector = chosen_detector(distance_mm, pixel_mm, beam) if flat else None
+    experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
+    with open_images(images, kind, dataset, mask, saturation) as opened:
+        source, experiment = on_grid(opened, experiment, detector, beam, pixels)
+        where = chosen_device(device)
+        network = load_network(model, where) if chosen.needs_network else None
+        if network is not None:
+            network.check(experiment)
+        simulator = Simulator(experiment, device=where)
+        with progress_bar(f"{method} on {len(source)} images") as update:
+            table = reconstruct_images(source, chosen, simulator, network, seed, fit_sin_theta, update)
+        if preview is not None and table["radius_nm"].notna().any():
+            from icobench.reporting.preview import write_preview
 
-        write_preview(preview, stack, table, simulator)
+            write_preview(preview, source, table, simulator)
+        warnings = source.warnings()
     with atomic_path(out) as temporary:
         if out.suffix == ".csv":
             table.to_csv(temporary, index=False)
         else:
             table.to_parquet(temporary)
     for row in table.itertuples():
+        if row.status.startswith(FAILED):
+            say(f"{source.where}: image {row.index} {row.status}")
+            continue
         say(
             f"image {row.index}: R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, orientation "
             f"+- {row.orientation_std_deg:.2g} deg, {row.status}"
         )
+    for warning in warnings:
+        say(f"warning: {warning}")
     say(f"wrote {out}")
+    if table["radius_nm"].isna().all():
+        reason = table["status"][0].removeprefix(FAILED)
+        raise InputError(f"{source.where}: no image could be fitted (image 0: {reason})")
 
 
 @app.command(epilog=examples("icobench simulate pattern.h5 --radius 80 --quaternion 1,0,0,0"))
@@ -185,9 +224,9 @@ def simulate(
     ] = None,
     method: Annotated[str, typer.Option(help="exact, sliced or propagated.")] = "exact",
     shape: Annotated[str, typer.Option(help="Icosahedron, cube, sphere, ...")] = "icosahedron",
-    distance: Annotated[float | None, typer.Option(help="Flat detector: distance in mm.")] = None,
-    pixel_size: Annotated[float | None, typer.Option(help="Flat detector: pixel size in mm.")] = None,
-    beam: Annotated[str | None, typer.Option(help="Flat detector: beam's pixel x,y.")] = None,
+    distance_mm: DistanceMm = None,
+    pixel_mm: PixelMm = None,
+    centre: Centre = None,
     pixels: Annotated[int, typer.Option(help="Pixels per side.")] = 128,
     benchmark: Annotated[bool, typer.Option("--benchmark", help="Images/s and error here.")] = False,
     photons: Annotated[float, typer.Option(help="Expected photons per image; 0 for the intensity.")] = 0.0,
@@ -200,9 +239,9 @@ def simulate(
     wavelength: Wavelength = 13.5,
 ) -> None:
     """Simulate one or many patterns to a file, or measure how fast and exact that is."""
-    from icobench.datasets.simulate import flat_detector, simulate_to_file
+    from icobench.datasets.simulate import simulate_to_file
 
-    detector = flat_detector(distance, pixel_size, beam)
+    detector = chosen_detector(distance_mm, pixel_mm, chosen_centre(centre))
     experiment = chosen_experiment(
         refractive_index, sin_theta_max, solid_angle_factor, wavelength, pixels, detector
     )

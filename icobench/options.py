@@ -3,6 +3,7 @@
 Heavy imports stay inside the functions, so that ``--help`` is fast.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +21,18 @@ if TYPE_CHECKING:
     from icobench.simulator.experiment import Experiment, FlatDetector
 
 __all__ = [
+    "Centre",
     "Device",
+    "DistanceMm",
     "Index",
     "Model",
+    "PixelMm",
     "Seed",
     "Sine",
     "SolidAngle",
     "Wavelength",
+    "chosen_centre",
+    "chosen_detector",
     "chosen_device",
     "chosen_experiment",
     "console",
@@ -44,6 +50,18 @@ SolidAngle = Annotated[
 ]
 Wavelength = Annotated[float, typer.Option("--wavelength", help="Wavelength in nm.")]
 Model = Annotated[Path | None, typer.Option(help="Weights (.safetensors); the shipped ones by default.")]
+DistanceMm = Annotated[
+    float | None, typer.Option("--distance-mm", "--distance", help="Flat detector: distance in mm.")
+]
+PixelMm = Annotated[
+    float | None, typer.Option("--pixel-mm", "--pixel-size", help="Flat detector: pixel size in mm.")
+]
+Centre = Annotated[
+    str | None,
+    typer.Option(
+        "--centre", "--beam", help="x,y of the beam in pixels, whole at pixel centres; the middle by default."
+    ),
+]
 
 
 def chosen_device(name: str) -> "torch.device":
@@ -61,6 +79,43 @@ def chosen_device(name: str) -> "torch.device":
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def chosen_centre(text: str | None) -> tuple[float, float] | None:
+    """The (x, y) of ``--centre``.
+
+    Raises:
+        InputError: not two finite numbers.
+    """
+    if text is None:
+        return None
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        x = y = math.nan
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise InputError(f"--centre must be two numbers x,y, got {text!r}")
+    return x, y
+
+
+def chosen_detector(
+    distance_mm: float | None, pixel_mm: float | None, centre: tuple[float, float] | None
+) -> "FlatDetector | None":
+    """The flat detector that a user describes, None if nothing is given.
+
+    Raises:
+        InputError: only a part is given, or it makes no sense.
+    """
+    from icobench.simulator.experiment import FlatDetector
+
+    if distance_mm is None and pixel_mm is None and centre is None:
+        return None
+    if distance_mm is None or pixel_mm is None:
+        raise InputError("a flat detector needs --distance-mm and --pixel-mm")
+    try:
+        return FlatDetector(distance_mm, pixel_mm, centre)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def chosen_experiment(

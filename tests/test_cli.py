@@ -149,28 +149,104 @@ def counts(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).poisson(3.0, (2, 128, 128)).astype(float)
 
 
+def write_hdf5(path: Path, data, mask=None) -> str:
+    with h5py.File(path, "w") as stream:
+        stream["/entry_1/data_1/data"] = data
+        if mask is not None:
+            stream["/entry_1/data_1/mask"] = mask
+    return str(path)
+
+
 def test_bad_images_are_refused_in_one_line(call, tmp_path):
-    nan, negative = counts(), counts()
-    nan[1, 70, 70] = np.nan
-    negative[0, 70, 70] = -1
-    masked = tmp_path / "masked.npz"
-    np.savez(masked, data=counts(), mask=np.ones((128, 128)))
     cut = tmp_path / "cut.cxi"
     cut.write_bytes((DATA / "pymsft_patterns.cxi").read_bytes()[:5000])
+    damaged = tmp_path / "damaged.cxi"
+    damaged.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(5000))
+    text = np.full((2, 128, 128), b"x")
+    at = "/entry_1/data_1"
     cases = {
-        write(tmp_path / "shape.npy", np.zeros((2, 3, 128, 128))): "expected images of shape",
-        write(tmp_path / "nan.npy", nan): "image 1 holds NaN",
-        write(tmp_path / "negative.npy", negative): "image 0 holds negative",
-        str(masked): "masked completely",
-        str(cut): "not a readable HDF5 file",
-        str(tmp_path / "none.cxi"): "no such file",
-        f"{DATA / 'pymsft_patterns.cxi'} --data-path /no/such": "no dataset /no/such",
+        write(tmp_path / "rank.npy", np.zeros((2, 3, 128, 128))): "rank.npy: expected images of shape",
+        write_hdf5(tmp_path / "rank.h5", np.zeros(128)): f"rank.h5, {at}/data: expected images of shape",
+        write_hdf5(tmp_path / "complex.h5", counts() + 1j): f"complex.h5, {at}/data: images must be real",
+        write_hdf5(tmp_path / "text.h5", text): f"text.h5, {at}/data: images must be real",
+        write_hdf5(tmp_path / "object.h5", ["a", "b"]): f"object.h5, {at}/data: images must be real",
+        write_hdf5(tmp_path / "none.h5", np.zeros((0, 128, 128))): f"none.h5, {at}/data: holds no image",
+        write_hdf5(tmp_path / "mask.h5", counts(), np.zeros((128, 64))): f"mask.h5, {at}/mask: mask of shape",
+        str(cut): "cut.cxi: not a readable HDF5 file",
+        str(damaged): "damaged.cxi: not a readable HDF5 file",
+        str(tmp_path / "nowhere.cxi"): "nowhere.cxi: no such file",
+        f"{DATA / 'pymsft_patterns.cxi'} --dataset /no/such": "more are: /entry_1/data_1/data, /entry_1",
+        f"{DATA / 'pymsft_patterns.cxi'} --mask-path /no/such": "no dataset /no/such",
     }
     for arguments, message in cases.items():
         code, _, err = call(f"reconstruct {arguments} --out result.csv")
         assert code == 2, (arguments, err)
         assert message in one_line(err)
         assert not (tmp_path / "result.csv").exists()
+
+
+def test_bad_frames_fail_alone_and_are_named(call, tmp_path):
+    assert call("simulate good.h5 --radius 60 --photons 1e5")[0] == 0
+    with h5py.File(tmp_path / "good.h5") as stream:
+        good = stream["/entry_1/data_1/data"][0].astype(float)
+    frames = np.stack([good] * 5)
+    frames[1] = np.nan
+    frames[2, 70, 70] = -1
+    frames[3] = 0
+    frames[4, 70, 70] = np.inf
+    path = write_hdf5(tmp_path / "some.h5", frames)
+    code, _, err = call(f"reconstruct {path} --method network --out r.csv --preview p.png")
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "r.csv")
+    assert list(table.columns) == ROWS
+    assert table["index"].tolist() == [0, 1, 2, 3, 4]
+    failed = table["status"].str.startswith("failed: ")
+    assert failed.tolist() == [False, True, True, True, False]
+    assert table.loc[failed, ROWS[1:9]].isna().all(axis=None)
+    assert (table.loc[failed, ["evaluations", "seconds"]] == 0).all(axis=None)
+    assert table.loc[~failed, "radius_nm"].between(55, 65).all()
+    for number, reason in ((1, "masked completely"), (2, "negative values"), (3, "empty")):
+        assert f"{path}, /entry_1/data_1/data: image {number} failed: {reason}" in err
+        assert reason in table["status"][number]
+    assert (tmp_path / "p.png").exists()
+
+
+def test_a_table_is_written_although_all_frames_failed(call, tmp_path):
+    path = write(tmp_path / "dark.npy", np.zeros((3, 128, 128)))
+    code, _, err = call(f"reconstruct {path} --method network --out r.parquet --preview p.png")
+    assert code == 2
+    assert "dark.npy: no image could be fitted (image 0: empty" in one_line(err)
+    table = pd.read_parquet(tmp_path / "r.parquet")
+    assert (table["status"] == "failed: empty: all usable pixels are 0").all()
+    assert len(table) == 3
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_frames_of_a_flat_detector_are_reconstructed(call, tmp_path):
+    """Both spellings of the geometry; the mask from a file; pixels that saturate."""
+    line = "--distance-mm 50 --pixel-mm 0.5 --centre 131,122.5"
+    code, _, err = call(
+        f"simulate flat.h5 --radius 50 --photons 3e5 --pixels 256 --solid-angle-factor {line}"
+    )
+    assert code == 0, err
+    same = "--distance 50 --pixel-size 0.5 --beam 131,122.5"
+    assert (
+        call(f"simulate same.h5 --radius 50 --photons 3e5 --pixels 256 --solid-angle-factor {same}")[0] == 0
+    )
+    with h5py.File(tmp_path / "flat.h5") as stream, h5py.File(tmp_path / "same.h5") as other:
+        data = stream["/entry_1/data_1/data"][()]
+        np.testing.assert_array_equal(data, other["/entry_1/data_1/data"][()])
+    data[0, 40, 50] = 100_000
+    mask = np.zeros(data.shape[1:], np.uint8)
+    mask[100:110, 30:40] = 1
+    data[0, 100:110, 30:40] = 90_000
+    write(tmp_path / "frames.npy", data), write(tmp_path / "bad.npy", mask)
+    code, _, err = call(f"reconstruct frames.npy --mask bad.npy --saturation 99999 {line} --out r.csv")
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "r.csv")
+    assert table["status"].tolist() == ["ok"]
+    assert abs(table["radius_nm"][0] - 50) < 0.2
+    assert "warning" not in err
 
 
 @pytest.mark.parametrize(
@@ -185,6 +261,12 @@ def test_bad_images_are_refused_in_one_line(call, tmp_path):
         ("reconstruct {cxi} --out missing/result.csv", "missing: no such folder"),
         ("reconstruct {cxi} --out result.docx", "--out must end in .csv or .parquet"),
         ("reconstruct {cxi} --device abacus", "--device must be auto, cpu or cuda"),
+        ("reconstruct {cxi} --distance-mm 50", "needs --distance-mm and --pixel-mm"),
+        ("reconstruct {cxi} --distance-mm 0 --pixel-mm 1", "distance_mm must be positive"),
+        ("reconstruct {cxi} --centre 3", "--centre must be two numbers x,y"),
+        ("reconstruct {cxi} --pixels 99", "pixels must be even"),
+        ("reconstruct {cxi} --saturation nan", "saturation must be a positive number"),
+        ("simulate out.h5 --radius 60 --beam 3,4", "needs --distance-mm and --pixel-mm"),
         ("compare --preset huge", "unknown preset 'huge'"),
         ("compare --methods network,magic", "unknown method 'magic'"),
         ("simulate out.h5 --radius -3", "radius_nm must be positive"),

@@ -1,20 +1,22 @@
 """Reconstruct a user's own images with one method."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from icobench.comparison.methods import Method, Problem
+from icobench.comparison.methods import Method, Outcome, Problem
 from icobench.errors import InputError
-from icobench.images.files import ImageStack
+from icobench.images.source import ImageSource
 from icobench.network.checkpoint import TrainedNetwork
 from icobench.simulator.simulator import Simulator
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FIT_SIN_THETA", "reconstruct_images"]
+__all__ = ["FAILED", "FIT_SIN_THETA", "reconstruct_images"]
 
 BLOCK = 32
 
@@ -24,8 +26,12 @@ FIT_SIN_THETA = 0.8
 standard deviations), and few detectors reach that far."""
 
 
+FAILED = "failed: "
+"""How the status of a frame begins that could not be fitted; the reason follows."""
+
+
 def reconstruct_images(
-    stack: ImageStack,
+    source: ImageSource,
     method: Method,
     simulator: Simulator,
     network: TrainedNetwork | None = None,
@@ -33,10 +39,10 @@ def reconstruct_images(
     fit_sin_theta: float = FIT_SIN_THETA,
     progress: Callable[[float], None] = lambda share: None,
 ) -> "pd.DataFrame":
-    """Radius and orientation of every image.
+    """Radius and orientation of every image, read and fitted block by block.
 
     Args:
-        stack: images as read, with ``simulator.experiment.pixels`` pixels a side.
+        source: images of ``simulator.experiment.pixels`` pixels a side.
         method: from :data:`~icobench.comparison.methods.METHODS`.
         simulator: of the experiment the images are believed to come from.
         network: for methods that need it.
@@ -47,51 +53,68 @@ def reconstruct_images(
     Returns:
         a row per image: index, radius_nm, q_w, q_x, q_y, q_z, radius_std_nm, orientation_std_deg, objective
         (deviance per usable pixel for counts, mean squared error for log images), evaluations,
-        seconds, status.
+        seconds, status. An image that cannot be fitted has NaN, 0 evaluations and the status
+        ``failed: <reason>``.
 
     Raises:
-        InputError: the network does not fit the experiment, or an image has no pixel to fit.
+        InputError: the images or the network do not fit the experiment.
     """
     import pandas as pd
 
-    total = len(stack.images)
-    fitted = simulator.experiment.sin_theta() <= fit_sin_theta + 1e-9
-    mask = torch.from_numpy(stack.mask) & fitted & simulator.valid.cpu()
-    empty = (~mask.flatten(1).any(1)).nonzero()[:, 0].tolist()
-    if empty:
-        raise InputError(f"{stack.path}: image {empty[0]} has no usable pixel on the fitted detector range")
-    frames = []
-    for numbers in torch.arange(total).split(BLOCK):
-        problem = Problem(
-            torch.from_numpy(stack.images)[numbers],
-            mask[numbers],
-            stack.kind,
-            simulator,
-            network,
-            seed,
-            numbers,
+    total, pixels = len(source), simulator.experiment.pixels
+    if source.shape != (pixels, pixels):
+        raise InputError(
+            f"{source.where}: images of shape {source.shape}, but {pixels} pixels a side are fitted"
         )
+    fitted = (simulator.experiment.sin_theta() <= fit_sin_theta + 1e-9) & simulator.valid.cpu()
+    rows = []
+    for numbers, stack, problems in source.blocks(BLOCK):
+        images, mask = torch.from_numpy(stack.images), torch.from_numpy(stack.mask) & fitted
+        bright = ((images > 0) & mask).flatten(1).any(1).tolist()
+        for number, seen in zip(numbers.tolist(), bright, strict=True):
+            if not seen:
+                problems.setdefault(number, "no signal at usable pixels of the fitted detector range")
+        good = torch.tensor([number not in problems for number in numbers.tolist()])
+        chosen = torch.from_numpy(numbers)[good]
         start, share = int(numbers[0]) / total, len(numbers) / total
 
         def report(done: float, start: float = start, share: float = share) -> None:
             progress(start + share * done)
 
-        found = method.run(problem, report)
-        quaternion = found.quaternion.double()
-        frames.append(
-            pd.DataFrame(
-                {
-                    "index": numbers.numpy(),
-                    "radius_nm": found.radius_nm.double().numpy(),
-                    **{f"q_{axis}": quaternion[:, i].numpy() for i, axis in enumerate("wxyz")},
-                    "radius_std_nm": found.radius_std_nm.double().numpy(),
-                    "orientation_std_deg": found.orientation_std_deg.double().numpy(),
-                    "objective": found.objective.double().numpy(),
-                    "evaluations": found.evaluations.numpy(),
-                    "seconds": found.seconds / len(numbers),
-                    "status": found.status,
-                }
-            )
-        )
+        if len(chosen):
+            problem = Problem(images[good], mask[good], stack.kind, simulator, network, seed, chosen)
+            rows.append(_rows(chosen, method.run(problem, report)))
+        if problems:
+            rows.append(_failed(problems))
         report(1.0)
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(rows).sort_values("index", ignore_index=True)
+
+
+def _rows(numbers: Tensor, found: Outcome) -> "pd.DataFrame":
+    import pandas as pd
+
+    quaternion = found.quaternion.double()
+    return pd.DataFrame(
+        {
+            "index": numbers.numpy(),
+            "radius_nm": found.radius_nm.double().numpy(),
+            **{f"q_{axis}": quaternion[:, i].numpy() for i, axis in enumerate("wxyz")},
+            "radius_std_nm": found.radius_std_nm.double().numpy(),
+            "orientation_std_deg": found.orientation_std_deg.double().numpy(),
+            "objective": found.objective.double().numpy(),
+            "evaluations": found.evaluations.numpy(),
+            "seconds": found.seconds / len(numbers),
+            "status": found.status,
+        }
+    )
+
+
+def _failed(problems: dict[int, str]) -> "pd.DataFrame":
+    """Rows of images that could not be fitted, by number."""
+    nothing = torch.full((len(problems),), math.nan, dtype=torch.float64)
+    none = torch.zeros(len(problems), dtype=torch.long)
+    outcome = Outcome(
+        nothing, nothing[:, None].expand(-1, 4), nothing, none, nothing, nothing,
+        [FAILED + reason for reason in problems.values()],
+    )  # fmt: skip
+    return _rows(torch.tensor(list(problems)), outcome)

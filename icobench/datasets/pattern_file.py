@@ -179,10 +179,11 @@ def read_patterns(path: Path, split: str | None = None) -> PatternSet:
             experiment = Experiment.from_dict(json.loads(truth.attrs["experiment"]))
             data, mask = stream[DATA_PATH], stream[MASK_PATH]
             radius, quaternion = truth["radius_nm"], truth["quaternion"]
-            if radius.shape != data.shape[:1] or quaternion.shape != (*data.shape[:1], 4):
-                raise ValueError(
-                    f"truth of shapes {radius.shape} and {quaternion.shape}, images {data.shape}"
-                )
+            shape = (len(data), experiment.pixels, experiment.pixels)
+            expected = shape, shape, shape[:1], (*shape[:1], 4)
+            found = data.shape, mask.shape, radius.shape, quaternion.shape
+            if found != expected:
+                raise ValueError(f"images, mask and truth of shapes {found}")
             rows = _rows(path, json.loads(truth.attrs.get("splits", "[]")), split)
             images = torch.from_numpy(data[rows].astype(np.float32))
             usable = torch.from_numpy(mask[rows]) == 0

@@ -15,10 +15,10 @@ from icobench.images.counts import photon_counts
 from icobench.images.files import HDF5_SUFFIXES, atomic_path
 from icobench.images.masks import usable_pixels
 from icobench.provenance import provenance
-from icobench.simulator.experiment import Experiment, FlatDetector
+from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["flat_detector", "simulate_to_file"]
+__all__ = ["simulate_to_file"]
 
 CHUNK = 64
 
@@ -89,25 +89,3 @@ def simulate_to_file(
     )  # fmt: skip
     origin = provenance(seed, torch.device(device), experiment) | {"shape": shape_name, "method": method}
     write_patterns(path, patterns, origin)
-
-
-def flat_detector(distance_mm: float | None, pixel_mm: float | None, beam: str | None) -> FlatDetector | None:
-    """The flat detector that a user describes, None if nothing is given.
-
-    Raises:
-        InputError: only a part is given, or it makes no sense.
-    """
-    if distance_mm is None and pixel_mm is None and beam is None:
-        return None
-    if distance_mm is None or pixel_mm is None:
-        raise InputError("a flat detector needs --distance and --pixel-size")
-    try:
-        centre = tuple(map(float, beam.split(","))) if beam else None
-        if centre is not None and len(centre) != 2:
-            raise ValueError
-    except ValueError as error:
-        raise InputError(f"--beam must be two numbers x,y, got {beam!r}") from error
-    try:
-        return FlatDetector(distance_mm, pixel_mm, None if centre is None else (centre[0], centre[1]))
-    except ValueError as error:
-        raise InputError(str(error)) from error

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from icobench.images.counts import expected_counts
-from icobench.images.files import ImageStack, atomic_path
+from icobench.images.files import atomic_path
 from icobench.images.log_image import intensity_from_log
+from icobench.images.source import ImageSource
 from icobench.simulator.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -17,24 +18,24 @@ if TYPE_CHECKING:
 __all__ = ["write_preview"]
 
 
-def write_preview(path: Path, stack: ImageStack, table: "pd.DataFrame", simulator: Simulator) -> None:
-    """Draw the first images, their reconstructions and the differences.
+def write_preview(path: Path, source: ImageSource, table: "pd.DataFrame", simulator: Simulator) -> None:
+    """Draw the first images that could be fitted, their reconstructions and the differences.
 
     Args:
         path: PNG to write.
-        stack: images as read.
-        table: reconstruction, a row per image.
+        source: of the images; only those drawn are read again.
+        table: reconstruction, a row per image, one of which at least did not fail.
         simulator: of the believed experiment.
     """
     from icobench.reporting.figures import GALLERY_COLUMNS, gallery
 
-    rows = table.head(GALLERY_COLUMNS)
-    count = len(rows)
+    rows = table[table["radius_nm"].notna()].head(GALLERY_COLUMNS)
+    stack = source.read(rows["index"].tolist()).stack
     radius = torch.tensor(rows["radius_nm"].to_numpy())
     quaternion = torch.tensor(rows[["q_w", "q_x", "q_y", "q_z"]].to_numpy())
     intensity = simulator.intensity(radius.to(simulator.device), quaternion.to(simulator.device)).cpu()
-    mask = torch.from_numpy(stack.mask[:count]) & simulator.valid.cpu()
-    images, decades = torch.from_numpy(stack.images[:count]), 6.0
+    mask = torch.from_numpy(stack.mask) & simulator.valid.cpu()
+    images, decades = torch.from_numpy(stack.images), 6.0
     if stack.kind == "counts":
         # One photon is the darkest thing that counts can show.
         decades = max(1.0, math.log10(float((images * mask).amax())))

@@ -143,7 +143,7 @@ def read_run(folder: Path | str) -> RunFolder:
     path = _present(folder / "test_set.h5")
     kind = _kind(path)
     stack = read_images(path, kind=kind)
-    if stack.images.shape[1] != experiment.pixels:
+    if stack.images.shape[1:] != (experiment.pixels, experiment.pixels):
         raise InputError(
             f"{path}: images of {stack.images.shape[1]} pixels, but the experiment has {experiment.pixels}"
         )

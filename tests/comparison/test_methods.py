@@ -11,7 +11,7 @@ from icobench.datasets.patterns import PatternOptions, generate_patterns
 from icobench.fitting.counter import JACOBIAN_COST
 from icobench.geometry.orientation import disorientation
 from icobench.images.detector import Detector
-from icobench.images.files import read_images
+from icobench.images.source import open_images
 from icobench.network.checkpoint import load_network
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -76,7 +76,7 @@ def test_8_bit_log_images_are_reconstructed(network):
 def test_images_of_another_groups_simulator(network):
     """pyMSFT 1.0.2 (University of Rostock); image 0 follows the same physical model."""
     truth = pd.read_csv("tests/data/pymsft_patterns_truth.csv")
-    stack = read_images("tests/data/pymsft_patterns.cxi")
+    stack = open_images("tests/data/pymsft_patterns.cxi")
     simulator = Simulator(Experiment(solid_angle_factor=True))
     table = reconstruct_images(stack, METHODS["network+lm"], simulator, network)
     columns = ["q_w", "q_x", "q_y", "q_z"]

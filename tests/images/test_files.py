@@ -141,19 +141,18 @@ def put(value, index=(1, 2, 3)):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put(np.nan), "image 1 holds NaN or infinite values"),
-        (put(np.inf), "image 1 holds NaN or infinite values"),
-        (put(-1.0), "image 1 holds negative values"),
-        (put(0.0, 2), "image 2 is empty"),
-        (lambda data: data[:, :, :14], r"expected images of shape .*\(3, 16, 14\)"),
+        (put(np.nan, 1), "image 1: masked completely"),
+        (put(-np.inf, 1), "image 1: masked completely"),
+        (put(-1.0), "image 1: negative values"),
+        (put(0.0, 2), "image 2: empty"),
         (lambda data: data[None, None] * np.ones((2, 2, 1, 1, 1)), r"expected images of shape"),
-        (lambda data: data[:, :15, :15], "images must have an even number"),
-        (lambda data: data[:, :14, :14], "images must have .* at least 16"),
+        (lambda data: data[:, :14], "images must have at least 16"),
+        (lambda data: data[:, :, :14], "images must have at least 16"),
     ],
 )
 def test_bad_images(tmp_path, suffix, change, message):
     path = write(tmp_path / f"bad{suffix}", change(np.ones((3, 16, 16), dtype=np.float32)))
-    with pytest.raises(InputError, match=rf"bad\{suffix}: {message}"):
+    with pytest.raises(InputError, match=rf"bad\{suffix}.*: {message}"):
         read_images(path)
 
 
@@ -164,17 +163,19 @@ def test_bad_images(tmp_path, suffix, change, message):
         (np.ones((0, 16, 16)), "holds no image"),
         (np.ones((1, 16, 16), dtype=complex), "real numbers"),
         (np.ones((1, 16, 16), dtype=bool), "real numbers"),
+        (np.full((1, 16, 16), b"7"), "real numbers"),
+        (np.zeros((1, 16, 16), dtype=[("x", "f4")]), "real numbers"),
     ],
 )
 def test_bad_types(tmp_path, suffix, data, message):
     path = write(tmp_path / f"bad{suffix}", data)
-    with pytest.raises(InputError, match=rf"bad\{suffix}: .*{message}"):
+    with pytest.raises(InputError, match=rf"bad\{suffix}.*: .*{message}"):
         read_images(path)
 
 
 def test_log_images_above_1(tmp_path):
     path = write(tmp_path / "counts.npy", np.full((1, 16, 16), 7.0))
-    with pytest.raises(InputError, match=r"counts\.npy: image 0 is not a log image"):
+    with pytest.raises(InputError, match=r"counts\.npy: image 0: not a log image"):
         read_images(path, kind="log")
 
 
@@ -182,10 +183,12 @@ def test_bad_masks(tmp_path, counts):
     path = write_hdf5(
         tmp_path / "all.cxi", counts, np.stack((np.ones((16, 16)),) + (np.zeros((16, 16)),) * 2)
     )
-    with pytest.raises(InputError, match=r"all\.cxi: image 0 is masked completely"):
+    with pytest.raises(InputError, match=r"all\.cxi, /entry_1/data_1/data: image 0: masked"):
         read_images(path)
     path = write_hdf5(tmp_path / "shape.cxi", counts, np.zeros((16, 17)))
-    with pytest.raises(InputError, match=r"shape\.cxi: mask of shape \(16, 17\) does not fit"):
+    with pytest.raises(
+        InputError, match=r"shape\.cxi, /entry_1/data_1/mask: mask of shape \(16, 17\) does not fit"
+    ):
         read_images(path)
 
 
@@ -216,7 +219,7 @@ def test_npz_with_unknown_names(tmp_path, counts):
 
 def test_objects_are_never_unpickled(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match=r"objects\.npy: not a readable NumPy file"):
+    with pytest.raises(InputError, match=r"objects\.npy: images must be real numbers, got object"):
         read_images(tmp_path / "objects.npy")
 
 
@@ -225,9 +228,9 @@ def test_missing_and_unknown_files(tmp_path, counts):
         read_images(tmp_path / "nothing.cxi")
     with pytest.raises(InputError, match="no such file"):
         read_images(tmp_path)
-    (tmp_path / "image.png").write_bytes(b"png")
-    with pytest.raises(InputError, match=r"image\.png: unknown file type \.png"):
-        read_images(tmp_path / "image.png")
+    (tmp_path / "image.jpg").write_bytes(b"jpg")
+    with pytest.raises(InputError, match=r"image\.jpg: unknown file type \.jpg"):
+        read_images(tmp_path / "image.jpg")
     (tmp_path / "plain").write_bytes(b"x")
     with pytest.raises(InputError, match=r"plain: unknown file type \(none\)"):
         read_images(tmp_path / "plain")

@@ -1,0 +1,281 @@
+"""Images of a user's file, read and checked block by block.
+
+A mask inside icobench is True where a pixel is usable; in files non-zero means bad.
+"""
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+
+from icobench.errors import InputError
+from icobench.images.formats import Frames, first_line, open_frames, open_mask
+
+__all__ = ["Block", "FileSource", "ImageSource", "ImageStack", "open_images"]
+
+LEAST_PIXELS = 16
+"""A side of the smallest frame that is accepted."""
+
+DECIDING = 8
+"""Usable frames that decide whether floating-point numbers are counts or log images."""
+
+
+@dataclass(frozen=True)
+class ImageStack:
+    """Images as read from a file.
+
+    Attributes:
+        images: (N, H, W) float32, finite and not negative, 0 where masked.
+        mask: (N, H, W) bool, True where usable.
+        kind: "counts" for photon counts, "log" for log images in [0, 1].
+        path: where they came from.
+    """
+
+    images: np.ndarray
+    mask: np.ndarray
+    kind: str
+    path: Path
+
+
+class Block(NamedTuple):
+    """Some frames of a source.
+
+    Attributes:
+        numbers: (n,) their numbers in the file.
+        stack: the n images; those with a problem are 0 and masked completely.
+        problems: why a frame cannot be used, by its number.
+    """
+
+    numbers: np.ndarray
+    stack: ImageStack
+    problems: dict[int, str]
+
+
+class ImageSource(ABC):
+    """Images that are read when they are asked for.
+
+    Attributes:
+        path: the file.
+        where: file and dataset, for messages.
+        kind: "counts" or "log".
+        shape: (H, W) of every image.
+    """
+
+    path: Path
+    where: str
+    kind: str
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    @abstractmethod
+    def read(self, numbers: Sequence[int]) -> Block:
+        """The frames with these numbers."""
+
+    @abstractmethod
+    def warnings(self) -> list[str]:
+        """What the user should know of the file by now, a line each."""
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """All frames in order, at most ``size`` at once."""
+        for start in range(0, len(self), size):
+            yield self.read(range(start, min(start + size, len(self))))
+
+
+def _read(frames: Frames, numbers: Sequence[int]) -> tuple[np.ndarray, dict[int, str]]:
+    """Raw frames (n, H, W), 0 where unreadable, and why by number."""
+    start, stop = numbers[0], numbers[-1] + 1
+    if stop - start == len(numbers):
+        try:
+            values = frames.read(start, stop)
+            if len(values) == len(numbers):
+                return values, {}
+        except Exception:  # libraries raise many kinds; the frames one by one say which and why
+            pass
+    values = np.zeros((len(numbers), *frames.shape[1:]), frames.dtype)
+    problems = {}
+    for place, number in enumerate(numbers):
+        try:
+            values[place] = frames.read(number, number + 1)[0]
+        except Exception as error:
+            problems[number] = f"unreadable ({first_line(error)})"
+    return values, problems
+
+
+def _problem(image: np.ndarray, usable: np.ndarray, kind: str) -> str | None:
+    seen = image[usable]
+    if seen.size == 0:
+        return "masked completely"
+    if (seen < 0).any():
+        return "negative values at usable pixels"
+    if kind == "log" and (seen > 1).any():
+        return "not a log image: values above 1"
+    if not (seen > 0).any():
+        return "empty: all usable pixels are 0"
+    return None
+
+
+class FileSource(ImageSource):
+    """The images of one file, a context manager; made by :func:`open_images`."""
+
+    def __init__(
+        self, path: Path, kind: str, dataset: str | None, mask: str | None, saturation: float | None
+    ) -> None:
+        self.path = path
+        self._saturation = saturation
+        self._files = ExitStack()
+        with self._files:
+            self._frames = open_frames(path, dataset, self._files)
+            self.where = f"{path}, {self._frames.name}" if self._frames.name else str(path)
+            self._check()
+            self._state = self._stat()
+            self._shared, self._each = self._mask(mask)
+            self.shape = (self._frames.shape[1], self._frames.shape[2])
+            self.kind = self._decide() if kind == "auto" else kind
+            self._files = self._files.pop_all()
+
+    def __enter__(self) -> "FileSource":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.close()
+
+    def __len__(self) -> int:
+        return self._frames.shape[0]
+
+    def _check(self) -> None:
+        shape, dtype = self._frames.shape, self._frames.dtype
+        if dtype.kind not in "uif":
+            raise InputError(f"{self.where}: images must be real numbers, got {dtype}")
+        if len(shape) != 3:
+            raise InputError(f"{self.where}: expected images of shape (N, H, W) or (H, W), got {shape}")
+        if shape[0] == 0:
+            raise InputError(f"{self.where}: holds no image")
+        if min(shape[1:]) < LEAST_PIXELS:
+            raise InputError(
+                f"{self.where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}"
+            )
+
+    def _mask(self, mask: str | None) -> tuple[np.ndarray | None, Frames | None]:
+        """One mask for all frames (H, W), True where usable, or the frames that hold one for each."""
+        opened = open_mask(self.path, mask, self._files)
+        if opened is None:
+            return None, None
+        path, frames = opened
+        where = f"{path}, {frames.name}" if frames.name else str(path)
+        shape = self._frames.shape
+        if frames.shape not in (shape, (1, *shape[1:])):
+            own = frames.shape[frames.shape[0] == 1 :]
+            raise InputError(f"{where}: mask of shape {own} does not fit images of shape {shape}")
+        if frames.dtype.kind not in "buif":
+            raise InputError(f"{where}: a mask must hold numbers, got {frames.dtype}")
+        if frames.shape[0] > 1:
+            return None, frames
+        try:
+            return frames.read(0, 1)[0] == 0, None
+        except Exception as error:
+            raise InputError(f"{where}: mask unreadable ({first_line(error)})") from error
+
+    def _load(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+        """Numbers as stored (n, H, W) float32, where they are usable, and problems of reading."""
+        raw, problems = _read(self._frames, numbers)
+        with np.errstate(over="ignore"):
+            images = raw.astype(np.float32)
+        usable = np.isfinite(images)
+        if self._saturation is not None:
+            usable &= raw < self._saturation
+        if self._shared is not None:
+            usable &= self._shared
+        if self._each is not None:
+            bad, unreadable = _read(self._each, numbers)
+            usable &= bad == 0
+            problems |= {number: f"mask {reason}" for number, reason in unreadable.items()}
+        return images, usable, problems
+
+    def _decide(self) -> str:
+        """Counts or log: by the type of integers, by the first usable frames of floats."""
+        if self._frames.dtype.kind != "f":
+            return "log" if self._frames.dtype == np.uint8 else "counts"
+        decided = 0
+        for number in range(len(self)):
+            images, usable, problems = self._load((number,))
+            if not problems and _problem(images[0], usable[0], "counts") is None:
+                if images[usable].max() > 1:
+                    return "counts"
+                decided += 1
+            if decided == DECIDING:
+                break
+        return "log" if decided else "counts"
+
+    def read(self, numbers: Sequence[int]) -> Block:
+        images, usable, problems = self._load(numbers)
+        if self.kind == "log" and self._frames.dtype in (np.uint8, np.uint16):
+            images /= np.iinfo(self._frames.dtype).max
+        images[~usable] = 0
+        for place, number in enumerate(numbers):
+            problem = problems.get(number) or _problem(images[place], usable[place], self.kind)
+            if problem is not None:
+                problems[number] = problem
+                images[place], usable[place] = 0, False
+        return Block(np.array(numbers), ImageStack(images, usable, self.kind, self.path), problems)
+
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            state = os.stat(self.path)
+        except OSError:
+            return None
+        return state.st_ino, state.st_size, state.st_mtime_ns
+
+    def warnings(self) -> list[str]:
+        said = [f"{self.where}: {self._frames.note}"] if self._frames.note else []
+        if self._stat() != self._state:
+            said.append(
+                f"{self.where}: changed while it was read; "
+                f"the {len(self)} frames present at opening were used"
+            )
+        return said
+
+
+def open_images(
+    path: Path | str,
+    kind: str = "auto",
+    dataset: str | None = None,
+    mask: str | None = None,
+    saturation: float | None = None,
+) -> FileSource:
+    """Open a file of images; frames are read when they are asked for.
+
+    Frames may be any rectangle of at least 16 pixels a side. Pixels that hold NaN or an infinite number, or
+    that the mask or ``saturation`` exclude, are not usable. A frame that cannot be used at all is a
+    problem of its :class:`Block`.
+
+    Args:
+        path: ``.cxi``, ``.h5``, ``.npy``, ``.npz``, ``.tif`` (a page per frame) or greyscale ``.png``.
+        kind: "counts", "log", or "auto": 8-bit images are log images, other integers counts, and floats are
+            log images if no value of the first 8 usable frames is above 1. Log images of 8 or 16 bits are
+            divided by 255 or 65535.
+        dataset: within an HDF5 file, ``/entry_1/data_1/data`` by default, or of an ``.npz``.
+        mask: another file (any of these formats), or a dataset within an HDF5 file; (H, W) or (N, H, W),
+            non-zero = bad. By default ``/entry_1/data_1/mask`` of an HDF5 file and "mask" of an ``.npz``.
+        saturation: numbers as stored at or above this are bad.
+
+    Raises:
+        InputError: what is wrong with the file as a whole: unreadable, no such dataset, not real numbers, not
+            a stack of frames, no frame, a mask of another shape.
+    """
+    if kind not in ("auto", "counts", "log"):
+        raise InputError(f"kind must be auto, counts or log, got {kind!r}")
+    if saturation is not None and not (math.isfinite(saturation) and saturation > 0):
+        raise InputError(f"saturation must be a positive number, got {saturation:g}")
+    return FileSource(Path(path), kind, dataset, mask, saturation)
