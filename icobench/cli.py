@@ -143,6 +143,9 @@ def reconstruct(
         int | None,
         typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
     ] = None,
+    fit_beam: Annotated[
+        bool, typer.Option("--fit-centre", help="Find the beam's position from the first images.")
+    ] = False,
     preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
     fit_sin_theta: Annotated[
         float | None, typer.Option(help="Leave out pixels beyond this sine of the angle; 0.8 by default.")
@@ -159,8 +162,10 @@ def reconstruct(
     Even square frames of at most 256 pixels are taken as an orthographic grid. Others, and all with
     --distance-mm and --pixel-mm (flat detector across the beam), --centre or --pixels, are resampled to one.
     """
+    from dataclasses import replace
+
     from icobench.comparison.methods import find_method
-    from icobench.comparison.reconstruct import FAILED, FIT_SIN_THETA, reconstruct_images
+    from icobench.comparison.reconstruct import FAILED, FIT_SIN_THETA, fit_centre, reconstruct_images
     from icobench.images.files import atomic_path
     from icobench.images.resample import on_grid
     from icobench.images.source import open_images
@@ -188,6 +193,9 @@ def reconstruct(
             network.check(experiment)
         simulator = Simulator(experiment, device=where)
         with progress_bar(f"{method} on {len(source)} images") as update:
+            if fit_beam:
+                offset = fit_centre(source, chosen, simulator, network, seed, fit_sin_theta)
+                simulator = Simulator(replace(experiment, centre_offset=offset), device=where)
             table = reconstruct_images(source, chosen, simulator, network, seed, fit_sin_theta, update)
         if preview is not None and table["radius_nm"].notna().any():
             from icobench.reporting.preview import write_preview
@@ -207,6 +215,9 @@ def reconstruct(
             f"image {row.index}: R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, orientation "
             f"+- {row.orientation_std_deg:.2g} deg, {row.status}"
         )
+    if fit_beam:
+        x, y = (own - old for own, old in zip(offset, experiment.centre_offset, strict=True))
+        say(f"beam found {x:+.3f}, {y:+.3f} pixels (x, y) of the fitted grid from where it was assumed")
     for warning in warnings:
         say(f"warning: {warning}")
     say(f"wrote {out}")

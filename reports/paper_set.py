@@ -3,8 +3,8 @@
     python reports/paper_set.py [--images N] [--out FILE]
 
 Runs `icobench generate --preset paper` three times in a scratch folder: at one go, killed half way and
-started again, and in three shards that are merged. Compares the arrays byte for byte and tests the distribution
-of the bodies.
+started again, and in three shards that are merged. Compares the arrays byte for byte and tests how the bodies
+are distributed.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from icobench.comparison.methods import Method, Outcome, Problem
 from icobench.errors import InputError
+from icobench.fitting.centre import centre_steps
 from icobench.images.source import ImageSource
 from icobench.network.checkpoint import TrainedNetwork
 from icobench.simulator.simulator import Simulator
@@ -16,7 +18,7 @@ from icobench.simulator.simulator import Simulator
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FAILED", "FIT_SIN_THETA", "reconstruct_images"]
+__all__ = ["FAILED", "FIT_SIN_THETA", "fit_centre", "reconstruct_images"]
 
 BLOCK = 32
 
@@ -88,6 +90,59 @@ def reconstruct_images(
             rows.append(_failed(problems))
         report(1.0)
     return pd.concat(rows).sort_values("index", ignore_index=True)
+
+
+CENTRE_ROUNDS = 6
+CENTRE_TOLERANCE = 0.01
+"""Pixels; the search for the beam ends when a step is shorter."""
+
+LONGEST_CENTRE_STEP = 1.5
+"""Pixels; a fringe of the largest bodies is 2.7 pixels wide."""
+
+
+def fit_centre(
+    source: ImageSource,
+    method: Method,
+    simulator: Simulator,
+    network: TrainedNetwork | None = None,
+    seed: int = 0,
+    fit_sin_theta: float = FIT_SIN_THETA,
+) -> tuple[float, float]:
+    """Where the beam meets the detector, from the first images of a source; good from 1.5 pixels away.
+
+    Reconstructs, asks the images how far the beam is off, moves it by the median, which a few failed fits do
+    not shift, and so on.
+
+    Args:
+        source, method, simulator, network, seed, fit_sin_theta: as for :func:`reconstruct_images`.
+
+    Returns:
+        the experiment's ``centre_offset``, in pixels.
+
+    Raises:
+        InputError: none of the first images can be used, or the search does not settle.
+    """
+    experiment = simulator.experiment
+    numbers, stack, problems = next(source.blocks(BLOCK))
+    good = torch.tensor([number not in problems for number in numbers.tolist()])
+    if not good.any():
+        raise InputError(f"{source.where}: the beam cannot be found, none of the first images can be used")
+    images = torch.from_numpy(stack.images)[good]
+    for _ in range(CENTRE_ROUNDS):
+        fitted = (experiment.sin_theta() <= fit_sin_theta + 1e-9) & experiment.valid()
+        mask = torch.from_numpy(stack.mask)[good] & fitted
+        own = Simulator(experiment, device=simulator.device)
+        problem = Problem(images, mask, stack.kind, own, network, seed, torch.from_numpy(numbers)[good])
+        found = method.run(problem)
+        steps, _ = centre_steps(problem.objective(), found.radius_nm, found.quaternion)
+        step = steps.median(0).values.clamp(-LONGEST_CENTRE_STEP, LONGEST_CENTRE_STEP)
+        x, y = (old + new for old, new in zip(experiment.centre_offset, step.tolist(), strict=True))
+        if max(abs(x), abs(y)) > experiment.pixels / 16:
+            break
+        experiment = replace(experiment, centre_offset=(x, y))
+        if float(step.abs().max()) < CENTRE_TOLERANCE:
+            return x, y
+    raise InputError(f"{source.where}: the search for the beam does not settle; give --centre")
 
 
 def _rows(numbers: Tensor, found: Outcome) -> "pd.DataFrame":

@@ -10,6 +10,9 @@ from icobench.simulator.simulator import Simulator
 
 __all__ = ["JACOBIAN_COST", "CountingSimulator", "EvaluationBudgetError"]
 
+FURTHER_COST = 1
+"""Charged for every further derivative."""
+
 JACOBIAN_COST = 4
 """Evaluations charged for one image with its four derivatives: 3 to 4 by the time of ``intensity_jacobian``
 over that of ``intensity`` in batches of 8 to 64 on two cores (``benchmarks/bench_simulator.py``)."""
@@ -57,8 +60,11 @@ class CountingSimulator:
         return self.simulator.intensity(radius_nm, quaternion)
 
     def intensity_jacobian(
-        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor
+        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Intensities (B, H, W) and derivatives (B, 4, H, W), charged :data:`JACOBIAN_COST` each."""
-        self.charge(image, JACOBIAN_COST)
-        return self.simulator.intensity_jacobian(radius_nm, quaternion)
+        """Intensities (B, H, W) and derivatives (B, T, H, W), T = 4 and 2 for each name in ``also``.
+
+        An image is charged :data:`JACOBIAN_COST`, and :data:`FURTHER_COST` for every further derivative.
+        """
+        self.charge(image, JACOBIAN_COST + 2 * FURTHER_COST * len(also))
+        return self.simulator.intensity_jacobian(radius_nm, quaternion, also)

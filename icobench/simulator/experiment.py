@@ -58,6 +58,8 @@ class Experiment:
         solid_angle_factor: multiply the intensity by the solid angle seen by a pixel, relative to one on the
             beam: ``k / k_z`` on the orthographic Ewald-sphere grid, ``(k_z / k)^3`` on a flat detector.
         detector: a flat detector in place of the orthographic grid.
+        pixel_average: average the intensity over the area of an orthographic pixel, as a detector that
+            counts on the whole pixel does, instead of taking it at the centre.
         centre_offset: (x, y), by how many pixels the beam misses pixel (pixels / 2, pixels / 2) of the
             orthographic grid; the pattern moves with the beam.
     """
@@ -69,6 +71,7 @@ class Experiment:
     solid_angle_factor: bool = False
     detector: FlatDetector | None = None
     centre_offset: tuple[float, float] = (0.0, 0.0)
+    pixel_average: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "refractive_index", complex(self.refractive_index))
@@ -79,6 +82,8 @@ class Experiment:
             raise ValueError(f"centre_offset must be within a quarter of the grid, got {self.centre_offset}")
         if self.detector is not None and self.centre_offset != (0.0, 0.0):
             raise ValueError("a flat detector has its own centre; leave centre_offset at 0")
+        if self.detector is not None and self.pixel_average:
+            raise ValueError("pixel_average is for the orthographic grid")
         if not (math.isfinite(self.wavelength_nm) and self.wavelength_nm > 0):
             raise ValueError(f"wavelength_nm must be positive, got {self.wavelength_nm}")
         if not 0 < self.sin_theta_max <= 1:

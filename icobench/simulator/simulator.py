@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.simulator.exact import ExactField
 from icobench.simulator.experiment import Experiment
+from icobench.simulator.pixel_average import average_over_pixels, averaged_pixels, averaging_matrix
 from icobench.simulator.propagated import PropagatedField
 from icobench.simulator.sliced import SlicedField
 
@@ -40,6 +41,8 @@ class Simulator(nn.Module):
 
     factor: Tensor
     valid: Tensor
+    averaging: Tensor
+    averaged: Tensor
 
     def __init__(
         self,
@@ -65,6 +68,9 @@ class Simulator(nn.Module):
         valid = self.experiment.valid()
         self.register_buffer("factor", (factor * valid).to(dtype), persistent=False)
         self.register_buffer("valid", valid, persistent=False)
+        if self.experiment.pixel_average:
+            self.register_buffer("averaging", averaging_matrix(len(valid), dtype), persistent=False)
+            self.register_buffer("averaged", averaged_pixels(valid), persistent=False)
         self.to(device)
 
     @property
@@ -127,10 +133,17 @@ class Simulator(nn.Module):
             return self._empty(0)
         return self._field(radius_nm, quaternion)
 
+    def _read(self, intensity: Tensor) -> Tensor:
+        """What the pixels measure, linear in the intensity (..., pixels, pixels)."""
+        intensity = intensity * self.factor
+        if self.experiment.pixel_average:
+            return average_over_pixels(intensity, self.averaging, self.averaged)
+        return intensity
+
     def intensity(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """|F|^2 in nm^6 (times k / k_z with the solid-angle factor): (B, pixels, pixels)."""
         field = self.field(radius_nm, quaternion)
-        return (field.real.square() + field.imag.square()) * self.factor
+        return self._read(field.real.square() + field.imag.square())
 
     def intensity_jacobian(
         self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
@@ -171,8 +184,7 @@ class Simulator(nn.Module):
             rows += [change[:, 4:5], turned]
         if "centre" in also:
             rows.append(self._per_pixel(intensity, change[:, -2:]))
-        factor = self.factor
-        return intensity * factor, torch.cat(rows, 1) * factor
+        return self._read(intensity), self._read(torch.cat(rows, 1))
 
     def _per_pixel(self, intensity: Tensor, by_wave: Tensor) -> Tensor:
         """Derivatives by the beam's position in pixels from those by k_x and k_y, solid angle included."""

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from icobench.comparison.methods import METHODS, Problem
-from icobench.comparison.reconstruct import reconstruct_images
+from icobench.comparison.reconstruct import fit_centre, reconstruct_images
+from icobench.datasets.pattern_file import write_patterns
 from icobench.datasets.patterns import PatternOptions, generate_patterns
+from icobench.errors import InputError
 from icobench.fitting.counter import JACOBIAN_COST
 from icobench.geometry.orientation import disorientation
-from icobench.images.detector import Detector
+from icobench.images.detector import DETECTORS, Detector
 from icobench.images.source import open_images
 from icobench.network.checkpoint import load_network
 from icobench.simulator.experiment import Experiment
@@ -87,3 +89,30 @@ def test_images_of_another_groups_simulator(network):
     assert table["objective"][0] < 1.1
     # The others were made with refraction or another index: found roughly, and said so.
     assert (table["status"][1:] == "poor-fit").all()
+
+
+def test_the_beam_is_found(network, tmp_path):
+    """Images of a detector with gains, dead and saturated pixels, whose beam misses the middle."""
+    options = PatternOptions(4, detector=DETECTORS["experiment"], radius_range_nm=(60, 150))
+    tests = generate_patterns(options, Experiment(), 79)
+    write_patterns(tmp_path / "set.h5", tests, {})
+    simulator, method = Simulator(Experiment()), METHODS["network+lm"]
+    with open_images(tmp_path / "set.h5") as source:
+        found = fit_centre(source, method, simulator, network)
+        assert found == pytest.approx(DETECTORS["experiment"].centre_offset, abs=0.02)
+        moved = Simulator(Experiment(centre_offset=found))
+        tables = [reconstruct_images(source, method, own, network) for own in (simulator, moved)]
+    before, after = (
+        disorientation(torch.tensor(table[["q_w", "q_x", "q_y", "q_z"]].to_numpy()), tests.quaternion)
+        for table in tables
+    )
+    assert float(after.median()) < 0.3 * float(before.median())
+
+
+def test_a_beam_far_away_is_not_found(network, tmp_path):
+    options = PatternOptions(
+        2, detector=Detector(1e5, 3.0, centre_offset=(7.0, 7.0)), radius_range_nm=(90, 150)
+    )
+    write_patterns(tmp_path / "set.h5", generate_patterns(options, Experiment(), 80), {})
+    with open_images(tmp_path / "set.h5") as source, pytest.raises(InputError, match="does not settle"):
+        fit_centre(source, METHODS["network+lm"], Simulator(Experiment()), network)

@@ -250,3 +250,17 @@ def test_photons_of_an_off_centre_flat_detector_are_reconstructed(tmp_path, gene
     assert (disorientation(found, to_fundamental_domain(TURNS)) < 0.5).all()
     assert (abs(table["radius_nm"] - 60) < 0.2).all()
     assert (table["status"] == "ok").all()
+
+
+def test_a_fraction_of_the_beam_s_offset_is_left_to_the_simulator(tmp_path):
+    """Equal pitch: pixels are cut as they are, and the experiment says where the beam is."""
+    frames = np.random.default_rng(0).poisson(5.0, (1, 140, 150)).astype(np.float32)
+    with open_images(save(tmp_path / "a.npy", frames), "counts") as source:
+        # 128 pixels over 2 x 0.9; the frame's shorter side spans 140 of them.
+        cut, experiment = on_grid(source, Experiment(sin_theta_max=0.9), None, (70.3, 60.6), 140)
+        assert experiment.centre_offset == pytest.approx((0.3, -0.4))
+        assert not experiment.pixel_average
+        image = cut.read([0]).stack.images[0]
+    inner = np.s_[9:140, 0:140]  # the frame starts 61 - 70 rows above the grid
+    assert np.array_equal(image[inner][image[inner] > 0], frames[0][:131, :140][image[inner] > 0])
+    assert (image[inner] > 0).mean() > 0.7

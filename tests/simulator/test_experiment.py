@@ -62,6 +62,7 @@ def test_json_round_trip(experiment):
         ({"refractive_index": 1 - 0.1j}, "refractive_index"),
         ({"refractive_index": complex(math.nan, 0)}, "refractive_index"),
         ({"refractive_index": -1.0}, "refractive_index"),
+        ({"pixel_average": True, "detector": FlatDetector(50, 1)}, "pixel_average"),
         ({"centre_offset": (33.0, 0.0)}, "centre_offset"),
         ({"centre_offset": (0.0, math.nan)}, "centre_offset"),
         ({"centre_offset": (1.0, 0.0), "detector": FlatDetector(50, 1)}, "centre_offset"),
