@@ -8,7 +8,7 @@ from torch import Tensor
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["JACOBIAN_COST", "CountingSimulator", "EvaluationBudgetError"]
+__all__ = ["FURTHER_COST", "JACOBIAN_COST", "CountingSimulator", "EvaluationBudgetError"]
 
 FURTHER_COST = 1
 """Charged for every further derivative."""

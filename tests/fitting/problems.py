@@ -2,7 +2,7 @@
 
 import torch
 
-from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator
+from icobench.fitting.counter import FURTHER_COST, JACOBIAN_COST, CountingSimulator
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
@@ -23,9 +23,9 @@ class CountingRows(Simulator):
         self.rows += len(radius_nm)
         return super().intensity(radius_nm, quaternion)
 
-    def intensity_jacobian(self, radius_nm, quaternion):
-        self.rows += JACOBIAN_COST * len(radius_nm)
-        return super().intensity_jacobian(radius_nm, quaternion)
+    def intensity_jacobian(self, radius_nm, quaternion, also=()):
+        self.rows += (JACOBIAN_COST + 2 * FURTHER_COST * len(also)) * len(radius_nm)
+        return super().intensity_jacobian(radius_nm, quaternion, also)
 
 
 def problem(images, generator, photons=1e5, radius=(30.0, 60.0), simulator=None, budget=None):
