@@ -8,7 +8,7 @@ from icobench.comparison.methods import Problem
 from icobench.datasets.patterns import PatternOptions, generate_patterns
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
-from icobench.network.checkpoint import load_network
+from icobench.network.selection import load_network
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

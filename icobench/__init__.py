@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from icobench.geometry.convex import ConvexBody, icosahedron
     from icobench.geometry.orientation import disorientation, to_fundamental_domain
     from icobench.images.files import read_images
-    from icobench.network.checkpoint import load_network
+    from icobench.network.selection import load_network
     from icobench.simulator.experiment import Experiment, FlatDetector
     from icobench.simulator.simulator import Simulator
 
@@ -25,7 +25,7 @@ _HOMES = {
     "Simulator": "icobench.simulator.simulator",
     "disorientation": "icobench.geometry.orientation",
     "icosahedron": "icobench.geometry.convex",
-    "load_network": "icobench.network.checkpoint",
+    "load_network": "icobench.network.selection",
     "read_images": "icobench.images.files",
     "to_fundamental_domain": "icobench.geometry.orientation",
 }

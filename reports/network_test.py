@@ -19,8 +19,7 @@ from icobench.datasets.patterns import PatternOptions, PatternSet, generate_patt
 from icobench.geometry.orientation import appendix_c_errors, disorientation
 from icobench.images.detector import DETECTORS
 from icobench.images.files import atomic_path
-from icobench.network.checkpoint import TrainedNetwork, load_network
-from icobench.network.predict import predict
+from icobench.network.selection import Networks, load_network, predict
 from icobench.provenance import provenance
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
@@ -55,7 +54,7 @@ def figures(radius: torch.Tensor, quaternion: torch.Tensor, truth: PatternSet) -
     }
 
 
-def test_network(network: TrainedNetwork, truth: PatternSet, fits: int) -> dict:
+def test_network(network: Networks, truth: PatternSet, fits: int) -> dict:
     """The network alone on all images, and network+lm on the first ``fits``."""
     begin = time.perf_counter()
     answer = predict(network, truth.images, truth.mask, truth.experiment, truth.kind)
@@ -104,7 +103,7 @@ def main() -> None:
         print(name, json.dumps(results[name], indent=1), flush=True)
     origin = provenance(SEED, torch.device("cpu"), experiment)
     origin["command"] = f"python reports/network_test.py --images {arguments.images} --fits {arguments.fits}"
-    document = {**origin, "weights": network.digest, "card": network.card, "results": results}
+    document = {**origin, "weights": network.digest, "cards": network.cards, "results": results}
     with atomic_path(arguments.out.resolve()) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n")
 

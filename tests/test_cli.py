@@ -46,7 +46,7 @@ def one_line(err: str) -> str:
 
 
 COMMANDS = [
-    "compare", "reconstruct", "simulate", "generate", "merge", "train", "sweep", "tune network",
+    "compare", "reconstruct", "simulate", "generate", "merge", "train", "evaluate", "sweep", "tune network",
     "tune simplex", "report",
 ]  # fmt: skip
 
@@ -275,6 +275,9 @@ def test_frames_of_a_flat_detector_are_reconstructed(call, tmp_path):
         ("simulate out.h5 --radius 200 --method sliced", "does not fit"),
         ("generate out.h5 --photons -1", "photons must lie in"),
         ("train --preset huge", "unknown preset 'huge'"),
+        ("train --data nowhere.h5", "nowhere.h5: no such file"),
+        ("evaluate --sets clean,moon", "unknown test set 'moon'"),
+        ("evaluate --model nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("sweep --axis moon", "unknown axis 'moon'"),
         ("report nowhere", "nowhere"),
     ],
@@ -284,6 +287,19 @@ def test_bad_options_are_refused_in_one_line(call, tmp_path, line, message):
     assert code == 2, err
     assert message in one_line(err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_train_on_a_stored_set_then_evaluate(call, tmp_path):
+    assert call("generate set.h5 --images 5 --detector clean --seed 4")[0] == 0
+    code, _, err = call("train --preset smoke --steps 2 --data set.h5 --run run")
+    assert code == 0, err
+    assert "finished" in err
+    code, out, err = call("evaluate --images 3 --sets counting --model run/network.safetensors --out e")
+    assert code == 0, err
+    assert "| counting | disorientation, deg |" in out
+    assert {path.name for path in (tmp_path / "e").iterdir()} == {
+        "evaluation.json", "evaluation.md", "evaluation.parquet",
+    }  # fmt: skip
 
 
 def test_generate_in_shards_then_merge(call, tmp_path):

@@ -18,8 +18,8 @@ from icobench.fitting.result import FitResult, Trace
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
 from icobench.fitting.uncertainty import cramer_rao, poor_fit
 from icobench.fitting.warm_start import warm_lm, warm_simplex
-from icobench.network.checkpoint import TrainedNetwork
-from icobench.network.predict import NetworkAnswer, predict
+from icobench.network.predict import NetworkAnswer
+from icobench.network.selection import Networks, predict
 from icobench.simulator.simulator import Simulator
 
 __all__ = ["METHODS", "Method", "Outcome", "Problem", "find_method"]
@@ -36,7 +36,7 @@ class Problem:
         mask: (N, H, W) True where usable.
         kind: "counts", "log" or "intensity" (noise-free).
         simulator: of the experiment that the user believes in.
-        network: the trained network, None if no method needs one.
+        network: trained networks, None if no method needs one.
         seed: of the run.
         numbers: (N,) numbers of the images within their set; random starts depend on them.
         budget: most evaluations per image, None for no bound.
@@ -46,7 +46,7 @@ class Problem:
     mask: Tensor
     kind: str
     simulator: Simulator
-    network: TrainedNetwork | None = None
+    network: Networks | None = None
     seed: int = 0
     numbers: Tensor | None = None
     budget: int | None = None

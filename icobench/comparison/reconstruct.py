@@ -12,7 +12,7 @@ from icobench.comparison.methods import Method, Outcome, Problem
 from icobench.errors import InputError
 from icobench.fitting.centre import centre_steps
 from icobench.images.source import ImageSource
-from icobench.network.checkpoint import TrainedNetwork
+from icobench.network.selection import Networks
 from icobench.simulator.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def reconstruct_images(
     source: ImageSource,
     method: Method,
     simulator: Simulator,
-    network: TrainedNetwork | None = None,
+    network: Networks | None = None,
     seed: int = 0,
     fit_sin_theta: float = FIT_SIN_THETA,
     progress: Callable[[float], None] = lambda share: None,
@@ -104,7 +104,7 @@ def fit_centre(
     source: ImageSource,
     method: Method,
     simulator: Simulator,
-    network: TrainedNetwork | None = None,
+    network: Networks | None = None,
     seed: int = 0,
     fit_sin_theta: float = FIT_SIN_THETA,
 ) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import appendix_c_errors, disorientation
 from icobench.images.detector import Detector
 from icobench.images.files import atomic_path
-from icobench.network.checkpoint import TrainedNetwork
+from icobench.network.selection import Networks
 from icobench.provenance import provenance
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
@@ -133,7 +133,7 @@ class Comparison:
         experiment: physics and grid.
         seed: of images and random starts.
         device: where to work.
-        network: the trained network for the methods that need it.
+        network: trained networks for the methods that need one.
 
     Raises:
         InputError: unknown method, or the folder holds another run.
@@ -146,13 +146,13 @@ class Comparison:
         experiment: Experiment,
         seed: int,
         device: torch.device,
-        network: TrainedNetwork | None,
+        network: Networks | None,
     ) -> None:
         self.folder, self.settings, self.seed, self.device = Path(folder), settings, seed, device
-        self.experiment, self.network = experiment, network
         self.methods = [find_method(name) for name in settings.methods]
-        if network is not None and any(method.needs_network for method in self.methods):
-            network.check(experiment)
+        needed = network is not None and any(method.needs_network for method in self.methods)
+        self.experiment = experiment
+        self.network = network.subset(experiment, "counts") if network and needed else None
         self.simulator = Simulator(experiment, device=device)
         self.identity = {
             "settings": {k: v for k, v in asdict(settings).items() if k not in ("preset", "methods")},
@@ -184,7 +184,7 @@ class Comparison:
             **provenance(self.seed, self.device, self.experiment),
             "settings": asdict(self.settings),
             "identity": self.identity,
-            "network": None if self.network is None else self.network.card,
+            "network": None if self.network is None else self.network.cards[0],
         }
         with atomic_path(described) as temporary:
             temporary.write_text(json.dumps(described_as, indent=1) + "\n")

@@ -18,6 +18,7 @@ from icobench.geometry.rotations import (
 
 __all__ = [
     "appendix_c_errors",
+    "boundary_distance",
     "component_spans",
     "disorientation",
     "equivalents",
@@ -75,6 +76,27 @@ def disorientation(first: Tensor, second: Tensor, body: ConvexBody | None = None
     """
     relative = quaternion_multiply(quaternion_conjugate(second), first)
     return torch.rad2deg(quaternion_angle(to_fundamental_domain(relative, body)))
+
+
+def boundary_distance(quaternion: Tensor, body: ConvexBody | None = None) -> Tensor:
+    """Smallest rotation that takes orientations to the fundamental domain's boundary, where equivalents tie.
+
+    The boundary consists of pieces of hyperplanes through the origin of quaternion space, half way between
+    the identity and another element of the group; the rotation angle is twice the arc to the nearest one.
+
+    Args:
+        quaternion: (..., 4), any equivalent.
+
+    Returns:
+        (...) angle in degrees, at most 36 for the icosahedron.
+    """
+    domain = to_fundamental_domain(quaternion, body)
+    group = quaternion_conjugate(_group(body, quaternion))
+    group = group[group[:, 0].abs() < 1 - 1e-6]
+    dots = domain @ group.mT
+    apart = (2 - 2 * torch.sign(dots) * group[:, 0]).sqrt()
+    sine = (domain[..., :1] - dots.abs()) / apart
+    return torch.rad2deg(2 * torch.asin(sine.clamp(0, 1))).amin(-1)
 
 
 def random_orientations(

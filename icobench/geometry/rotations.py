@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "matrix_to_quaternion",
     "quaternion_angle",
     "quaternion_conjugate",
     "quaternion_multiply",
@@ -73,6 +74,11 @@ def quaternion_conjugate(quaternion: Tensor) -> Tensor:
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     """Rotation matrices M(q), (..., 4) -> (..., 3, 3), with ``r_lab = M r_body``."""
     return roma.unitquat_to_rotmat(_scalar_last(quaternion))
+
+
+def matrix_to_quaternion(matrix: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) to unit quaternions (..., 4), ``w >= 0``."""
+    return quaternion_normalize(_scalar_first(roma.rotmat_to_unitquat(matrix)))
 
 
 def rotation_vector_to_quaternion(vector: Tensor) -> Tensor:

@@ -1,22 +1,24 @@
-"""Trained networks on disk: safetensors for the weights, JSON beside them for their origin."""
+"""Trained networks on disk: safetensors with the weights and, in the header, where they come from."""
 
 import hashlib
 import json
 import os
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from icobench.errors import InputError
-from icobench.network.compact import CompactNetwork
+from icobench.network.architectures import Network, build_network
+from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["TrainedNetwork", "load_network", "save_network", "shipped_weights"]
+__all__ = ["StoredWeights", "TrainedNetwork", "load_trained", "read_weights", "save_network"]
+
+FORMAT = "icobench-2"
 
 
 @dataclass(frozen=True)
@@ -25,84 +27,118 @@ class TrainedNetwork:
 
     Attributes:
         network: in evaluation mode.
-        card: recipe, experiment, seed, cost and test figures, as stored.
+        card: architecture, recipe, experiment, seed and cost, as stored.
+        recipe: of its training: what it sees and in which ranges.
         digest: first 12 hexadecimal digits of the weights' SHA-256.
     """
 
-    network: CompactNetwork
+    network: Network
     card: dict[str, Any]
+    recipe: Recipe
     digest: str
 
-    def check(self, experiment: Experiment) -> None:
-        """Refuse an experiment that the network was not trained for.
-
-        Raises:
-            InputError: wavelength, refractive index or angular range outside of training.
-        """
+    def misfits(self, experiment: Experiment) -> list[str]:
+        """What of an experiment the network was not trained for, in words; empty if nothing."""
         own = Experiment.from_dict(self.card["experiment"])
-        recipe = self.card["recipe"]
+        recipe = self.recipe
         problems = []
         if not experiment.orthographic:
             problems.append("the orthographic grid, not a flat detector")
         if abs(experiment.wavelength_nm / own.wavelength_nm - 1) > 1e-3:
             problems.append(f"wavelength {own.wavelength_nm:g} nm, not {experiment.wavelength_nm:g} nm")
         n = experiment.refractive_index
-        (low, high), (weak, strong) = recipe["refraction"], recipe["absorption"]
-        trained = low - 1e-3 <= 1 - n.real <= high + 1e-3 and weak - 1e-3 <= n.imag <= strong + 1e-3
-        if not trained:
-            problems.append(
-                f"refractive index 1 - ({low:g} to {high:g}) + ({weak:g} to {strong:g})j, "
-                f"not {n.real:g}{n.imag:+g}j"
-            )
-        least = recipe["sine"][0]
+        if recipe.log_images:
+            m = own.refractive_index
+            if abs(n - m) > 2e-3:
+                problems.append(f"refractive index {m.real:g}{m.imag:+g}j, not {n.real:g}{n.imag:+g}j")
+        else:
+            (low, high), (weak, strong) = recipe.refraction, recipe.absorption
+            if not (low - 1e-3 <= 1 - n.real <= high + 1e-3 and weak - 1e-3 <= n.imag <= strong + 1e-3):
+                problems.append(
+                    f"refractive index 1 - ({low:g} to {high:g}) + ({weak:g} to {strong:g})j, "
+                    f"not {n.real:g}{n.imag:+g}j"
+                )
+        least = {"counts": recipe.sine[0], "clean": 1.0}.get(recipe.images, 0.75)
         if experiment.sin_theta_max < least - 1e-9:
             problems.append(f"sin_theta_max of at least {least:g}, not {experiment.sin_theta_max:g}")
-        if problems:
-            raise InputError(f"the network's weights were made for {'; '.join(problems)}")
+        return problems
 
 
-def shipped_weights() -> Path:
-    """The weights that come with the package."""
-    return Path(str(resources.files("icobench.network") / "weights" / "compact.safetensors"))
+class StoredWeights(NamedTuple):
+    """A file of weights.
+
+    Attributes:
+        weights: tensors by name.
+        card: where they come from.
+        digest: first 12 hexadecimal digits of their SHA-256.
+    """
+
+    weights: dict[str, torch.Tensor]
+    card: dict[str, Any]
+    digest: str
 
 
-def _card_path(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
-def save_network(path: Path, network: CompactNetwork, card: dict[str, Any]) -> None:
-    """Write ``path`` (safetensors) and the card beside it, each whole or not at all."""
+def save_network(path: Path, network: Network, card: dict[str, Any]) -> None:
+    """Write weights and card to ``path`` (safetensors), whole or not at all."""
     path = Path(path)
-    card = {"widths": list(network.widths), "hidden": network.hidden, **card}
     temporary = path.with_suffix(".tmp")
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, str(temporary), metadata={"format": "icobench-1"})
+    save_file(state, str(temporary), metadata={"format": FORMAT, "card": json.dumps(card)})
     os.replace(temporary, path)
-    temporary.write_text(json.dumps(card, indent=1) + "\n")
-    os.replace(temporary, _card_path(path))
 
 
-def load_network(path: Path | str | None = None, device: torch.device | str = "cpu") -> TrainedNetwork:
-    """Load weights and card; the shipped ones by default.
+def _read_card(path: Path) -> dict[str, Any]:
+    with safe_open(str(path), framework="pt") as opened:
+        metadata = opened.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+    card = json.loads(metadata["card"])
+    Experiment.from_dict(card["experiment"])
+    return card
+
+
+def _digest(weights: dict[str, torch.Tensor]) -> str:
+    """Of names and numbers alone: the header of the same network may differ."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(name.encode())
+        found.update(weights[name].numpy().tobytes())
+    return found.hexdigest()[:12]
+
+
+def read_weights(path: Path | str) -> StoredWeights:
+    """Read weights and card.
 
     Raises:
-        InputError: missing, damaged or foreign files.
+        InputError: missing, damaged or foreign file.
     """
-    path = Path(path) if path is not None else shipped_weights()
-    for needed in (path, _card_path(path)):
-        if not needed.is_file():
-            raise InputError(f"{needed}: no such file (a network is weights and a .json beside them)")
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
     try:
-        card = json.loads(_card_path(path).read_text())
-        network = CompactNetwork(tuple(card["widths"]), card["hidden"])
-        network.load_state_dict(load_file(str(path)))
-        Experiment.from_dict(card["experiment"])
-        for limits in ("refraction", "absorption", "sine"):
-            low, high = card["recipe"][limits]
-            if not low <= high:
-                raise ValueError(f"recipe: {limits} from {low} to {high}")
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: not a network of icobench ({first})") from error
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return TrainedNetwork(network.eval().to(device), card, digest)
+        card = _read_card(path)
+        weights = load_file(str(path))
+    except (SafetensorError, InputError, ValueError, KeyError, TypeError) as error:
+        raise _foreign(path, error) from error
+    return StoredWeights(weights, card, _digest(weights))
+
+
+def _foreign(path: Path, error: Exception) -> InputError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path}: not a network of icobench ({first})")
+
+
+def load_trained(path: Path | str, device: torch.device | str = "cpu") -> TrainedNetwork:
+    """Load weights and card, ready for inference.
+
+    Raises:
+        InputError: missing, damaged or foreign file.
+    """
+    stored = read_weights(path)
+    try:
+        recipe = Recipe.from_dict(stored.card["recipe"])
+        network = build_network(stored.card["architecture"], stored.card["network"])
+        network.load_state_dict(stored.weights)
+    except (InputError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _foreign(Path(path), error) from error
+    return TrainedNetwork(network.eval().fold().to(device), stored.card, recipe, stored.digest)

@@ -1,98 +1,131 @@
-"""The compact network: a small residual network on the degree-6 orbit embedding."""
+"""The compact network: residual convolutions in polar coordinates, answers that turn with the image."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from icobench.network.orbit import DIMENSION
+from icobench.errors import InputError
+from icobench.network.outputs import SPREADS
+from icobench.network.polar import (
+    HarmonicSum,
+    PolarGrid,
+    ResidualBlock,
+    RingBias,
+    WrappedConvolution,
+    batch_norm,
+)
+from icobench.network.targets import TARGETS
 
-__all__ = ["CompactNetwork", "Prediction"]
+__all__ = ["ACTIVATIONS", "CompactNetwork"]
 
-RADIUS_MIDDLE_NM = 95.0
-RADIUS_SCALE_NM = 65.0
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
 
+RINGS, SECTORS = 96, 256
+"""Of the polar grid. A body of R = 160 nm has fringes of 149 rad a rad, 2.4 rad a ring."""
 
-class Prediction(NamedTuple):
-    """What the network says.
-
-    Attributes:
-        vector: (B, 13) estimate of the orbit vector; its norm falls with doubt.
-        radius_nm: (B,).
-        radius_std_nm: (B,) predicted standard deviation.
-    """
-
-    vector: Tensor
-    radius_nm: Tensor
-    radius_std_nm: Tensor
+STEM_RINGS, STEM_SECTORS = 16, 64
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm; 1x1 shortcut where the shape changes."""
+class Reading(nn.Module):
+    """Harmonics of the features round the azimuth: the orbit vector, turning with the image."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, features: int, degree: int, sectors: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.first_norm = nn.BatchNorm2d(outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.second_norm = nn.BatchNorm2d(outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride)
+        self.pairs = nn.Conv1d(features, 2 * (degree + 1), 1)
+        self.harmonics = HarmonicSum(degree, sectors)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.first_norm(self.first(x)))
-        return torch.relu(self.shortcut(x) + self.second_norm(self.second(y)))
+        return self.harmonics(self.pairs(x).float())
 
 
 class CompactNetwork(nn.Module):
-    """From (B, 6, 64, 64) to orbit vector, radius and its spread.
+    """From (B, 3, 128, 128) to orientation target, radius and their spreads: (B, D + 3).
 
-    The centre of the image is the beam, so positions carry meaning: the last feature map is
-    flattened, not averaged.
+    The image is resampled to 96 rings of scattering angle and 256 sectors of azimuth. A stem with a large
+    field and three stages of residual blocks (16 x 64, 8 x 32, 4 x 16) follow; then every sector mixes its
+    rings, and a convolution round the whole azimuth mixes the sectors. For the target "orbit", circular
+    harmonics of the features give the 13 components, so that a turn of the image by a sixteenth turns the
+    answer exactly. Other targets take all sectors' features at once.
 
     Args:
-        widths: channels of the four stages (32, 16, 8 and 4 pixels wide).
-        hidden: units of the last hidden layer.
+        target: a key of :data:`~icobench.network.targets.TARGETS`.
+        widths: channels of the three stages.
+        hidden: features of a sector.
+        blocks: further residual blocks in each stage.
+        activation: a key of :data:`ACTIVATIONS`.
+        harmonic: whether the orbit vector is read by circular harmonics.
+
+    Raises:
+        InputError: unknown target or activation.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int] = (48, 96, 128, 192), hidden: int = 256) -> None:
+    def __init__(
+        self,
+        target: str = "orbit",
+        widths: Sequence[int] = (32, 64, 128),
+        hidden: int = 256,
+        blocks: Sequence[int] = (1, 1, 1),
+        activation: str = "relu",
+        harmonic: bool = True,
+    ) -> None:
         super().__init__()
-        self.widths, self.hidden = tuple(widths), hidden
-        first, second, third, fourth = widths
-        self.stem = nn.Sequential(nn.Conv2d(6, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU())
-        self.blocks = nn.Sequential(
-            ResidualBlock(first, first),
-            ResidualBlock(first, second, 2),
-            ResidualBlock(second, second),
-            ResidualBlock(second, third, 2),
-            ResidualBlock(third, third),
-            ResidualBlock(third, fourth, 2),
-        )
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(16 * fourth, hidden), nn.ReLU(), nn.Linear(hidden, DIMENSION + 2)
-        )
+        if target not in TARGETS or activation not in ACTIVATIONS:
+            raise InputError(f"unknown target {target!r} or activation {activation!r}")
+        self.target = TARGETS[target]
+        self.options = {
+            "target": target, "widths": list(widths), "hidden": hidden, "blocks": list(blocks),
+            "activation": activation, "harmonic": harmonic,
+        }  # fmt: skip
+        chosen = ACTIVATIONS[activation]
+        first, second, third = widths
+        rings, sectors = RINGS // STEM_RINGS, SECTORS // STEM_SECTORS
+        self.grid = PolarGrid(RINGS, SECTORS)
+        self.stem = WrappedConvolution(3, first, (rings + 4, sectors + 4), (rings, sectors))
+        self.stem_norm: nn.Module = batch_norm(first)
+        self.activation = chosen()
+        stages: list[nn.Module] = [RingBias(first, 16)]
+        for number, (inputs, outputs) in enumerate(((first, first), (first, second), (second, third))):
+            if number:
+                stages += [ResidualBlock(inputs, outputs, 2, chosen), RingBias(outputs, 16 >> number)]
+            stages += [ResidualBlock(outputs, outputs, 1, chosen) for _ in range(blocks[number])]
+        self.stages = nn.Sequential(*stages)
+        self.sectors = 16
+        self.rings_to_features = nn.Conv1d(4 * third, hidden, 1)
+        self.round = nn.Conv1d(hidden, hidden, self.sectors)
+        if target == "orbit" and harmonic:
+            self.orientation: nn.Module = Reading(hidden, (self.target.dimension - 1) // 2, self.sectors)
+        else:
+            self.orientation = nn.Sequential(
+                nn.Flatten(), nn.Linear(self.sectors * hidden, hidden), chosen(),
+                nn.Linear(hidden, self.target.dimension),
+            )  # fmt: skip
+        self.size = nn.Sequential(nn.Linear(2 * hidden, hidden), chosen(), nn.Linear(hidden, 1 + SPREADS))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 6, 64, 64) -> (B, 15): orbit vector, scaled radius, log of its scaled spread."""
-        return self.head(self.blocks(self.stem(x)))
+        """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + 3), float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            image, constant = self.grid(x[:, :2]), x[:, 2:, :1, :1]
+            x = torch.cat((image, constant.expand(-1, -1, *image.shape[2:])), 1)
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.stages(self.activation(self.stem_norm(self.stem(x))))
+        x = self.activation(self.rings_to_features(x.flatten(1, 2)))
+        wrapped = torch.cat((x, x[..., : self.sectors - 1]), -1)
+        x = x + self.activation(self.round(wrapped))
+        summary = torch.cat((x.mean(-1), x.amax(-1)), 1)
+        return torch.cat((self.orientation(x).float(), self.size(summary).float()), 1)
 
-    @staticmethod
-    def interpret(output: Tensor) -> Prediction:
-        """Split the raw output and restore units."""
-        output = output.float()
-        return Prediction(
-            output[:, :DIMENSION],
-            RADIUS_MIDDLE_NM + RADIUS_SCALE_NM * output[:, DIMENSION],
-            RADIUS_SCALE_NM * torch.exp(output[:, DIMENSION + 1].clamp(-9, 1)),
-        )
-
-    @staticmethod
-    def loss(output: Tensor, vector: Tensor, radius_nm: Tensor) -> Tensor:
-        """Squared error of vector and radius, plus a Gaussian likelihood that fits the spread only."""
-        output = output.float()
-        target = (radius_nm - RADIUS_MIDDLE_NM) / RADIUS_SCALE_NM
-        orbit = (output[:, :DIMENSION] - vector).square().sum(1).mean()
-        miss = (output[:, DIMENSION] - target).square()
-        log_spread = output[:, DIMENSION + 1].clamp(-9, 1)
-        likelihood = log_spread + 0.5 * miss.detach() * torch.exp(-2 * log_spread)
-        return orbit + 4 * miss.mean() + 0.01 * likelihood.mean()
+    def fold(self) -> "CompactNetwork":
+        """Merge the batch norms into the convolutions, for inference only; returns itself."""
+        self.stem.convolution = fuse_conv_bn_eval(self.stem.convolution, self.stem_norm)  # type: ignore[arg-type, type-var]
+        self.stem_norm = nn.Identity()
+        for block in self.stages:
+            if isinstance(block, ResidualBlock):
+                block.fold()
+        return self

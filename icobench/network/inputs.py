@@ -1,15 +1,17 @@
-"""What the network sees: photon-count-like images on one canonical grid.
+"""What a network sees: the brightness of pixels on one canonical grid.
 
 Any detector is brought to the canonical 128 x 128 grid of the forward half space by
-exact area rebinning, which keeps the sum of counts. Log images become quasi-counts.
+exact area rebinning, which keeps the sum of counts. Networks for photon counts see log(1 + counts), the
+others log images; each kind of image is brought to what the network knows.
 """
 
 import torch
 from torch import Tensor
 
+from icobench.images.log_image import intensity_from_log, log_image
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["CANONICAL_PIXELS", "canonical_counts", "network_input"]
+__all__ = ["CANONICAL_PIXELS", "brightness", "canonical_counts", "count_brightness", "network_input"]
 
 CANONICAL_PIXELS = 128
 QUASI_PHOTONS = 1e6
@@ -31,6 +33,11 @@ def _overlap(experiment: Experiment, axis: int) -> Tensor:
     return (top - bottom).clamp_min(0) / width
 
 
+def _is_canonical(experiment: Experiment) -> bool:
+    same = experiment.pixels == CANONICAL_PIXELS and experiment.sin_theta_max == 1
+    return same and experiment.centre_offset == (0.0, 0.0)
+
+
 def canonical_counts(
     images: Tensor, mask: Tensor, experiment: Experiment, counting: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -50,8 +57,7 @@ def canonical_counts(
     images = torch.where(mask, images, torch.zeros_like(images)).float()
     if experiment.solid_angle_factor:
         images = images * experiment.cos_theta(torch.float32).to(images.device)
-    same = experiment.pixels == CANONICAL_PIXELS and experiment.sin_theta_max == 1
-    if not (same and experiment.centre_offset == (0.0, 0.0)):
+    if not _is_canonical(experiment):
         x, y = (_overlap(experiment, axis).to(images.device, torch.float32) for axis in (0, 1))
         images = y @ images @ x.T
         seen = y @ mask.float() @ x.T
@@ -64,20 +70,47 @@ def canonical_counts(
     return images * (target / total)[:, None, None], mask
 
 
-def network_input(counts: Tensor, mask: Tensor, refraction: Tensor | float) -> Tensor:
-    """Channels of the network: (B, 6, 64, 64).
+def count_brightness(counts: Tensor) -> Tensor:
+    """log(1 + counts) / 4, which is 0 to about 4; same shape."""
+    return torch.log1p(counts) * 0.25
 
-    Four channels are log1p of the counts, each 2 x 2 block's pixels side by side; one is the
-    usable share of the block; one is constant, the refraction 1 - Re n in units of 0.1.
+
+def brightness(
+    images: Tensor, mask: Tensor, experiment: Experiment, kind: str, log_images: bool, decades: float = 6.0
+) -> tuple[Tensor, Tensor]:
+    """Images as a network for counts or for log images knows them, with masks.
 
     Args:
-        counts: (B, 128, 128) from :func:`canonical_counts`.
+        images: (B, H, W) counts, intensities or log images.
+        mask: (B, H, W) True where usable.
+        experiment: whose grid the images have.
+        kind: "counts", "intensity" or "log".
+        log_images: whether the network sees log images.
+        decades: dynamic range of log images.
+
+    Returns:
+        brightness (B, 128, 128) float32 and mask (B, 128, 128).
+    """
+    if log_images and kind == "log" and _is_canonical(experiment) and not experiment.solid_angle_factor:
+        mask = mask & experiment.valid().to(mask.device)
+        return torch.where(mask, images, torch.zeros_like(images)).float(), mask
+    if kind == "log":
+        images = intensity_from_log(images, decades)
+    counts, mask = canonical_counts(images, mask, experiment, kind == "counts")
+    return (log_image(counts, decades) if log_images else count_brightness(counts)) * mask, mask
+
+
+def network_input(brightness: Tensor, mask: Tensor, refraction: Tensor | float) -> Tensor:
+    """Channels of a network: (B, 3, 128, 128).
+
+    Brightness, 1 where usable, and a constant: the refraction 1 - Re n in units of 0.1.
+
+    Args:
+        brightness: (B, 128, 128), 0 where masked.
         mask: (B, 128, 128) or (128, 128).
         refraction: (B,) or number, 1 - Re n.
     """
-    usable = mask.to(counts.dtype).expand_as(counts)
-    blocks = torch.nn.functional.pixel_unshuffle(torch.log1p(counts * usable).unsqueeze(1), 2)
-    share = torch.nn.functional.avg_pool2d(usable.unsqueeze(1), 2)
-    refraction = torch.as_tensor(refraction, dtype=counts.dtype, device=counts.device)
-    constant = (refraction / 0.1).reshape(-1, 1, 1, 1).expand(len(counts), 1, *share.shape[-2:])
-    return torch.cat((blocks * 0.25, share, constant), 1)
+    usable = mask.to(brightness.dtype).expand_as(brightness)
+    refraction = torch.as_tensor(refraction, dtype=brightness.dtype, device=brightness.device)
+    constant = (refraction / 0.1).reshape(-1, 1, 1).expand_as(brightness)
+    return torch.stack((brightness * usable, usable, constant), 1)

@@ -17,7 +17,7 @@ from scipy.special import sph_harm_y
 from torch import Tensor
 
 from icobench.geometry.convex import icosahedron
-from icobench.geometry.orientation import disorientation, to_fundamental_domain
+from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import (
     quaternion_multiply,
     quaternion_normalize,
@@ -26,7 +26,7 @@ from icobench.geometry.rotations import (
     rotation_vector_to_quaternion,
 )
 
-__all__ = ["DIMENSION", "Decoded", "decode", "embed", "spread_from_norm"]
+__all__ = ["DIMENSION", "Decoded", "decode", "embed", "small_turn"]
 
 DEGREE = 6
 DIMENSION = 2 * DEGREE + 1
@@ -35,6 +35,8 @@ METRIC = 14.0
 
 CODEBOOK_SIZE = 3000
 ITERATIONS = 25
+STILL = 1e-7
+"""Radians; a turn this small leaves the cube of it or, far off the orbit, a fraction."""
 CHUNK = 256
 
 
@@ -173,12 +175,19 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
     picks = torch.where(missing, starts.indices[:, :1], starts.indices)
     quaternion = codes[picks]
     generators = torch.as_tensor(_generators(), device=vector.device)
+    # Slope along the three turns, and the height itself, as one product with the embedding.
+    slopes = torch.cat((torch.einsum("bi,dij->bjd", unit, generators), unit.unsqueeze(-1)), -1)
+    moving = torch.ones_like(quaternion[..., :1], dtype=torch.bool)
     for _ in range(ITERATIONS):
-        gradient = torch.einsum("bi,dij,bkj->bkd", unit, generators, embed(quaternion))
+        measured = embed(quaternion) @ slopes
         # The curvature of the cosine falls with its height.
-        height = (embed(quaternion) * unit.unsqueeze(1)).sum(-1, keepdim=True).clamp_min(0.4)
-        step = rotation_vector_to_quaternion(gradient / (METRIC * height))
+        turn = measured[..., :3] / (METRIC * measured[..., 3:].clamp_min(0.4))
+        step = rotation_vector_to_quaternion(torch.where(moving, turn, 0.0))
         quaternion = quaternion_normalize(quaternion_multiply(step, quaternion))
+        # Each stops for itself, so that no answer depends on the others in the batch.
+        moving = moving & (turn.norm(dim=-1, keepdim=True) > STILL)
+        if not moving.any():
+            break
     score = (embed(quaternion) * unit.unsqueeze(1)).sum(-1).masked_fill(missing, -1.0)
     order = score.argsort(dim=1, descending=True, stable=True)
     quaternion = torch.take_along_dim(quaternion, order.unsqueeze(-1), 1)
@@ -189,16 +198,11 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
     return Decoded(to_fundamental_domain(quaternion), score.masked_fill(same, -1.0))
 
 
-def spread_from_norm(vector: Tensor) -> Tensor:
-    """Orientation spread in degrees (root mean square angle) that explains a vector's norm.
+def small_turn(vector: Tensor, quaternion: Tensor) -> Tensor:
+    """Rotation vectors (B, 3) in radians about the lab axes, from orientations (B, 4) to vectors (B, 13).
 
-    The mean of the embedding over normal rotation errors with standard deviation s per axis has
-    norm exp(-l (l + 1) s^2 / 2); the angle's root mean square is sqrt(3) s.
+    To first order in the turn: the vector's part along the orbit, over the metric.
     """
-    norm = vector.norm(dim=-1).clamp(1e-6, 1 - 1e-9)
-    return torch.rad2deg(torch.sqrt(-6 * torch.log(norm) / (DEGREE * (DEGREE + 1))))
-
-
-def hypothesis_separation(decoded: Decoded) -> Tensor:
-    """Disorientation in degrees between the first two hypotheses, (B,)."""
-    return disorientation(decoded.quaternion[:, 0], decoded.quaternion[:, 1])
+    generators = torch.as_tensor(_generators(), dtype=vector.dtype, device=vector.device)
+    along = torch.einsum("dij,bj->bdi", generators, embed(quaternion).to(vector.dtype))
+    return torch.einsum("bdi,bi->bd", along, vector) / METRIC

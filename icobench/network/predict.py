@@ -1,4 +1,4 @@
-"""From images to radius, orientation hypotheses and spreads."""
+"""From images to radius, orientation hypotheses and spreads, with one trained network."""
 
 import math
 from functools import lru_cache
@@ -8,30 +8,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import random_quaternions, rotate_about_beam
-from icobench.images.log_image import intensity_from_log
 from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
 from icobench.network.checkpoint import TrainedNetwork
-from icobench.network.inputs import canonical_counts, network_input
-from icobench.network.orbit import DIMENSION, Decoded, decode, embed, spread_from_norm
+from icobench.network.inputs import brightness, network_input
+from icobench.network.orbit import DIMENSION, Decoded, decode, embed
+from icobench.network.outputs import interpret
+from icobench.network.targets import Target
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["NetworkAnswer", "predict"]
+__all__ = ["NetworkAnswer", "answer"]
 
-CHUNK = 32
+CHUNK = 64
+
+VERSIONS = (0, 4, 2, 6, 1, 5, 3, 7)
+"""In the order in which they are averaged. A network in polar coordinates turns with quarter turns by
+itself; only the mirror image tells it something new, so the first two are enough."""
 
 
 class NetworkAnswer(NamedTuple):
-    """The network's reconstruction of N images.
+    """A network's reconstruction of N images; all tensors on the CPU, float64.
 
     Attributes:
         radius_nm: (N,).
         quaternion: (N, K, 4) hypotheses in the fundamental domain, best first; the near twin (a
-            half turn about the beam) where the predicted vector has no other maximum.
+            half turn about the beam) where the network's answer has no other maximum.
         score: (N, K) cosine between predicted and decoded orbit vector.
-        radius_std_nm: (N,).
-        orientation_std_deg: (N,) from the norm of the predicted vector.
+        radius_std_nm: (N,) predicted standard deviation, NaN from a network without.
+        orientation_std_deg: (N,) predicted root mean square angle, NaN likewise.
     """
 
     radius_nm: Tensor
@@ -70,17 +76,24 @@ def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
     )
 
 
+def _orbit_vector(output: Tensor, target: Target) -> Tensor:
+    """(B, D) in any target -> (B, 13)."""
+    if target.dimension == DIMENSION:
+        return output
+    return embed(target.decode(output).quaternion[:, 0]).float()
+
+
 @torch.no_grad()
-def predict(
+def answer(
     trained: TrainedNetwork,
     images: Tensor,
     mask: Tensor,
     experiment: Experiment,
     kind: str = "counts",
     hypotheses: int = 2,
-    versions: int = DIHEDRAL,
+    versions: int = 1,
 ) -> NetworkAnswer:
-    """Reconstruct images with a trained network, averaged over turned and mirrored versions.
+    """Reconstruct images with a trained network.
 
     Args:
         trained: network and card.
@@ -94,32 +107,34 @@ def predict(
     Raises:
         InputError: the network was not made for this experiment.
     """
-    trained.check(experiment)
+    if problems := trained.misfits(experiment):
+        raise InputError(f"the network's weights were made for {'; '.join(problems)}")
     device = next(trained.network.parameters()).device
-    counting = kind == "counts"
+    target = trained.network.target
     matrices = _turn_matrices().to(device)
+    refraction = 1 - experiment.refractive_index.real
     outputs = []
     for piece in torch.arange(len(images)).split(CHUNK):
-        own, usable = images[piece].to(device), mask[piece].to(device)
-        if kind == "log":
-            own = intensity_from_log(own)
-        counts, usable = canonical_counts(own, usable, experiment, counting)
-        refraction = 1 - experiment.refractive_index.real
-        vector = counts.new_zeros(len(own), DIMENSION)
-        radius, variance = counts.new_zeros(len(own)), counts.new_zeros(len(own))
-        for index in range(versions):
-            turned = network_input(dihedral_images(counts, index), dihedral_images(usable, index), refraction)
-            said = trained.network.interpret(trained.network(turned))
-            vector += said.vector @ matrices[index] / versions
-            radius += said.radius_nm / versions
-            variance += said.radius_std_nm.square() / versions
-        outputs.append((vector, radius, variance.sqrt()))
-    vector, radius, spread = (torch.cat(part).cpu() for part in zip(*outputs, strict=True))
+        shown, usable = brightness(
+            images[piece].to(device), mask[piece].to(device), experiment, kind,
+            trained.recipe.log_images, trained.recipe.decades,
+        )  # fmt: skip
+        vector, numbers = shown.new_zeros(len(shown), DIMENSION), shown.new_zeros(3, len(shown))
+        for index in VERSIONS[:versions]:
+            turned = network_input(dihedral_images(shown, index), dihedral_images(usable, index), refraction)
+            said = interpret(trained.network(turned), target)
+            vector = vector + _orbit_vector(said.orientation, target) @ matrices[index] / versions
+            spreads = said.radius_std_nm.square(), said.orientation_std_deg.square()
+            numbers = numbers + torch.stack((said.radius_nm, *spreads)) / versions
+        outputs.append((vector, *numbers))
+    vector, radius, radius_variance, turn_variance = (
+        torch.cat(part).cpu() for part in zip(*outputs, strict=True)
+    )
     decoded = _with_twin(vector, decode(vector, hypotheses))
     return NetworkAnswer(
         radius.double(),
         decoded.quaternion,
         decoded.score,
-        spread.double(),
-        spread_from_norm(vector).double(),
+        radius_variance.double().sqrt(),
+        turn_variance.double().sqrt(),
     )

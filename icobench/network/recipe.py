@@ -1,27 +1,41 @@
 """Training recipes: everything that decides what a trained network will be."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["RECIPES", "Recipe"]
+from icobench.errors import InputError
+from icobench.network.outputs import LOSSES
+
+__all__ = ["IMAGES", "RECIPES", "Recipe"]
+
+IMAGES = ("clean", "augmented", "realistic", "counts")
+"""Kinds of training images, see :class:`Recipe`."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One training run, reproducible from these numbers and the seed.
 
-    Images are simulated as training goes, each used in ``variants`` turned and mirrored versions with
-    noise of their own. Difficulty rises from bright, whole images to the full range within the
-    first ``warm_share`` of the steps.
-
     Attributes:
         steps: optimiser steps.
+        architecture: a key of :data:`~icobench.network.architectures.ARCHITECTURES`.
+        network: its options.
+        images: "clean": noise-free log images; "augmented": each under one of the eleven filters of
+            :mod:`icobench.images.augment` at random; "realistic": under the realistic chain three times in
+            four, under any filter else; "counts": photon counts as described below.
+        pool: number of different simulated bodies, a data set that is used again and again; None
+            simulates new ones in every step.
         batch: images per step, a multiple of ``variants``.
-        variants: dihedral versions taken of each simulated image, 1 to 8.
-        widths, hidden: of :class:`~icobench.network.compact.CompactNetwork`.
+        variants: turned and mirrored versions taken of each simulated image, 1 to 8.
+        loss: a key of :data:`~icobench.network.outputs.LOSSES`.
         learning_rate, weight_decay: of AdamW; one cycle of warm-up and cosine decay.
         average: decay of the exponential moving average that is evaluated and shipped.
+        settle_share: last share of the steps, in which the batch norms keep their statistics and all is
+            computed in float32: the norms' batch noise and bfloat16's rounding would bound the precision.
         radius_nm: range of the uniform radius.
+        decades: dynamic range of log images.
+        background: largest standard deviation of the half-normal noise of 8-bit log images; half of the
+            clean images have such noise and rounding. 0 for neither.
         photons: range of the log-uniform photon number on the usable pixels.
         hole_degrees: range of the uniform central hole.
         sine: range of the cropped detector's half width over k.
@@ -29,19 +43,25 @@ class Recipe:
         refraction: range of 1 - Re n; beyond ``default_index_share`` of the batches.
         absorption: range of Im n, likewise.
         default_index_share: share of batches with the experiment's own index.
-        pool: number of different simulated bodies, for studies of the training set's size;
-            None simulates new ones in every step.
+        warm_share: photon counts get harder, from bright, whole images to the full range, over this share of
+            the steps.
     """
 
     steps: int
+    architecture: str = "compact"
+    network: dict[str, Any] = field(default_factory=dict)
+    images: str = "counts"
+    pool: int | None = None
     batch: int = 64
-    variants: int = 4
-    widths: tuple[int, int, int, int] = (48, 96, 128, 192)
-    hidden: int = 256
+    variants: int = 2
+    loss: str = "log"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     average: float = 0.999
+    settle_share: float = 0.15
     radius_nm: tuple[float, float] = (28.0, 164.0)
+    decades: float = 6.0
+    background: float = 0.0
     photons: tuple[float, float] = (4e4, 1e7)
     hole_degrees: tuple[float, float] = (0.0, 5.0)
     sine: tuple[float, float] = (0.5, 1.0)
@@ -50,22 +70,59 @@ class Recipe:
     absorption: tuple[float, float] = (0.075, 0.095)
     default_index_share: float = 0.8
     warm_share: float = 0.35
-    pool: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch % self.variants or not 1 <= self.variants <= 8:
             raise ValueError("steps must be positive and batch a multiple of variants (1 to 8)")
         if self.pool is not None and self.pool < 1:
             raise ValueError("the pool of simulated images must not be empty")
+        if self.images not in IMAGES or self.loss not in LOSSES:
+            raise ValueError(f"unknown images {self.images!r} or loss {self.loss!r}")
+
+    @property
+    def log_images(self) -> bool:
+        """Whether the network sees log images (else photon counts)."""
+        return self.images != "counts"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """Undo :meth:`to_dict`.
+
+        Raises:
+            InputError: not a recipe; the message names what is wrong.
+        """
+        known = {one.name for one in fields(cls)}
+        if unknown := set(values) - known:
+            raise InputError(f"a recipe has no {', '.join(sorted(unknown))}")
+        read: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        try:
+            return cls(**read)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"not a recipe: {error}") from error
+
 
 RECIPES = {
-    # About 55 minutes on two cores with bfloat16 instructions.
-    "compact": Recipe(steps=11_000),
+    # 30 minutes on two cores with bfloat16 instructions.
+    "compact": Recipe(steps=10_500, images="clean", batch=32, learning_rate=1.5e-3),
+    # The same for photon counts and for flawed log images.
+    "compact-counts": Recipe(steps=8_500, batch=32, learning_rate=1.5e-3),
+    "compact-realistic": Recipe(steps=8_500, images="realistic", batch=32, learning_rate=1.5e-3),
+    # The published network; a GPU's work.
+    "paper": Recipe(
+        steps=60_000, architecture="paper", images="augmented", pool=20_046, variants=1, loss="mse",
+        learning_rate=1e-3, weight_decay=0.0, radius_nm=(30.0, 160.0), background=0.02,
+    ),
+    # The same on a tenth of the images for a few minutes: not the published result.
+    "paper-small": Recipe(
+        steps=1_500, architecture="paper", images="augmented", pool=2_000, batch=32, variants=1, loss="mse",
+        learning_rate=1e-3, weight_decay=0.0, radius_nm=(30.0, 160.0), background=0.02,
+    ),
     # A minute: shows that training works and learns.
-    "smoke": Recipe(steps=60, batch=32, widths=(16, 24, 32, 48), hidden=64),
-}
+    "smoke": Recipe(steps=60, batch=32, network={"widths": [16, 24, 32], "hidden": 64}),
+}  # fmt: skip

@@ -1,87 +1,120 @@
 """Training images straight from the simulator, with detector effects."""
 
-import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from icobench.geometry.orientation import random_orientations
-from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
-from icobench.network.inputs import network_input
-from icobench.network.orbit import embed
+from icobench.geometry.orientation import to_fundamental_domain
+from icobench.images.augment import augment
+from icobench.images.log_image import log_image
+from icobench.images.symmetry import dihedral_images, dihedral_orientations
+from icobench.network.bodies import Bodies
+from icobench.network.inputs import count_brightness, network_input
 from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.simulator import Simulator
 
-__all__ = ["TrainingStream"]
+__all__ = ["TrainingBatch", "TrainingStream"]
 
-INDEX_GRID = 16
-"""Other refractive indices are drawn from this many fixed ones."""
+
+class TrainingBatch(NamedTuple):
+    """One step's images.
+
+    Attributes:
+        inputs: (B, 3, 128, 128) of :func:`~icobench.network.inputs.network_input`.
+        quaternion: (B, 4) in the fundamental domain.
+        radius_nm: (B,) float32.
+    """
+
+    inputs: Tensor
+    quaternion: Tensor
+    radius_nm: Tensor
 
 
 class TrainingStream:
-    """Batches of network inputs and targets, each a function of seed and step alone.
+    """Batches of network inputs and truths, each a function of seed and step alone.
 
     Args:
-        recipe: ranges of radius, photons, holes and crops.
+        recipe: what to simulate and what to do to it.
         experiment: the whole forward half space on the canonical grid.
         seed: of the run.
-        device: where images are simulated.
+        device: where images are simulated and degraded.
+        data: a set to use again and again instead of simulations, see
+            :class:`~icobench.network.bodies.Bodies`.
     """
 
-    def __init__(self, recipe: Recipe, experiment: Experiment, seed: int, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        experiment: Experiment,
+        seed: int,
+        device: torch.device | str,
+        data: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> None:
         self.recipe, self.experiment, self.seed = recipe, experiment, seed
         self.device = torch.device(device)
-        self.simulator = Simulator(experiment, device=self.device)
+        self.bodies = Bodies(recipe, experiment, seed, self.device, data)
         sines = experiment.sines(dtype=torch.float32)
         self.sine = (sines[:, None] ** 2 + sines**2).sqrt().to(self.device)
         self.edge = torch.maximum(sines.abs()[:, None], sines.abs()).to(self.device)
         self.valid = experiment.valid().to(self.device)
 
-    def _index(self, rng: np.random.Generator) -> complex:
-        """The experiment's index, or one of a fixed grid."""
+    def batch(self, step: int) -> TrainingBatch:
+        """Images and truths of one step."""
         recipe = self.recipe
-        if rng.random() < recipe.default_index_share:
-            return self.experiment.refractive_index
-        column, row = divmod(int(rng.integers(INDEX_GRID)), 4)
-        refraction = np.linspace(*recipe.refraction, 4)[column]
-        absorption = np.linspace(*recipe.absorption, 4)[row]
-        return complex(1 - refraction, absorption)
-
-    def _from_pool(self, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Bodies by their number in the pool, the same in every step."""
-        radii, orientations = [], []
-        for number in numbers.tolist():
-            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(5, number)))
-            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            radii.append(rng.uniform(*self.recipe.radius_nm))
-            orientations.append(random_orientations(1, generator))
-        return torch.tensor(radii, dtype=torch.float64), torch.cat(orientations)
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs (B, 6, 64, 64), orbit vectors (B, 13) and radii (B,) of one step."""
-        recipe = self.recipe
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(1, step)))
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(1, step, 1)))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        hardness = min(1.0, (step + 1) / max(1.0, recipe.warm_share * recipe.steps))
-
-        fresh = recipe.batch // recipe.variants
-        if recipe.pool is None:
-            radius = torch.as_tensor(rng.uniform(*recipe.radius_nm, fresh))
-            quaternion = random_orientations(fresh, generator)
-        else:
-            radius, quaternion = self._from_pool(rng.integers(recipe.pool, size=fresh))
-        index = self._index(rng)
-        with torch.no_grad():
-            simulator = self.simulator.with_refractive_index(index)
-            intensity = simulator.intensity(radius.to(self.device), quaternion.to(self.device))
-        versions = rng.permutation(DIHEDRAL)[: recipe.variants]
-        intensity = torch.cat([dihedral_images(intensity, int(v)) for v in versions])
-        quaternion = torch.cat([dihedral_orientations(quaternion, int(v)) for v in versions])
+        intensity, radius, quaternion, index = self.bodies.patterns(step)
+        # Mirrored and unmirrored versions in turn, each with quarter turns of its own.
+        turns, mirrored = rng.permutation(4), rng.permutation(4)
+        versions = [
+            int(turns[i // 2]) if i % 2 == 0 else 4 + int(mirrored[i // 2]) for i in range(recipe.variants)
+        ]
+        intensity = torch.cat([dihedral_images(intensity, version) for version in versions])
+        quaternion = torch.cat([dihedral_orientations(quaternion, version) for version in versions])
         radius = radius.repeat(recipe.variants)
+        refraction = (1 - index.real).float().repeat(recipe.variants).to(self.device)
+        if recipe.log_images:
+            shown, mask = self._log_images(intensity, step, rng, generator)
+        else:
+            hardness = min(1.0, (step + 1) / max(1.0, recipe.warm_share * recipe.steps))
+            shown, mask = self._counts(intensity, hardness, rng, generator)
+        return TrainingBatch(
+            network_input(shown, mask, refraction),
+            to_fundamental_domain(quaternion).to(self.device),
+            radius.float().to(self.device),
+        )
 
-        count = recipe.batch
+    def _log_images(
+        self, intensity: Tensor, step: int, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Brightness and mask of log images under the recipe's filters."""
+        recipe = self.recipe
+        images = log_image(intensity, recipe.decades)
+        mask = self.valid.expand(images.shape)
+        if recipe.background:
+            spread = recipe.background * torch.rand(len(images), 1, 1, generator=generator)
+            noise = torch.randn(images.shape, generator=generator).abs() * spread
+            rough = ((images + noise.to(images)).clamp(0, 1) * 255).round() / 255
+            chosen = torch.as_tensor(rng.random(len(images)) < 0.5, device=images.device)
+            images = torch.where(chosen[:, None, None], rough, images)
+        if recipe.images == "clean":
+            return images * mask, mask
+        numbers = torch.arange(step * recipe.batch, step * recipe.batch + len(images))
+        out = augment(images * mask, "random", self.seed, numbers, mask)
+        if recipe.images == "realistic":
+            chosen = torch.as_tensor(rng.random(len(images)) < 0.75)
+            some = chosen.nonzero().squeeze(1).to(images.device)
+            harsh = augment(images[some] * mask[some], "realistic", self.seed, numbers[chosen], mask[some])
+            out.images[some], out.mask[some] = harsh.images, harsh.mask
+        return out.images, out.mask
+
+    def _counts(
+        self, intensity: Tensor, hardness: float, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Brightness and mask of photon counts on detectors with holes and crops."""
+        recipe, count = self.recipe, len(intensity)
         hole = np.sin(np.radians(rng.uniform(*recipe.hole_degrees, count) * hardness))
         sine = rng.uniform(*recipe.sine, count)
         sine = np.where(rng.random(count) < 1 - hardness * (1 - recipe.whole_share), 1.0, sine)
@@ -95,14 +128,4 @@ class TrainingStream:
         usable = intensity * mask
         mean = usable * (column(photons) / usable.sum((-2, -1), keepdim=True))
         counts = torch.poisson(mean.cpu(), generator=generator).to(self.device)
-        inputs = network_input(counts, mask, 1 - index.real)
-        return inputs, embed(quaternion).float().to(self.device), radius.float().to(self.device)
-
-
-def step_learning_rate(recipe: Recipe, step: int) -> float:
-    """One cycle: linear warm-up over 3 % of the steps, then cosine to 1 % of the peak."""
-    warm = max(1, round(0.03 * recipe.steps))
-    if step < warm:
-        return recipe.learning_rate * (step + 1) / warm
-    progress = (step - warm) / max(1, recipe.steps - warm)
-    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return count_brightness(counts), mask

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
-from icobench.network.checkpoint import save_network
-from icobench.network.compact import CompactNetwork
-from icobench.network.orbit import decode
+from icobench.network.architectures import Network, build_network
+from icobench.network.checkpoint import StoredWeights, save_network
+from icobench.network.outputs import LOSSES, interpret
 from icobench.network.recipe import Recipe
-from icobench.network.stream import TrainingStream, step_learning_rate
+from icobench.network.stream import TrainingBatch, TrainingStream
 from icobench.simulator.experiment import Experiment
 
 __all__ = ["TrainingResult", "train"]
@@ -49,7 +49,7 @@ class TrainingResult:
     steps: int
     seconds: float
     simulations: int
-    network: CompactNetwork
+    network: Network
 
 
 class _State:
@@ -58,25 +58,41 @@ class _State:
     def __init__(self, recipe: Recipe, seed: int, device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1)[0]))
-            self.network = CompactNetwork(recipe.widths, recipe.hidden)
+            self.network = build_network(recipe.architecture, recipe.network)
         self.network = self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = CompactNetwork(recipe.widths, recipe.hidden).to(device)
+        self.average = build_network(recipe.architecture, recipe.network).to(device)
         self.average.load_state_dict(self.network.state_dict())
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        # Biases and the scales of norms are not decayed.
+        weights = [p for p in self.network.parameters() if p.ndim > 1]
+        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": weights, "weight_decay": recipe.weight_decay},
+            {"params": others},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, recipe.learning_rate, weight_decay=0.0)
         self.step = 0
         self.seconds = 0.0
+
+    def start_from(self, start: StoredWeights) -> None:
+        """Take over weights.
+
+        Raises:
+            InputError: they belong to another architecture.
+        """
+        try:
+            self.network.load_state_dict(start.weights)
+        except RuntimeError as error:
+            raise InputError("the weights to start from belong to another architecture") from error
+        self.average.load_state_dict(start.weights)
 
     def update_average(self, decay: float) -> None:
         # Early on a long memory would only hold the random start.
         decay = min(decay, (1 + self.step) / (10 + self.step))
         own, source = self.average.state_dict(), self.network.state_dict()
-        for name, value in own.items():
-            if value.is_floating_point():
-                value.lerp_(source[name], 1 - decay)
-            else:
-                value.copy_(source[name])
+        floats = [name for name, value in own.items() if value.is_floating_point()]
+        torch._foreach_lerp_([own[name] for name in floats], [source[name] for name in floats], 1 - decay)
+        for name in own.keys() - set(floats):
+            own[name].copy_(source[name])
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         temporary = path.with_suffix(".tmp")
@@ -107,18 +123,26 @@ class _State:
         self.step, self.seconds = data["step"], data["seconds"]
 
 
-def _validate(network: CompactNetwork, batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[float, ...]:
+def _validate(network: Network, batches: list[TrainingBatch]) -> tuple[float, ...]:
     network.eval()
     angles, radii = [], []
     with torch.no_grad():
-        for inputs, vector, radius in batches:
-            said = network.interpret(network(inputs))
-            found = decode(said.vector, 1).quaternion[:, 0]
-            truth = decode(vector, 1).quaternion[:, 0]
-            angles.append(disorientation(found, truth))
+        for inputs, quaternion, radius in batches:
+            said = interpret(network(inputs), network.target)
+            found = network.target.decode(said.orientation).quaternion[:, 0]
+            angles.append(disorientation(found, quaternion.double()))
             radii.append((said.radius_nm - radius).abs())
     angle, miss = torch.cat(angles).cpu(), torch.cat(radii).cpu()
     return float(angle.median()), float(angle.quantile(0.9)), float(miss.median())
+
+
+def step_learning_rate(recipe: Recipe, step: int) -> float:
+    """One cycle: linear warm-up over 3 % of the steps, then cosine to 1 % of the peak."""
+    warm = max(1, round(0.03 * recipe.steps))
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm
+    progress = (step - warm) / max(1, recipe.steps - warm)
+    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
@@ -130,6 +154,19 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
+def validation_batches(
+    recipe: Recipe,
+    experiment: Experiment,
+    seed: int,
+    device: torch.device,
+    held_out: tuple[Tensor, Tensor, Tensor] | None,
+) -> list[TrainingBatch]:
+    """512 images like those of training, none of which training ever sees; fewer for a tiny run."""
+    stream = TrainingStream(replace(recipe, pool=None), experiment, seed, device, held_out)
+    count = max(1, min(512 // recipe.batch, recipe.steps))
+    return [stream.batch(VALIDATION_STEP + i) for i in range(count)]
+
+
 def train(
     recipe: Recipe,
     experiment: Experiment,
@@ -137,14 +174,17 @@ def train(
     seed: int = 0,
     device: torch.device | str = "cpu",
     max_minutes: float | None = None,
-    bfloat16: bool = True,
+    fast: bool = True,
     checkpoint_minutes: float = 3.0,
+    data: tuple[Tensor, Tensor, Tensor] | None = None,
+    held_out: tuple[Tensor, Tensor, Tensor] | None = None,
+    start: StoredWeights | None = None,
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> TrainingResult:
     """Train a network, resuming from the folder's checkpoint if there is one.
 
     Leaves ``checkpoint.pt`` (to resume), ``training.csv`` (loss and validation errors) and the averaged
-    network as ``network.safetensors`` with its card ``network.json``.
+    network, with its card inside, as ``network.safetensors``.
 
     Args:
         recipe: what to train.
@@ -153,8 +193,12 @@ def train(
         seed: of the run; same seed, same network (bit for bit on one CPU type and thread count).
         device: where to train.
         max_minutes: stop, resumable, after this long in this call.
-        bfloat16: autocast convolutions to bfloat16.
+        fast: autocast to bfloat16, and compile the network on CUDA.
         checkpoint_minutes: time between checkpoints.
+        data: a set to train on instead of simulations: intensities (N, 128, 128), radii (N,), orientations
+            (N, 4), kept on the device.
+        held_out: a set to validate on instead of fresh simulations, likewise.
+        start: weights of the same architecture to go on from, instead of random ones.
         progress: called with step, steps and the running loss.
 
     Raises:
@@ -166,24 +210,31 @@ def train(
     device = torch.device(device)
     identity = {"recipe": repr(recipe), "experiment": repr(experiment), "seed": seed}
     state = _State(recipe, seed, device)
+    if start is not None:
+        identity["start"] = start.digest
+        state.start_from(start)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         state.load(checkpoint, identity)
-    stream = TrainingStream(recipe, experiment, seed, device)
-    batches = [stream.batch(VALIDATION_STEP + i) for i in range(max(1, 512 // recipe.batch))]
+    stream = TrainingStream(recipe, experiment, seed, device, data)
+    batches = validation_batches(recipe, experiment, seed, device, held_out)
+    loss_of = LOSSES[recipe.loss]
+    compiled = fast and device.type == "cuda"
+    forward = torch.compile(state.network) if compiled else state.network
 
     begin = last_saved = time.perf_counter()
     before = state.seconds
     running = 0.0
-    state.network.train()
     while state.step < recipe.steps:
-        inputs, vector, radius = stream.batch(state.step)
+        inputs, quaternion, radius = stream.batch(state.step)
         for group in state.optimiser.param_groups:
             group["lr"] = step_learning_rate(recipe, state.step)
+        settling = state.step >= round((1 - recipe.settle_share) * recipe.steps)
+        state.network.train(not settling)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            output = state.network(inputs)
-        loss = state.network.loss(output, vector, radius)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast and not settling):
+            output = forward(inputs)
+        loss = loss_of(output, state.network.target, quaternion, radius)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise InputError(
@@ -218,19 +269,24 @@ def train(
                 break
 
     simulations = state.step * recipe.batch // recipe.variants
+    if data is not None or recipe.pool is not None:
+        simulations = len(data[1]) if data is not None else recipe.pool or 0
     network = state.average.eval()
     card = {
-        "architecture": "compact",
+        "architecture": recipe.architecture,
+        "network": network.options,
         "parameters": sum(p.numel() for p in network.parameters()),
         "recipe": recipe.to_dict(),
         "experiment": experiment.to_dict(),
         "seed": seed,
         "steps": state.step,
+        "images": state.step * recipe.batch,
         "training_seconds": round(state.seconds, 1),
         "training_simulations": simulations,
         "threads": torch.get_num_threads(),
         "device": str(device),
         "torch": torch.__version__,
+        "started_from": None if start is None else start.card,
     }
     save_network(folder / "network.safetensors", network, card)
     return TrainingResult(state.step == recipe.steps, state.step, state.seconds, simulations, network)

@@ -18,8 +18,8 @@ from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
 from icobench.geometry.orientation import disorientation
 from icobench.images.files import atomic_path
 from icobench.network.checkpoint import TrainedNetwork
-from icobench.network.predict import predict
 from icobench.network.recipe import Recipe
+from icobench.network.selection import Networks, predict
 from icobench.network.training import train
 from icobench.provenance import provenance
 from icobench.simulator.experiment import Experiment
@@ -150,8 +150,8 @@ class Sweep:
             self.device,
             progress=lambda step, steps, loss: progress(step / steps),
         )
-        card = {"experiment": self.experiment.to_dict(), "recipe": recipe.to_dict()}
-        trained = TrainedNetwork(result.network, card, "sweep")
+        card = {"experiment": self.experiment.to_dict()}
+        trained = Networks((TrainedNetwork(result.network, card, recipe, "sweep"),))
         tests = self._tests()
         answer = predict(trained, tests.images, tests.mask, self.experiment, tests.kind)
         return {

@@ -14,8 +14,8 @@ from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
 from icobench.geometry.orientation import disorientation
 from icobench.images.files import atomic_path
 from icobench.network.checkpoint import TrainedNetwork
-from icobench.network.predict import predict
 from icobench.network.recipe import Recipe
+from icobench.network.selection import Networks, predict
 from icobench.network.training import train
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -136,26 +136,30 @@ def tune_network(
     tests = generate_patterns(PatternOptions(images), experiment, seed + 10**6, device)
     study = _study(folder, "network", seed, "minimize")
 
+    def varied(params: dict[str, Any]) -> Recipe:
+        others = {name: value for name, value in params.items() if name != "hidden"}
+        return replace(recipe, network={**recipe.network, "hidden": params["hidden"]}, **others)
+
     def objective(trial: "optuna.Trial") -> float:
         trial.suggest_float("learning_rate", 2e-4, 1e-2, log=True)
         trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True)
         trial.suggest_categorical("average", [0.99, 0.999])
         trial.suggest_categorical("hidden", [64, 128, 256])
-        own = replace(recipe, **trial.params)
+        own = varied(trial.params)
         result = train(own, experiment, folder / f"trial-{trial.number}", seed, device)
-        card = {"experiment": experiment.to_dict(), "recipe": own.to_dict()}
-        answer = predict(
-            TrainedNetwork(result.network, card, "trial"), tests.images, tests.mask, experiment, tests.kind
-        )
+        card = {"experiment": experiment.to_dict()}
+        trained = Networks((TrainedNetwork(result.network, card, own, "trial"),))
+        answer = predict(trained, tests.images, tests.mask, experiment, tests.kind)
         trial.set_user_attr("simulations", result.simulations)
         trial.set_user_attr("seconds", result.seconds)
         return float(disorientation(answer.quaternion[:, 0], tests.quaternion).median())
 
     if not study.trials:
-        names = ("learning_rate", "weight_decay", "average", "hidden")
-        study.enqueue_trial({name: getattr(recipe, name) for name in names})
+        names = ("learning_rate", "weight_decay", "average")
+        own = {name: getattr(recipe, name) for name in names}
+        study.enqueue_trial({**own, "hidden": recipe.network.get("hidden", 256)})
     _optimise(study, objective, trials, progress)
-    return _finish(study, folder, {"recipe": replace(recipe, **study.best_params).to_dict()})
+    return _finish(study, folder, {"recipe": varied(study.best_params).to_dict()})
 
 
 def _optimise(

@@ -14,7 +14,7 @@ from icobench.fitting.counter import JACOBIAN_COST
 from icobench.geometry.orientation import disorientation
 from icobench.images.detector import DETECTORS, Detector
 from icobench.images.source import open_images
-from icobench.network.checkpoint import load_network
+from icobench.network.selection import load_network
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

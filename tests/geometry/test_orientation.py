@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.geometry.orientation import (
     appendix_c_errors,
+    boundary_distance,
     component_spans,
     disorientation,
     equivalents,
@@ -123,6 +124,30 @@ def test_other_bodies_use_their_own_group(generator):
     turned = quaternion_multiply(quaternion, about((0, 0, 1), 90.0))
     assert float(disorientation(quaternion, turned, cube).max()) < 1e-10
     assert float(disorientation(quaternion, turned).min()) > 10
+
+
+def test_distance_from_the_boundary(generator):
+    """36 degrees from the middle of the domain; a turn as far along a five-fold axis brings a tie."""
+    assert float(boundary_distance(torch.tensor([1.0, 0, 0, 0]).double())) == pytest.approx(36, abs=1e-9)
+    axis = torch.as_tensor(icosahedron().vertices[0])
+    axis = axis / axis.norm()
+    for angle in (10.0, 35.0):
+        turned = rotation_vector_to_quaternion(math.radians(angle) * axis)
+        assert float(boundary_distance(turned)) == pytest.approx(36 - angle, abs=1e-6)
+    quaternion = random_quaternions(20_000, generator)
+    distance = boundary_distance(quaternion)
+    np.testing.assert_allclose(
+        distance[:50], boundary_distance(equivalents(quaternion[:50])[:, 30]), atol=1e-6
+    )
+    # A thin layer's volume over its thickness, from a layer twice as thin.
+    thin, thick = (float((distance < limit).double().mean()) for limit in (0.5, 1.0))
+    assert thick == pytest.approx(2 * thin, rel=0.15)
+    # No smaller turn leaves the domain: the largest w keeps its place.
+    inside = to_fundamental_domain(quaternion[:200])
+    step = torch.nn.functional.normalize(torch.randn(200, 3, generator=generator, dtype=torch.float64), dim=1)
+    step = step * torch.deg2rad(0.999 * distance[:200, None])
+    moved = quaternion_multiply(rotation_vector_to_quaternion(step), inside)
+    np.testing.assert_allclose(moved, to_fundamental_domain(moved), atol=1e-12)
 
 
 def test_nearest_equivalent(generator):

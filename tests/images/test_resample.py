@@ -16,7 +16,7 @@ from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.images.log_image import log_image
 from icobench.images.resample import FrameGeometry, Resampler, on_grid, target_experiment
 from icobench.images.source import open_images
-from icobench.network.checkpoint import load_network
+from icobench.network.selection import load_network
 from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
 

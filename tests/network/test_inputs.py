@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from icobench.geometry.orientation import random_orientations
-from icobench.network.inputs import MOST_PHOTONS, canonical_counts, network_input
+from icobench.images.log_image import log_image
+from icobench.network.inputs import (
+    MOST_PHOTONS,
+    QUASI_PHOTONS,
+    brightness,
+    canonical_counts,
+    count_brightness,
+    network_input,
+)
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -117,11 +125,36 @@ def test_brightness():
 def test_network_input_channels(generator):
     counts = torch.poisson(torch.full((2, 128, 128), 4.0), generator=generator)
     mask = torch.rand(2, 128, 128, generator=generator) > 0.3
-    channels = network_input(counts, mask, 0.05)
-    assert channels.shape == (2, 6, 64, 64)
-    logs = torch.log1p(counts * mask) / 4
-    for channel, (y, x) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-        torch.testing.assert_close(channels[:, channel], logs[:, y::2, x::2])
-    share = sum(mask[:, y::2, x::2].float() for y in (0, 1) for x in (0, 1)) / 4
-    torch.testing.assert_close(channels[:, 4], share)
-    torch.testing.assert_close(channels[:, 5], torch.full((2, 64, 64), 0.5))
+    channels = network_input(count_brightness(counts), mask, 0.05)
+    assert channels.shape == (2, 3, 128, 128)
+    torch.testing.assert_close(channels[:, 0], torch.log1p(counts * mask) / 4)
+    assert torch.equal(channels[:, 1].bool(), mask)
+    torch.testing.assert_close(channels[:, 2], torch.full((2, 128, 128), 0.5))
+
+
+@pytest.mark.parametrize("kind", ["intensity", "log", "counts"])
+def test_log_networks_see_log_images_of_any_kind(kind, generator):
+    experiment = Experiment()
+    intensity = Simulator(experiment).intensity(torch.tensor([40.0]), random_orientations(1, generator))
+    mask = torch.ones(1, 128, 128, dtype=torch.bool)
+    expected = log_image(intensity)
+    images = expected if kind == "log" else intensity
+    found, usable = brightness(images, mask, experiment, kind, log_images=True)
+    assert torch.equal(usable[0], experiment.valid())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # And those for counts see log images as bright counts.
+    found, _ = brightness(images, mask, experiment, kind, log_images=False)
+    total = MOST_PHOTONS if kind == "counts" else QUASI_PHOTONS
+    expected = torch.log1p(intensity / intensity.sum() * total) / 4
+    np.testing.assert_allclose(found, expected, atol=0.02 if kind == "log" else 1e-4)
+
+
+def test_log_images_of_other_detectors_are_rebinned(generator):
+    radius, quaternion = torch.tensor([40.0]), random_orientations(1, generator)
+    mask = torch.ones(1, 128, 128, dtype=torch.bool)
+    fine = log_image(Simulator(HALF).intensity(radius, quaternion))
+    found, usable = brightness(fine, mask, HALF, "log", log_images=True)
+    expected = log_image(Simulator(Experiment()).intensity(radius, quaternion))
+    seen = usable[0].clone()
+    seen[60:69, 60:69] = False
+    assert float(np.corrcoef(found[0][seen], expected[0][seen])[0, 1]) > 0.99

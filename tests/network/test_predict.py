@@ -1,30 +1,40 @@
-"""Test-time averaging makes any network, even an untrained one, turn with the image."""
+"""Answers of one network, and which of several networks answers."""
+
+import dataclasses
 
 import pytest
 import torch
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation, random_orientations
+from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
 from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
-from icobench.network.checkpoint import TrainedNetwork, load_network
+from icobench.network import selection
+from icobench.network.checkpoint import TrainedNetwork, load_trained, save_network
 from icobench.network.compact import CompactNetwork
-from icobench.network.predict import predict
+from icobench.network.paper import PaperNetwork
+from icobench.network.predict import NetworkAnswer, answer
 from icobench.network.recipe import Recipe
+from icobench.network.selection import Networks, load_network, predict
+from icobench.network.targets import TARGETS
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
 EXPERIMENT = Experiment()
+CARD = {"experiment": EXPERIMENT.to_dict()}
+SILVER = Experiment(refractive_index=0.89 + 0.0859j)
+HALF = Experiment(sin_theta_max=0.5)
 
 
 class Projection(torch.nn.Module):
     """Stands for a network that has learnt nothing: a random linear map of the image."""
 
-    interpret = staticmethod(CompactNetwork.interpret)
+    target = TARGETS["orbit"]
 
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(1)
-        weight = torch.randn(15, 6 * 64 * 64, generator=generator) / 1e3
+        weight = torch.randn(16, 3 * 128 * 128, generator=generator) / 1e3
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
 
     def forward(self, x):
@@ -33,8 +43,7 @@ class Projection(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def untrained():
-    card = {"experiment": EXPERIMENT.to_dict(), "recipe": Recipe(steps=1).to_dict()}
-    return TrainedNetwork(Projection(), card, "0" * 12)
+    return TrainedNetwork(Projection(), CARD, Recipe(steps=1), "0" * 12)
 
 
 @pytest.fixture(scope="module")
@@ -44,33 +53,118 @@ def image():
     return torch.poisson(intensity / intensity.sum() * 1e5, generator=generator)
 
 
-def test_prediction_turns_with_the_image(image):
+def test_the_average_turns_with_the_image(untrained, image):
+    """All eight versions: any network, even this one, then turns with the image."""
     versions = torch.cat([dihedral_images(image, i) for i in range(DIHEDRAL)])
     mask = EXPERIMENT.valid().expand_as(versions)
-    answer = predict(load_network(), versions, mask, EXPERIMENT)
-    best = answer.quaternion[:, 0]
+    found = answer(untrained, versions, mask, EXPERIMENT, versions=DIHEDRAL)
+    best = found.quaternion[:, 0]
     expected = torch.stack([dihedral_orientations(best[0], i) for i in range(DIHEDRAL)])
     # The same 8 network outputs in another order, in float32.
     assert float(disorientation(best, expected).max()) < 0.01
-    torch.testing.assert_close(answer.radius_nm, answer.radius_nm[:1].expand(8), rtol=1e-5, atol=0)
-    torch.testing.assert_close(answer.radius_std_nm, answer.radius_std_nm[:1].expand(8), rtol=1e-5, atol=0)
+    for column in (found.radius_nm, found.radius_std_nm, found.orientation_std_deg):
+        torch.testing.assert_close(column, column[:1].expand(8), rtol=1e-5, atol=0)
 
 
 def test_shapes_and_several_pieces(untrained, image):
     """More images than are held at once; each answer is its image's own."""
-    many = image.expand(33, -1, -1).clone()
-    many[32] = dihedral_images(image, 1)[0]
-    answer = predict(
-        untrained, many, EXPERIMENT.valid().expand_as(many), EXPERIMENT, versions=2, hypotheses=3
-    )
-    assert answer.quaternion.shape == (33, 3, 4)
-    assert answer.score.shape == (33, 3)
-    for column in answer:
+    many = image.expand(65, -1, -1).clone()
+    many[64] = dihedral_images(image, 1)[0]
+    found = answer(untrained, many, EXPERIMENT.valid().expand_as(many), EXPERIMENT, versions=2, hypotheses=3)
+    assert found.quaternion.shape == (65, 3, 4)
+    assert found.score.shape == (65, 3)
+    for column in found:
         assert column.dtype == torch.float64
         assert torch.isfinite(column).all()
-        torch.testing.assert_close(column[31], column[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(column[63], column[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_published_network_answers_too(image):
+    recipe = Recipe(steps=1, architecture="paper", images="augmented")
+    trained = TrainedNetwork(PaperNetwork().eval(), CARD, recipe, "")
+    found = answer(trained, image, EXPERIMENT.valid().expand_as(image), EXPERIMENT)
+    assert found.quaternion.shape == (1, 2, 4)
+    assert torch.isnan(found.radius_std_nm).all()
 
 
 def test_unseen_experiments_are_refused(untrained, image):
     with pytest.raises(InputError, match="sin_theta_max"):
-        predict(untrained, image, EXPERIMENT.valid().expand_as(image), Experiment(sin_theta_max=0.3))
+        answer(untrained, image, EXPERIMENT.valid().expand_as(image), Experiment(sin_theta_max=0.3))
+
+
+def member(images):
+    network = CompactNetwork(widths=(4, 4, 4), hidden=4)
+    return TrainedNetwork(network, CARD, Recipe(steps=1, images=images), images)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "kind", "expected"),
+    [
+        (EXPERIMENT, "counts", ["counts"]),
+        (EXPERIMENT, "intensity", ["clean"]),
+        (EXPERIMENT, "log", ["clean", "realistic"]),
+        (SILVER, "counts", ["counts"]),
+        (SILVER, "log", ["counts"]),
+        (HALF, "intensity", ["counts"]),
+        (HALF, "log", ["counts"]),
+    ],
+)
+def test_the_network_for_the_images_answers(experiment, kind, expected):
+    networks = Networks(tuple(member(images) for images in ("clean", "counts", "realistic")))
+    assert [m.digest for m in networks.choose(experiment, kind)] == expected
+    assert networks.subset(experiment, kind).digest == "-".join(expected)
+
+
+def test_no_network_fits():
+    networks = Networks((member("clean"), member("counts")))
+    with pytest.raises(InputError, match=r"refractive index 1\+0\.0859437j.*; or for refractive index"):
+        networks.choose(Experiment(refractive_index=1.2 + 0.1j), "log")
+    # A lone network answers for any kind of image.
+    assert Networks((member("clean"),)).choose(EXPERIMENT, "counts")[0].digest == "clean"
+
+
+def test_the_specialist_is_believed_where_the_robust_network_agrees(monkeypatch, generator):
+    """Turns and sizes apart by shares of the robust network's error bars of 1 degree and 1 nm."""
+    quaternion = random_orientations(4, generator).unsqueeze(1)
+    apart = torch.tensor([[1e-3, 0, 0], [0.2, 0, 0], [1e-3, 0, 0], [0, 0, 0]]).double().unsqueeze(1)
+    moved = quaternion_multiply(rotation_vector_to_quaternion(apart), quaternion)
+    radius, ones = torch.full((4,), 60.0).double(), torch.ones(4).double()
+    robust = NetworkAnswer(radius, quaternion, ones[:, None], ones, ones)
+    finer = torch.tensor([60.5, 60.5, 70.0, 60.0]).double()
+    special = NetworkAnswer(finer, moved, ones[:, None], ones / 100, ones / 100)
+    monkeypatch.setattr(
+        selection, "answer", lambda trained, *_: special if trained.digest == "clean" else robust
+    )
+    networks = Networks((member("realistic"), member("clean")))
+    found = predict(
+        networks, torch.zeros(4, 128, 128), EXPERIMENT.valid().expand(4, -1, -1), EXPERIMENT, "log"
+    )
+    torch.testing.assert_close(found.radius_nm, torch.tensor([60.5, 60.0, 60.0, 60.0]).double())
+    torch.testing.assert_close(found.radius_std_nm, torch.tensor([0.01, 1, 1, 0.01]).double())
+
+
+def test_loading_one_several_or_none(tmp_path):
+    one = member("clean")
+    card = {
+        **CARD, "architecture": "compact", "network": one.network.options, "recipe": one.recipe.to_dict(),
+    }  # fmt: skip
+    for name in ("a", "b"):
+        save_network(tmp_path / f"{name}.safetensors", one.network, card)
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    assert len(load_network(paths[0]).members) == len(load_network(str(paths[0])).members) == 1
+    both = load_network(paths)
+    assert [m.digest for m in both.members] == 2 * [load_trained(paths[0]).digest]
+    assert both.cards[0]["architecture"] == "compact"
+    with pytest.raises(InputError, match="no such file"):
+        load_network([paths[0], tmp_path / "c.safetensors"])
+
+
+def test_shipped_networks_know_their_images():
+    """One for every kind of image; each within the size that the repository allows."""
+    shipped = load_network()
+    assert {m.recipe.images for m in shipped.members} >= {"clean", "counts"}
+    assert all(path.stat().st_size <= 12 * 2**20 for path in selection.shipped_weights())
+    assert all(sum(p.numel() for p in m.network.parameters()) <= 3e6 for m in shipped.members)
+    fresh = dataclasses.replace(EXPERIMENT)
+    for kind in ("counts", "intensity", "log"):
+        assert shipped.choose(fresh, kind)

@@ -1,0 +1,99 @@
+"""The comparison of methods and its report."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icobench.errors import InputError
+from icobench.options import (
+    Device,
+    Index,
+    Model,
+    Seed,
+    Sine,
+    SolidAngle,
+    Wavelength,
+    chosen_device,
+    chosen_experiment,
+    console,
+    examples,
+    progress_bar,
+    say,
+)
+
+app = typer.Typer()
+
+
+@app.command(epilog=examples("icobench compare --preset quick --run runs/quick"))
+def compare(
+    preset: Annotated[str, typer.Option(help="quick (16 images) or laptop (200).")] = "quick",
+    run: Annotated[Path | None, typer.Option(help="Run folder; continued if it exists.")] = None,
+    images: Annotated[int | None, typer.Option(help="Number of test images.", min=1)] = None,
+    photons: Annotated[float | None, typer.Option(help="Photons per image.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names.")] = None,
+    model: Model = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    refractive_index: Index = None,
+    sin_theta_max: Sine = 1.0,
+    solid_angle_factor: SolidAngle = False,
+    wavelength: Wavelength = 13.5,
+) -> None:
+    """Reconstruct the same test images with every method; table, figures and report."""
+    from dataclasses import replace
+
+    from icobench.comparison.methods import find_method
+    from icobench.comparison.runner import PRESETS, Comparison
+    from icobench.network.selection import load_network
+    from icobench.reporting.html import write_report
+    from icobench.reporting.tables import print_summary, summary_table
+
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
+    settings = PRESETS[preset]
+    if images is not None:
+        settings = replace(settings, images=images)
+    if photons is not None:
+        settings = replace(settings, photons=photons)
+    if methods is not None:
+        settings = replace(settings, methods=tuple(name.strip() for name in methods.split(",")))
+    experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
+    where = chosen_device(device)
+    needed = any(find_method(name).needs_network for name in settings.methods)
+    network = load_network(model, where) if needed else None
+    folder = run or Path("runs") / preset
+    comparison = Comparison(folder, settings, experiment, seed, where, network)
+
+    total = max(1, len(comparison.missing()))
+    finished = 0
+    try:
+        with progress_bar("preparing") as update:
+
+            def announce(method: str, block: int, blocks: int, share: float) -> None:
+                nonlocal finished
+                finished += share >= 1.0
+                text = f"{method} block {block + 1}/{blocks}"
+                update((finished + (share if share < 1 else 0)) / total, text)
+
+            results = comparison.run(announce)
+    except KeyboardInterrupt:
+        say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
+        raise typer.Exit(130) from None
+    print_summary(summary_table(results), console())
+    report = write_report(folder)
+    say(f"report: {report}")
+
+
+@app.command(epilog=examples("icobench report runs/quick"))
+def report(run: Annotated[Path, typer.Argument(help="Run folder of icobench compare.")]) -> None:
+    """Table, figures and HTML report from stored results."""
+    import pandas as pd
+
+    from icobench.reporting.html import write_report
+    from icobench.reporting.tables import print_summary, summary_table
+
+    path = write_report(run)
+    print_summary(summary_table(pd.read_parquet(run / "results.parquet")), console())
+    say(f"report: {path}")

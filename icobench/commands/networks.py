@@ -1,0 +1,120 @@
+"""Training networks and judging them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icobench.errors import InputError
+from icobench.options import Device, Seed, chosen_device, examples, progress_bar, say
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog=examples(
+        "icobench train --preset compact --run runs/compact", "icobench train --preset paper --data paper.h5"
+    )
+)
+def train(
+    preset: Annotated[
+        str, typer.Option(help="compact, compact-counts, compact-realistic, paper, paper-small or smoke.")
+    ] = "compact",
+    run: Annotated[Path | None, typer.Option(help="Folder; a started training is resumed.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Set of icobench generate to learn from instead of simulations.")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights to go on from, with fixed norms, in float32, at a quarter of the learning rate."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps instead of the preset's.", min=1)] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this long.")] = None,
+    fast: Annotated[bool, typer.Option(help="bfloat16, and compiled networks on CUDA.")] = True,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a network, on images streamed from the simulator or on a stored set."""
+    from dataclasses import replace
+
+    from icobench.network.checkpoint import read_weights
+    from icobench.network.recipe import RECIPES
+    from icobench.network.training import train as run_training
+    from icobench.simulator.compiled import prepare_kernel
+    from icobench.simulator.experiment import Experiment
+
+    if preset not in RECIPES:
+        raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
+    recipe = RECIPES[preset] if steps is None else replace(RECIPES[preset], steps=steps)
+    begun = None
+    if start is not None:
+        begun = read_weights(start)
+        recipe = replace(recipe, settle_share=1.0, learning_rate=recipe.learning_rate / 4)
+    folder = run or Path("runs") / f"train-{preset}"
+    where = chosen_device(device)
+    known = held_out = None
+    if data is not None:
+        from icobench.datasets.training_data import training_data
+
+        known, held_out = training_data(data, recipe.decades)
+    elif preset != "smoke":
+        prepare_kernel(where)
+    with progress_bar(f"training {preset}") as update:
+        result = run_training(
+            recipe, Experiment(), folder, seed, where, max_minutes, fast, data=known, held_out=held_out,
+            start=begun,
+            progress=lambda step, steps, loss: update(
+                step / steps, f"step {step}/{steps}, loss {loss:.4f}"
+            ),
+        )  # fmt: skip
+    state = "finished" if result.finished else "stopped, run again to resume"
+    say(f"{state} after {result.seconds / 60:.1f} min; weights in {folder / 'network.safetensors'}")
+
+
+@app.command(epilog=examples("icobench evaluate --images 5000 --out reports/evaluation"))
+def evaluate(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for evaluation.json, .md and .parquet; made if missing.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images of each test set.", min=2)] = 5000,
+    sets: Annotated[str, typer.Option(help="Comma-separated: clean, realistic, counting.")] = (
+        "clean,realistic,counting"
+    ),
+    model: Annotated[
+        list[Path] | None, typer.Option(help="Weights; repeat for several. The shipped ones by default.")
+    ] = None,
+    versions: Annotated[
+        int, typer.Option(help="Turned and mirrored versions of an image to average.", min=1, max=8)
+    ] = 1,
+    seed: Seed = 20_000,
+    device: Device = "auto",
+) -> None:
+    """Errors of trained networks on fresh test sets, beside the physical limit; and their speed."""
+    from icobench.comparison.evaluation import EVALUATION_SETS, evaluation_set, speed
+    from icobench.comparison.evaluation import evaluate as judge
+    from icobench.network.selection import load_network
+    from icobench.reporting.evaluation import evaluation_table, write_evaluation
+    from icobench.simulator.compiled import prepare_kernel
+    from icobench.simulator.experiment import Experiment
+
+    where = chosen_device(device)
+    networks = load_network(model, where)
+    experiment = Experiment()
+    names = [name.strip() for name in sets.split(",")]
+    if unknown := [name for name in names if name not in EVALUATION_SETS]:
+        raise InputError(f"unknown test set {unknown[0]!r}; choose from {', '.join(EVALUATION_SETS)}")
+    prepare_kernel(where)
+    done = []
+    for name in names:
+        with progress_bar(f"{name}, {images} images") as update:
+            truth = evaluation_set(
+                name, images, experiment, seed, where, lambda made: update(0.5 * made / images)
+            )
+            done.append(judge(networks, truth, name, where, versions, lambda share: update(0.5 + share / 2)))
+    pace = speed(networks, experiment)
+    typer.echo(evaluation_table(done, pace))
+    if out is not None:
+        write_evaluation(out, done, pace, networks.cards, experiment, seed, where)
+        say(f"wrote {out}")

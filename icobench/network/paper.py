@@ -1,0 +1,74 @@
+"""The published network: Stielow et al. 2020, Mach. Learn.: Sci. Technol. 1 045007."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from icobench.errors import InputError
+from icobench.network.compact import ACTIVATIONS
+from icobench.network.targets import TARGETS
+
+__all__ = ["PaperNetwork"]
+
+STACKS = ((3, 64), (4, 128), (6, 256), (4, 512))
+"""Residual blocks and filters of each stack."""
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with batch norm (He et al. 2016); 1x1 shortcut where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.first_norm = nn.BatchNorm2d(outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.second_norm = nn.BatchNorm2d(outputs)
+        self.activation = activation()
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.activation(self.first_norm(self.first(x)))
+        return self.activation(self.shortcut(x) + self.second_norm(self.second(y)))
+
+
+class PaperNetwork(nn.Module):
+    """From (B, 3, 128, 128), of which it sees the image alone, to (B, D + 1).
+
+    7x7/2 convolution with 64 filters, 2x2 max pooling, stacks of 3, 4, 6 and 4 residual blocks with 64,
+    128, 256 and 512 filters whose first convolutions have stride 2, global average pooling, one linear
+    layer. 26 M parameters, 0.32 G multiplications an image. The paper does not say where it normalises;
+    batch norm after every convolution is the usual reading of a residual network.
+
+    Args:
+        target: a key of :data:`~icobench.network.targets.TARGETS`; the published one is "quaternion".
+        activation: a key of :data:`~icobench.network.compact.ACTIVATIONS`; the published one is "tanh".
+
+    Raises:
+        InputError: unknown target or activation.
+    """
+
+    def __init__(self, target: str = "quaternion", activation: str = "tanh") -> None:
+        super().__init__()
+        if target not in TARGETS or activation not in ACTIVATIONS:
+            raise InputError(f"unknown target {target!r} or activation {activation!r}")
+        self.target = TARGETS[target]
+        self.options: dict[str, Any] = {"target": target, "activation": activation}
+        chosen = ACTIVATIONS[activation]
+        layers: list[nn.Module] = [
+            nn.Conv2d(1, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), chosen(), nn.MaxPool2d(2),
+        ]  # fmt: skip
+        inputs = 64
+        for blocks, filters in STACKS:
+            for number in range(blocks):
+                layers.append(Block(inputs, filters, 1 if number else 2, chosen))
+                inputs = filters
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.last = nn.Linear(inputs, self.target.dimension + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + 1), float32."""
+        return self.last(self.layers(x[:, :1])).float()
+
+    def fold(self) -> "PaperNetwork":
+        """Nothing to merge: kept as published."""
+        return self

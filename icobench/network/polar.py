@@ -1,0 +1,147 @@
+"""Layers for images in polar coordinates, where a turn about the beam is a shift.
+
+All feature maps are (B, C, rings, sectors): rings of equal steps in the scattering angle, sectors of equal
+steps in the azimuth from +x to +y. Convolutions run round the azimuth without an edge, so that features
+of a turned image are turned features. Where on the sphere a feature sits still matters along the rings:
+:class:`RingBias` tells the layers.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+__all__ = ["HarmonicSum", "PolarGrid", "ResidualBlock", "RingBias", "WrappedConvolution", "batch_norm"]
+
+
+class PolarGrid(nn.Module):
+    """Bilinear samples of canonical images on a polar grid.
+
+    Ring i lies at the scattering angle (i + 1/2) / rings * 90 degrees, at sin(theta) on the orthographic
+    grid; sector j at the azimuth 2 pi j / sectors. Equal steps in the angle suit a body of any size: the
+    field's bandwidth along theta is k R everywhere on the Ewald sphere.
+
+    Args:
+        rings, sectors: of the grid.
+        pixels: side of the canonical grid, beam at (pixels / 2, pixels / 2), k at pixels / 2 from it.
+    """
+
+    places: Tensor
+
+    def __init__(self, rings: int, sectors: int, pixels: int = 128) -> None:
+        super().__init__()
+        theta = (torch.arange(rings, dtype=torch.float64) + 0.5) / rings * (math.pi / 2)
+        azimuth = torch.arange(sectors, dtype=torch.float64) / sectors * (2 * math.pi)
+        half = pixels // 2
+        radius = half * torch.sin(theta)[:, None]
+        x, y = half + radius * torch.cos(azimuth), half + radius * torch.sin(azimuth)
+        places = torch.stack((x, y), -1) / (pixels - 1) * 2 - 1
+        self.register_buffer("places", places.float().unsqueeze(0), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, pixels, pixels) -> (B, C, rings, sectors)."""
+        places = self.places.to(images.dtype).expand(len(images), -1, -1, -1)
+        return nn.functional.grid_sample(images, places, align_corners=True)
+
+
+class WrappedConvolution(nn.Module):
+    """Convolution that wraps round the azimuth and is padded with zeros along the rings.
+
+    Args:
+        inputs, outputs: channels.
+        kernel, stride: (rings, sectors), the kernel at least as large as the stride.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: tuple[int, int] = (3, 3), stride: tuple[int, int] = (1, 1)
+    ) -> None:
+        super().__init__()
+        rings, sectors = (size - step for size, step in zip(kernel, stride, strict=True))
+        self.before, self.after = sectors // 2, sectors - sectors // 2
+        self.inside, self.outside = rings // 2, rings - rings // 2
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sectors = x.shape[-1]
+        x = torch.cat((x[..., sectors - self.before :], x, x[..., : self.after]), -1)
+        return self.convolution(nn.functional.pad(x, (0, 0, self.inside, self.outside)))
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """A norm whose statistics remember some hundred batches: small batches scatter."""
+    return nn.BatchNorm2d(channels, momentum=0.01)
+
+
+class RingBias(nn.Module):
+    """A learned constant for each channel and ring."""
+
+    def __init__(self, channels: int, rings: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, channels, rings, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 wrapped convolutions with batch norm; mean-pooled 1x1 shortcut where the shape changes.
+
+    Args:
+        inputs, outputs: channels.
+        stride: of the first convolution, along both axes.
+        activation: class of the nonlinearity.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, activation: type[nn.Module] = nn.ReLU
+    ) -> None:
+        super().__init__()
+        self.first = WrappedConvolution(inputs, outputs, (3, 3), (stride, stride))
+        self.first_norm = batch_norm(outputs)
+        self.second = WrappedConvolution(outputs, outputs)
+        self.second_norm = batch_norm(outputs)
+        self.activation = activation()
+        same = inputs == outputs and stride == 1
+        self.shortcut = (
+            nn.Identity() if same else nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(inputs, outputs, 1))
+        )
+
+    def fold(self) -> None:
+        """Merge the batch norms into the convolutions, for inference only."""
+        for convolution, norm in ((self.first, "first_norm"), (self.second, "second_norm")):
+            convolution.convolution = fuse_conv_bn_eval(convolution.convolution, getattr(self, norm))
+            setattr(self, norm, nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.activation(self.first_norm(self.first(x)))
+        return self.activation(self.shortcut(x) + self.second_norm(self.second(y)))
+
+
+class HarmonicSum(nn.Module):
+    """Circular harmonics of features, ordered as the real harmonics of one degree.
+
+    A feature pair (a_m, b_m) at each azimuth phi gives the component pair
+    sum a_m cos(m phi) - b_m sin(m phi) and sum a_m sin(m phi) + b_m cos(m phi). When the image turns by
+    alpha and the features with it, the pair turns by m alpha, exactly as the harmonics of order m do.
+
+    Args:
+        degree: highest order m.
+        sectors: of the features.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __init__(self, degree: int, sectors: int) -> None:
+        super().__init__()
+        phase = torch.arange(degree + 1)[:, None] * torch.arange(sectors) * (2 * math.pi / sectors)
+        self.register_buffer("cosine", torch.cos(phase) / sectors, persistent=False)
+        self.register_buffer("sine", torch.sin(phase) / sectors, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 2 (degree + 1), sectors) -> (B, 2 degree + 1), orders m = -degree..degree."""
+        a, b = x.chunk(2, 1)
+        even = (a * self.cosine - b * self.sine).sum(-1)
+        odd = (a * self.sine + b * self.cosine).sum(-1)
+        return torch.cat((odd[:, 1:].flip(1), even), 1)

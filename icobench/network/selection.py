@@ -1,0 +1,135 @@
+"""Several specialised networks, and which of them answers for an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icobench.errors import InputError
+from icobench.geometry.orientation import disorientation
+from icobench.network.checkpoint import TrainedNetwork, load_trained
+from icobench.network.predict import NetworkAnswer, answer
+from icobench.simulator.experiment import Experiment
+
+__all__ = ["Networks", "load_network", "predict", "shipped_weights"]
+
+AGREEMENT = 4.0
+"""The specialist for clean images is believed within so many standard deviations of the robust network."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Trained networks, each for its kind of images.
+
+    Attributes:
+        members: at least one.
+    """
+
+    members: tuple[TrainedNetwork, ...]
+
+    @property
+    def digest(self) -> str:
+        """Names the weights, 12 hexadecimal digits each."""
+        return "-".join(member.digest for member in self.members)
+
+    @property
+    def cards(self) -> list[dict[str, Any]]:
+        """Where the members come from."""
+        return [{**member.card, "digest": member.digest} for member in self.members]
+
+    def choose(self, experiment: Experiment, kind: str) -> list[TrainedNetwork]:
+        """The members that answer for images of this kind, the most special first.
+
+        Photon counts go to a network for counts, noise-free intensities to the one for clean images, log
+        images to that and a robust one: for flawed images or, without it, for counts. Where the network for
+        clean images was not made for the experiment (another refractive index, a cropped detector), the
+        next one answers.
+
+        Raises:
+            InputError: none was made for this experiment.
+        """
+        orders = {
+            "counts": ("counts", "realistic", "augmented", "clean"),
+            "intensity": ("clean", "realistic", "augmented", "counts"),
+            "log": ("clean", "realistic", "augmented", "counts"),
+        }
+        fitting = [m for m in self.members if not m.misfits(experiment)]
+        if not fitting:
+            reasons = "; or for ".join("; ".join(m.misfits(experiment)) for m in self.members)
+            raise InputError(f"the network's weights were made for {reasons}")
+        order = orders[kind]
+        fitting.sort(key=lambda member: order.index(member.recipe.images))
+        if kind == "log" and fitting[0].recipe.images == "clean":
+            return fitting[:2]
+        return fitting[:1]
+
+    def subset(self, experiment: Experiment, kind: str) -> "Networks":
+        """Only the members of :meth:`choose`."""
+        return Networks(tuple(self.choose(experiment, kind)))
+
+
+def shipped_weights() -> list[Path]:
+    """The weights that come with the package."""
+    folder = Path(str(resources.files("icobench.network") / "weights"))
+    return sorted(folder.glob("*.safetensors"))
+
+
+def load_network(
+    path: Path | str | Sequence[Path | str] | None = None, device: torch.device | str = "cpu"
+) -> Networks:
+    """Load one or several files of weights; the shipped ones by default.
+
+    Raises:
+        InputError: missing, damaged or foreign files.
+    """
+    paths = shipped_weights() if path is None else [path] if isinstance(path, str | Path) else list(path)
+    return Networks(tuple(load_trained(one, device) for one in paths))
+
+
+def _take(use: Tensor, first: NetworkAnswer, second: NetworkAnswer) -> NetworkAnswer:
+    def one(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(use.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return NetworkAnswer(*(one(a, b) for a, b in zip(first, second, strict=True)))
+
+
+def predict(
+    networks: Networks,
+    images: Tensor,
+    mask: Tensor,
+    experiment: Experiment,
+    kind: str = "counts",
+    hypotheses: int = 2,
+    versions: int = 1,
+) -> NetworkAnswer:
+    """Reconstruct images with the networks made for them.
+
+    A log image may be clean or not. The network for clean images is far more precise on those, and wrong
+    without knowing it on others; so it is believed where the robust network agrees with it within
+    the robust one's own error bars.
+
+    Args:
+        networks: to choose from.
+        images: (N, H, W) photon counts, or log images in [0, 1].
+        mask: (N, H, W) True where usable.
+        experiment: whose grid and material the images have.
+        kind: "counts", "log" or "intensity" (noise-free).
+        hypotheses: orientations per image.
+        versions: turned and mirrored versions to average, 1 to 8.
+
+    Raises:
+        InputError: no network was made for this experiment.
+    """
+    chosen = networks.choose(experiment, kind)
+    answers = [answer(one, images, mask, experiment, kind, hypotheses, versions) for one in chosen]
+    if len(answers) == 1:
+        return answers[0]
+    special, robust = answers
+    turn = disorientation(special.quaternion[:, 0], robust.quaternion[:, 0])
+    size = (special.radius_nm - robust.radius_nm).abs()
+    agreed = (turn <= AGREEMENT * robust.orientation_std_deg) & (size <= AGREEMENT * robust.radius_std_nm)
+    return _take(agreed, special, robust)

@@ -1,0 +1,179 @@
+"""What each choice in the compact network buys: short trainings that differ in one thing, at one budget.
+
+    python reports/ablation.py [--steps 1500] [--images 1000] [--only NAME,...] [--out reports/ablation]
+
+Every run trains for the same number of steps and is tested on the same fresh images, clean and under
+the realistic chain. A run's result is one file; what exists is not computed again. Afterwards the table
+(ablation.md) and the error against the distance from the fundamental domain's boundary (boundary.png) are
+drawn from the files. These are small runs: they order the choices, they are not what the networks can do.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from icobench.comparison.evaluation import evaluate, evaluation_set, summarise
+from icobench.images.files import atomic_path
+from icobench.network.checkpoint import load_trained
+from icobench.network.recipe import RECIPES, Recipe
+from icobench.network.selection import Networks
+from icobench.network.training import train
+from icobench.provenance import provenance
+from icobench.simulator.compiled import prepare_kernel
+from icobench.simulator.experiment import Experiment
+
+TEST_SEED = 30_000
+PLAIN = {"harmonic": False}
+
+CHOICES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "base": ("orbit target read by circular harmonics, ReLU, streamed clean images", {}, 3),
+    "plain head": ("orbit target, ordinary head", {"network": PLAIN}, 3),
+    "quaternion": ("quaternion target, ordinary head", {"network": {**PLAIN, "target": "quaternion"}}, 3),
+    "nearest": ("min-over-60 quaternion loss", {"network": {**PLAIN, "target": "nearest"}}, 1),
+    "sixd": ("6D target", {"network": {**PLAIN, "target": "sixd"}}, 1),
+    "tanh": ("tanh for ReLU", {"network": {"activation": "tanh"}}, 1),
+    "mean square": ("mean squared error for logarithms", {"loss": "mse"}, 1),
+    "no mirror": ("one version of each image", {"variants": 1}, 1),
+    "augmented": ("the eleven filters at random", {"images": "augmented"}, 1),
+    "realistic": ("mostly the realistic chain", {"images": "realistic"}, 1),
+    "pool 1000": ("1,000 images again and again", {"pool": 1_000}, 1),
+    "pool 5000": ("5,000 images again and again", {"pool": 5_000}, 1),
+    "pool 20000": ("20,000 images again and again", {"pool": 20_000}, 1),
+    "paper": ("the published network on clean images", {"architecture": "paper", "loss": "mse"}, 1),
+}
+"""Name, what is meant, what differs from the base, number of seeds."""
+
+
+def recipe_of(changes: dict[str, Any], steps: int) -> Recipe:
+    """The 30-minute recipe for clean images, shortened and changed."""
+    return replace(RECIPES["compact"], steps=steps, **changes)
+
+
+def run(name: str, seed: int, steps: int, images: int, path: Path) -> None:
+    """Train, test, store."""
+    recipe = recipe_of(CHOICES[name][1], steps)
+    experiment, device = Experiment(), torch.device("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(recipe, experiment, Path(folder), seed, device)
+        networks = Networks((load_trained(Path(folder) / "network.safetensors"),))
+    sets = {
+        one: evaluate(networks, evaluation_set(one, images, experiment, TEST_SEED), one)
+        for one in ("clean", "realistic")
+    }
+    clean = sets["clean"].table
+    document = {
+        **provenance(seed, device, experiment),
+        "command": " ".join(["python", "reports/ablation.py", *sys.argv[1:]]),
+        "name": name, "meaning": CHOICES[name][0], "steps": steps,
+        "training_seconds": round(result.seconds, 1), "simulations": result.simulations,
+        "recipe": recipe.to_dict(),
+        "results": {one: summarise(evaluated) for one, evaluated in sets.items()},
+        "boundary_distance_deg": [round(x, 2) for x in clean["boundary_distance_deg"]],
+        "disorientation_deg": [round(x, 3) for x in clean["disorientation_deg"]],
+    }  # fmt: skip
+    with atomic_path(path.resolve()) as temporary:
+        temporary.write_text(json.dumps(document) + "\n")
+
+
+def table(stored: dict[tuple[str, int], dict]) -> str:
+    """Markdown: medians over seeds, and their range."""
+    lines = [
+        "| choice | meaning | seeds | clean: deg | 99 % | nm | realistic: deg | nm | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, (meaning, _, _) in CHOICES.items():
+        own = [document for (other, _), document in stored.items() if other == name]
+        if not own:
+            continue
+
+        def cell(test_set: str, column: str, key: str, own: list[dict] = own) -> str:
+            values = sorted(document["results"][test_set][column][key] for document in own)
+            spread = f" ({values[0]:.3g} to {values[-1]:.3g})" if len(values) > 1 else ""
+            return f"{np.median(values):.3g}{spread}"
+
+        cells = [
+            name, meaning, str(len(own)), cell("clean", "disorientation_deg", "median"),
+            cell("clean", "disorientation_deg", "99"), cell("clean", "radius_error_nm", "median"),
+            cell("realistic", "disorientation_deg", "median"), cell("realistic", "radius_error_nm", "median"),
+            f"{np.median([document['training_seconds'] for document in own]) / 60:.1f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def boundary_figure(stored: dict[tuple[str, int], dict], path: Path) -> None:
+    """Median error against distance from the boundary for the four targets."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    edges = np.array([0, 1, 2, 4, 7, 11, 16, 36])
+    labels = {"plain head": "orbit", "quaternion": "quaternion", "nearest": "min over 60", "sixd": "6D"}
+    for (name, label), marker in zip(labels.items(), "osv^", strict=True):
+        own = [document for (other, _), document in stored.items() if other == name]
+        if not own:
+            continue
+        distance = np.concatenate([document["boundary_distance_deg"] for document in own])
+        error = np.concatenate([document["disorientation_deg"] for document in own])
+        place = np.digitize(distance, edges) - 1
+        medians = [
+            np.median(error[place == i]) if (place == i).any() else np.nan for i in range(len(edges) - 1)
+        ]
+        axes.plot((edges[1:] + edges[:-1]) / 2, medians, marker=marker, label=label)
+    axes.set(
+        xlabel="distance from the fundamental domain's boundary (deg)", ylabel="median disorientation (deg)",
+        yscale="log",
+    )  # fmt: skip
+    axes.legend(title="target, same trunk and budget")
+    axes.grid(alpha=0.3)
+    with atomic_path(path.resolve()) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--only", help="comma-separated names")
+    parser.add_argument("--out", type=Path, default=Path("reports/ablation"))
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(",") if arguments.only else list(CHOICES)
+    if unknown := set(chosen) - set(CHOICES):
+        parser.error(f"unknown choice {', '.join(sorted(unknown))}; choose from {', '.join(CHOICES)}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    prepare_kernel(torch.device("cpu"))
+
+    def path_of(name: str, seed: int) -> Path:
+        return arguments.out / f"{name.replace(' ', '-')}-steps{arguments.steps}-seed{seed}.json"
+
+    # Every choice once before any a second time.
+    jobs = sorted(
+        ((name, seed) for name in chosen for seed in range(CHOICES[name][2])), key=lambda job: job[1]
+    )
+    for name, seed in jobs:
+        if not path_of(name, seed).exists():
+            print(f"{name}, seed {seed}", flush=True)
+            run(name, seed, arguments.steps, arguments.images, path_of(name, seed))
+    stored = {
+        (name, seed): json.loads(path_of(name, seed).read_text())
+        for name in CHOICES
+        for seed in range(CHOICES[name][2])
+        if path_of(name, seed).exists()
+    }
+    head = f"{arguments.steps} steps of 32 images each, {arguments.images} test images"
+    text = f"# What each choice buys\n\nSmall runs: {head}, medians over seeds (range).\n\n{table(stored)}\n"
+    with atomic_path((arguments.out / "ablation.md").resolve()) as temporary:
+        temporary.write_text(text)
+    boundary_figure(stored, arguments.out / "boundary.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The networks' sizes, heads and errors."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from icobench.errors import InputError
+from icobench.network.architectures import ARCHITECTURES, build_network
+from icobench.network.paper import PaperNetwork
+from icobench.network.targets import TARGETS
+
+
+def multiplications(network):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.zeros(1, 3, 128, 128))
+    return counter.get_total_flops() / 2
+
+
+def test_the_published_network_has_its_published_size():
+    """3, 4, 6 and 4 blocks of 64 to 512 filters: 26 M parameters and 0.32 G multiplications an image."""
+    network = PaperNetwork()
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(26.0e6, rel=0.005)
+    assert multiplications(network) == pytest.approx(0.32e9, rel=0.01)
+    assert network(torch.zeros(2, 3, 128, 128)).shape == (2, 5)
+    strided = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (2, 2)]
+    assert len(strided) == 1 + 4 + 4  # the first, one in each stack and its shortcut
+    assert sum(isinstance(m, torch.nn.Tanh) for m in network.modules()) == 1 + 17
+    assert not any(isinstance(m, torch.nn.ReLU) for m in network.modules())
+
+
+def test_the_compact_network_is_compact():
+    network = build_network("compact", {})
+    assert sum(p.numel() for p in network.parameters()) <= 3e6
+    assert multiplications(network) < 0.13e9
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_on_every_network(architecture, target):
+    options = {"widths": [4, 4, 8], "hidden": 8} if architecture == "compact" else {}
+    network = build_network(architecture, {"target": target, **options}).eval()
+    spreads = 2 if architecture == "compact" else 0
+    assert network(torch.zeros(1, 3, 128, 128)).shape == (1, TARGETS[target].dimension + 1 + spreads)
+
+
+def test_an_image_s_answer_does_not_depend_on_the_batch(generator):
+    images = torch.rand(5, 3, 128, 128, generator=generator)
+    for architecture in ARCHITECTURES:
+        network = build_network(architecture, {}).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(network(images)[2:3], network(images[2:3]), rtol=1e-4, atol=1e-5)
+
+
+def test_merging_norms_changes_nothing(generator):
+    torch.manual_seed(3)
+    network = build_network("compact", {"widths": [4, 4, 8], "hidden": 8})
+    images = torch.rand(4, 3, 128, 128, generator=generator)
+    network(images)  # gives the norms statistics
+    network.eval()
+    with torch.no_grad():
+        before = network(images)
+        torch.testing.assert_close(network.fold()(images), before, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+
+
+def test_bad_options():
+    with pytest.raises(InputError, match="unknown architecture 'vast'"):
+        build_network("vast", {})
+    with pytest.raises(InputError, match="colour"):
+        build_network("compact", {"colour": "red"})
+    for architecture in ARCHITECTURES:
+        with pytest.raises(InputError, match="unknown target 'euler'"):
+            build_network(architecture, {"target": "euler"})
+        with pytest.raises(InputError, match="activation 'step'"):
+            build_network(architecture, {"activation": "step"})

@@ -1,0 +1,107 @@
+"""Targets decode what they encode; losses are least at the truth."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from icobench.geometry.orientation import disorientation, equivalents, random_orientations
+from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
+from icobench.network.outputs import LOSSES, interpret
+from icobench.network.targets import TARGETS
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_decoding_undoes_encoding(name, generator):
+    target = TARGETS[name]
+    quaternion = random_orientations(50, generator)
+    encoded = target.encode(quaternion)
+    assert encoded.shape == (50, target.dimension)
+    decoded = target.decode(encoded, 2)
+    assert decoded.quaternion.shape == (50, 2, 4)
+    # float32, and near w = 1 the angle comes from x, y, z alone.
+    assert float(disorientation(decoded.quaternion[:, 0], quaternion).max()) < 1e-3
+    np.testing.assert_allclose(target.squared_error(encoded, quaternion), 0, atol=1e-5)
+    assert (decoded.score[:, 0] >= decoded.score[:, 1]).all()
+
+
+def test_the_published_scaling(generator):
+    """w from the fundamental domain's range to [0, 1]."""
+    w = TARGETS["quaternion"].encode(random_orientations(20_000, generator))[:, 0]
+    assert 0 <= float(w.min()) < 0.05
+    assert 0.95 < float(w.max()) <= 1
+    corner = math.cos(math.radians(44.4775 / 2))
+    assert float(TARGETS["quaternion"].encode(torch.tensor([[corner, 0, 0, 0]]))[0, 0]) == pytest.approx(
+        0, abs=1e-3
+    )
+
+
+def test_equivalents_cost_nothing_where_the_target_knows_them(generator):
+    quaternion = random_orientations(4, generator)
+    every = equivalents(quaternion)
+    for name in ("orbit", "nearest"):
+        target = TARGETS[name]
+        for place in (7, 30, 59):
+            encoded = target.encode(every[:, place])
+            np.testing.assert_allclose(target.squared_error(encoded, quaternion), 0, atol=1e-5)
+    for name in ("quaternion", "sixd"):
+        encoded = TARGETS[name].encode(every[:, 30])
+        assert float(TARGETS[name].squared_error(encoded, quaternion).min()) > 0.01
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_squared_angles(name, generator):
+    target = TARGETS[name]
+    quaternion = random_orientations(20, generator)
+    turn = 0.01 * torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    moved = quaternion_multiply(rotation_vector_to_quaternion(turn), quaternion)
+    found = target.squared_angle(target.encode(moved), quaternion)
+    np.testing.assert_allclose(found, turn.square().sum(1), rtol=0.05, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", TARGETS)
+def test_loss_is_least_at_the_truth(name, loss, generator):
+    target = TARGETS[name]
+    quaternion, radius = random_orientations(2, generator), torch.tensor([60.0, 120.0])
+    perfect = torch.cat(
+        (target.encode(quaternion), (radius[:, None] - 30) / 130, torch.full((2, 2), -3.0)), 1
+    )
+    said = interpret(perfect, target)
+    torch.testing.assert_close(said.radius_nm, radius)
+    torch.testing.assert_close(said.radius_std_nm, torch.full((2,), 130 * math.exp(-3.0)))
+    expected = math.degrees(math.sqrt(3) * math.exp(-3.0))
+    torch.testing.assert_close(said.orientation_std_deg, torch.full((2,), expected))
+    best = LOSSES[loss](perfect, target, quaternion, radius)
+    for column in (0, target.dimension - 1, target.dimension):
+        worse = perfect.clone()
+        worse[:, column] += 0.1
+        assert LOSSES[loss](worse, target, quaternion, radius) > best
+
+
+def test_spreads_are_fitted_to_the_errors(generator):
+    """Gaussian errors of known size: the likelihood is best at their standard deviations."""
+    target = TARGETS["orbit"]
+    quaternion = random_orientations(4000, generator)
+    turn = 0.02 * torch.randn(4000, 3, generator=generator, dtype=torch.float64)
+    moved = quaternion_multiply(rotation_vector_to_quaternion(turn), quaternion)
+    radius = torch.full((4000,), 95.0)
+    size = 0.5 + 0.01 * torch.randn(4000, generator=generator)
+
+    def value(radius_log, turn_log):
+        spreads = torch.tensor([radius_log, turn_log]).expand(4000, 2)
+        output = torch.cat((target.encode(moved), size[:, None], spreads), 1)
+        return float(LOSSES["log"](output, target, quaternion, radius))
+
+    best = value(math.log(0.01), math.log(0.02))
+    for step in (-0.1, 0.1):
+        assert value(math.log(0.01) + step, math.log(0.02)) > best
+        assert value(math.log(0.01), math.log(0.02) + step) > best
+
+
+def test_networks_without_spreads_say_so():
+    said = interpret(torch.zeros(3, 5), TARGETS["quaternion"])
+    assert torch.isnan(said.radius_std_nm).all()
+    assert torch.isnan(said.orientation_std_deg).all()
+    torch.testing.assert_close(said.radius_nm, torch.full((3,), 30.0))
