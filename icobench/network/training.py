@@ -271,6 +271,10 @@ def train(
     simulations = state.step * recipe.batch // recipe.variants
     if data is not None or recipe.pool is not None:
         simulations = len(data[1]) if data is not None else recipe.pool or 0
+    if start is not None:
+        # What the weights cost before belongs to what they cost.
+        simulations += int(start.card.get("training_simulations", 0))
+        state.seconds += float(start.card.get("training_seconds", 0.0))
     network = state.average.eval()
     card = {
         "architecture": recipe.architecture,
@@ -286,7 +290,7 @@ def train(
         "threads": torch.get_num_threads(),
         "device": str(device),
         "torch": torch.__version__,
-        "started_from": None if start is None else start.card,
+        "started_from": None if start is None else start.card,  # its cost is in the totals above
     }
     save_network(folder / "network.safetensors", network, card)
     return TrainingResult(state.step == recipe.steps, state.step, state.seconds, simulations, network)

@@ -379,6 +379,9 @@ def test_going_on_from_weights(finished, tmp_path):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-9)
     card = load_trained(tmp_path / "same" / "network.safetensors").card
     assert card["started_from"]["steps"] == 4
+    # The cost is that of both runs.
+    assert card["training_simulations"] == whole.simulations + 16 // 8 == result.simulations
+    assert card["training_seconds"] >= begun.card["training_seconds"]
     with pytest.raises(InputError, match="belongs to another recipe"):
         train(still, EXPERIMENT, tmp_path / "same", seed=3)
     wider = dataclasses.replace(still, network={"widths": [4, 4, 16], "hidden": 8})
