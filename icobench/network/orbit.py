@@ -39,6 +39,9 @@ STILL = 1e-7
 """Radians; a turn this small leaves the cube of it or, far off the orbit, a fraction."""
 CHUNK = 256
 
+CANDIDATES = 400
+"""Codes that may be a maximum; a hypothesis outside of the best eighth is none."""
+
 
 def _harmonics(directions: np.ndarray) -> np.ndarray:
     """Real orthonormal spherical harmonics of degree 6, (N, 3) -> (N, 13), order m = -6..6."""
@@ -169,10 +172,13 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
     codes, code_vectors = (table.to(vector.device) for table in _codebook())
     unit = torch.nn.functional.normalize(vector.double(), dim=-1)
     scores = unit @ code_vectors.T
-    around = scores[:, _neighbours().to(vector.device)].amax(-1)
-    starts = scores.masked_fill(scores < around, -torch.inf).topk(hypotheses, dim=1)
+    best = scores.topk(CANDIDATES, dim=1)
+    beside = _neighbours().to(vector.device)[best.indices].flatten(1)
+    around = scores.gather(1, beside).unflatten(1, (CANDIDATES, -1)).amax(-1)
+    starts = best.values.masked_fill(best.values < around, -torch.inf).topk(hypotheses, dim=1)
     missing = torch.isinf(starts.values)
-    picks = torch.where(missing, starts.indices[:, :1], starts.indices)
+    places = torch.where(missing, starts.indices[:, :1], starts.indices)
+    picks = best.indices.gather(1, places)
     quaternion = codes[picks]
     generators = torch.as_tensor(_generators(), device=vector.device)
     # Slope along the three turns, and the height itself, as one product with the embedding.
