@@ -51,8 +51,9 @@ def main() -> None:
     for axis, label in zip(axes[1], ("disorientation (deg)", "radius error (nm)"), strict=True):
         axis.set(xlabel="radius R (nm)", ylabel=f"median {label}", yscale="log")
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize="small")
-    axes[1, 0].legend(fontsize="small")
+    # The curves' labels; the histograms share their colours.
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
     with atomic_path(arguments.out.resolve()) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 

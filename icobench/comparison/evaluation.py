@@ -31,9 +31,7 @@ EVALUATION_SETS = ("clean", "realistic", "counting")
 
 CHUNK = 250
 
-COLUMNS = (
-    ("disorientation_deg", "deg"), ("radius_error_nm", "nm"), ("appendix_c_mean", ""), ("appendix_c_max", ""),
-)  # fmt: skip
+ERRORS = ("disorientation_deg", "radius_error_nm", "appendix_c_mean", "appendix_c_max")
 
 
 def evaluation_set(
@@ -157,7 +155,7 @@ def summarise(evaluated: Evaluated) -> dict[str, Any]:
     """
     table = evaluated.table
     out: dict[str, Any] = {"images": len(table), "networks": evaluated.networks}
-    for column, _ in COLUMNS:
+    for column in ERRORS:
         values = table[column]
         out[column] = {
             "median": float(values.median()), "90": float(values.quantile(0.9)),

@@ -26,7 +26,7 @@ class Recipe:
         pool: number of different simulated bodies, a data set that is used again and again; None
             simulates new ones in every step.
         batch: images per step, a multiple of ``variants``.
-        variants: turned and mirrored versions taken of each simulated image, 1 to 8.
+        variants: turned and mirrored versions taken of each simulated image, 2 to 8; 1 takes it as it is.
         loss: a key of :data:`~icobench.network.outputs.LOSSES`.
         learning_rate, weight_decay: of AdamW; one cycle of warm-up and cosine decay.
         average: decay of the exponential moving average that is evaluated and shipped.

@@ -71,6 +71,8 @@ class TrainingStream:
         versions = [
             int(turns[i // 2]) if i % 2 == 0 else 4 + int(mirrored[i // 2]) for i in range(recipe.variants)
         ]
+        if recipe.variants == 1:
+            versions = [0]
         intensity = torch.cat([dihedral_images(intensity, version) for version in versions])
         quaternion = torch.cat([dihedral_orientations(quaternion, version) for version in versions])
         radius = radius.repeat(recipe.variants)
@@ -102,13 +104,14 @@ class TrainingStream:
         if recipe.images == "clean":
             return images * mask, mask
         numbers = torch.arange(step * recipe.batch, step * recipe.batch + len(images))
-        out = augment(images * mask, "random", self.seed, numbers, mask)
-        if recipe.images == "realistic":
-            chosen = torch.as_tensor(rng.random(len(images)) < 0.75)
-            some = chosen.nonzero().squeeze(1).to(images.device)
-            harsh = augment(images[some] * mask[some], "realistic", self.seed, numbers[chosen], mask[some])
-            out.images[some], out.mask[some] = harsh.images, harsh.mask
-        return out.images, out.mask
+        share = 0.75 if recipe.images == "realistic" else 0.0
+        harsh = torch.as_tensor(rng.random(len(images)) < share)
+        shown, usable = torch.empty_like(images), torch.empty_like(mask)
+        for which, chosen in (("realistic", harsh), ("random", ~harsh)):
+            rows = chosen.nonzero().squeeze(1).to(images.device)
+            out = augment(images[rows] * mask[rows], which, self.seed, numbers[chosen], mask[rows])
+            shown[rows], usable[rows] = out.images, out.mask
+        return shown, usable
 
     def _counts(
         self, intensity: Tensor, hardness: float, rng: np.random.Generator, generator: torch.Generator

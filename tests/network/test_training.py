@@ -116,6 +116,8 @@ def test_stored_images_are_used_as_they_are(generator):
         recipe, EXPERIMENT, 3, "cpu", (intensity, radius, quaternion)
     ).batch(0)
     assert set(sizes.tolist()) == {30.0, 31.0}
+    # One version: neither turned nor mirrored.
+    assert torch.equal(turned, quaternion[(sizes - 30).long()])
     expected = log_image(Simulator(EXPERIMENT).intensity(sizes, turned))
     np.testing.assert_allclose(inputs[:, 0], expected, atol=2e-3)
 
