@@ -32,7 +32,10 @@ def compare(
     run: Annotated[Path | None, typer.Option(help="Run folder; continued if it exists.")] = None,
     images: Annotated[int | None, typer.Option(help="Number of test images.", min=1)] = None,
     photons: Annotated[float | None, typer.Option(help="Photons per image.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Comma-separated names.")] = None,
+    test_set: Annotated[
+        str | None, typer.Option(help="clean, counting, experiment, voxels or propagated.")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
     model: Model = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -44,7 +47,7 @@ def compare(
     """Reconstruct the same test images with every method; table, figures and report."""
     from dataclasses import replace
 
-    from icobench.comparison.methods import find_method
+    from icobench.comparison.methods import METHODS, find_method
     from icobench.comparison.runner import PRESETS, Comparison
     from icobench.network.selection import load_network
     from icobench.reporting.html import write_report
@@ -57,13 +60,16 @@ def compare(
         settings = replace(settings, images=images)
     if photons is not None:
         settings = replace(settings, photons=photons)
+    if test_set is not None:
+        settings = replace(settings, test_set=test_set)
     if methods is not None:
         settings = replace(settings, methods=tuple(name.strip() for name in methods.split(",")))
     experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
     where = chosen_device(device)
-    needed = any(find_method(name).needs_network for name in settings.methods)
+    names = METHODS if settings.methods == ("all",) else settings.methods
+    needed = any(find_method(name).needs_network for name in names)
     network = load_network(model, where) if needed else None
-    folder = run or Path("runs") / preset
+    folder = run or Path("runs") / (preset if test_set is None else f"{preset}-{test_set}")
     comparison = Comparison(folder, settings, experiment, seed, where, network)
 
     total = max(1, len(comparison.missing()))

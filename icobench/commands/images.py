@@ -34,7 +34,10 @@ def reconstruct(
     images: Annotated[Path, typer.Argument(help="CXI/HDF5, .npy, .npz, TIFF or greyscale PNG.")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
     method: Annotated[
-        str, typer.Option(help="network, simplex, network+simplex, network+lm.")
+        str,
+        typer.Option(
+            help="network, simplex, simplex-race, cma-es; dictionary or network, + simplex, lm or mle."
+        ),
     ] = "network+lm",
     model: Model = None,
     kind: Annotated[str, typer.Option(help="counts, log or auto.")] = "auto",
@@ -60,6 +63,10 @@ def reconstruct(
     fit_beam: Annotated[
         bool, typer.Option("--fit-centre", help="Find the beam's position from the first images.")
     ] = False,
+    nuisance: Annotated[
+        str | None,
+        typer.Option(help="Fit along, by lm and mle: comma-separated background, centre, refractive_index."),
+    ] = None,
     preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
     fit_sin_theta: Annotated[
         float | None, typer.Option(help="Leave out pixels beyond this sine of the angle; 0.8 by default.")
@@ -80,13 +87,17 @@ def reconstruct(
 
     from icobench.comparison.methods import find_method
     from icobench.comparison.reconstruct import FAILED, FIT_SIN_THETA, fit_centre, reconstruct_images
+    from icobench.fitting.nuisance import Nuisance
     from icobench.images.files import atomic_path
     from icobench.images.resample import on_grid
     from icobench.images.source import open_images
     from icobench.network.selection import load_network
+    from icobench.simulator.experiment import Experiment
     from icobench.simulator.simulator import Simulator
 
     chosen = find_method(method)
+    further = tuple(name.strip() for name in nuisance.split(",")) if nuisance else ()
+    Nuisance.start(further, 0, Experiment())  # says which name is unknown, before any work
     fit_sin_theta = FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta
     if not 0 < fit_sin_theta <= 1:
         raise InputError(f"--fit-sin-theta must lie in (0, 1], got {fit_sin_theta:g}")
@@ -110,7 +121,9 @@ def reconstruct(
             if fit_beam:
                 offset = fit_centre(source, chosen, simulator, network, seed, fit_sin_theta)
                 simulator = Simulator(replace(experiment, centre_offset=offset), device=where)
-            table = reconstruct_images(source, chosen, simulator, network, seed, fit_sin_theta, update)
+            table = reconstruct_images(
+                source, chosen, simulator, network, seed, fit_sin_theta, update, further
+            )
         if preview is not None and table["radius_nm"].notna().any():
             from icobench.reporting.preview import write_preview
 

@@ -40,6 +40,7 @@ def reconstruct_images(
     seed: int = 0,
     fit_sin_theta: float = FIT_SIN_THETA,
     progress: Callable[[float], None] = lambda share: None,
+    nuisance: tuple[str, ...] = (),
 ) -> "pd.DataFrame":
     """Radius and orientation of every image, read and fitted block by block.
 
@@ -51,12 +52,13 @@ def reconstruct_images(
         seed: of random starts.
         fit_sin_theta: pixels beyond this sine of the scattering angle are left out.
         progress: called with the finished share.
+        nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along.
 
     Returns:
         a row per image: index, radius_nm, q_w, q_x, q_y, q_z, radius_std_nm, orientation_std_deg, objective
         (deviance per usable pixel for counts, mean squared error for log images), evaluations,
-        seconds, status. An image that cannot be fitted has NaN, 0 evaluations and the status
-        ``failed: <reason>``.
+        seconds, status; then the columns of the nuisance parameters. An image that cannot be fitted has
+        NaN, 0 evaluations and the status ``failed: <reason>``.
 
     Raises:
         InputError: the images or the network do not fit the experiment.
@@ -84,7 +86,9 @@ def reconstruct_images(
             progress(start + share * done)
 
         if len(chosen):
-            problem = Problem(images[good], mask[good], stack.kind, simulator, network, seed, chosen)
+            problem = Problem(
+                images[good], mask[good], stack.kind, simulator, network, seed, chosen, nuisance=nuisance
+            )
             rows.append(_rows(chosen, method.run(problem, report)))
         if problems:
             rows.append(_failed(problems))
@@ -132,7 +136,9 @@ def fit_centre(
         fitted = (experiment.sin_theta() <= fit_sin_theta + 1e-9) & experiment.valid()
         mask = torch.from_numpy(stack.mask)[good] & fitted
         own = Simulator(experiment, device=simulator.device)
-        problem = Problem(images, mask, stack.kind, own, network, seed, torch.from_numpy(numbers)[good])
+        problem = Problem(
+            images, mask, stack.kind, own, network, seed, torch.from_numpy(numbers)[good], rescue=False
+        )
         found = method.run(problem)
         steps, _ = centre_steps(problem.objective(), found.radius_nm, found.quaternion)
         step = steps.median(0).values.clamp(-LONGEST_CENTRE_STEP, LONGEST_CENTRE_STEP)
@@ -149,6 +155,10 @@ def _rows(numbers: Tensor, found: Outcome) -> "pd.DataFrame":
     import pandas as pd
 
     quaternion = found.quaternion.double()
+    further = {}
+    if found.nuisance is not None:
+        columns = found.nuisance.values.T
+        further = {name: own.numpy() for name, own in zip(found.nuisance.columns, columns, strict=True)}
     return pd.DataFrame(
         {
             "index": numbers.numpy(),
@@ -160,6 +170,7 @@ def _rows(numbers: Tensor, found: Outcome) -> "pd.DataFrame":
             "evaluations": found.evaluations.numpy(),
             "seconds": found.seconds / len(numbers),
             "status": found.status,
+            **further,
         }
     )
 

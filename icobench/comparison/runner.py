@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icobench.comparison.methods import Method, Outcome, Problem, find_method
+from icobench.comparison.methods import METHODS, Method, Outcome, Problem, find_method
+from icobench.comparison.test_sets import find_test_set
 from icobench.datasets.pattern_file import read_patterns, write_patterns
-from icobench.datasets.patterns import PatternOptions, PatternSet, generate_patterns
+from icobench.datasets.patterns import PatternSet, generate_patterns
 from icobench.errors import InputError
 from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.dictionary import Dictionary, dictionary_for
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import appendix_c_errors, disorientation
-from icobench.images.detector import Detector
 from icobench.images.files import atomic_path
 from icobench.network.selection import Networks
 from icobench.provenance import provenance
@@ -46,15 +47,19 @@ class ComparisonSettings:
     Attributes:
         preset: name under which these settings are known.
         images: number of test images.
-        photons, hole_degrees: of the test images.
-        methods: names, in the order of the table.
+        test_set: a key of :data:`~icobench.comparison.test_sets.TEST_SETS`.
+        photons, hole_degrees: of the test images, instead of the test set's own.
+        methods: names, in the order of the table; ("all",) for every method there is.
     """
 
     preset: str
     images: int
-    photons: float = 1e5
-    hole_degrees: float = 3.0
-    methods: tuple[str, ...] = ("network", "simplex", "network+simplex", "network+lm")
+    test_set: str = "counting"
+    photons: float | None = None
+    hole_degrees: float | None = None
+    methods: tuple[str, ...] = (
+        "network", "simplex", "simplex-race", "dictionary+lm", "network+simplex", "network+lm", "network+mle",
+    )  # fmt: skip
 
 
 PRESETS = {
@@ -149,11 +154,17 @@ class Comparison:
         network: Networks | None,
     ) -> None:
         self.folder, self.settings, self.seed, self.device = Path(folder), settings, seed, device
-        self.methods = [find_method(name) for name in settings.methods]
+        names = tuple(METHODS) if settings.methods == ("all",) else settings.methods
+        self.methods = [find_method(name) for name in names]
+        self.options = find_test_set(settings.test_set).options(
+            settings.images, settings.photons, settings.hole_degrees
+        )
         needed = network is not None and any(method.needs_network for method in self.methods)
         self.experiment = experiment
-        self.network = network.subset(experiment, "counts") if network and needed else None
+        kind = self.options.stored_kind
+        self.network = network.subset(experiment, kind) if network and needed else None
         self.simulator = Simulator(experiment, device=device)
+        self.dictionary: Dictionary | None = None
         self.identity = {
             "settings": {k: v for k, v in asdict(settings).items() if k not in ("preset", "methods")},
             "experiment": experiment.to_dict(),
@@ -180,24 +191,28 @@ class Comparison:
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from error
-        described_as = {
+        self._describe()
+
+    def _describe(self) -> None:
+        """Write ``run.json``."""
+        detector = self.options.detector
+        described = {
             **provenance(self.seed, self.device, self.experiment),
-            "settings": asdict(self.settings),
+            "settings": {
+                **asdict(self.settings), "photons": detector.photons, "hole_degrees": detector.hole_degrees,
+            },
             "identity": self.identity,
             "network": None if self.network is None else self.network.cards[0],
-        }
-        with atomic_path(described) as temporary:
-            temporary.write_text(json.dumps(described_as, indent=1) + "\n")
+            "dictionary": None if self.dictionary is None else self.dictionary.card,
+        }  # fmt: skip
+        with atomic_path(self.folder / "run.json") as temporary:
+            temporary.write_text(json.dumps(described, indent=1) + "\n")
 
     def test_set(self, progress: Callable[[int], None] = lambda done: None) -> PatternSet:
         """The test images, made once and kept in the folder."""
         path = self.folder / "test_set.h5"
         if not path.exists():
-            settings = self.settings
-            options = PatternOptions(
-                settings.images, detector=Detector(settings.photons, settings.hole_degrees)
-            )
-            patterns = generate_patterns(options, self.experiment, self.seed, self.device, progress)
+            patterns = generate_patterns(self.options, self.experiment, self.seed, self.device, progress)
             origin = provenance(self.seed, self.device, self.experiment)
             write_patterns(path, patterns, {"command": origin["command"], "seed": self.seed})
         return read_patterns(path)
@@ -213,7 +228,13 @@ class Comparison:
         return [(m, b) for m in self.methods for b in blocks if not self._part(m, b).exists()]
 
     def bounds(self, truth: PatternSet) -> tuple[Tensor, Tensor]:
-        """Cramer-Rao bounds of radius and orientation at the truth (not charged to any method)."""
+        """Cramer-Rao bounds of radius and orientation at the truth (not charged to any method).
+
+        Without noise there is no bound: NaN.
+        """
+        if truth.kind != "counts":
+            nothing = torch.full((len(truth),), torch.nan, dtype=torch.float64)
+            return nothing, nothing
         counter = CountingSimulator(self.simulator, len(truth))
         objective = PoissonDeviance(truth.images, truth.mask, counter)
         return cramer_rao(objective, truth.radius_nm, truth.quaternion)
@@ -227,9 +248,12 @@ class Comparison:
         patterns = self.test_set()
         blocks = -(-self.settings.images // BLOCK)
         missing = self.missing()
-        if any(method.name == "simplex" for method, _ in missing):
-            # Thousands of images lie ahead; compiling must not count as any method's time.
+        if missing:
+            # Thousands of images may lie ahead; what is made once must not count as any method's time.
             prepare_kernel(self.device)
+        if any("dictionary" in method.name for method, _ in missing):
+            self.dictionary = dictionary_for(self.simulator)
+            self._describe()
         bounds: dict[int, tuple[Tensor, Tensor]] = {}
         for method, block in missing:
             numbers = torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(patterns)))

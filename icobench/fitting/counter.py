@@ -1,10 +1,13 @@
 """Counting simulator evaluations where they happen."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from icobench.fitting.nuisance import Nuisance
+from icobench.fitting.shift import shifted
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -54,17 +57,54 @@ class CountingSimulator:
         if self.budget is not None and int(self.evaluations.max()) > self.budget:
             raise EvaluationBudgetError(f"an image took more than its budget of {self.budget} evaluations")
 
-    def intensity(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
-        """Intensities (B, H, W) on behalf of the images with the given indices (B,)."""
+    def intensity(
+        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
+    ) -> Tensor:
+        """Intensities (B, H, W) on behalf of the images with the given indices (B,).
+
+        A refractive index and a centre among the nuisance parameters are taken into account, a background is
+        not: it is the objective's.
+        """
         self.charge(image)
-        return self.simulator.intensity(radius_nm, quaternion)
+        offset = None if nuisance is None else nuisance.of("centre")
+        parts = []
+        for rows, simulator in self._materials(len(radius_nm), nuisance):
+            if offset is None:
+                parts.append(simulator.intensity(radius_nm[rows], quaternion[rows]))
+            else:
+                field = simulator.field(radius_nm[rows], quaternion[rows])
+                parts.append(simulator.read(shifted(field, offset[rows])))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def intensity_jacobian(
-        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
+        self,
+        image: Tensor,
+        radius_nm: Tensor,
+        quaternion: Tensor,
+        also: tuple[str, ...] = (),
+        nuisance: Nuisance | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Intensities (B, H, W) and derivatives (B, T, H, W), T = 4 and 2 for each name in ``also``.
 
         An image is charged :data:`JACOBIAN_COST`, and :data:`FURTHER_COST` for every further derivative.
         """
         self.charge(image, JACOBIAN_COST + 2 * FURTHER_COST * len(also))
-        return self.simulator.intensity_jacobian(radius_nm, quaternion, also)
+        parts = [
+            simulator.intensity_jacobian(radius_nm[rows], quaternion[rows], also)
+            for rows, simulator in self._materials(len(radius_nm), nuisance)
+        ]
+        intensity, slopes = (torch.cat(own) for own in zip(*parts, strict=True))
+        offset = None if nuisance is None else nuisance.of("centre")
+        if offset is not None:
+            both = shifted(torch.cat((intensity.unsqueeze(1), slopes), 1), offset)
+            intensity, slopes = both[:, 0], both[:, 1:]
+        return intensity, slopes
+
+    def _materials(self, count: int, nuisance: Nuisance | None) -> Iterator[tuple[slice, Simulator]]:
+        """Rows of one material, and their simulator; the kernels take one index for a whole batch."""
+        index = None if nuisance is None else nuisance.of("refractive_index")
+        if index is None:
+            yield slice(None), self.simulator
+            return
+        for row, (real, imag) in enumerate(index.tolist()):
+            yield slice(row, row + 1), self.simulator.with_refractive_index(complex(real, imag))

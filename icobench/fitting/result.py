@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from icobench.fitting.nuisance import Nuisance
+
 __all__ = ["FitResult", "Trace"]
 
 
@@ -42,6 +44,7 @@ class FitResult:
         evaluations: (N,) simulator evaluations, counted by the simulator's wrapper.
         converged: (N,) the method's own stopping rule was met.
         trace: course of the fit.
+        nuisance: fitted nuisance parameters, None if there were none.
     """
 
     radius_nm: Tensor
@@ -50,3 +53,4 @@ class FitResult:
     evaluations: Tensor
     converged: Tensor
     trace: Trace
+    nuisance: Nuisance | None = None

@@ -112,7 +112,9 @@ RECIPES = {
     "compact": Recipe(steps=10_500, images="clean", batch=32, learning_rate=1.5e-3),
     # The same for photon counts and for flawed log images.
     "compact-counts": Recipe(steps=8_500, batch=32, learning_rate=1.5e-3),
-    "compact-realistic": Recipe(steps=8_500, images="realistic", batch=32, learning_rate=1.5e-3, settle_share=0.3),
+    "compact-realistic": Recipe(
+        steps=8_500, images="realistic", batch=32, learning_rate=1.5e-3, settle_share=0.3
+    ),
     # The published network; a GPU's work.
     "paper": Recipe(
         steps=60_000, architecture="paper", images="augmented", pool=20_046, variants=1, loss="mse",

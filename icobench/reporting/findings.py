@@ -81,12 +81,18 @@ def reading(table: "DataFrame", results: "DataFrame") -> str:
             f"({_interval(lead)}); {lead['method']} simulates least among them, with {_cost(lead)}."
         )
     bounds = results.drop_duplicates("image")
-    text.append(
+    errors = (
         f"Its median errors are {number(lead['disorientation_median_deg'])} degrees and "
-        f"{number(lead['radius_median_nm'])} nm; the median Cramér-Rao bound of these images is "
-        f"{number(bounds['bound_orientation_deg'].median())} degrees and "
-        f"{number(bounds['bound_radius_nm'].median())} nm."
+        f"{number(lead['radius_median_nm'])} nm"
     )
+    limit = ". Without noise there is no physical limit."
+    if bounds["bound_orientation_deg"].notna().any():
+        limit = (
+            f"; the median Cramér-Rao bound of these images is "
+            f"{number(bounds['bound_orientation_deg'].median())} degrees and "
+            f"{number(bounds['bound_radius_nm'].median())} nm."
+        )
+    text.append(errors + limit)
     text += _others(table, lead)
     return " ".join(text)
 

@@ -209,6 +209,8 @@ def _images_text(run: RunFolder) -> str:
     photons, hole = settings.get("photons"), settings.get("hole_degrees")
     if run.kind == "log":
         text.append("They are stored as 8-bit log images.")
+    elif run.kind == "intensity":
+        text.append("They are noise-free intensities.")
     elif isinstance(photons, (int, float)):
         text.append(f"Poisson counts with {photons:,.0f} photons expected on the usable pixels of each.")
     if isinstance(hole, (int, float)) and hole > 0:

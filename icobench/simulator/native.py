@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from icobench.cache import cache_folder
 from icobench.simulator.edge_derivative import SHARED_SUMS
 from icobench.simulator.edge_sum import NUMBERS, SMALLEST_HALF_DAMPING, Terms
 from icobench.simulator.overlay import STEEPEST, BodyTensors, Plan
@@ -59,10 +60,9 @@ def _processor() -> str:
 
 
 def _library(compiler: str) -> Path:
-    root = os.environ.get("ICOBENCH_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     sources = [source.read_text() for source in SOURCES]
     key = "\n".join((*sources, compiler, *FLAGS, platform.machine(), _processor()))
-    return Path(root) / "icobench" / f"kernel-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    return cache_folder() / f"kernel-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
 
 
 def built() -> bool:

@@ -142,7 +142,10 @@ class Simulator(nn.Module):
 
     def intensity(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """|F|^2 in nm^6 (times k / k_z with the solid-angle factor): (B, pixels, pixels)."""
-        field = self.field(radius_nm, quaternion)
+        return self.read(self.field(radius_nm, quaternion))
+
+    def read(self, field: Tensor) -> Tensor:
+        """What the pixels measure of complex fields (B, pixels, pixels): their intensity."""
         return self._read(field.real.square() + field.imag.square())
 
     def intensity_jacobian(

@@ -5,14 +5,18 @@ import pandas as pd
 import pytest
 import torch
 
+from icobench.comparison import methods
 from icobench.comparison.methods import METHODS, Problem
 from icobench.comparison.reconstruct import fit_centre, reconstruct_images
 from icobench.datasets.pattern_file import write_patterns
 from icobench.datasets.patterns import PatternOptions, generate_patterns
 from icobench.errors import InputError
 from icobench.fitting.counter import JACOBIAN_COST
-from icobench.geometry.orientation import disorientation
+from icobench.geometry.orientation import disorientation, random_orientations
+from icobench.geometry.shapes import shape
+from icobench.images.counts import photon_counts
 from icobench.images.detector import DETECTORS, Detector
+from icobench.images.masks import usable_pixels
 from icobench.images.source import open_images
 from icobench.network.selection import load_network
 from icobench.simulator.experiment import Experiment
@@ -47,7 +51,7 @@ def test_network_alone_needs_no_simulation_and_lands_near(problem):
     assert (outcome.orientation_std_deg > 0).all()
 
 
-@pytest.mark.parametrize("name", ["network+lm", "network+simplex"])
+@pytest.mark.parametrize("name", ["network+lm", "network+mle", "network+simplex", "dictionary+lm"])
 def test_hybrids_reach_the_bound(problem, name):
     tests, work = problem
     outcome = METHODS[name].run(work)
@@ -63,6 +67,49 @@ def test_hybrids_reach_the_bound(problem, name):
     assert np.mean((miss[ok] / outcome.radius_std_nm.numpy()[ok]) ** 2) < 5
     assert (outcome.evaluations > 2 * JACOBIAN_COST).all()
     assert (outcome.evaluations < 400).all()
+
+
+@pytest.mark.parametrize("name", ["network+lm", "dictionary+lm"])
+def test_noise_free_images_are_solved(network, name):
+    """Within a tenth of a degree and of a nanometre, for a few dozen evaluations."""
+    tests = generate_patterns(PatternOptions(8, detector=DETECTORS["clean"]), Experiment(), 81)
+    work = Problem(tests.images, tests.mask, tests.kind, Simulator(Experiment()), network)
+    outcome = METHODS[name].run(work)
+    angle, miss = errors(outcome, tests)
+    assert angle.max() < 0.1
+    assert miss.max() < 0.1
+    assert outcome.status == ["ok"] * 8
+    assert outcome.evaluations.double().mean() < 60
+
+
+def test_other_shapes_are_not_ok(network, monkeypatch):
+    """Cubes, octahedra and two clusters at once look like no icosahedron, wherever a fit starts."""
+    monkeypatch.setattr(methods, "RESCUE_CANDIDATES", 2)
+    radius = torch.linspace(45, 90, 2, dtype=torch.float64)
+    turns = random_orientations(2, torch.Generator().manual_seed(5))
+    mask = usable_pixels(Experiment(), 3.0).expand(2, -1, -1)
+    simulator = Simulator(Experiment())
+    pictures = [Simulator(body=shape(name)).intensity(radius, turns) for name in ("cube", "octahedron")]
+    pictures.append(simulator.intensity(radius, turns) + simulator.intensity(radius.flip(0), turns.flip(0)))
+    for picture in pictures:
+        counts = photon_counts(picture, mask, 1e5, torch.Generator().manual_seed(6))
+        outcome = METHODS["network+lm"].run(Problem(counts, mask, "counts", simulator, network))
+        assert outcome.status == ["poor-fit"] * 2
+
+
+def test_a_background_is_fitted_along(network):
+    """The deviance of what is left is that of photon noise, as without a background."""
+    tests = generate_patterns(PatternOptions(2, detector=DETECTORS["clean"]), Experiment(), 83)
+    mask = usable_pixels(Experiment(), 3.0).expand(2, -1, -1)
+    picture = tests.images * mask
+    picture = picture + 0.2 * (picture.sum((1, 2)) / mask.sum((1, 2)))[:, None, None]
+    counts = photon_counts(picture, mask, 3e5, torch.Generator().manual_seed(7))
+    work = Problem(counts, mask, "counts", Simulator(Experiment()), network, nuisance=("background",))
+    outcome = METHODS["network+mle"].run(work)
+    assert outcome.status == ["ok", "ok"]
+    assert outcome.nuisance.values[:, 0].numpy() == pytest.approx(0.2, abs=0.02)
+    with pytest.raises(InputError, match="simplex cannot fit background; choose from dictionary"):
+        METHODS["simplex"].run(work)
 
 
 def test_8_bit_log_images_are_reconstructed(network):

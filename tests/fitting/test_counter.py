@@ -4,10 +4,13 @@ import pytest
 import torch
 from problems import EXPERIMENT, CountingRows, displaced, problem
 
+from icobench.fitting.cma_es import CmaOptions, cma_es
 from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator, EvaluationBudgetError
 from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
+from icobench.fitting.maximum_likelihood import maximum_likelihood
+from icobench.fitting.race import RaceOptions, lm_race, simplex_race
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, refine_simplex
-from icobench.fitting.warm_start import warm_lm, warm_simplex
+from icobench.fitting.warm_start import judge, refine_lm, refine_mle, refine_warm_simplex
 from icobench.simulator.simulator import Simulator
 
 SHORT = SimplexOptions(starts=2, iterations=3, radius_range_nm=(30.0, 40.0))
@@ -32,16 +35,28 @@ def test_a_budget_cannot_be_passed(generator):
     assert simulator.rows <= 12
 
 
+def raced(objective, radius, quaternion):
+    lm_race(objective, radius[:, None].expand(-1, 2), quaternion)
+    return levenberg_marquardt(objective, radius, quaternion[:, 0], LevenbergMarquardtOptions(iterations=1))
+
+
+def judged(objective, radius, quaternion, refine):
+    return judge(objective, radius[:, None].expand(-1, 2), quaternion, refine).fit
+
+
 RUNS = {
     "simplex": lambda o, r, q: refine_simplex(o, r[:, None], q[:, None], SHORT),
     "monte carlo": lambda o, r, q: monte_carlo_simplex(o, SHORT, seed=1),
     "levenberg-marquardt": lambda o, r, q: levenberg_marquardt(
         o, r, q, LevenbergMarquardtOptions(iterations=3)
     ),
-    "warm simplex": lambda o, r, q: warm_simplex(o, r, torch.stack((q.flip(1), q), 1), SHORT)[0],
-    "warm lm": lambda o, r, q: warm_lm(
-        o, r, torch.stack((q, q.flip(1)), 1), LevenbergMarquardtOptions(iterations=2)
-    )[0],
+    "race": lambda o, r, q: simplex_race(o, RaceOptions(SHORT, ((2, 1),), 2), 1),
+    "cma-es": lambda o, r, q: cma_es(o, CmaOptions(6, 2, 2, radius_range_nm=(30.0, 40.0)), 1),
+    "maximum likelihood": maximum_likelihood,
+    "lm race": lambda o, r, q: raced(o, r, torch.stack((q, q.flip(1)), 1)),
+    "judged simplex": lambda o, r, q: judged(o, r, torch.stack((q.flip(1), q), 1), refine_warm_simplex),
+    "judged lm": lambda o, r, q: judged(o, r, torch.stack((q, q.flip(1)), 1), refine_lm),
+    "judged mle": lambda o, r, q: judged(o, r, torch.stack((q, q.flip(1)), 1), refine_mle),
 }
 
 

@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from problems import EXPERIMENT, displaced, problem
 from scipy.optimize import minimize
 
 from icobench.fitting.nelder_mead import NelderMead
+from icobench.fitting.simplex import RADIUS_UNIT_NM, SimplexFits, SimplexOptions
+from icobench.geometry.rotations import (
+    quaternion_multiply,
+    quaternion_normalize,
+    rotation_vector_to_quaternion,
+)
+from icobench.simulator.simulator import Simulator
 
 
 def rosenbrock(x):
@@ -42,10 +50,11 @@ def start(simplices, dimensions, seed, size=0.5):
     return torch.cat((origin, origin + edges), 1)
 
 
-def scipy_minimise(function, simplex, iterations, bounds=None, xatol=0.0, fatol=0.0):
+def scipy_minimise(function, simplex, iterations, bounds=None, xatol=0.0, fatol=0.0, adaptive=False):
     """SciPy counts its start as the first iteration."""
     options = {
         "initial_simplex": simplex.numpy(), "maxiter": iterations + 1, "xatol": xatol, "fatol": fatol,
+        "adaptive": adaptive,
     }  # fmt: skip
     return minimize(
         lambda x: float(function(torch.from_numpy(np.array(x)))),
@@ -139,3 +148,80 @@ def test_simplices_do_not_influence_each_other():
         alone.step(single)
     assert torch.equal(state.points[2], single.points[0])
     assert state.evaluations[2] == single.evaluations[0]
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations")
+@pytest.mark.parametrize("function", [rosenbrock, ripples])
+def test_adaptive_variant_is_scipys(function):
+    simplices = start(3, 5, seed=4)
+    solver = NelderMead(Counted(function, 3), adaptive=True)
+    state = solver.start(simplices)
+    for _ in range(50):
+        solver.step(state)
+    for i in range(3):
+        expected = scipy_minimise(function, simplices[i], 50, adaptive=True)
+        assert int(state.evaluations[i]) == expected.nfev
+        assert float(state.values[i, 0]) == pytest.approx(expected.fun, rel=1e-7)
+        np.testing.assert_allclose(state.points[i, 0], expected.x, rtol=1e-6, atol=1e-8)
+
+
+def test_speculation_changes_the_bill_alone():
+    """Same course; four evaluations an iteration, three a shrink."""
+    simplices = start(4, 3, seed=5)
+    counted = Counted(ripples, 4)
+    plain, guessing = NelderMead(Counted(ripples, 4)), NelderMead(counted, speculative=True)
+    state, other = plain.start(simplices), guessing.start(simplices)
+    for _ in range(40):
+        plain.step(state)
+        guessing.step(other)
+    assert torch.equal(state.points, other.points)
+    assert torch.equal(state.values, other.values)
+    assert torch.equal(state.shrinks, other.shrinks)
+    assert torch.equal(other.evaluations, 4 + 4 * 40 + 3 * other.shrinks)
+    assert torch.equal(other.evaluations, counted.calls)
+
+
+def test_points_without_a_value_are_left():
+    """A function with a hole: not a number beyond a plane."""
+
+    def holed(x):
+        return torch.where(x[..., 0] > 0.5, torch.nan, bowl(x))
+
+    solver = NelderMead(Counted(holed, 4))
+    simplices = start(4, 3, seed=6)
+    simplices[..., 0] -= 0.6  # every simplex has a corner outside the hole
+    state = solver.start(simplices)
+    for _ in range(150):
+        solver.step(state)
+    assert (state.values[:, 0] < 1e-3).all()
+    assert (state.points[:, 0, 0] <= 0.5).all()
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations", "ignore:Initial guess is not within")
+def test_same_course_as_scipy_on_the_simulator(generator):
+    """The whole fit: rotation vector and radius within bounds, Poisson deviance, float64."""
+    simulator = Simulator(EXPERIMENT, dtype=torch.float64)
+    objective, radius, truth = problem(1, generator, radius=(40.0, 45.0), simulator=simulator)
+    options = SimplexOptions(iterations=40, radius_range_nm=(38.0, 50.0), margin_nm=2.0)
+    starts = torch.stack([displaced(truth, angle, generator) for angle in (4.0, 9.0, 20.0)], 1)
+    sizes = torch.stack((radius - 2, radius + 3, radius + 1), 1)
+    fits = SimplexFits(objective, torch.tensor([0]), sizes, starts, options)
+    corners = fits.state.points.clone()
+    for _ in range(40):
+        fits.step()
+
+    for i in range(3):
+
+        def value(point, anchor=starts[0, i]):
+            turn = rotation_vector_to_quaternion(torch.from_numpy(point[:3]))
+            turned = quaternion_normalize(quaternion_multiply(turn, anchor))
+            size = RADIUS_UNIT_NM * torch.tensor([point[3]])
+            return float(objective.value(torch.tensor([0]), size, turned[None]).double())
+
+        expected = minimize(
+            value, corners[i, 0].numpy(), method="Nelder-Mead", bounds=[(-np.pi, np.pi)] * 3 + [(3.6, 5.2)],
+            options={"initial_simplex": corners[i].numpy(), "maxiter": 41, "xatol": 0, "fatol": 0},
+        )  # fmt: skip
+        assert int(fits.state.evaluations[i]) == expected.nfev
+        assert float(fits.state.values[i, 0]) == pytest.approx(expected.fun, rel=1e-9)
+        np.testing.assert_allclose(fits.state.points[i, 0], expected.x, rtol=1e-5, atol=1e-7)

@@ -10,8 +10,8 @@ from icobench.comparison.methods import METHODS
 from icobench.comparison.reconstruct import reconstruct_images
 from icobench.errors import InputError
 from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.levenberg_marquardt import levenberg_marquardt
 from icobench.fitting.objectives import LogImageError, PoissonDeviance
-from icobench.fitting.warm_start import warm_lm
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.images.log_image import log_image
 from icobench.images.resample import FrameGeometry, Resampler, on_grid, target_experiment
@@ -229,7 +229,7 @@ def test_fits_of_resampled_images_are_close(kind, radius_nm, bias):
     objective = (PoissonDeviance if kind == "counts" else LogImageError)(
         torch.from_numpy(images), usable, CountingSimulator(Simulator(believed), 1)
     )
-    fit, _ = warm_lm(objective, torch.full((1,), radius_nm + 0.5).double(), TURNS[:1, None])
+    fit = levenberg_marquardt(objective, torch.full((1,), radius_nm + 0.5).double(), TURNS[:1])
     miss = (fit.radius_nm - radius_nm).abs()
     assert (miss < bias).all(), miss
     assert (disorientation(fit.quaternion, TURNS[:1]) < 0.3).all()

@@ -1,0 +1,128 @@
+"""CMA-ES, the control: a well-kept global optimiser that knows nothing of the problem."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icobench.errors import InputError
+from icobench.fitting.objectives import Objective
+from icobench.fitting.result import FitResult, Trace
+from icobench.fitting.simplex import Progress, SimplexOptions, random_starts
+from icobench.geometry.orientation import to_fundamental_domain
+from icobench.geometry.rotations import (
+    quaternion_multiply,
+    quaternion_normalize,
+    rotation_vector_to_quaternion,
+)
+
+__all__ = ["CmaOptions", "cma_es"]
+
+
+@dataclass(frozen=True)
+class CmaOptions:
+    """Settings.
+
+    Attributes:
+        population: evaluations per generation; larger ones search more widely.
+        generations: most generations of a run.
+        restarts: runs per image, each from another random start; the best end is taken.
+        rotation_rad, radius_nm: first standard deviations.
+        radius_range_nm: range of random starts; fits may leave it by ``margin_nm``.
+        margin_nm: see above.
+    """
+
+    population: int = 24
+    generations: int = 50
+    restarts: int = 2
+    rotation_rad: float = 0.4
+    radius_nm: float = 35.0
+    radius_range_nm: tuple[float, float] = (30.0, 160.0)
+    margin_nm: float = 10.0
+
+
+def cma_es(
+    objective: Objective,
+    options: CmaOptions,
+    seed: int,
+    numbers: Tensor | None = None,
+    progress: Progress = lambda share: None,
+) -> FitResult:
+    """Covariance matrix adaptation (Hansen, arXiv:1604.00772; package ``cma``), all images side by side.
+
+    The search itself is the package's, one object an image; every generation's simulations are one batch.
+
+    Args:
+        objective: images, masks and counting simulator.
+        options: settings.
+        seed: of starts and of the search, split by image.
+        numbers: (N,) numbers of the images within their set.
+        progress: called with the finished share.
+
+    Raises:
+        InputError: the package ``cma`` is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of plotting, when matplotlib is missing
+            import cma
+    except ImportError as error:
+        raise InputError("CMA-ES needs the package cma: pip install cma") from error
+    device = objective.simulator.device
+    count = len(objective.images)
+    numbers = torch.arange(count) if numbers is None else numbers
+    low, high = options.radius_range_nm
+    starts = SimplexOptions(starts=options.restarts, radius_range_nm=options.radius_range_nm)
+    radius, anchor = random_starts(count, starts, seed, numbers)
+    scale = np.array([options.rotation_rad] * 3 + [options.radius_nm])
+    bound = np.array([np.pi] * 3) / options.rotation_rad
+    best_value = torch.full((count,), torch.inf, dtype=torch.float64)
+    best_radius, best_turn = radius[:, 0].clone(), anchor[:, 0].clone()
+    finished = torch.zeros(count, dtype=torch.bool)
+    trace = Trace()
+    for restart in range(options.restarts):
+        searches = []
+        for row, number in enumerate(numbers.tolist()):
+            own = np.random.SeedSequence(seed, spawn_key=(7, number, restart)).generate_state(1)[0]
+            begin = np.array([0.0, 0.0, 0.0, float(radius[row, restart]) / options.radius_nm])
+            limits = [
+                [*-bound, max(1.0, low - options.margin_nm) / options.radius_nm],
+                [*bound, (high + options.margin_nm) / options.radius_nm],
+            ]
+            settings = {
+                "popsize": options.population, "seed": int(own % (2**31 - 1)) + 1, "bounds": limits,
+                "verbose": -9, "maxiter": options.generations,
+            }  # fmt: skip
+            searches.append(cma.CMAEvolutionStrategy(begin, 1.0, settings))
+        for generation in range(options.generations):
+            rows = [row for row, search in enumerate(searches) if not search.stop()]
+            if not rows:
+                break
+            asked = {row: searches[row].ask() for row in rows}
+            points = torch.as_tensor(np.concatenate([asked[row] for row in rows]) * scale, device=device)
+            owner = torch.tensor(rows).repeat_interleave(options.population)
+            turn = rotation_vector_to_quaternion(points[:, :3])
+            quaternion = quaternion_normalize(
+                quaternion_multiply(turn, anchor[owner, restart].to(device, torch.float64))
+            )
+            value = objective.value(owner.to(device), points[:, 3], quaternion).double().cpu()
+            value = value.nan_to_num(nan=torch.inf)
+            for own_values, row in zip(value.split(options.population), rows, strict=True):
+                # The package sorts by value and wants numbers, however bad.
+                searches[row].tell(asked[row], own_values.clamp_max(1e30).tolist())
+            lowest, place = value.unflatten(0, (len(rows), -1)).min(1)
+            chosen = torch.tensor(rows)
+            better = lowest < best_value[chosen]
+            won, at = chosen[better], (torch.arange(len(rows)) * options.population + place)[better]
+            best_value[won] = lowest[better]
+            best_radius[won] = points[at.to(device), 3].cpu()
+            best_turn[won] = quaternion[at.to(device)].cpu()
+            trace.add(objective.simulator.evaluations, best_radius, best_turn, best_value)
+            progress((restart + (generation + 1) / options.generations) / options.restarts)
+        finished |= torch.tensor([bool(set(search.stop()) - {"maxiter"}) for search in searches])
+    return FitResult(
+        best_radius, to_fundamental_domain(best_turn), best_value, objective.simulator.evaluations.clone(),
+        finished & best_value.isfinite(), trace,
+    )  # fmt: skip

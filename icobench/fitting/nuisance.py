@@ -1,0 +1,99 @@
+"""Nuisance parameters: what shapes an image beside radius and orientation, fitted along with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from icobench.errors import InputError
+from icobench.simulator.experiment import Experiment
+
+__all__ = ["NUISANCES", "Nuisance"]
+
+NUISANCES = {
+    "background": ("background",),
+    "refractive_index": ("index_real", "index_imag"),
+    "centre": ("centre_x", "centre_y"),
+}
+"""Columns of each: a constant background, in units of the particle's mean intensity on the usable pixels; the
+refractive index; by how many pixels the beam is from where the experiment has it."""
+
+BOUNDS = {
+    "background": (0.0, 10.0),
+    "index_real": (0.7, 1.1),
+    "index_imag": (0.0, 0.3),
+    "centre_x": (-1.5, 1.5),
+    "centre_y": (-1.5, 1.5),
+}
+
+LONGEST_STEP = {
+    "background": 0.3, "index_real": 0.03, "index_imag": 0.02, "centre_x": 0.5, "centre_y": 0.5,
+}  # fmt: skip
+"""In one iteration of a fit."""
+
+
+@dataclass(frozen=True)
+class Nuisance:
+    """Nuisance parameters of B images.
+
+    Attributes:
+        names: of :data:`NUISANCES`, in the order of that table.
+        values: (B, P) float64, the columns of all names side by side.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+
+    @classmethod
+    def start(
+        cls, names: Sequence[str], count: int, experiment: Experiment, device: torch.device | str = "cpu"
+    ) -> "Nuisance":
+        """What the experiment says, for ``count`` images: no background, its index, its centre.
+
+        Raises:
+            InputError: unknown name.
+        """
+        if unknown := set(names) - set(NUISANCES):
+            raise InputError(
+                f"unknown nuisance parameter {sorted(unknown)[0]!r}; choose from {', '.join(NUISANCES)}"
+            )
+        index = experiment.refractive_index
+        begin = {"background": (0.0,), "refractive_index": (index.real, index.imag), "centre": (0.0, 0.0)}
+        ordered = tuple(name for name in NUISANCES if name in names)
+        row = [value for name in ordered for value in begin[name]]
+        values = torch.tensor(row, dtype=torch.float64, device=device).expand(count, -1).clone()
+        return cls(ordered, values)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of :attr:`values`."""
+        return tuple(column for name in self.names for column in NUISANCES[name])
+
+    def of(self, name: str) -> Tensor | None:
+        """(B, 1 or 2) values of one name, None if it is not among them."""
+        if name not in self.names:
+            return None
+        places = [self.columns.index(column) for column in NUISANCES[name]]
+        return self.values[:, places]
+
+    def take(self, rows: Tensor) -> "Nuisance":
+        """The images with these indices."""
+        return Nuisance(self.names, self.values[rows])
+
+    def moved(self, step: Tensor) -> "Nuisance":
+        """After a step (B, P), within the bounds."""
+        low, high = (
+            step.new_tensor([BOUNDS[column][end] for column in self.columns]).reshape(1, -1) for end in (0, 1)
+        )
+        return Nuisance(self.names, torch.minimum(torch.maximum(self.values + step, low), high))
+
+    @property
+    def longest_step(self) -> Tensor:
+        """(P,) largest change in one iteration."""
+        return self.values.new_tensor([LONGEST_STEP[column] for column in self.columns])
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """The names that the simulator differentiates by, in its order."""
+        return tuple(name for name in self.names if name != "background")
