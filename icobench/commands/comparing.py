@@ -36,6 +36,9 @@ def compare(
         str | None, typer.Option(help="clean, counting, experiment, voxels or propagated.")
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
+    method_file: Annotated[
+        list[Path] | None, typer.Option(help="Python file that defines more methods; may be repeated.")
+    ] = None,
     model: Model = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -47,7 +50,7 @@ def compare(
     """Reconstruct the same test images with every method; table, figures and report."""
     from dataclasses import replace
 
-    from icobench.comparison.methods import METHODS, find_method
+    from icobench.comparison.methods import add_method_file, available_methods, find_method
     from icobench.comparison.runner import PRESETS, Comparison
     from icobench.network.selection import load_network
     from icobench.reporting.html import write_report
@@ -66,7 +69,9 @@ def compare(
         settings = replace(settings, methods=tuple(name.strip() for name in methods.split(",")))
     experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
     where = chosen_device(device)
-    names = METHODS if settings.methods == ("all",) else settings.methods
+    for path in method_file or ():
+        add_method_file(path)
+    names = available_methods() if settings.methods == ("all",) else settings.methods
     needed = any(find_method(name).needs_network for name in names)
     network = load_network(model, where) if needed else None
     folder = run or Path("runs") / (preset if test_set is None else f"{preset}-{test_set}")
@@ -88,6 +93,8 @@ def compare(
         say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
         raise typer.Exit(130) from None
     print_summary(summary_table(results), console())
+    for name, reason in comparison.failures.items():
+        say(f"{name} failed: {reason}")
     report = write_report(folder)
     say(f"report: {report}")
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icobench.comparison.methods import METHODS, Method, Outcome, Problem, find_method
+from icobench.comparison.methods import Method, Outcome, Problem, available_methods, find_method
 from icobench.comparison.test_sets import find_test_set
 from icobench.datasets.pattern_file import read_patterns, write_patterns
 from icobench.datasets.patterns import PatternSet, generate_patterns
@@ -140,6 +140,9 @@ class Comparison:
         device: where to work.
         network: trained networks for the methods that need one.
 
+    Attributes:
+        failures: methods that raised an error, and what it said.
+
     Raises:
         InputError: unknown method, or the folder holds another run.
     """
@@ -154,7 +157,7 @@ class Comparison:
         network: Networks | None,
     ) -> None:
         self.folder, self.settings, self.seed, self.device = Path(folder), settings, seed, device
-        names = tuple(METHODS) if settings.methods == ("all",) else settings.methods
+        names = tuple(available_methods()) if settings.methods == ("all",) else settings.methods
         self.methods = [find_method(name) for name in names]
         self.options = find_test_set(settings.test_set).options(
             settings.images, settings.photons, settings.hole_degrees
@@ -165,6 +168,7 @@ class Comparison:
         self.network = network.subset(experiment, kind) if network and needed else None
         self.simulator = Simulator(experiment, device=device)
         self.dictionary: Dictionary | None = None
+        self.failures: dict[str, str] = {}
         self.identity = {
             "settings": {k: v for k, v in asdict(settings).items() if k not in ("preset", "methods")},
             "experiment": experiment.to_dict(),
@@ -198,6 +202,8 @@ class Comparison:
         detector = self.options.detector
         described = {
             **provenance(self.seed, self.device, self.experiment),
+            "methods": {method.name: method.settings for method in self.methods},
+            "failures": self.failures,
             "settings": {
                 **asdict(self.settings), "photons": detector.photons, "hole_degrees": detector.hole_degrees,
             },
@@ -218,9 +224,9 @@ class Comparison:
         return read_patterns(path)
 
     def _part(self, method: Method, block: int) -> Path:
-        """Where a block is stored; other weights make other parts."""
+        """Where a block is stored; another version, other options or other weights make other parts."""
         weights = f"-{self.network.digest}" if method.needs_network and self.network else ""
-        return self.folder / "parts" / f"{method.name}{weights}-{block:04d}.parquet"
+        return self.folder / "parts" / f"{method.name}-{method.digest}{weights}-{block:04d}.parquet"
 
     def missing(self) -> list[tuple[Method, int]]:
         """Methods and blocks not yet stored."""
@@ -242,8 +248,14 @@ class Comparison:
     def run(self, announce: Announce = lambda method, block, blocks, share: None) -> "pd.DataFrame":
         """Compute what is missing, storing every block as it is finished; then collect.
 
+        A method that raises an error is noted in :attr:`failures` and in ``run.json``, and tried again by the
+        next call; the others go on.
+
         Args:
             announce: called with method, block, number of blocks and the block's finished share.
+
+        Raises:
+            InputError: no method finished a block.
         """
         patterns = self.test_set()
         blocks = -(-self.settings.images // BLOCK)
@@ -251,7 +263,8 @@ class Comparison:
         if missing:
             # Thousands of images may lie ahead; what is made once must not count as any method's time.
             prepare_kernel(self.device)
-        if any("dictionary" in method.name for method, _ in missing):
+        if any(method.needs_dictionary or method.needs_network for method, _ in missing):
+            # Hybrids turn to it for images that a network's answer does not explain.
             self.dictionary = dictionary_for(self.simulator)
             self._describe()
         bounds: dict[int, tuple[Tensor, Tensor]] = {}
@@ -265,8 +278,16 @@ class Comparison:
             def report(share: float, method: Method = method, block: int = block) -> None:
                 announce(method.name, block, blocks, share)
 
+            if method.name in self.failures:
+                continue
             report(0.0)
-            outcome = method.run(problem, report)
+            try:
+                outcome = method.run(problem, report)
+            except Exception as error:  # a method of somebody else's may raise anything: the others go on
+                line = (str(error).strip().splitlines() or [""])[0]
+                self.failures[method.name] = f"{type(error).__name__}: {line}"
+                self._describe()
+                continue
             if block not in bounds:
                 bounds[block] = self.bounds(truth)
             rows = score(outcome, method.name, truth, numbers, bounds[block])
@@ -293,7 +314,8 @@ class Comparison:
 
         parts = list(self._stored())
         if not parts:
-            raise InputError(f"{self.folder}: no finished block yet")
+            reasons = "; ".join(f"{name} failed: {reason}" for name, reason in self.failures.items())
+            raise InputError(f"{self.folder}: {reasons or 'no finished block yet'}")
         results = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
         course = pd.concat(
             [pd.read_parquet(part.with_suffix(".curves")) for part in parts], ignore_index=True

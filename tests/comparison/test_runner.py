@@ -45,7 +45,7 @@ class FakeMethod:
 @pytest.fixture
 def fake(monkeypatch) -> FakeMethod:
     function = FakeMethod()
-    monkeypatch.setitem(METHODS, "fake", Method("fake", "for tests", False, function))
+    monkeypatch.setitem(METHODS, "fake", Method("fake", "for tests", function))
     monkeypatch.setattr(runner, "BLOCK", 4)
     return function
 
@@ -114,3 +114,60 @@ def test_a_folder_of_another_run_is_refused_and_kept(tmp_path, fake):
 def test_unknown_method_is_named():
     with pytest.raises(InputError, match=r"unknown method 'magic'; choose from .*network\+lm"):
         find_method("magic")
+
+
+class Stumbling(FakeMethod):
+    """Raises on the second block."""
+
+    def __call__(self, problem: Problem, progress) -> Outcome:
+        if self.asked:
+            raise ZeroDivisionError("a division\nby zero")
+        return super().__call__(problem, progress)
+
+
+def test_a_method_that_fails_is_noted_and_the_others_go_on(tmp_path, fake, monkeypatch):
+    stumbling = Stumbling()
+    monkeypatch.setitem(METHODS, "stumbling", Method("stumbling", "for tests", stumbling))
+    settings = ComparisonSettings("test", images=10, methods=("stumbling", "fake"))
+    run = open_run(tmp_path / "run", settings=settings)
+    results = run.run()
+    assert run.failures == {"stumbling": "ZeroDivisionError: a division"}
+    assert results["method"].value_counts().to_dict() == {"fake": 10, "stumbling": 4}
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert described["failures"] == run.failures
+    stumbling.asked.clear()
+    fake.asked.clear()
+    again = open_run(tmp_path / "run", settings=settings)
+    again.run()
+    assert stumbling.asked == [[4, 5, 6, 7]]
+    assert fake.asked == []
+    alone = ComparisonSettings("test", images=10, methods=("stumbling",))
+    with pytest.raises(InputError, match="stumbling failed: ZeroDivisionError"):
+        open_run(tmp_path / "other", settings=alone).run()
+
+
+def test_other_options_make_only_their_own_rows_anew(tmp_path, fake, monkeypatch):
+    other = FakeMethod()
+    monkeypatch.setitem(METHODS, "other", Method("other", "for tests", other, options={"steps": 1}))
+    settings = ComparisonSettings("test", images=4, methods=("fake", "other"))
+    open_run(tmp_path / "run", settings=settings).run()
+    fake.asked.clear()
+    other.asked.clear()
+    monkeypatch.setitem(METHODS, "other", Method("other", "for tests", other, options={"steps": 2}))
+    results = open_run(tmp_path / "run", settings=settings).run()
+    assert fake.asked == []
+    assert other.asked == [[0, 1, 2, 3]]
+    assert len(results) == 8
+    monkeypatch.setitem(METHODS, "fake", Method("fake", "for tests", fake, version=2))
+    open_run(tmp_path / "run", settings=settings).run()
+    assert fake.asked == [[0, 1, 2, 3]]
+
+
+def test_noise_free_images_have_no_bound(tmp_path, fake):
+    run = open_run(tmp_path / "run", settings=ComparisonSettings("test", 2, "clean", methods=("fake",)))
+    results = run.run()
+    assert results["bound_orientation_deg"].isna().all()
+    with pytest.raises(InputError, match="unknown test set 'dirty'"):
+        open_run(tmp_path / "x", settings=ComparisonSettings("test", 2, "dirty", methods=("fake",)))
+    with pytest.raises(InputError, match="has no noise"):
+        open_run(tmp_path / "x", settings=ComparisonSettings("test", 2, "clean", 1e5, methods=("fake",)))
