@@ -209,6 +209,7 @@ class Comparison:
             },
             "identity": self.identity,
             "network": None if self.network is None else self.network.cards[0],
+            "networks": [] if self.network is None else self.network.cards,
             "dictionary": None if self.dictionary is None else self.dictionary.card,
         }  # fmt: skip
         with atomic_path(self.folder / "run.json") as temporary:
@@ -263,8 +264,7 @@ class Comparison:
         if missing:
             # Thousands of images may lie ahead; what is made once must not count as any method's time.
             prepare_kernel(self.device)
-        if any(method.needs_dictionary or method.needs_network for method, _ in missing):
-            # Hybrids turn to it for images that a network's answer does not explain.
+        if any(method.needs_dictionary for method, _ in missing):
             self.dictionary = dictionary_for(self.simulator)
             self._describe()
         bounds: dict[int, tuple[Tensor, Tensor]] = {}

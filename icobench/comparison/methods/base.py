@@ -148,7 +148,7 @@ class Method:
         summary: one line for help and reports.
         function: does the work.
         needs_network: whether it asks the trained networks.
-        needs_dictionary: whether it asks the dictionary of stored patterns.
+        needs_dictionary: whether it asks, if only in need, the dictionary of stored patterns.
         fits_nuisance: whether it can fit nuisance parameters along.
         options: settings, a dataclass or plain numbers; stored with results.
         version: raise it when the code gives other results: stored ones are then made anew.

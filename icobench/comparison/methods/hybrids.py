@@ -92,7 +92,7 @@ HYBRIDS = (
     *(
         Method(
             f"network+{name}", f"{words} from the network's answer", _from_network(refine),
-            needs_network=True, fits_nuisance=nuisance, options=OPTIONS,
+            needs_network=True, needs_dictionary=True, fits_nuisance=nuisance, options=OPTIONS,
         )
         for name, words, refine, nuisance in REFINEMENTS
     ),
