@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icobench.comparison.methods import Method
 from icobench.comparison.statistics import Interval, resampled
 
 if TYPE_CHECKING:
@@ -80,26 +79,29 @@ def seconds_per_simulation(results: "DataFrame") -> float:
     return float(most["seconds"] / most["evaluations"]) if most["evaluations"] > 0 else math.nan
 
 
-def account(method: Method, results: "DataFrame", run: dict[str, Any], per_simulation: float) -> Account:
+def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulation: float) -> Account:
     """What a method cost in a run.
 
     Args:
-        method: which.
+        method: its name; whether it needs networks or a dictionary is in the run's card of it.
         results: one row per image and method.
         run: ``run.json``, whose cards of networks and dictionary say what those cost.
         per_simulation: from :func:`seconds_per_simulation`.
     """
-    own = results[results["method"] == method.name].sort_values("image")
+    own = results[results["method"] == method].sort_values("image")
+    # Runs of before methods had cards say it by name alone.
+    guessed = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
+    card = (run.get("methods") or {}).get(method) or guessed
     seconds = simulations = 0.0
-    if method.needs_network:
-        for card in run.get("networks") or ([run["network"]] if run.get("network") else []):
-            seconds += float(card.get("training_seconds") or 0.0)
-            simulations += float(card.get("training_simulations") or 0.0)
-    if method.needs_dictionary and run.get("dictionary"):
+    if card.get("needs_network"):
+        for network in run.get("networks") or ([run["network"]] if run.get("network") else []):
+            seconds += float(network.get("training_seconds") or 0.0)
+            simulations += float(network.get("training_simulations") or 0.0)
+    if card.get("needs_dictionary") and run.get("dictionary"):
         seconds += float(run["dictionary"]["seconds"])
         simulations += float(run["dictionary"]["simulations"])
     return Account(
-        method.name, seconds, simulations, own["seconds"].to_numpy(dtype=float),
+        method, seconds, simulations, own["seconds"].to_numpy(dtype=float),
         own["evaluations"].to_numpy(dtype=float), per_simulation,
     )  # fmt: skip
 

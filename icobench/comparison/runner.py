@@ -202,7 +202,7 @@ class Comparison:
         detector = self.options.detector
         described = {
             **provenance(self.seed, self.device, self.experiment),
-            "methods": {method.name: method.settings for method in self.methods},
+            "methods": {method.name: method.card for method in self.methods},
             "failures": self.failures,
             "settings": {
                 **asdict(self.settings), "photons": detector.photons, "hole_degrees": detector.hole_degrees,

@@ -85,7 +85,7 @@ def cma_es(
     for restart in range(options.restarts):
         searches = []
         for row, number in enumerate(numbers.tolist()):
-            own = np.random.SeedSequence(seed, spawn_key=(7, number, restart)).generate_state(1)[0]
+            own = np.random.SeedSequence(seed, spawn_key=(8, number, restart)).generate_state(1)[0]
             begin = np.array([0.0, 0.0, 0.0, float(radius[row, restart]) / options.radius_nm])
             limits = [
                 [*-bound, max(1.0, low - options.margin_nm) / options.radius_nm],

@@ -61,6 +61,9 @@ SIMULATED, MATCHED_IMAGES, MATCHED_PATTERNS = 256, 16, 512
 DEEPEST = -7.0
 """Stored decades."""
 
+MOST_CACHED = 16
+"""Dictionaries kept in a cache, of 16 MB each; the oldest make room."""
+
 SHORTLIST = 96
 APART_DEG, APART_NM = 4.0, 4.0
 """Candidates nearer than both to a better one tell nothing new."""
@@ -359,6 +362,9 @@ def dictionary_for(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         built.save(path)
+        stored = sorted(path.parent.glob("dictionary-*.safetensors"), key=lambda one: one.stat().st_mtime)
+        for oldest in stored[:-MOST_CACHED]:
+            oldest.unlink(missing_ok=True)
     except OSError:
         return built  # a read-only home costs the next process the building again
     return _load_cached(path)

@@ -9,7 +9,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import wilcoxon
 
 from icobench.comparison.ledger import Account, account, break_even, seconds_per_simulation
-from icobench.comparison.methods import Method, find_method
+from icobench.comparison.methods import find_method
 from icobench.comparison.statistics import bootstrap, efficiency, holm, paired_tests, wide
 from icobench.comparison.targets import (
     TARGETS,
@@ -165,16 +165,15 @@ def test_accounts_read_the_run():
         }
     )  # fmt: skip
     run = {
+        "methods": {name: find_method(name).card for name in ("network+lm", "simplex")},
         "network": {"training_seconds": 100.0, "training_simulations": 5000},
         "dictionary": {"seconds": 2.0, "simulations": 1000},
     }
     per_simulation = seconds_per_simulation(results)
     assert per_simulation == pytest.approx(1e-3)
-    hybrid = account(find_method("network+lm"), results, run, per_simulation)
+    hybrid = account("network+lm", results, run, per_simulation)
     assert (hybrid.fixed_seconds, hybrid.fixed_simulations) == (102.0, 6000.0)
     assert hybrid.evaluations.tolist() == [20, 30]
     assert hybrid.fixed_equivalent == pytest.approx(1.02e5)
-    free = account(find_method("simplex"), results, run, per_simulation)
+    free = account("simplex", results, run, per_simulation)
     assert free.fixed("simulations") == 0
-    own = Method("own", "for tests", lambda problem, progress: None, needs_dictionary=True)
-    assert account(own, results, run, per_simulation).fixed_simulations == 1000

@@ -7,6 +7,7 @@ import torch
 
 from icobench.datasets.patterns import PatternOptions, generate_patterns
 from icobench.errors import InputError
+from icobench.fitting import dictionary
 from icobench.fitting.dictionary import (
     Dictionary,
     DictionaryOptions,
@@ -163,6 +164,14 @@ def test_the_cache_is_built_once_and_mended(tmp_path):
     cut.mkdir()
     (cut / path.name).write_bytes(path.read_bytes()[:1000])
     assert torch.equal(dictionary_for(simulator, options, cut).patterns, first.patterns)
+
+
+def test_the_cache_does_not_grow_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(dictionary, "MOST_CACHED", 2)
+    simulator = Simulator()
+    for size in (3, 4, 5):
+        dictionary_for(simulator, DictionaryOptions(size, (30.0, 31.0)), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_candidates_of_a_body_are_its_own():

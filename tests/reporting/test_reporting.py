@@ -21,6 +21,15 @@ from icobench.geometry.orientation import random_orientations
 from icobench.images.counts import photon_counts
 from icobench.images.masks import usable_pixels
 from icobench.reporting.courses import carried_forward, evaluation_grid, median_course
+from icobench.reporting.economy import (
+    accounts_of,
+    break_even_table,
+    break_evens,
+    efficiency_table,
+    ledger_table,
+    paired_table,
+    published_text,
+)
 from icobench.reporting.figures import error_against_evaluations, gallery
 from icobench.reporting.findings import best_fitting_method, reading, training_cost
 from icobench.reporting.html import write_report
@@ -524,3 +533,56 @@ def test_mask_leaves_out_bad_and_invalid_pixels(inputs):
     expected = usable_pixels(run.experiment, 3.0).numpy()
     assert (run.mask == expected).all()
     assert run.intensity.shape == run.mask.shape
+
+
+def test_ledger_in_both_currencies():
+    results = made_results()
+    run = {
+        "network": {"training_seconds": 7200.0, "training_simulations": 450_000},
+        "dictionary": {"seconds": 9.0, "simulations": 1000},
+        "methods": {name: {"needs_network": "network" in name} for name in COST},
+    }
+    accounts = accounts_of(results, run)
+    headers, rows = ledger_table(accounts)
+    assert [row[0] for row in rows] == list(COST)
+    assert all(len(row) == len(headers) for row in rows)
+    by_name = {row[0]: row for row in rows}
+    assert by_name["network"][1:3] == ["450,000", "7,200"]
+    assert by_name["simplex"][1:3] == ["0", "0"]
+    found = break_evens(results, accounts)
+    pairs = {(one.first, one.second, one.currency): one.images.value for one in found}
+    spent = results[results["method"] == "simplex"]["evaluations"].mean()
+    assert pairs[("network", "simplex", "simulations")] == pytest.approx(450_000 / spent)
+    assert pairs[("network", "simplex", "seconds")] == pytest.approx(7200 / 4.501, rel=1e-3)
+    assert not any(first == "simplex" for first, _, _ in pairs)
+    text = published_text(accounts)
+    assert "break-even at 3.1 images" in text
+    assert f"break-even at {450_000 / spent:.1f} images" in text
+    _, cells = break_even_table(found)
+    assert cells[0][:2] == ["network", "simplex"]
+
+
+def test_neighbours_are_tested_and_efficiencies_given():
+    results = made_results()
+    headers, rows = paired_table(results)
+    assert len(rows) == len(COST) - 1
+    assert all(len(row) == len(headers) for row in rows)
+    headers, rows = efficiency_table(results)
+    assert [row[0] for row in rows] == list(COST)
+    without = results.assign(bound_orientation_deg=np.nan, bound_radius_nm=np.nan)
+    assert efficiency_table(without)[1] == []
+
+
+def test_a_method_that_failed_half_way_has_no_break_even():
+    results = made_results()
+    results = results[(results["method"] != "network") | (results["image"] < 3)]
+    run = {"network": {"training_seconds": 7200.0, "training_simulations": 450_000}}
+    found = break_evens(results, accounts_of(results, run))
+    assert not any("network" in (one.first, one.second) for one in found)
+
+
+def test_report_says_what_it_costs(finished):
+    page = finished.read_text()
+    for heading in ("What it costs", "When the cost before the first image is repaid", "Efficiency"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "31,000" in page

@@ -170,6 +170,14 @@ class Method:
         return json.loads(json.dumps({"version": self.version, "options": options}))
 
     @property
+    def card(self) -> dict[str, Any]:
+        """What a run's description says of the method."""
+        return {
+            **self.settings, "summary": self.summary, "needs_network": self.needs_network,
+            "needs_dictionary": self.needs_dictionary,
+        }  # fmt: skip
+
+    @property
     def digest(self) -> str:
         """Names version and options, 8 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
