@@ -28,7 +28,12 @@ app = typer.Typer()
 
 @app.command(epilog=examples("icobench compare --preset quick --run runs/quick"))
 def compare(
-    preset: Annotated[str, typer.Option(help="quick (16 images) or laptop (200).")] = "quick",
+    preset: Annotated[
+        str, typer.Option(help="quick (16 images), laptop (200) or paper (30, noise-free).")
+    ] = "quick",
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of your own instead of a preset; copy one of those.")
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder; continued if it exists.")] = None,
     images: Annotated[int | None, typer.Option(help="Number of test images.", min=1)] = None,
     photons: Annotated[float | None, typer.Option(help="Photons per image.")] = None,
@@ -51,14 +56,13 @@ def compare(
     from dataclasses import replace
 
     from icobench.comparison.methods import add_method_file, available_methods, find_method
-    from icobench.comparison.runner import PRESETS, Comparison
+    from icobench.comparison.runner import Comparison
+    from icobench.comparison.settings import read_preset, read_settings
     from icobench.network.selection import load_network
     from icobench.reporting.html import write_report
     from icobench.reporting.tables import print_summary, summary_table
 
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}")
-    settings = PRESETS[preset]
+    settings = read_preset(preset) if config is None else read_settings(config)
     if images is not None:
         settings = replace(settings, images=images)
     if photons is not None:
@@ -74,7 +78,8 @@ def compare(
     names = available_methods() if settings.methods == ("all",) else settings.methods
     needed = any(find_method(name).needs_network for name in names)
     network = load_network(model, where) if needed else None
-    folder = run or Path("runs") / (preset if test_set is None else f"{preset}-{test_set}")
+    named = settings.preset if test_set is None else f"{settings.preset}-{test_set}"
+    folder = run or Path("runs") / named
     comparison = Comparison(folder, settings, experiment, seed, where, network)
 
     total = max(1, len(comparison.missing()))
@@ -99,14 +104,24 @@ def compare(
     say(f"report: {report}")
 
 
-@app.command(epilog=examples("icobench report runs/quick"))
-def report(run: Annotated[Path, typer.Argument(help="Run folder of icobench compare.")]) -> None:
+@app.command(epilog=examples("icobench report runs/quick; icobench report runs/quick --format latex"))
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder of icobench compare.")],
+    format: Annotated[
+        str | None, typer.Option(help="Only the table, to standard output: md, latex or csv.")
+    ] = None,
+) -> None:
     """Table, figures and HTML report from stored results."""
-    import pandas as pd
-
     from icobench.reporting.html import write_report
-    from icobench.reporting.tables import print_summary, summary_table
+    from icobench.reporting.run_folder import read_run
+    from icobench.reporting.tables import FORMATS, print_summary, summary_table
 
+    if format is not None and format not in FORMATS:
+        raise InputError(f"--format must be one of {', '.join(FORMATS)}, got {format!r}")
+    table = summary_table(read_run(run).results)
+    if format is not None:
+        typer.echo(FORMATS[format](table), nl=False)
+        return
     path = write_report(run)
-    print_summary(summary_table(pd.read_parquet(run / "results.parquet")), console())
+    print_summary(table, console())
     say(f"report: {path}")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from icobench.comparison.methods import Method, Outcome, Problem, available_methods, find_method
+from icobench.comparison.settings import ComparisonSettings
 from icobench.comparison.test_sets import find_test_set
 from icobench.datasets.pattern_file import read_patterns, write_patterns
 from icobench.datasets.patterns import PatternSet, generate_patterns
@@ -30,7 +31,7 @@ from icobench.simulator.simulator import Simulator
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PRESETS", "Comparison", "ComparisonSettings"]
+__all__ = ["Comparison"]
 
 BLOCK = 8
 """Images reconstructed and stored together."""
@@ -38,34 +39,6 @@ BLOCK = 8
 SUCCESS_DEG, SUCCESS_NM = 1.0, 1.0
 
 Announce = Callable[[str, int, int, float], None]
-
-
-@dataclass(frozen=True)
-class ComparisonSettings:
-    """What is compared on what.
-
-    Attributes:
-        preset: name under which these settings are known.
-        images: number of test images.
-        test_set: a key of :data:`~icobench.comparison.test_sets.TEST_SETS`.
-        photons, hole_degrees: of the test images, instead of the test set's own.
-        methods: names, in the order of the table; ("all",) for every method there is.
-    """
-
-    preset: str
-    images: int
-    test_set: str = "counting"
-    photons: float | None = None
-    hole_degrees: float | None = None
-    methods: tuple[str, ...] = (
-        "network", "simplex", "simplex-race", "dictionary+lm", "network+simplex", "network+lm", "network+mle",
-    )  # fmt: skip
-
-
-PRESETS = {
-    "quick": ComparisonSettings("quick", images=16),
-    "laptop": ComparisonSettings("laptop", images=200),
-}
 
 
 def score(outcome: Outcome, method: str, truth: PatternSet, numbers: Tensor, bounds: tuple) -> "pd.DataFrame":

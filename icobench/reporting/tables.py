@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
-__all__ = ["HEADERS", "number", "print_summary", "summary_cells", "summary_markdown", "summary_table"]
+__all__ = [
+    "FORMATS",
+    "HEADERS",
+    "number",
+    "print_summary",
+    "summary_cells",
+    "summary_markdown",
+    "summary_table",
+]
 
 ERRORS = {
     "disorientation_deg": "disorientation_{}_deg",
@@ -132,3 +140,31 @@ def summary_markdown(table: "DataFrame") -> str:
     rules = [":--" if name == "method" else "--:" for name, _ in HEADERS]
     body = [[cell.replace("|", "\\|") for cell in row] for row in summary_cells(table)]
     return "".join(f"| {' | '.join(row)} |\n" for row in (headers, rules, *body))
+
+
+LATEX = {"\\": r"\textbackslash{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}, "~": r"\textasciitilde{}",
+         "^": r"\textasciicircum{}"}  # fmt: skip
+
+
+def summary_latex(table: "DataFrame") -> str:
+    """The summary as a LaTeX tabular with booktabs rules; errors as median / 90 % quantile."""
+
+    def line(cells: list[str]) -> str:
+        return " & ".join("".join(LATEX.get(mark, mark) for mark in cell) for cell in cells) + r" \\" + "\n"
+
+    headers = [f"{name} ({unit})" if unit else name for name, unit in HEADERS]
+    columns = "".join("l" if name == "method" else "r" for name, _ in HEADERS)
+    body = "".join(line(cells) for cells in summary_cells(table))
+    return (
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(headers)}\\midrule\n{body}"
+        "\\bottomrule\n\\end{tabular}\n"
+    )
+
+
+def summary_csv(table: "DataFrame") -> str:
+    """The summary's unrounded numbers, one row per method."""
+    return table.to_csv(index=False)
+
+
+FORMATS = {"md": summary_markdown, "latex": summary_latex, "csv": summary_csv}
+"""Text of the summary by the name of its format."""

@@ -9,7 +9,8 @@ import torch
 
 from icobench.comparison import runner
 from icobench.comparison.methods import METHODS, Method, Outcome, Problem, find_method
-from icobench.comparison.runner import Comparison, ComparisonSettings
+from icobench.comparison.runner import Comparison
+from icobench.comparison.settings import ComparisonSettings
 from icobench.errors import InputError
 from icobench.fitting.result import Trace
 from icobench.geometry.orientation import disorientation

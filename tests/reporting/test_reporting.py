@@ -35,7 +35,7 @@ from icobench.reporting.findings import best_fitting_method, reading, training_c
 from icobench.reporting.html import write_report
 from icobench.reporting.quantiles import error_quantile, success_interval
 from icobench.reporting.run_folder import read_run
-from icobench.reporting.tables import number, print_summary, summary_markdown, summary_table
+from icobench.reporting.tables import FORMATS, number, print_summary, summary_markdown, summary_table
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -586,3 +586,15 @@ def test_report_says_what_it_costs(finished):
     for heading in ("What it costs", "When the cost before the first image is repaid", "Efficiency"):
         assert f"<h2>{heading}</h2>" in page
     assert "31,000" in page
+
+
+def test_formats_of_the_table(run_folder):
+    table = summary_table(made_results())
+    latex = FORMATS["latex"](table.assign(method=["a_b", "c&d", "100 %", "\\x"]))
+    assert latex.startswith(r"\begin{tabular}{lrrrrrrrr}")
+    for cell in (r"a\_b &", r"c\&d &", r"100 \% &", r"\textbackslash{}x &"):
+        assert cell in latex
+    assert latex.count(r"\\") == 1 + len(table)
+    again = pd.read_csv(io.StringIO(FORMATS["csv"](table)))
+    pd.testing.assert_frame_equal(again, table, check_dtype=False)
+    assert FORMATS["md"](table).count("\n") == 2 + len(table)
