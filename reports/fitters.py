@@ -1,7 +1,7 @@
 """The fitters against their targets: success, cost, the physical limit, error bars, what is no icosahedron.
 
-    icobench compare --preset laptop --test-set clean --methods all --run reports/fitters/clean
-    icobench compare --preset laptop --test-set counting --run reports/fitters/counting
+    icobench compare --preset laptop --test-sets clean --methods all --run reports/fitters/clean
+    icobench compare --preset laptop --test-sets counting --methods ... --run reports/fitters/counting
     python reports/fitters.py [--shapes 100] [--out reports/fitters]
 
 The first two commands reconstruct; this script reads their results.parquet, adds what no comparison holds

@@ -37,8 +37,11 @@ def compare(
     run: Annotated[Path | None, typer.Option(help="Run folder; continued if it exists.")] = None,
     images: Annotated[int | None, typer.Option(help="Number of test images.", min=1)] = None,
     photons: Annotated[float | None, typer.Option(help="Photons per image.")] = None,
-    test_set: Annotated[
-        str | None, typer.Option(help="clean, counting, experiment, voxels or propagated.")
+    test_sets: Annotated[
+        str | None, typer.Option(help="Comma-separated: clean, counting, experiment, voxels, propagated.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Sets of images of each kind, with consecutive seeds.", min=1)
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
     method_file: Annotated[
@@ -55,20 +58,22 @@ def compare(
     """Reconstruct the same test images with every method; table, figures and report."""
     from dataclasses import replace
 
+    from icobench.comparison.campaign import Campaign
     from icobench.comparison.methods import add_method_file, available_methods, find_method
     from icobench.comparison.runner import Comparison
     from icobench.comparison.settings import read_preset, read_settings
     from icobench.network.selection import load_network
     from icobench.reporting.html import write_report
-    from icobench.reporting.tables import print_summary, summary_table
 
     settings = read_preset(preset) if config is None else read_settings(config)
     if images is not None:
         settings = replace(settings, images=images)
     if photons is not None:
         settings = replace(settings, photons=photons)
-    if test_set is not None:
-        settings = replace(settings, test_set=test_set)
+    if test_sets is not None:
+        settings = replace(settings, test_sets=tuple(name.strip() for name in test_sets.split(",")))
+    if seeds is not None:
+        settings = replace(settings, seeds=seeds)
     if methods is not None:
         settings = replace(settings, methods=tuple(name.strip() for name in methods.split(",")))
     experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
@@ -78,11 +83,14 @@ def compare(
     names = available_methods() if settings.methods == ("all",) else settings.methods
     needed = any(find_method(name).needs_network for name in names)
     network = load_network(model, where) if needed else None
-    named = settings.preset if test_set is None else f"{settings.preset}-{test_set}"
+    named = settings.preset if test_sets is None else f"{settings.preset}-{'-'.join(settings.test_sets)}"
     folder = run or Path("runs") / named
-    comparison = Comparison(folder, settings, experiment, seed, where, network)
+    several = len(settings.test_sets) * settings.seeds > 1
+    made = (Campaign if several else Comparison)(folder, settings, experiment, seed, where, network)
 
-    total = max(1, len(comparison.missing()))
+    missing = made.missing()
+    total = max(1, missing if isinstance(missing, int) else len(missing))
+    part = ""
     finished = 0
     try:
         with progress_bar("preparing") as update:
@@ -90,18 +98,24 @@ def compare(
             def announce(method: str, block: int, blocks: int, share: float) -> None:
                 nonlocal finished
                 finished += share >= 1.0
-                text = f"{method} block {block + 1}/{blocks}"
+                text = f"{part}{method} block {block + 1}/{blocks}"
                 update((finished + (share if share < 1 else 0)) / total, text)
 
-            results = comparison.run(announce)
+            def begin(name: str) -> None:
+                nonlocal part
+                part = f"{name}: "
+
+            if isinstance(made, Campaign):
+                made.run(announce, begin)
+            else:
+                made.run(announce)
     except KeyboardInterrupt:
         say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
         raise typer.Exit(130) from None
-    print_summary(summary_table(results), console())
-    for name, reason in comparison.failures.items():
+    _show(folder)
+    for name, reason in made.failures.items():
         say(f"{name} failed: {reason}")
-    report = write_report(folder)
-    say(f"report: {report}")
+    say(f"report: {write_report(folder)}")
 
 
 @app.command(epilog=examples("icobench report runs/quick; icobench report runs/quick --format latex"))
@@ -113,15 +127,28 @@ def report(
 ) -> None:
     """Table, figures and HTML report from stored results."""
     from icobench.reporting.html import write_report
-    from icobench.reporting.run_folder import read_run
-    from icobench.reporting.tables import FORMATS, print_summary, summary_table
+    from icobench.reporting.run_folder import read_runs
+    from icobench.reporting.tables import FORMATS, summary_table
 
     if format is not None and format not in FORMATS:
         raise InputError(f"--format must be one of {', '.join(FORMATS)}, got {format!r}")
-    table = summary_table(read_run(run).results)
     if format is not None:
-        typer.echo(FORMATS[format](table), nl=False)
+        for name, one in read_runs(run).items():
+            if name:
+                typer.echo(f"\n{name}\n")
+            typer.echo(FORMATS[format](summary_table(one.results)), nl=False)
         return
     path = write_report(run)
-    print_summary(table, console())
+    _show(run)
     say(f"report: {path}")
+
+
+def _show(folder: Path) -> None:
+    """Print the summary of every run in a folder."""
+    from icobench.reporting.run_folder import read_runs
+    from icobench.reporting.tables import print_summary, summary_table
+
+    for name, one in read_runs(folder).items():
+        if name:
+            console().print(f"\n{name}", style="bold")
+        print_summary(summary_table(one.results), console())

@@ -38,6 +38,9 @@ BLOCK = 8
 
 SUCCESS_DEG, SUCCESS_NM = 1.0, 1.0
 
+NOT_IDENTITY = ("preset", "methods", "seeds")
+"""Settings that may change while a folder's test images stay."""
+
 Announce = Callable[[str, int, int, float], None]
 
 
@@ -132,7 +135,9 @@ class Comparison:
         self.folder, self.settings, self.seed, self.device = Path(folder), settings, seed, device
         names = tuple(available_methods()) if settings.methods == ("all",) else settings.methods
         self.methods = [find_method(name) for name in names]
-        self.options = find_test_set(settings.test_set).options(
+        if len(settings.test_sets) != 1 or settings.seeds != 1:
+            raise InputError("a run has one test set and one seed; several make a campaign")
+        self.options = find_test_set(settings.test_sets[0]).options(
             settings.images, settings.photons, settings.hole_degrees
         )
         needed = network is not None and any(method.needs_network for method in self.methods)
@@ -143,7 +148,9 @@ class Comparison:
         self.dictionary: Dictionary | None = None
         self.failures: dict[str, str] = {}
         self.identity = {
-            "settings": {k: v for k, v in asdict(settings).items() if k not in ("preset", "methods")},
+            "settings": {
+                k: v for k, v in asdict(settings).items() if k not in ("preset", "methods", "seeds")
+            },
             "experiment": experiment.to_dict(),
             "seed": seed,
         }

@@ -18,29 +18,35 @@ class ComparisonSettings:
     Attributes:
         preset: name under which these settings are known.
         images: number of test images.
-        test_set: a key of :data:`~icobench.comparison.test_sets.TEST_SETS`.
+        test_sets: keys of :data:`~icobench.comparison.test_sets.TEST_SETS`.
         photons, hole_degrees: of the test images, instead of the test set's own.
         methods: names, in the order of the table; ("all",) for every method there is.
+        seeds: how many sets of images of each kind, made with consecutive seeds.
     """
 
     preset: str
     images: int
-    test_set: str = "counting"
+    test_sets: tuple[str, ...] = ("counting",)
     photons: float | None = None
     hole_degrees: float | None = None
     methods: tuple[str, ...] = ("all",)
+    seeds: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.images, int) or isinstance(self.images, bool) or self.images < 1:
-            raise InputError(f"images must be a positive whole number, got {self.images!r}")
-        if not isinstance(self.test_set, str):
-            raise InputError(f"test_set must be a name, got {self.test_set!r}")
+        for name in ("images", "seeds"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} must be a positive whole number, got {value!r}")
         for name in ("photons", "hole_degrees"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise InputError(f"{name} must be a number, got {value!r}")
-        if not self.methods or not all(isinstance(name, str) for name in self.methods):
-            raise InputError(f"methods must be a list of names, got {list(self.methods)!r}")
+        for name in ("methods", "test_sets"):
+            value = getattr(self, name)
+            if not value or not all(isinstance(one, str) for one in value):
+                raise InputError(f"{name} must be a list of names, got {list(value)!r}")
+            if len(set(value)) < len(value):
+                raise InputError(f"{name} names one twice: {', '.join(value)}")
 
 
 def _settings(name: str, values: dict[str, Any], where: str) -> ComparisonSettings:
@@ -49,8 +55,9 @@ def _settings(name: str, values: dict[str, Any], where: str) -> ComparisonSettin
         raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
     if "images" not in values:
         raise InputError(f"{where}: images is missing")
-    if not isinstance(values.get("methods", []), list):
-        raise InputError(f"{where}: methods must be a list of names")
+    for key in ("methods", "test_sets"):
+        if not isinstance(values.get(key, []), list):
+            raise InputError(f"{where}: {key} must be a list of names")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
         return ComparisonSettings(name, **values)

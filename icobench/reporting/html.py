@@ -24,8 +24,9 @@ from icobench.reporting.economy import (
 )
 from icobench.reporting.figures import GALLERY_COLUMNS, error_against_evaluations, gallery
 from icobench.reporting.findings import best_fitting_method, reading, training_cost
-from icobench.reporting.run_folder import RunFolder, read_run
+from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.tables import HEADERS, number, summary_cells, summary_table
+from icobench.reporting.verdict import overview, verdict
 from icobench.simulator.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ p, figcaption { max-width: 52rem; }
 .soft, figcaption, .note { color: var(--soft); font-size: .9rem; }
 .reading { border-left: 4px solid var(--accent); background: var(--card); padding: .8rem 1.1rem;
   max-width: none; }
+.verdict { padding-left: 2.2rem; }
+.verdict li { margin: .3rem 0; }
+h1.run { margin-top: 3.5rem; padding-top: 1rem; border-top: 3px solid var(--accent); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
@@ -256,14 +260,19 @@ def _examples(png: bytes | None, method: str) -> str:
     return _figure(png, alternative, GALLERY_CAPTION.format(method=method))
 
 
-def _page(run: RunFolder, errors: bytes, examples: bytes | None, method: str) -> str:
+def _sections(run: RunFolder) -> list[str]:
+    """Everything about one run; its figures are also written beside it."""
     table = summary_table(run.results)
-    preset = run.settings.get("preset")
-    title = f"Comparison of reconstructions{f' ({preset})' if preset else ''}"
-    created = _text(run.run.get("created"))
-    parts = [
-        f"<h1>{escape(title)}</h1>\n",
-        _paragraph(f"icobench, {created}, {run.folder.resolve().name}", "soft"),
+    method = best_fitting_method(table)
+    errors = _png(error_against_evaluations(run.results, run.curves))
+    shown = _gallery(run, method)
+    examples = _png(shown) if shown is not None else None
+    _store(run.folder / "error_against_evaluations.png", errors)
+    if examples is not None:
+        _store(run.folder / "gallery.png", examples)
+    else:
+        (run.folder / "gallery.png").unlink(missing_ok=True)  # Of an earlier report.
+    return [
         _paragraph(reading(table, run.results), "reading"),
         "<h2>Summary</h2>\n",
         _table(list(HEADERS), summary_cells(table)),
@@ -279,9 +288,30 @@ def _page(run: RunFolder, errors: bytes, examples: bytes | None, method: str) ->
         _paragraph(WORST_NOTE, "note"),
         _worst(run.results),
         *_costs(run, table),
-        "<h2>Provenance</h2>\n",
-        _facts(_provenance(run.run)),
     ]
+
+
+def _page(folder: Path, runs: dict[str, RunFolder]) -> str:
+    first = next(iter(runs.values()))
+    preset = first.settings.get("preset")
+    title = f"Comparison of reconstructions{f' ({preset})' if preset else ''}"
+    created = _text(first.run.get("created"))
+    parts = [
+        f"<h1>{escape(title)}</h1>\n",
+        _paragraph(f"icobench, {created}, {folder.resolve().name}", "soft"),
+    ]
+    if len(runs) > 1:
+        lines = "".join(f"<li>{escape(line)}</li>\n" for line in verdict(runs))
+        parts += [
+            f'<ul class="reading verdict">\n{lines}</ul>\n',
+            "<h2>All test sets</h2>\n",
+            _table(*overview(runs)),
+        ]
+    for name, run in runs.items():
+        if name:
+            parts.append(f'<h1 class="run">{escape(name)}</h1>\n')
+        parts += _sections(run)
+    parts += ["<h2>Provenance</h2>\n", _facts(_provenance(first.run))]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -326,9 +356,9 @@ def _provenance(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_report(folder: Path | str) -> Path:
-    """Write ``report.html`` and its two figures as PNG files into a run's folder.
+    """Write ``report.html`` into the folder of a run or a campaign, and two PNG files for each run.
 
-    The folder must hold ``results.parquet``, ``curves.parquet``, ``test_set.h5`` and ``run.json`` as
+    Every run must hold ``results.parquet``, ``curves.parquet``, ``test_set.h5`` and ``run.json`` as
     ``icobench compare`` leaves them. The images of ``gallery.png`` are simulated anew.
 
     Returns:
@@ -337,16 +367,8 @@ def write_report(folder: Path | str) -> Path:
     Raises:
         InputError: a file is missing, damaged or cannot be written.
     """
-    run = read_run(folder)
-    method = best_fitting_method(summary_table(run.results))
-    errors = _png(error_against_evaluations(run.results, run.curves))
-    examples = _gallery(run, method)
-    shown = _png(examples) if examples is not None else None
-    _store(run.folder / "error_against_evaluations.png", errors)
-    if shown is not None:
-        _store(run.folder / "gallery.png", shown)
-    else:
-        (run.folder / "gallery.png").unlink(missing_ok=True)  # Of an earlier report.
-    path = run.folder / "report.html"
-    _store(path, _page(run, errors, shown, method).encode())
+    folder = Path(folder)
+    runs = read_runs(folder)
+    path = folder / "report.html"
+    _store(path, _page(folder, runs).encode())
     return path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icobench.comparison.campaign import CAMPAIGN_FILE
 from icobench.errors import InputError
 from icobench.images.files import read_images
 from icobench.images.log_image import intensity_from_log
@@ -15,7 +16,7 @@ from icobench.simulator.experiment import Experiment
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["RunFolder", "read_run"]
+__all__ = ["RunFolder", "read_run", "read_runs"]
 
 RESULT_COLUMNS = (
     "image", "method", "true_radius_nm", "radius_nm", "q_w", "q_x", "q_y", "q_z", "disorientation_deg",
@@ -36,7 +37,7 @@ class RunFolder:
         curves: one row per method, image and step of the fit.
         run: ``run.json``: command, created, versions, machine, settings and so on.
         experiment: physics and grid.
-        kind: of the stored images, "counts" or "log".
+        kind: of the stored images, "counts", "log" or "intensity".
         intensity: (N, H, W) float32 counts, or relative intensities of log images.
         mask: (N, H, W) bool, True where usable.
     """
@@ -142,7 +143,8 @@ def read_run(folder: Path | str) -> RunFolder:
         raise InputError(f"{folder / 'results.parquet'}: holds no result")
     path = _present(folder / "test_set.h5")
     kind = _kind(path)
-    stack = read_images(path, kind=kind)
+    # Noise-free intensities are read like counts: numbers that are not negative.
+    stack = read_images(path, kind="counts" if kind == "intensity" else kind)
     if stack.images.shape[1:] != (experiment.pixels, experiment.pixels):
         raise InputError(
             f"{path}: images of {stack.images.shape[1]} pixels, but the experiment has {experiment.pixels}"
@@ -154,3 +156,22 @@ def read_run(folder: Path | str) -> RunFolder:
         intensity = intensity_from_log(torch.from_numpy(intensity)).numpy()
     mask = stack.mask & experiment.valid().numpy()
     return RunFolder(folder, results, curves, run, experiment, kind, intensity, mask)
+
+
+def read_runs(folder: Path | str) -> dict[str, RunFolder]:
+    """The runs of a campaign by name, in its order; a single run has the name "".
+
+    Raises:
+        InputError: as :func:`read_run`.
+    """
+    folder = Path(folder)
+    described = folder / CAMPAIGN_FILE
+    if not described.exists():
+        return {"": read_run(folder)}
+    try:
+        names = list(json.loads(described.read_text(encoding="utf-8"))["runs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{described}: damaged") from error
+    if not names:
+        raise InputError(f"{described}: names no run")
+    return {name: read_run(folder / name) for name in names}

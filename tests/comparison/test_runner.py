@@ -165,10 +165,10 @@ def test_other_options_make_only_their_own_rows_anew(tmp_path, fake, monkeypatch
 
 
 def test_noise_free_images_have_no_bound(tmp_path, fake):
-    run = open_run(tmp_path / "run", settings=ComparisonSettings("test", 2, "clean", methods=("fake",)))
+    run = open_run(tmp_path / "run", settings=ComparisonSettings("test", 2, ("clean",), methods=("fake",)))
     results = run.run()
     assert results["bound_orientation_deg"].isna().all()
     with pytest.raises(InputError, match="unknown test set 'dirty'"):
-        open_run(tmp_path / "x", settings=ComparisonSettings("test", 2, "dirty", methods=("fake",)))
+        open_run(tmp_path / "x", settings=ComparisonSettings("test", 2, ("dirty",), methods=("fake",)))
     with pytest.raises(InputError, match="has no noise"):
-        open_run(tmp_path / "x", settings=ComparisonSettings("test", 2, "clean", 1e5, methods=("fake",)))
+        open_run(tmp_path / "x", settings=ComparisonSettings("test", 2, ("clean",), 1e5, methods=("fake",)))

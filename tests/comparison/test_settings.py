@@ -18,7 +18,8 @@ def test_presets_name_methods_and_test_sets_that_exist():
     for name in preset_names():
         settings = read_preset(name)
         assert settings.preset == name
-        assert find_test_set(settings.test_set).options(settings.images).images == settings.images
+        for test_set in settings.test_sets:
+            assert find_test_set(test_set).options(settings.images).images == settings.images
         for method in settings.methods:
             find_method(method)
     assert read_preset("laptop").images >= 200
@@ -44,7 +45,9 @@ def test_a_file_of_ones_own(tmp_path):
         ('images = 3\nmethods = "network"', "methods must be a list of names"),
         ("images = 3\nmethods = [1]", "methods must be a list of names"),
         ('images = 3\nphotons = "many"', "photons must be a number, got 'many'"),
-        ("images = 3\ntest_set = 7", "test_set must be a name, got 7"),
+        ("images = 3\ntest_sets = 7", "test_sets must be a list of names"),
+        ('images = 3\ntest_sets = ["clean", "clean"]', "test_sets names one twice"),
+        ("images = 3\nseeds = 0", "seeds must be a positive whole number, got 0"),
     ],
 )
 def test_wrong_files_are_refused_in_one_line(tmp_path, text, message):

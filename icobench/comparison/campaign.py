@@ -1,0 +1,124 @@
+"""Several test sets and seeds in one folder: a comparison for each, and their results side by side."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from icobench.comparison.runner import Announce, Comparison
+from icobench.comparison.settings import ComparisonSettings
+from icobench.errors import InputError
+from icobench.images.files import atomic_path
+from icobench.network.selection import Networks
+from icobench.provenance import provenance
+from icobench.simulator.experiment import Experiment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CAMPAIGN_FILE", "Campaign", "run_names"]
+
+CAMPAIGN_FILE = "campaign.json"
+
+
+def run_names(settings: ComparisonSettings, seed: int) -> dict[str, tuple[str, int]]:
+    """Folder name -> test set and seed of every run, in order."""
+    seeds = [seed + number for number in range(settings.seeds)]
+    return {
+        test_set if settings.seeds == 1 else f"{test_set}-{own}": (test_set, own)
+        for test_set in settings.test_sets
+        for own in seeds
+    }
+
+
+class Campaign:
+    """A folder of runs, one for each test set and seed; each is resumable by itself.
+
+    Args:
+        folder: made if missing; a folder of the same settings is continued.
+        settings: what is compared, with its test sets and number of seeds.
+        experiment: physics and grid.
+        seed: of the first run; the others take the next ones.
+        device: where to work.
+        network: trained networks for the methods that need one.
+
+    Raises:
+        InputError: unknown method or test set, or the folder holds something else.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: ComparisonSettings,
+        experiment: Experiment,
+        seed: int,
+        device: torch.device,
+        network: Networks | None,
+    ) -> None:
+        self.folder, self.settings, self.seed = Path(folder), settings, seed
+        self.experiment, self.device = experiment, device
+        described = self.folder / CAMPAIGN_FILE
+        occupied = self.folder.is_dir() and any(self.folder.iterdir())
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file, not a run folder")
+        if occupied and not described.exists():
+            raise InputError(f"{self.folder}: not empty and not a folder of runs; choose another --run")
+        self.runs: dict[str, Comparison] = {}
+        for name, (test_set, own) in run_names(settings, seed).items():
+            single = replace(settings, test_sets=(test_set,), seeds=1)
+            self.runs[name] = Comparison(self.folder / name, single, experiment, own, device, network)
+        self._describe()
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Methods that raised an error, by run and method."""
+        return {
+            f"{name}, {method}": reason
+            for name, run in self.runs.items()
+            for method, reason in run.failures.items()
+        }
+
+    def _describe(self) -> None:
+        names = run_names(self.settings, self.seed)
+        runs = {name: {"test_set": test_set, "seed": seed} for name, (test_set, seed) in names.items()}
+        described = {
+            **provenance(self.seed, self.device, self.experiment), "settings": asdict(self.settings),
+            "runs": runs,
+        }  # fmt: skip
+        with atomic_path(self.folder / CAMPAIGN_FILE) as temporary:
+            temporary.write_text(json.dumps(described, indent=1) + "\n")
+
+    def missing(self) -> int:
+        """Number of blocks not yet stored."""
+        return sum(len(run.missing()) for run in self.runs.values())
+
+    def run(
+        self,
+        announce: Announce = lambda method, block, blocks, share: None,
+        begin: Callable[[str], None] = lambda name: None,
+    ) -> "pd.DataFrame":
+        """Compute what is missing, run by run; then collect.
+
+        Args:
+            announce: called with method, block, number of blocks and the block's finished share.
+            begin: called with a run's name before it starts.
+
+        Returns:
+            the runs' results with two more columns, ``run`` and ``test_set``, also in ``results.parquet``.
+        """
+        import pandas as pd
+
+        frames = []
+        for name, run in self.runs.items():
+            begin(name)
+            frame = run.run(announce)
+            frame.insert(0, "run", name)
+            frame.insert(1, "test_set", run.settings.test_sets[0])
+            frames.append(frame)
+        results = pd.concat(frames, ignore_index=True)
+        with atomic_path(self.folder / "results.parquet") as temporary:
+            results.to_parquet(temporary)
+        return results

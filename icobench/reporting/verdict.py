@@ -1,0 +1,141 @@
+"""The verdict of several runs: a few lines of plain words, made from the numbers."""
+
+from typing import TYPE_CHECKING
+
+from icobench.comparison.ledger import Account, break_even
+from icobench.reporting.economy import accounts_of
+from icobench.reporting.findings import best_fitting_method
+from icobench.reporting.quantiles import success_interval
+from icobench.reporting.run_folder import RunFolder
+from icobench.reporting.tables import number, summary_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+__all__ = ["overview", "verdict"]
+
+NOISE_ORDER = ("counting", "experiment", "voxels", "propagated", "clean")
+"""Which test set speaks for the methods first."""
+
+
+def _main(runs: dict[str, RunFolder]) -> str:
+    """The run that the verdict is about: photon noise if there is one."""
+
+    def place(name: str) -> int:
+        kind = name.rsplit("-", 1)[0] if name not in NOISE_ORDER else name
+        return NOISE_ORDER.index(kind) if kind in NOISE_ORDER else len(NOISE_ORDER)
+
+    return min(runs, key=place)
+
+
+def _solved(row: "Series") -> str:
+    images = int(row["images"])
+    low, high = success_interval(round(row["success_rate"] * images), images)
+    return f"{100 * row['success_rate']:.1f} % of {images} images ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _best(table: "DataFrame", name: str) -> str:
+    row = table.set_index("method").loc[best_fitting_method(table)]
+    return (
+        f"Most accurate on {name}: {row.name} solves {_solved(row)} within 1 degree and 1 nm, median errors "
+        f"{number(row['disorientation_median_deg'])} degrees and {number(row['radius_median_nm'])} nm, for "
+        f"{number(row['evaluations_mean'])} simulations and {number(row['seconds_mean'])} s an image."
+    )
+
+
+def _cheapest(table: "DataFrame") -> str | None:
+    """The cheapest method within the best one's interval, where that is another."""
+    best = best_fitting_method(table)
+    rows = table.set_index("method")
+    images = int(rows.loc[best, "images"])
+    low, _ = success_interval(round(rows.loc[best, "success_rate"] * images), images)
+    able = rows[
+        (rows["success_rate"] >= low)
+        & (rows["disorientation_median_deg"] <= 1.1 * rows.loc[best, "disorientation_median_deg"])
+    ]
+    row = able.sort_values("seconds_mean", kind="stable").iloc[0]
+    if row.name == best:
+        return f"Nothing cheaper is as accurate as {best}."
+    return (
+        f"Cheapest with the same accuracy: {row.name}, {number(row['evaluations_mean'])} simulations and "
+        f"{number(row['seconds_mean'])} s an image, {_solved(row)} solved."
+    )
+
+
+def _network(run: RunFolder, table: "DataFrame") -> str | None:
+    rows = table.set_index("method")
+    if "network" not in rows.index:
+        return None
+    row = rows.loc["network"]
+    bound = run.results.drop_duplicates("image")["bound_orientation_deg"].median()
+    beside = (
+        f", {number(row['disorientation_median_deg'] / bound)} times the photon limit" if bound > 0 else ""
+    )
+    return (
+        f"The network alone needs no simulation and {number(1e3 * row['seconds_mean'])} ms an image: median "
+        f"{number(row['disorientation_median_deg'])} degrees{beside}, {_solved(row)} solved."
+    )
+
+
+def _training(accounts: dict[str, Account]) -> str | None:
+    """Whether a trained hybrid ever repays its training against the cheapest untrained method."""
+    trained = [one for name, one in accounts.items() if "network+" in name]
+    free = [one for name, one in accounts.items() if "network" not in name]
+    if not trained or not free:
+        return None
+    first = min(trained, key=lambda one: one.seconds.mean())
+    second = min(free, key=lambda one: one.seconds.mean())
+    found = break_even(first, second, "seconds").images
+    text = f"Training is repaid, {first.method} against {second.method}, "
+    if found.value == float("inf"):
+        return text + "never by time: the method without a network is as fast for each image."
+    return text + f"after {found.value:,.0f} images by time."
+
+
+def _ladder(runs: dict[str, RunFolder], main: str) -> str | None:
+    """What the best method's error becomes on the other test sets."""
+    best = best_fitting_method(summary_table(runs[main].results))
+    parts = []
+    for name, run in runs.items():
+        rows = summary_table(run.results).set_index("method")
+        if name != main and best in rows.index:
+            row = rows.loc[best]
+            parts.append(
+                f"{name} {number(row['disorientation_median_deg'])} degrees and "
+                f"{number(row['radius_median_nm'])} nm"
+            )
+    return f"The same method elsewhere, median errors: {'; '.join(parts)}." if parts else None
+
+
+def verdict(runs: dict[str, RunFolder]) -> list[str]:
+    """At most five lines: the best, the cheapest, the network alone, its training, other test sets.
+
+    Args:
+        runs: by name, as the campaign's folder has them.
+    """
+    main = _main(runs)
+    table = summary_table(runs[main].results)
+    accounts = {one.method: one for one in accounts_of(runs[main].results, runs[main].run)}
+    lines = [_best(table, main), _cheapest(table), _network(runs[main], table), _training(accounts)]
+    return [line for line in (*lines, _ladder(runs, main)) if line]
+
+
+def overview(runs: dict[str, RunFolder]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Headers and rows: every method's share of solved images and median errors on every test set."""
+    headers = [("method", "")] + [(name, "solved %, deg, nm") for name in runs]
+    tables = {name: summary_table(run.results).set_index("method") for name, run in runs.items()}
+    methods = dict.fromkeys(method for table in tables.values() for method in table.index)
+    rows = []
+    for method in methods:
+        cells = [str(method)]
+        for table in tables.values():
+            if method not in table.index:
+                cells.append("-")
+                continue
+            row = table.loc[method]
+            cells.append(
+                f"{100 * row['success_rate']:.1f}, {number(row['disorientation_median_deg'])}, "
+                f"{number(row['radius_median_nm'])}"
+            )
+        rows.append(cells)
+    return headers, rows
