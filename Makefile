@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/quick
+JOBS ?= 2
 
 .PHONY: compare test test-slow lint train clean
 
@@ -12,7 +13,7 @@ compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -318,3 +318,24 @@ def test_generate_in_shards_then_merge(call, tmp_path):
     code, _, err = call("generate whole.h5 --images 7 --seed 4")
     assert code == 2
     assert "other settings" in err
+
+
+def test_several_test_sets_make_a_folder_of_runs(call, tmp_path):
+    line = "compare --images 2 --methods network,dictionary+lm --test-sets clean,counting --run runs"
+    code, out, err = call(line)
+    assert code == 0, err
+    assert "clean" in out
+    assert "counting" in out
+    assert (tmp_path / "runs" / "counting" / "results.parquet").exists()
+    assert "Most accurate on counting" in (tmp_path / "runs" / "report.html").read_text()
+    code, table, _ = call("report runs --format md")
+    assert code == 0
+    assert table.count("| network |") == 2
+    (tmp_path / "own.toml").write_text('images = 2\nmethods = ["mine"]\n')
+    (tmp_path / "mine.py").write_text(
+        "from icobench.comparison.methods import METHODS, Method\n"
+        'MINE = Method("mine", "my own", METHODS["network"].function, needs_network=True)\n'
+    )
+    code, out, err = call("compare --config own.toml --method-file mine.py --run own")
+    assert code == 0, err
+    assert "mine" in out

@@ -27,10 +27,10 @@ class RaceOptions:
     """
 
     simplex: SimplexOptions = field(
-        default_factory=lambda: SimplexOptions(starts=60, angle_tolerance_deg=0.01)
+        default_factory=lambda: SimplexOptions(starts=60, angle_tolerance_deg=0.02)
     )
     rounds: tuple[tuple[int, int], ...] = ((6, 20), (10, 6), (15, 2))
-    iterations: int = 60
+    iterations: int = 90
 
 
 def simplex_race(

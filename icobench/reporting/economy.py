@@ -15,6 +15,7 @@ from icobench.comparison.ledger import (
     seconds_per_simulation,
 )
 from icobench.comparison.statistics import efficiency, paired_tests
+from icobench.comparison.targets import expected_running_time, first_hits
 from icobench.reporting.tables import number
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ __all__ = [
     "ledger_table",
     "paired_table",
     "published_text",
+    "running_time_table",
 ]  # fmt: skip
+
+SHOWN_TARGETS = ((3.0, 3.0), (1.0, 1.0), (0.3, 0.3), (0.1, 0.1))
 
 Table = tuple[list[tuple[str, str]], list[list[str]]]
 """Headers with units, and rows of text."""
@@ -133,6 +137,16 @@ def paired_table(results: "DataFrame", seed: int = 0) -> Table:
         ]
         for row in found.itertuples()
     ]  # fmt: skip
+    return headers, rows
+
+
+def running_time_table(results: "DataFrame", curves: "DataFrame") -> Table:
+    """Expected simulations to a target if a method is repeated until one run meets it."""
+    headers = [("method", ""), *((f"{angle:g} deg, {radius:g} nm", "") for angle, radius in SHOWN_TARGETS)]
+    rows = []
+    for method in dict.fromkeys(results["method"]):
+        hits, total = first_hits(curves, results, method, SHOWN_TARGETS)
+        rows.append([str(method), *map(number, expected_running_time(hits, total))])
     return headers, rows
 
 

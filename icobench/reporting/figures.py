@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icobench.comparison.targets import first_hits, solved_share
 from icobench.reporting.courses import evaluation_grid, median_course
 from icobench.reporting.quantiles import error_quantile
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-__all__ = ["GALLERY_COLUMNS", "error_against_evaluations", "gallery"]
+__all__ = ["GALLERY_COLUMNS", "error_against_evaluations", "gallery", "targets_reached"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6A00")
 """Okabe and Ito's colours, safe for colour-blind readers, less the ones too pale for lines."""
@@ -151,6 +152,49 @@ def error_against_evaluations(results: "DataFrame", curves: "DataFrame") -> "Fig
             [handles[name] for name in names], names, loc="outside lower center", frameon=False,
             ncols=min(5, len(names)), fontsize=SMALL + 1,
         )  # fmt: skip
+    return figure
+
+
+def targets_reached(results: "DataFrame", curves: "DataFrame") -> "Figure":
+    """Share of pairs of image and target that are solved within a budget, of simulations and of seconds.
+
+    The targets are :data:`~icobench.comparison.targets.TARGETS`, from 10 degrees and 3 nm down to 0.1 degrees
+    and 0.1 nm. Within a fit time passes as simulations do; without simulations the answer comes at the end.
+
+    Args:
+        results: one row per image and method, as in ``results.parquet``.
+        curves: one row per method, image and step, as in ``curves.parquet``.
+    """
+    figure = _figure(10.5, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    methods = list(dict.fromkeys(results["method"]))
+    largest = max(2.0, float(results["evaluations"].max()))
+    times = results["seconds"].to_numpy(dtype=float)
+    shortest, longest = max(1e-5, 0.1 * float(np.nanmin(times))), max(1e-4, float(np.nanmax(times)))
+    for index, method in enumerate(methods):
+        style = {"color": PALETTE[index % len(PALETTE)], "linestyle": LINES[index % len(LINES)]}
+        hits, total = first_hits(curves, results, method)
+        own = results[results["method"] == method].sort_values("image")
+        share = np.divide(hits, total[:, None], out=np.ones_like(hits), where=total[:, None] > 0)
+        seconds = np.where(np.isinf(hits), np.inf, share * own["seconds"].to_numpy(dtype=float)[:, None])
+        for axes, spent, low, high in (
+            (panels[0], np.maximum(hits, ZERO), ZERO, largest),
+            (panels[1], seconds, shortest, longest),
+        ):
+            grid = np.geomspace(low, 1.3 * high, 200)
+            axes.step(grid, 100 * solved_share(spent, grid), where="post", linewidth=2, label=method, **style)
+    for axes, label in zip(panels, ("simulated images per image", "seconds per image"), strict=True):
+        axes.set_xscale("log")
+        axes.set_ylim(0, 100)
+        axes.set_xlabel(label, fontsize=TEXT)
+        axes.grid(True, which="major", color="0.88", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=SMALL + 1)
+    panels[0].set_ylabel("image-target pairs solved (%)", fontsize=TEXT)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False,
+        ncols=min(5, len(methods)), fontsize=SMALL + 1,
+    )  # fmt: skip
     return figure
 
 

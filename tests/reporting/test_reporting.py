@@ -16,6 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from icobench.comparison.targets import first_hits
 from icobench.errors import InputError
 from icobench.geometry.orientation import random_orientations
 from icobench.images.counts import photon_counts
@@ -29,8 +30,9 @@ from icobench.reporting.economy import (
     ledger_table,
     paired_table,
     published_text,
+    running_time_table,
 )
-from icobench.reporting.figures import error_against_evaluations, gallery
+from icobench.reporting.figures import error_against_evaluations, gallery, targets_reached
 from icobench.reporting.findings import best_fitting_method, reading, training_cost
 from icobench.reporting.html import write_report
 from icobench.reporting.quantiles import error_quantile, success_interval
@@ -425,7 +427,7 @@ def test_report_is_complete_and_self_contained(finished):
     page = _Page()
     page.feed(text)
     assert page.open == []
-    assert len(page.sources) == 2
+    assert len(page.sources) == 3
     assert all(s.startswith("data:image/png;base64,") for s in page.sources)
     assert "script" not in page.tags
     assert "link" not in page.tags
@@ -583,7 +585,12 @@ def test_a_method_that_failed_half_way_has_no_break_even():
 
 def test_report_says_what_it_costs(finished):
     page = finished.read_text()
-    for heading in ("What it costs", "When the cost before the first image is repaid", "Efficiency"):
+    for heading in (
+        "Targets reached",
+        "What it costs",
+        "When the cost before the first image is repaid",
+        "Efficiency",
+    ):
         assert f"<h2>{heading}</h2>" in page
     assert "31,000" in page
 
@@ -598,3 +605,17 @@ def test_formats_of_the_table(run_folder):
     again = pd.read_csv(io.StringIO(FORMATS["csv"](table)))
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
     assert FORMATS["md"](table).count("\n") == 2 + len(table)
+
+
+def test_targets_are_reached_by_the_share_that_the_curves_say():
+    results, curves = made_results(), made_curves()
+    figure = targets_reached(results, curves)
+    left = figure.axes[0]
+    ends = {line.get_label(): line.get_ydata()[-1] for line in left.lines}
+    assert set(ends) == set(COST)
+    for method, end in ends.items():
+        hits, _ = first_hits(curves, results, method)
+        assert end == pytest.approx(100 * np.isfinite(hits).mean())
+    headers, rows = running_time_table(results, curves)
+    assert len(rows) == len(COST)
+    assert all(len(row) == len(headers) for row in rows)
