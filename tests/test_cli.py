@@ -20,6 +20,12 @@ ROWS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _compiled(monkeypatch):
+    """Commands simulate by the thousand: with the compiled kernel where there is a compiler."""
+    monkeypatch.setenv("ICOBENCH_COMPILE", "auto")
+
+
 @pytest.fixture
 def call(monkeypatch, capsys, tmp_path):
     """Run ``icobench ...`` in an empty folder: exit code, standard output, standard error."""
