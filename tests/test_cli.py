@@ -23,7 +23,7 @@ ROWS = [
 @pytest.fixture(autouse=True)
 def _compiled(monkeypatch):
     """Commands simulate by the thousand: with the compiled kernel where there is a compiler."""
-    monkeypatch.setenv("ICOBENCH_COMPILE", "auto")
+    monkeypatch.setenv("ICOBENCH_COMPILE", "1")
 
 
 @pytest.fixture

@@ -88,8 +88,7 @@ def compare(
     several = len(settings.test_sets) * settings.seeds > 1
     made = (Campaign if several else Comparison)(folder, settings, experiment, seed, where, network)
 
-    missing = made.missing()
-    total = max(1, missing if isinstance(missing, int) else len(missing))
+    total = max(1, len(made.missing()))
     part = ""
     finished = 0
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from icobench.comparison.methods import Method
 from icobench.comparison.runner import Announce, Comparison
 from icobench.comparison.settings import ComparisonSettings
 from icobench.errors import InputError
@@ -91,9 +92,9 @@ class Campaign:
         with atomic_path(self.folder / CAMPAIGN_FILE) as temporary:
             temporary.write_text(json.dumps(described, indent=1) + "\n")
 
-    def missing(self) -> int:
-        """Number of blocks not yet stored."""
-        return sum(len(run.missing()) for run in self.runs.values())
+    def missing(self) -> list[tuple[Method, int]]:
+        """Methods and blocks not yet stored, of all runs."""
+        return [one for run in self.runs.values() for one in run.missing()]
 
     def run(
         self,

@@ -148,9 +148,7 @@ class Comparison:
         self.dictionary: Dictionary | None = None
         self.failures: dict[str, str] = {}
         self.identity = {
-            "settings": {
-                k: v for k, v in asdict(settings).items() if k not in ("preset", "methods", "seeds")
-            },
+            "settings": {k: v for k, v in asdict(settings).items() if k not in NOT_IDENTITY},
             "experiment": experiment.to_dict(),
             "seed": seed,
         }

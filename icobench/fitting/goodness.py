@@ -14,8 +14,8 @@ __all__ = ["deviance_moments", "misfit", "poor_fit"]
 
 POOR_RATIO = 1.15
 """A fit is poor whose deviance per degree of freedom is beyond this multiple of the Poisson expectation.
-At 1e5 photons icosahedra scatter up to 1.04, also those made of voxels; propagation lies at 1.1 to 2.5, two
-particles from 1.2 on, other shapes beyond 3."""
+``reports/fitters.py`` measures what it lets pass: at 1e5 photons all icosahedra and no other shape; of two
+particles those where one outshines the other."""
 
 POOR_SIGMA = 6.0
 """And beyond so many standard deviations of that expectation: faint images scatter."""

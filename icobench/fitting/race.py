@@ -38,7 +38,6 @@ def simplex_race(
     options: RaceOptions,
     seed: int,
     numbers: Tensor | None = None,
-    image: Tensor | None = None,
     progress: Progress = lambda share: None,
 ) -> FitResult:
     """Forward fit from random starts at a third of the evaluations of 50 x 50.
@@ -48,11 +47,9 @@ def simplex_race(
         options: how many run how far.
         seed: of the random starts.
         numbers: (N,) numbers of the images within their set, so that blocks draw the same starts.
-        image: (N,) indices of the objective's images, all by default.
         progress: called with the finished share.
     """
-    chosen = torch.arange(len(objective.images)) if image is None else image.cpu()
-    numbers = chosen if numbers is None else numbers
+    chosen = torch.arange(len(objective.images))
     radius, quaternion = random_starts(len(chosen), options.simplex, seed, numbers)
     fits = SimplexFits(objective, chosen, radius, quaternion, options.simplex)
     trace = Trace()

@@ -8,13 +8,12 @@ and nearly the same image at small angles, is looked at before it is dismissed.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from icobench.fitting.goodness import poor_fit
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
-from icobench.fitting.maximum_likelihood import maximum_likelihood
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective, PoissonDeviance
 from icobench.fitting.result import FitResult
@@ -24,12 +23,13 @@ from icobench.geometry.rotations import rotate_about_beam
 
 __all__ = [
     "AMBIGUOUS", "NOT_CONVERGED", "OK", "POOR", "RESCUED", "WARM_SIMPLEX", "Refine", "Verdict", "judge",
-    "refine_lm", "refine_mle", "refine_warm_simplex",
+    "refine_warm_simplex",
 ]  # fmt: skip
 
 Progress = Callable[[float], None]
-Refine = Callable[[Objective, Tensor, Tensor, Tensor, Progress, Nuisance | None], FitResult]
-"""From objective, radii (N,), orientations (N, 4), image indices (N,), progress and nuisance parameters."""
+Refine = Callable[[Objective, Tensor, Tensor, Any, Tensor, Progress, Nuisance | None], FitResult]
+"""As :func:`~icobench.fitting.levenberg_marquardt.levenberg_marquardt`: from objective, radii (N,),
+orientations (N, 4), options (None for its own), image indices (N,), progress and nuisance parameters."""
 
 OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED = "ok", "ok-race", "poor-fit", "ambiguous", "not-converged"
 """What a status says: explained; explained, but only by the rescuing race; not explained; two orientations
@@ -61,41 +61,19 @@ class Verdict:
     status: list[str]
 
 
-def refine_lm(
-    objective: Objective,
-    radius: Tensor,
-    quaternion: Tensor,
-    image: Tensor,
-    progress: Progress,
-    nuisance: Nuisance | None = None,
-    options: LevenbergMarquardtOptions | None = None,
-) -> FitResult:
-    """Levenberg-Marquardt on the objective's own residuals."""
-    return levenberg_marquardt(objective, radius, quaternion, options, image, progress, nuisance)
-
-
-def refine_mle(
-    objective: Objective,
-    radius: Tensor,
-    quaternion: Tensor,
-    image: Tensor,
-    progress: Progress,
-    nuisance: Nuisance | None = None,
-) -> FitResult:
-    """Maximum likelihood."""
-    return maximum_likelihood(objective, radius, quaternion, None, image, progress, nuisance)
-
-
 def refine_warm_simplex(
     objective: Objective,
     radius: Tensor,
     quaternion: Tensor,
+    options: SimplexOptions | None,
     image: Tensor,
     progress: Progress,
     nuisance: Nuisance | None = None,
 ) -> FitResult:
     """Nelder-Mead, which has no nuisance parameters but the scale."""
-    return refine_simplex(objective, radius[:, None], quaternion[:, None], WARM_SIMPLEX, image, progress)
+    return refine_simplex(
+        objective, radius[:, None], quaternion[:, None], options or WARM_SIMPLEX, image, progress
+    )
 
 
 def _ranked(objective: Objective, radius: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +138,8 @@ def judge(
         radius, turns = _ranked(objective, radius, turns)
 
     def fitted(index: Tensor, at: Tensor, turn: Tensor, report: Progress = lambda share: None) -> FitResult:
-        return refine(objective, at, turn, index, report, None if nuisance is None else nuisance.take(index))
+        own = None if nuisance is None else nuisance.take(index)
+        return refine(objective, at, turn, None, index, report, own)
 
     def poor(index: Tensor) -> Tensor:
         extra = None if result.nuisance is None else result.nuisance.take(index)
@@ -170,7 +149,8 @@ def judge(
         """Fit again from another start, and take it where it is better (True)."""
         other = fitted(index, at, turn)
         better = (other.objective < result.objective[index]) | ~result.objective[index].isfinite()
-        _replace(result, index, other, better & other.objective.isfinite())
+        better &= other.objective.isfinite()
+        _replace(result, index, other, better)
         if bool(better.any()):
             bad[index[better]] = poor(index[better])
         return other, better

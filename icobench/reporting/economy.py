@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icobench.comparison.ledger import (
+    CURRENCIES,
     PUBLISHED,
     Account,
     BreakEven,
@@ -73,9 +74,7 @@ def break_evens(results: "DataFrame", accounts: list[Account], seed: int = 0) ->
             pair = solved[first.method].to_numpy(), solved[second.method].to_numpy()
             if not len(first.seconds) == len(second.seconds) == len(solved):
                 continue  # a method that failed half-way is not on the same images
-            found += [
-                break_even(first, second, currency, pair, seed) for currency in ("seconds", "simulations")
-            ]
+            found += [break_even(first, second, currency, pair, seed) for currency in CURRENCIES]
     return found
 
 

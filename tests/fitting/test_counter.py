@@ -10,7 +10,7 @@ from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, leve
 from icobench.fitting.maximum_likelihood import maximum_likelihood
 from icobench.fitting.race import RaceOptions, lm_race, simplex_race
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, refine_simplex
-from icobench.fitting.warm_start import judge, refine_lm, refine_mle, refine_warm_simplex
+from icobench.fitting.warm_start import judge, refine_warm_simplex
 from icobench.simulator.simulator import Simulator
 
 SHORT = SimplexOptions(starts=2, iterations=3, radius_range_nm=(30.0, 40.0))
@@ -55,8 +55,8 @@ RUNS = {
     "maximum likelihood": maximum_likelihood,
     "lm race": lambda o, r, q: raced(o, r, torch.stack((q, q.flip(1)), 1)),
     "judged simplex": lambda o, r, q: judged(o, r, torch.stack((q.flip(1), q), 1), refine_warm_simplex),
-    "judged lm": lambda o, r, q: judged(o, r, torch.stack((q, q.flip(1)), 1), refine_lm),
-    "judged mle": lambda o, r, q: judged(o, r, torch.stack((q, q.flip(1)), 1), refine_mle),
+    "judged lm": lambda o, r, q: judged(o, r, torch.stack((q, q.flip(1)), 1), levenberg_marquardt),
+    "judged mle": lambda o, r, q: judged(o, r, torch.stack((q, q.flip(1)), 1), maximum_likelihood),
 }
 
 

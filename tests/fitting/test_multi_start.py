@@ -12,9 +12,9 @@ from icobench.fitting.race import RaceOptions, lm_race, simplex_race
 from icobench.fitting.simplex import SimplexOptions
 from icobench.geometry.orientation import disorientation
 
-NEAR = SimplexOptions(starts=24, radius_range_nm=(36.0, 44.0), angle_tolerance_deg=0.1)
-RACE = RaceOptions(NEAR, rounds=((8, 8), (10, 2)), iterations=50)
-CONTROL = CmaOptions(population=16, generations=30, radius_nm=4.0, radius_range_nm=(36.0, 44.0))
+NEAR = SimplexOptions(starts=40, radius_range_nm=(35.0, 45.0), angle_tolerance_deg=0.05)
+RACE = RaceOptions(NEAR, rounds=((8, 10), (10, 3)), iterations=60)
+CONTROL = CmaOptions(population=20, generations=40, radius_nm=5.0, radius_range_nm=(35.0, 45.0))
 
 
 def test_the_race_finds_the_truth_for_fewer_evaluations(generator):
@@ -23,8 +23,8 @@ def test_the_race_finds_the_truth_for_fewer_evaluations(generator):
     assert float(disorientation(result.quaternion, truth).max()) < 3
     assert float((result.radius_nm - radius).abs().max()) < 0.3
     assert torch.equal(result.evaluations, objective.simulator.evaluations)
-    # 24 starts of 5 corners, then 1 to 4 evaluations an iteration and simplex.
-    assert int(result.evaluations.max()) < 24 * 5 + 2.5 * (24 * 8 + 8 * 10 + 2 * 50)
+    # 40 starts of 5 corners, then 1 to 4 evaluations an iteration and simplex.
+    assert int(result.evaluations.max()) < 40 * 5 + 2.5 * (40 * 8 + 10 * 10 + 3 * 60)
     trace = torch.stack(result.trace.objective)
     assert (trace[1:] <= trace[:-1]).all()
 
@@ -43,7 +43,7 @@ def test_control_finds_the_truth(generator):
     result = cma_es(objective, CONTROL, seed=2)
     assert float(disorientation(result.quaternion, truth).max()) < 3
     assert float((result.radius_nm - radius).abs().max()) < 0.3
-    assert int(result.evaluations.max()) <= 16 * 30 * 2
+    assert int(result.evaluations.max()) <= 20 * 40 * 2
     trace = torch.stack(result.trace.objective)
     assert (trace[1:] <= trace[:-1]).all()
 
@@ -59,8 +59,8 @@ def test_an_images_run_does_not_depend_on_the_others(run, generator):
     alone.usable = objective.usable[1:]
     single = run(alone, torch.tensor([9]))
     # A sine's last digit depends on its place in a vector, and a search magnifies it.
-    torch.testing.assert_close(both.radius_nm[1:], single.radius_nm, rtol=1e-3, atol=0)
-    assert float(disorientation(both.quaternion[1:], single.quaternion)) < 0.3
+    torch.testing.assert_close(both.radius_nm[1:], single.radius_nm, rtol=2e-4, atol=0)
+    assert float(disorientation(both.quaternion[1:], single.quaternion)) < 0.05
 
 
 def test_images_without_a_finite_value_are_not_converged(generator):

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from problems import EXPERIMENT, displaced, problem
+from problems import displaced, problem
 
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions
+from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
+from icobench.fitting.maximum_likelihood import maximum_likelihood
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.warm_start import (
     AMBIGUOUS,
@@ -16,8 +17,6 @@ from icobench.fitting.warm_start import (
     POOR,
     RESCUED,
     judge,
-    refine_lm,
-    refine_mle,
     refine_warm_simplex,
 )
 from icobench.geometry.orientation import disorientation
@@ -33,7 +32,7 @@ def both(radius):
     return radius[:, None].expand(-1, 2)
 
 
-@pytest.mark.parametrize("refine", [refine_lm, refine_mle, refine_warm_simplex])
+@pytest.mark.parametrize("refine", [levenberg_marquardt, maximum_likelihood, refine_warm_simplex])
 def test_the_better_hypothesis_is_taken(refine, generator):
     objective, radius, truth = problem(2, generator, radius=(45.0, 55.0))
     near, far = displaced(truth, 2.0, generator), displaced(truth, 22.0, generator)
@@ -50,7 +49,7 @@ def test_the_next_hypothesis_is_tried_where_the_first_fails(generator):
     far = displaced(truth, 20.0, generator)
     near = displaced(truth, 1.0, generator)
     turns = torch.stack((far, near), 1)
-    verdict = judge(objective, torch.stack((radius, radius + 2.0), 1), turns, refine_lm)
+    verdict = judge(objective, torch.stack((radius, radius + 2.0), 1), turns, levenberg_marquardt)
     assert verdict.status == [OK]
     assert float(disorientation(verdict.fit.quaternion, truth)) < 2
 
@@ -65,9 +64,9 @@ def test_the_rescue_is_called_for_the_lost_and_said_so(generator):
         asked.append(image.tolist())
         return radius[image], truth[image]
 
-    def short(objective, radius, turn, image, progress, nuisance):
+    def short(objective, radius, turn, _, image, progress, nuisance):
         options = LevenbergMarquardtOptions(iterations=8)
-        return refine_lm(objective, radius, turn, image, progress, nuisance, options)
+        return levenberg_marquardt(objective, radius, turn, options, image, progress, nuisance)
 
     lost = torch.tensor([[0.1], [45.0], [0.1]], dtype=torch.float64)
     verdict = judge(objective, radius[:, None] + lost, start[:, None], short, rescue)
@@ -83,7 +82,7 @@ def test_no_image_stops_the_others(generator):
     objective, radius, truth = problem(3, generator, radius=(45.0, 55.0))
     objective.images[0] = 0.0
     objective.images[2] = torch.nan
-    verdict = judge(objective, both(radius), torch.stack((truth, truth), 1), refine_mle)
+    verdict = judge(objective, both(radius), torch.stack((truth, truth), 1), maximum_likelihood)
     assert verdict.status[1] == OK
     assert verdict.status[2] == POOR
     assert verdict.fit.radius_nm.isfinite().all()
@@ -92,9 +91,9 @@ def test_no_image_stops_the_others(generator):
 def test_unfinished_fits_say_so(generator):
     objective, radius, truth = problem(1, generator, radius=(45.0, 46.0))
 
-    def short(objective, radius, turn, image, progress, nuisance):
+    def short(objective, radius, turn, _, image, progress, nuisance):
         options = LevenbergMarquardtOptions(iterations=1)
-        return refine_lm(objective, radius, turn, image, progress, nuisance, options)
+        return levenberg_marquardt(objective, radius, turn, options, image, progress, nuisance)
 
     verdict = judge(objective, radius[:, None] + 0.05, truth[:, None], short)
     assert verdict.status == [NOT_CONVERGED]
@@ -107,7 +106,7 @@ def test_the_near_twin_wins_where_it_is_right(generator):
     at_twin = objective.value(torch.arange(2), radius, twin)
     at_truth = objective.value(torch.arange(2), radius, truth)
     assert (at_truth < at_twin).all()
-    verdict = judge(objective, radius[:, None], twin[:, None], refine_lm)
+    verdict = judge(objective, radius[:, None], twin[:, None], levenberg_marquardt)
     found = disorientation(verdict.fit.quaternion, truth)
     for turn, status in zip(found.tolist(), verdict.status, strict=True):
         assert turn < 10 or status in (POOR, AMBIGUOUS)
@@ -121,6 +120,5 @@ def test_twins_that_nothing_tells_apart_are_ambiguous(generator):
     mask = experiment.valid().expand(2, -1, -1)
     counts = photon_counts(simulator.intensity(radius, truth), mask, 3e3, generator)
     objective = PoissonDeviance(counts, mask, CountingSimulator(simulator, 2))
-    verdict = judge(objective, radius[:, None], truth[:, None], refine_lm)
+    verdict = judge(objective, radius[:, None], truth[:, None], levenberg_marquardt)
     assert AMBIGUOUS in verdict.status
-    assert EXPERIMENT.pixels == 32

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from icobench.comparison.methods.base import Method, Outcome, Problem, Progress, Reconstruct, fitted
 from icobench.fitting.dictionary import Candidates, DictionaryOptions, dictionary_for
+from icobench.fitting.levenberg_marquardt import levenberg_marquardt
+from icobench.fitting.maximum_likelihood import maximum_likelihood
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
 from icobench.fitting.race import lm_race
-from icobench.fitting.warm_start import Refine, judge, refine_lm, refine_mle, refine_warm_simplex
+from icobench.fitting.warm_start import Refine, judge, refine_warm_simplex
 
 __all__ = ["HYBRIDS"]
 
@@ -77,8 +79,8 @@ def _from_dictionary(refine: Refine) -> Reconstruct:
 
 REFINEMENTS = (
     ("simplex", "Nelder-Mead", refine_warm_simplex, False),
-    ("lm", "Levenberg-Marquardt", refine_lm, True),
-    ("mle", "least squares, then maximum likelihood,", refine_mle, True),
+    ("lm", "Levenberg-Marquardt", levenberg_marquardt, True),
+    ("mle", "least squares, then maximum likelihood,", maximum_likelihood, True),
 )
 
 HYBRIDS = (
