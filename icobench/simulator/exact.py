@@ -14,7 +14,7 @@ from icobench.simulator.edge_derivative import SHARED_SUMS
 from icobench.simulator.edge_sum import Terms, wave_weights
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.overlay import BodyTensors, body_tensors, plan
-from icobench.simulator.skeleton import Skeleton, build_skeleton, to_pixels
+from icobench.simulator.skeleton import Skeleton, shared_skeleton, to_pixels
 
 __all__ = ["ExactField"]
 
@@ -75,9 +75,10 @@ class ExactField(nn.Module):
     def _skeleton(self, bucket: int) -> Skeleton:
         if not hasattr(self, f"skeleton_{bucket}_waves"):
             radius = bucket * BUCKET_BAND / self.experiment.wave_number
-            built = build_skeleton(self.experiment, radius, self.dtype, self.body_normals.device)
+            built = shared_skeleton(self.experiment, radius, self.dtype)
             for name, value in built._asdict().items():
-                self.register_buffer(f"skeleton_{bucket}_{name}", value, persistent=False)
+                here = value.to(self.body_normals.device)
+                self.register_buffer(f"skeleton_{bucket}_{name}", here, persistent=False)
         return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
 
     def _buckets(self, radius: Tensor) -> Iterator[tuple[Skeleton, list[int]]]:

@@ -8,6 +8,8 @@ Tal-Ezer, J. Comput. Phys. 104, 457, 1993) and carried to the pixels by small ma
 """
 
 import math
+from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Skeleton", "build_skeleton", "to_pixels"]
+__all__ = ["Skeleton", "build_skeleton", "shared_skeleton", "to_pixels"]
 
 
 class Skeleton(NamedTuple):
@@ -71,20 +73,40 @@ def _interpolation(
     angles: np.ndarray, nodes: np.ndarray, band: float, widest: float, dtype: torch.dtype
 ) -> np.ndarray:
     """Matrix from values at the nodes to values at ``angles``: (..., nodes)."""
-    if dtype == torch.float32:
-        # Fewest nodes: the least-squares fit of the waves that a band can hold. Smaller singular values,
-        # plenty where the nodes cover a part of the half space only, would magnify the nodes' round-off.
-        return (_features(angles, band) @ np.linalg.pinv(_features(nodes, band), rcond=3e-6)).real
-    return _barycentric(angles, nodes, widest, dtype)
+    return (
+        _least_squares(angles, nodes, band)
+        if dtype == torch.float32
+        else _barycentric(angles, nodes, widest, dtype)
+    )
 
 
-def _features(angle: np.ndarray, band: float) -> np.ndarray:
-    """exp(i n a) weighted by the largest |J_m(band)|, m >= |n|: (..., 2 M + 1)."""
+LEAST_SINGULAR_VALUE = 3e-6
+"""Of the largest. Smaller ones, plenty where the nodes cover a part of the half space only, would magnify the
+nodes' round-off."""
+
+
+def _least_squares(angles: np.ndarray, nodes: np.ndarray, band: float) -> np.ndarray:
+    """Interpolation with fewest nodes: the least-squares fit of the waves that a band can hold.
+
+    The waves exp(i n a) have the weight of the largest |J_m(band)|, m >= |n|. As the nodes come in pairs
+    +-a, cosines and sines are fitted apart, to the pairs' sums and differences.
+    """
     order = np.arange(int(band + 12 * (band + 1) ** (1 / 3)) + 12)
     envelope = np.maximum.accumulate(np.abs(jv(order, band))[::-1])[::-1]
-    weight = np.maximum(np.concatenate((envelope[:0:-1], envelope)), 1e-18)
-    index = np.concatenate((-order[:0:-1], order))
-    return np.exp(1j * np.multiply.outer(angle, index)) * weight
+    weight = np.maximum(envelope, 1e-18) * np.where(order > 0, math.sqrt(2), 1.0)
+    half = len(nodes) // 2
+    at_nodes, at_angles = np.multiply.outer(nodes[:half], order), np.multiply.outer(angles.ravel(), order)
+    fits = [(wave, *np.linalg.svd(wave(at_nodes) * weight, full_matrices=False)) for wave in (np.cos, np.sin)]
+    smallest = LEAST_SINGULAR_VALUE * max(values[0] for _, _, values, _ in fits)
+
+    def carried(wave: np.ufunc, u: np.ndarray, values: np.ndarray, v: np.ndarray) -> np.ndarray:
+        kept = values > smallest
+        inverse = weight[:, None] * (v[kept].T / (2 * values[kept])) @ u[:, kept].T
+        return wave(at_angles) @ inverse
+
+    even, odd = (carried(*fit) for fit in fits)
+    # The second half of the nodes are those of the first, negative, in reverse.
+    return np.concatenate((even + odd, (even - odd)[:, ::-1]), axis=-1).reshape(*angles.shape, -1)
 
 
 def _barycentric(angles: np.ndarray, nodes: np.ndarray, widest: float, dtype: torch.dtype) -> np.ndarray:
@@ -174,6 +196,18 @@ def build_skeleton(
         torch.as_tensor(ragged).to(device),
         *(torch.as_tensor(np.ascontiguousarray(table)).to(device, dtype) for table in (level, rows, columns)),
     )
+
+
+def shared_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
+    """The same on the CPU, built once for all simulators of this process that have the same grid."""
+    own = replace(experiment, refractive_index=1.0, solid_angle_factor=False, pixel_average=False)
+    return _built(own, radius_nm, dtype)
+
+
+@lru_cache(maxsize=24)  # all radii of one experiment, or few of several: at most some hundred MiB
+def _built(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
+    with torch.inference_mode(False):  # whoever asks first must not decide what others can do with it
+        return build_skeleton(experiment, radius_nm, dtype, "cpu")
 
 
 def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
