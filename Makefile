@@ -13,7 +13,7 @@ compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations 30
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

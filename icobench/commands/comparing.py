@@ -38,14 +38,21 @@ def compare(
     images: Annotated[int | None, typer.Option(help="Number of test images.", min=1)] = None,
     photons: Annotated[float | None, typer.Option(help="Photons per image.")] = None,
     test_sets: Annotated[
-        str | None, typer.Option(help="Comma-separated: clean, counting, experiment, voxels, propagated.")
+        str | None,
+        typer.Option(
+            help="Comma-separated: clean, counting, experiment, voxels, propagated, or files of images."
+        ),
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Table (.csv, .parquet) with the truth of such a file, if known.")
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(help="Sets of images of each kind, with consecutive seeds.", min=1)
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
     method_file: Annotated[
-        list[Path] | None, typer.Option(help="Python file that defines more methods; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Python file that defines methods or test sets; may be repeated."),
     ] = None,
     model: Model = None,
     seed: Seed = 0,
@@ -59,9 +66,11 @@ def compare(
     from dataclasses import replace
 
     from icobench.comparison.campaign import Campaign
-    from icobench.comparison.methods import add_method_file, available_methods, find_method
+    from icobench.comparison.methods import available_methods, find_method
+    from icobench.comparison.plugin_file import add_file
     from icobench.comparison.runner import Comparison
     from icobench.comparison.settings import read_preset, read_settings
+    from icobench.comparison.test_sets import find_test_set
     from icobench.network.selection import load_network
     from icobench.reporting.html import write_report
 
@@ -72,6 +81,8 @@ def compare(
         settings = replace(settings, photons=photons)
     if test_sets is not None:
         settings = replace(settings, test_sets=tuple(name.strip() for name in test_sets.split(",")))
+    if truth is not None:
+        settings = replace(settings, truth=str(truth))
     if seeds is not None:
         settings = replace(settings, seeds=seeds)
     if methods is not None:
@@ -79,12 +90,12 @@ def compare(
     experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
     where = chosen_device(device)
     for path in method_file or ():
-        add_method_file(path)
+        add_file(path)
     names = available_methods() if settings.methods == ("all",) else settings.methods
     needed = any(find_method(name).needs_network for name in names)
     network = load_network(model, where) if needed else None
-    named = settings.preset if test_sets is None else f"{settings.preset}-{'-'.join(settings.test_sets)}"
-    folder = run or Path("runs") / named
+    own = "" if test_sets is None else "".join(f"-{find_test_set(name).name}" for name in settings.test_sets)
+    folder = run or Path("runs") / f"{settings.preset}{own}"
     several = len(settings.test_sets) * settings.seeds > 1
     made = (Campaign if several else Comparison)(folder, settings, experiment, seed, where, network)
 
@@ -117,14 +128,24 @@ def compare(
     say(f"report: {write_report(folder)}")
 
 
-@app.command(epilog=examples("icobench report runs/quick; icobench report runs/quick --format latex"))
+@app.command(
+    epilog=examples(
+        "icobench report runs/quick; icobench report runs/quick --format latex; "
+        "icobench report runs/here runs/there --out both.html"
+    )
+)
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder of icobench compare.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folder of icobench compare; several: side by side.")
+    ],
     format: Annotated[
         str | None, typer.Option(help="Only the table, to standard output: md, latex or csv.")
     ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Page to write for several runs; that of one goes into its folder.")
+    ] = Path("side-by-side.html"),
 ) -> None:
-    """Table, figures and HTML report from stored results."""
+    """Table, figures and HTML report from stored results; several runs side by side."""
     from icobench.reporting.html import write_report
     from icobench.reporting.run_folder import read_runs
     from icobench.reporting.tables import FORMATS, summary_table
@@ -132,13 +153,19 @@ def report(
     if format is not None and format not in FORMATS:
         raise InputError(f"--format must be one of {', '.join(FORMATS)}, got {format!r}")
     if format is not None:
-        for name, one in read_runs(run).items():
-            if name:
-                typer.echo(f"\n{name}\n")
-            typer.echo(FORMATS[format](summary_table(one.results)), nl=False)
+        for folder in runs:
+            for name, one in read_runs(folder).items():
+                if label := "/".join([str(folder)] * (len(runs) > 1) + [name] * bool(name)):
+                    typer.echo(f"\n{label}\n")
+                typer.echo(FORMATS[format](summary_table(one.results)), nl=False)
         return
-    path = write_report(run)
-    _show(run)
+    if len(runs) > 1:
+        from icobench.reporting.side_by_side import write_side_by_side
+
+        say(f"report: {write_side_by_side(runs, out)}")
+        return
+    path = write_report(runs[0])
+    _show(runs[0])
     say(f"report: {path}")
 
 

@@ -86,7 +86,8 @@ def reconstruct(
     from dataclasses import replace
 
     from icobench.comparison.methods import find_method
-    from icobench.comparison.reconstruct import FAILED, FIT_SIN_THETA, fit_centre, reconstruct_images
+    from icobench.comparison.own_images import FIT_SIN_THETA
+    from icobench.comparison.reconstruct import FAILED, fit_centre, reconstruct_images
     from icobench.fitting.nuisance import Nuisance
     from icobench.images.files import atomic_path
     from icobench.images.resample import on_grid

@@ -11,6 +11,7 @@ import torch
 from icobench.comparison.methods import Method
 from icobench.comparison.runner import Announce, Comparison
 from icobench.comparison.settings import ComparisonSettings
+from icobench.comparison.test_sets import find_test_set
 from icobench.errors import InputError
 from icobench.images.files import atomic_path
 from icobench.network.selection import Networks
@@ -28,11 +29,16 @@ CAMPAIGN_FILE = "campaign.json"
 def run_names(settings: ComparisonSettings, seed: int) -> dict[str, tuple[str, int]]:
     """Folder name -> test set and seed of every run, in order."""
     seeds = [seed + number for number in range(settings.seeds)]
-    return {
-        test_set if settings.seeds == 1 else f"{test_set}-{own}": (test_set, own)
-        for test_set in settings.test_sets
-        for own in seeds
-    }
+    names = {}
+    for test_set in settings.test_sets:
+        chosen = find_test_set(test_set)
+        # A file's images are what they are; other seeds would only repeat them.
+        for own in seeds[:1] if chosen.path else seeds:
+            name = chosen.name if len(seeds) == 1 or chosen.path else f"{chosen.name}-{own}"
+            if name in names:
+                raise InputError(f"two test sets have the name {name}")
+            names[name] = test_set, own
+    return names
 
 
 class Campaign:

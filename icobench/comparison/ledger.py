@@ -89,9 +89,9 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
         per_simulation: from :func:`seconds_per_simulation`.
     """
     own = results[results["method"] == method].sort_values("image")
-    # Runs of before methods had cards say it by name alone.
+    # Runs from before the cards said it have the name alone.
     guessed = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
-    card = (run.get("methods") or {}).get(method) or guessed
+    card = {**guessed, **((run.get("methods") or {}).get(method) or {})}
     seconds = simulations = 0.0
     if card.get("needs_network"):
         for network in run.get("networks") or ([run["network"]] if run.get("network") else []):

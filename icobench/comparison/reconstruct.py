@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from icobench.comparison.methods import Method, Outcome, Problem
+from icobench.comparison.own_images import FIT_SIN_THETA
 from icobench.errors import InputError
 from icobench.fitting.centre import centre_steps
 from icobench.images.source import ImageSource
@@ -18,15 +19,9 @@ from icobench.simulator.simulator import Simulator
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FAILED", "FIT_SIN_THETA", "fit_centre", "reconstruct_images"]
+__all__ = ["FAILED", "fit_centre", "reconstruct_images"]
 
 BLOCK = 32
-
-FIT_SIN_THETA = 0.8
-"""Sine of the largest scattering angle that is fitted by default. Beyond it simulators disagree most
-(the multi-slice method on voxels by 7 to 20 % of the mean intensity, which draws fits aside by several
-standard deviations), and few detectors reach that far."""
-
 
 FAILED = "failed: "
 """How the status of a frame begins that could not be fitted; the reason follows."""

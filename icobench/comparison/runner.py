@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from icobench.comparison.methods import Method, Outcome, Problem, available_methods, find_method
+from icobench.comparison.own_images import file_digest, read_own_images
 from icobench.comparison.settings import ComparisonSettings
 from icobench.comparison.test_sets import find_test_set
 from icobench.datasets.pattern_file import read_patterns, write_patterns
@@ -38,8 +39,8 @@ BLOCK = 8
 
 SUCCESS_DEG, SUCCESS_NM = 1.0, 1.0
 
-NOT_IDENTITY = ("preset", "methods", "seeds")
-"""Settings that may change while a folder's test images stay."""
+NOT_IDENTITY = ("preset", "methods", "seeds", "test_sets", "truth")
+"""Settings that may change while a folder's test images stay; files are known by their content."""
 
 Announce = Callable[[str, int, int, float], None]
 
@@ -137,20 +138,33 @@ class Comparison:
         self.methods = [find_method(name) for name in names]
         if len(settings.test_sets) != 1 or settings.seeds != 1:
             raise InputError("a run has one test set and one seed; several make a campaign")
-        self.options = find_test_set(settings.test_sets[0]).options(
-            settings.images, settings.photons, settings.hole_degrees
-        )
+        chosen = find_test_set(settings.test_sets[0])
+        self.options = chosen.options(settings.images, settings.photons, settings.hole_degrees)
+        self.own: PatternSet | None = None
+        self.source: dict[str, str] | None = None
+        kind = self.options.stored_kind
+        if chosen.path is not None:
+            truth = Path(settings.truth) if settings.truth else None
+            self.own = read_own_images(chosen.path, experiment, settings.images, truth)
+            self.source = {"file": chosen.path.name, "sha256": file_digest(chosen.path)}
+            if truth is not None:
+                self.source |= {"truth": truth.name, "truth_sha256": file_digest(truth)}
+            experiment, kind = self.own.experiment, self.own.kind
+        self.images = settings.images if self.own is None else len(self.own)
         needed = network is not None and any(method.needs_network for method in self.methods)
         self.experiment = experiment
-        kind = self.options.stored_kind
         self.network = network.subset(experiment, kind) if network and needed else None
         self.simulator = Simulator(experiment, device=device)
         self.dictionary: Dictionary | None = None
         self.failures: dict[str, str] = {}
-        self.identity = {
-            "settings": {k: v for k, v in asdict(settings).items() if k not in NOT_IDENTITY},
+        self.identity: dict[str, Any] = {
+            "settings": {
+                **{k: v for k, v in asdict(settings).items() if k not in NOT_IDENTITY},
+                "test_sets": (chosen.name,),
+            },
             "experiment": experiment.to_dict(),
             "seed": seed,
+            **({"source": self.source} if self.source else {}),
         }
         self._open()
 
@@ -178,13 +192,15 @@ class Comparison:
     def _describe(self) -> None:
         """Write ``run.json``."""
         detector = self.options.detector
+        noise = {"photons": detector.photons, "hole_degrees": detector.hole_degrees} if not self.own else {}
         described = {
             **provenance(self.seed, self.device, self.experiment),
             "methods": {method.name: method.card for method in self.methods},
             "failures": self.failures,
             "settings": {
-                **asdict(self.settings), "photons": detector.photons, "hole_degrees": detector.hole_degrees,
+                **asdict(self.settings), **self.identity["settings"], "images": self.images, **noise,
             },
+            "source": self.source["file"] if self.source else None,
             "identity": self.identity,
             "network": None if self.network is None else self.network.cards[0],
             "networks": [] if self.network is None else self.network.cards,
@@ -197,9 +213,13 @@ class Comparison:
         """The test images, made once and kept in the folder."""
         path = self.folder / "test_set.h5"
         if not path.exists():
-            patterns = generate_patterns(self.options, self.experiment, self.seed, self.device, progress)
+            patterns = self.own or generate_patterns(
+                self.options, self.experiment, self.seed, self.device, progress
+            )
             origin = provenance(self.seed, self.device, self.experiment)
-            write_patterns(path, patterns, {"command": origin["command"], "seed": self.seed})
+            write_patterns(
+                path, patterns, {"command": origin["command"], "seed": self.seed}, exact=self.own is not None
+            )
         return read_patterns(path)
 
     def _part(self, method: Method, block: int) -> Path:
@@ -209,20 +229,22 @@ class Comparison:
 
     def missing(self) -> list[tuple[Method, int]]:
         """Methods and blocks not yet stored."""
-        blocks = range(-(-self.settings.images // BLOCK))
+        blocks = range(-(-self.images // BLOCK))
         return [(m, b) for m in self.methods for b in blocks if not self._part(m, b).exists()]
 
     def bounds(self, truth: PatternSet) -> tuple[Tensor, Tensor]:
         """Cramer-Rao bounds of radius and orientation at the truth (not charged to any method).
 
-        Without noise there is no bound: NaN.
+        Without noise, or without a truth, there is no bound: NaN.
         """
-        if truth.kind != "counts":
-            nothing = torch.full((len(truth),), torch.nan, dtype=torch.float64)
-            return nothing, nothing
-        counter = CountingSimulator(self.simulator, len(truth))
-        objective = PoissonDeviance(truth.images, truth.mask, counter)
-        return cramer_rao(objective, truth.radius_nm, truth.quaternion)
+        radius, turn = (torch.full((len(truth),), torch.nan, dtype=torch.float64) for _ in range(2))
+        known = torch.isfinite(truth.radius_nm)
+        if truth.kind == "counts" and known.any():
+            own = truth.subset(known)
+            counter = CountingSimulator(self.simulator, len(own))
+            objective = PoissonDeviance(own.images, own.mask, counter)
+            radius[known], turn[known] = cramer_rao(objective, own.radius_nm, own.quaternion)
+        return radius, turn
 
     def run(self, announce: Announce = lambda method, block, blocks, share: None) -> "pd.DataFrame":
         """Compute what is missing, storing every block as it is finished; then collect.
@@ -237,7 +259,7 @@ class Comparison:
             InputError: no method finished a block.
         """
         patterns = self.test_set()
-        blocks = -(-self.settings.images // BLOCK)
+        blocks = -(-self.images // BLOCK)
         missing = self.missing()
         if missing:
             # Thousands of images may lie ahead; what is made once must not count as any method's time.
@@ -280,7 +302,7 @@ class Comparison:
         return self.collect()
 
     def _stored(self) -> Iterator[Path]:
-        blocks = range(-(-self.settings.images // BLOCK))
+        blocks = range(-(-self.images // BLOCK))
         for method in self.methods:
             for block in blocks:
                 if self._part(method, block).exists():

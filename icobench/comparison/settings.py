@@ -18,10 +18,11 @@ class ComparisonSettings:
     Attributes:
         preset: name under which these settings are known.
         images: number of test images.
-        test_sets: keys of :data:`~icobench.comparison.test_sets.TEST_SETS`.
+        test_sets: names for :func:`~icobench.comparison.test_sets.find_test_set`, files of images included.
         photons, hole_degrees: of the test images, instead of the test set's own.
         methods: names, in the order of the table; ("all",) for every method there is.
         seeds: how many sets of images of each kind, made with consecutive seeds.
+        truth: table with the truth of a test set that is a file of images.
     """
 
     preset: str
@@ -31,6 +32,7 @@ class ComparisonSettings:
     hole_degrees: float | None = None
     methods: tuple[str, ...] = ("all",)
     seeds: int = 1
+    truth: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "seeds"):
@@ -41,6 +43,8 @@ class ComparisonSettings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise InputError(f"{name} must be a number, got {value!r}")
+        if self.truth is not None and not isinstance(self.truth, str):
+            raise InputError(f"truth must be the name of a file, got {self.truth!r}")
         for name in ("methods", "test_sets"):
             value = getattr(self, name)
             if not value or not all(isinstance(one, str) for one in value):

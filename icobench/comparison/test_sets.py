@@ -6,12 +6,18 @@ a real experiment adds.
 """
 
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
 
+from icobench.comparison.own_images import is_image_file
 from icobench.datasets.patterns import PatternOptions
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
 
-__all__ = ["TEST_SETS", "TestSet", "find_test_set"]
+__all__ = ["ENTRY_POINTS", "TEST_SETS", "TestSet", "available_test_sets", "find_test_set"]
+
+ENTRY_POINTS = "icobench.test_sets"
+"""Group of entry points by which other packages offer a :class:`TestSet`."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +29,16 @@ class TestSet:
         summary: one line for help and reports.
         detector: what records them.
         method: simulator that makes them.
+        path: a file of images that are reconstructed as they are, instead.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
 
     name: str
     summary: str
-    detector: Detector
+    detector: Detector = DETECTORS["clean"]
     method: str = "exact"
+    path: Path | None = None
 
     def options(
         self, images: int, photons: float | None = None, hole_degrees: float | None = None
@@ -42,8 +50,10 @@ class TestSet:
             photons, hole_degrees: instead of the set's own.
 
         Raises:
-            InputError: photons for a set without noise.
+            InputError: photons for a set without noise, or anything for a file.
         """
+        if self.path is not None and not photons is hole_degrees is None:
+            raise InputError(f"{self.path}: its images are taken as they are; photons and hole cannot be set")
         detector = self.detector
         if photons is not None:
             if detector.photons == 0:
@@ -74,12 +84,40 @@ TEST_SETS = {
 }  # fmt: skip
 
 
+def available_test_sets() -> dict[str, TestSet]:
+    """All test sets by name, those that other packages offer included.
+
+    Raises:
+        InputError: an entry point that is no test set.
+    """
+    known = dict(TEST_SETS)
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            offered = point.load()
+        except Exception as error:  # another package's import may raise anything
+            raise InputError(f"entry point {point.name}: {type(error).__name__}: {error}") from error
+        if not isinstance(offered, TestSet):
+            raise InputError(f"entry point {point.name}: expected an icobench TestSet")
+        known.setdefault(offered.name, offered)
+    return known
+
+
 def find_test_set(name: str) -> TestSet:
-    """The test set with this name.
+    """The test set with this name, or of the images in the file of this name.
 
     Raises:
         InputError: there is none.
     """
-    if name not in TEST_SETS:
-        raise InputError(f"unknown test set {name!r}; choose from {', '.join(TEST_SETS)}")
-    return TEST_SETS[name]
+    if name in TEST_SETS:
+        return TEST_SETS[name]
+    if is_image_file(name):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        return TestSet(path.stem, f"the images of {path.name}", path=path)
+    known = available_test_sets()
+    if name not in known:
+        raise InputError(
+            f"unknown test set {name!r}; choose from {', '.join(known)}, or give a file of images"
+        )
+    return known[name]

@@ -43,6 +43,7 @@ class PatternWriter:
         images: number of images.
         experiment, kind: of the set.
         attributes: for the group of the truth; dictionaries become JSON.
+        exact: store numbers as they are, whatever the kind, as somebody else's images need.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class PatternWriter:
         experiment: Experiment,
         kind: str,
         attributes: dict[str, Any],
+        exact: bool = False,
     ) -> None:
         pixels = experiment.pixels
         packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
         packed["chunks"] = (min(images, CHUNK_IMAGES), pixels, pixels)
-        shape, dtype = (images, pixels, pixels), DTYPES[kind]
+        shape, dtype = (images, pixels, pixels), np.float32 if exact else DTYPES[kind]
         stream["cxi_version"] = CXI_VERSION
         self.data = stream.create_dataset(DATA_PATH, shape, dtype, shuffle=dtype != np.uint8, **packed)
         self.mask = stream.create_dataset(MASK_PATH, shape, np.uint32, shuffle=True, **packed)
@@ -73,7 +75,7 @@ class PatternWriter:
         """Put a block where it belongs."""
         rows = slice(start, start + len(patterns))
         images, dtype = patterns.images.numpy(), self.data.dtype
-        if patterns.kind == "log":
+        if patterns.kind == "log" and dtype == np.uint8:
             images = images * 255
         self.data[rows] = images.round().astype(dtype) if dtype.kind in "ui" else images
         self.mask[rows] = (~patterns.mask).numpy().astype(np.uint32)
@@ -99,19 +101,21 @@ class PatternWriter:
             self.truth[name][rows] = source[TRUTH_GROUP][name][()]
 
 
-def write_patterns(path: Path, patterns: PatternSet, origin: dict[str, Any]) -> None:
+def write_patterns(path: Path, patterns: PatternSet, origin: dict[str, Any], exact: bool = False) -> None:
     """Write a set, whole or not at all.
 
     Args:
         path: file to write.
         patterns: the set.
         origin: command, seed, versions: anything JSON can hold.
+        exact: as for :class:`PatternWriter`.
 
     Raises:
         InputError: the folder or the disk does not take it.
     """
     with atomic_path(path) as temporary, small_file(temporary, path) as stream:
-        writer = PatternWriter(stream, len(patterns), patterns.experiment, patterns.kind, {"origin": origin})
+        attributes = {"origin": origin}
+        writer = PatternWriter(stream, len(patterns), patterns.experiment, patterns.kind, attributes, exact)
         writer.write(0, patterns)
 
 
@@ -186,14 +190,14 @@ def read_patterns(path: Path, split: str | None = None) -> PatternSet:
                 raise ValueError(f"images, mask and truth of shapes {found}")
             rows = _rows(path, json.loads(truth.attrs.get("splits", "[]")), split)
             images = torch.from_numpy(data[rows].astype(np.float32))
+            if data.dtype == np.uint8:
+                images /= 255
             usable = torch.from_numpy(mask[rows]) == 0
             radius, quaternion = torch.as_tensor(radius[rows]), torch.as_tensor(quaternion[rows])
     except (OSError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a set of patterns with truth ({error})") from error
-    if kind == "log":
-        images /= 255
     return PatternSet(torch.where(usable, images, 0.0), usable, radius, quaternion, experiment, kind)
 
 

@@ -16,7 +16,10 @@ import numpy as np
 
 from icobench.errors import InputError
 
-__all__ = ["DATA_PATH", "HDF5_SUFFIXES", "MASK_PATH", "Frames", "first_line", "open_frames", "open_mask"]
+__all__ = [
+    "DATA_PATH", "HDF5_SUFFIXES", "IMAGE_SUFFIXES", "MASK_PATH", "Frames", "first_line", "open_frames",
+    "open_mask",
+]  # fmt: skip
 
 DATA_PATH = "/entry_1/data_1/data"
 MASK_PATH = "/entry_1/data_1/mask"
@@ -24,6 +27,8 @@ MASK_PATH = "/entry_1/data_1/mask"
 HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs")
 NUMPY_SUFFIXES = (".npy", ".npz")
 TIFF_SUFFIXES = (".tif", ".tiff")
+IMAGE_SUFFIXES = (*HDF5_SUFFIXES, *NUMPY_SUFFIXES, *TIFF_SUFFIXES, ".png")
+"""How the names of files end that can be opened."""
 
 CACHE_BYTES = 64 << 20
 """A compressed chunk that holds more frames than are read at once is unpacked once if it fits in here."""

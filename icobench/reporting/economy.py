@@ -15,8 +15,9 @@ from icobench.comparison.ledger import (
     break_even,
     seconds_per_simulation,
 )
-from icobench.comparison.statistics import efficiency, paired_tests
+from icobench.comparison.statistics import Interval, efficiency, paired_tests
 from icobench.comparison.targets import expected_running_time, first_hits
+from icobench.reporting.intervals import interval_text
 from icobench.reporting.tables import number
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def paired_table(results: "DataFrame", seed: int = 0) -> Table:
     rows = [
         [
             row.first, row.second, str(row.images),
-            f"{number(row.ratio)} ({number(row.ratio_low)} to {number(row.ratio_high)})",
+            interval_text(Interval(row.ratio, row.ratio_low, row.ratio_high)),
             f"{row.p_holm:.2g}",
         ]
         for row in found.itertuples()
@@ -156,7 +157,7 @@ def efficiency_table(results: "DataFrame", seed: int = 0) -> Table:
     rows = []
     for method, own in found.groupby("method", sort=False):
         cells = {
-            row.quantity: f"{number(row.efficiency)} ({number(row.low)} to {number(row.high)})"
+            row.quantity: interval_text(Interval(row.efficiency, row.low, row.high))
             for row in own.itertuples()
         }
         rows.append([str(method), cells.get("orientation", "-"), cells.get("radius", "-")])

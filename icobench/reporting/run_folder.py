@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder", "read_run", "read_runs"]
 
 RESULT_COLUMNS = (
-    "image", "method", "true_radius_nm", "radius_nm", "q_w", "q_x", "q_y", "q_z", "disorientation_deg",
-    "radius_error_nm", "appendix_c_mean", "appendix_c_max", "success", "evaluations", "seconds",
-    "orientation_std_deg", "bound_radius_nm", "bound_orientation_deg", "status",
+    "image", "method", "true_radius_nm", "true_q_w", "true_q_x", "true_q_y", "true_q_z", "radius_nm", "q_w",
+    "q_x", "q_y", "q_z", "disorientation_deg", "radius_error_nm", "appendix_c_mean", "appendix_c_max",
+    "success", "objective", "evaluations", "seconds", "orientation_std_deg", "bound_radius_nm",
+    "bound_orientation_deg", "status",
 )  # fmt: skip
 CURVE_COLUMNS = ("method", "image", "step", "evaluations", "disorientation_deg", "radius_error_nm")
 TEXT_COLUMNS = ("method", "status")
@@ -54,6 +55,16 @@ class RunFolder:
     @property
     def settings(self) -> dict[str, Any]:
         return self.run["settings"]
+
+    @property
+    def truth_known(self) -> bool:
+        """Whether the images' true radii and orientations are known, so that there are errors."""
+        return bool(self.results["true_radius_nm"].notna().any())
+
+    @property
+    def test_set(self) -> str:
+        """Name of the test set."""
+        return str((self.settings.get("test_sets") or ["test images"])[0])
 
     @property
     def network(self) -> dict[str, Any] | None:

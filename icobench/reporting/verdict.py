@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from icobench.comparison.ledger import Account, break_even
+from icobench.reporting.agreement import differences
 from icobench.reporting.economy import accounts_of
 from icobench.reporting.findings import best_fitting_method
 from icobench.reporting.quantiles import success_interval
@@ -97,6 +98,8 @@ def _ladder(runs: dict[str, RunFolder], main: str) -> str | None:
     best = best_fitting_method(summary_table(runs[main].results))
     parts = []
     for name, run in runs.items():
+        if not run.truth_known:
+            continue
         rows = summary_table(run.results).set_index("method")
         if name != main and best in rows.index:
             row = rows.loc[best]
@@ -107,12 +110,35 @@ def _ladder(runs: dict[str, RunFolder], main: str) -> str | None:
     return f"The same method elsewhere, median errors: {'; '.join(parts)}." if parts else None
 
 
+def _unknown(name: str, run: RunFolder) -> str:
+    """Which method fits images of unknown truth best, the cheapest of several, and where others agree."""
+    found = differences(run.results).dropna(subset="angle_deg")
+    if not len(found):
+        return f"Nothing is known of {name}: no truth, and no method has an objective."
+    images = found["image"].nunique()
+    share = ((found["angle_deg"] < 1) & (found["size_nm"] < 1)).groupby(found["method"], sort=False).sum()
+    cost = found.groupby("method", sort=False)["evaluations"].mean()
+    lead = min(share.index, key=lambda method: (-share[method], cost[method]))
+    others = [f"{method} on {count}" for method, count in share.items() if method != lead]
+    beside = f", {', '.join(others)}" if others else ""
+    fine = int(run.results[run.results["method"] == lead]["status"].str.startswith("ok").sum())
+    return (
+        f"The truth of {name} is not known. {lead} has the answer with the lowest objective, within 1 degree "
+        f"and 1 nm, on {share[lead]} of {images} images{beside}; it calls {fine} of its fits ok."
+    )
+
+
 def verdict(runs: dict[str, RunFolder]) -> list[str]:
     """At most five lines: the best, the cheapest, the network alone, its training, other test sets.
+
+    Where no truth is known, a line for each run says which method fits best.
 
     Args:
         runs: by name, as the campaign's folder has them.
     """
+    if not any(run.truth_known for run in runs.values()):
+        return [_unknown(name, run) for name, run in runs.items()]
+    runs = {name: run for name, run in runs.items() if run.truth_known}
     main = _main(runs)
     table = summary_table(runs[main].results)
     accounts = {one.method: one for one in accounts_of(runs[main].results, runs[main].run)}
@@ -128,7 +154,10 @@ def overview(runs: dict[str, RunFolder]) -> tuple[list[tuple[str, str]], list[li
     rows = []
     for method in methods:
         cells = [str(method)]
-        for table in tables.values():
+        for name, table in tables.items():
+            if not runs[name].truth_known:
+                cells.append("truth unknown")
+                continue
             if method not in table.index:
                 cells.append("-")
                 continue

@@ -74,7 +74,7 @@ def test_report_begins_with_the_verdict(tmp_path, fake):
         page.index("Most accurate on counting") < page.index("All test sets") < page.index("<h2>Summary</h2>")
     )
     assert page.count("<h2>Summary</h2>") == 2
-    assert (folder / "clean" / "gallery.png").exists()
+    assert (folder / "clean" / "targets_reached.svg").exists()
 
 
 def test_folders_of_another_kind_are_kept(tmp_path, fake):

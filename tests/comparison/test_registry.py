@@ -4,7 +4,10 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from icobench.comparison import test_sets
 from icobench.comparison.methods import METHODS, available_methods, find_method, registry
+from icobench.comparison.plugin_file import add_file
+from icobench.comparison.test_sets import TEST_SETS, available_test_sets, find_test_set
 from icobench.errors import InputError
 
 OWN = """
@@ -19,8 +22,12 @@ OWN = Method("{name}", "somebody's idea", run, options={{"steps": 3}})
 
 
 @pytest.fixture(autouse=True)
-def _restored(monkeypatch):
-    monkeypatch.setattr(registry, "METHODS", dict(METHODS))
+def _restored():
+    kept = dict(METHODS), dict(TEST_SETS)
+    yield
+    for known, before in zip((METHODS, TEST_SETS), kept, strict=True):
+        known.clear()
+        known.update(before)
 
 
 def written(tmp_path, text):
@@ -30,7 +37,7 @@ def written(tmp_path, text):
 
 
 def test_a_file_adds_its_methods(tmp_path):
-    assert registry.add_method_file(written(tmp_path, OWN.format(name="own"))) == ["own"]
+    assert add_file(written(tmp_path, OWN.format(name="own"))) == ["own"]
     method = find_method("own")
     assert method.settings == {"version": 1, "options": {"steps": 3}}
     assert "own" in available_methods()
@@ -40,7 +47,7 @@ def test_a_file_adds_its_methods(tmp_path):
     ("text", "message"),
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("x = 1", "defines no icobench Method"),
+        ("x = 1", "defines no icobench Method and no TestSet"),
         (OWN.format(name="simplex"), "there is a method simplex already"),
         (OWN.format(name="a/b"), "is no name for a method"),
         ("def (", "SyntaxError"),
@@ -49,10 +56,32 @@ def test_a_file_adds_its_methods(tmp_path):
 def test_files_that_cannot_be_used(tmp_path, text, message):
     before = dict(registry.METHODS)
     with pytest.raises(InputError, match=message):
-        registry.add_method_file(written(tmp_path, text))
+        add_file(written(tmp_path, text))
     assert before == registry.METHODS
     with pytest.raises(InputError, match="no such file"):
-        registry.add_method_file(tmp_path / "missing.py")
+        add_file(tmp_path / "missing.py")
+
+
+def test_a_file_adds_test_sets(tmp_path):
+    text = """
+from dataclasses import replace
+from icobench.comparison.test_sets import TEST_SETS, TestSet
+FAINT = TestSet("{name}", "few photons", replace(TEST_SETS["counting"].detector, photons=1e3))
+"""
+    assert add_file(written(tmp_path, text.format(name="faint"))) == ["faint"]
+    assert find_test_set("faint").options(5).detector.photons == 1e3
+    with pytest.raises(InputError, match="there is a test set counting already"):
+        add_file(written(tmp_path, text.format(name="counting")))
+
+
+def test_other_packages_offer_test_sets(monkeypatch):
+    offered = [EntryPoint("own", "icobench.comparison.test_sets:COUNTING", test_sets.ENTRY_POINTS)]
+    monkeypatch.setattr(test_sets, "entry_points", lambda group: offered)
+    with pytest.raises(InputError, match="entry point own: expected an icobench TestSet"):
+        available_test_sets()
+    with pytest.raises(InputError, match="unknown test set"):
+        monkeypatch.setattr(test_sets, "entry_points", lambda group: [])
+        find_test_set("mine")
 
 
 def test_other_packages_offer_methods(monkeypatch):

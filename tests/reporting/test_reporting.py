@@ -3,23 +3,20 @@
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from rich.console import Console
 
 from icobench.comparison.targets import first_hits
 from icobench.errors import InputError
-from icobench.geometry.orientation import random_orientations
-from icobench.images.counts import photon_counts
 from icobench.images.masks import usable_pixels
 from icobench.reporting.courses import carried_forward, evaluation_grid, median_course
 from icobench.reporting.economy import (
@@ -38,106 +35,7 @@ from icobench.reporting.html import write_report
 from icobench.reporting.quantiles import error_quantile, success_interval
 from icobench.reporting.run_folder import read_run
 from icobench.reporting.tables import FORMATS, number, print_summary, summary_markdown, summary_table
-from icobench.simulator.experiment import Experiment
-from icobench.simulator.simulator import Simulator
-
-IMAGES = 7
-COST = {"network": 0, "simplex": 4500, "network+simplex": 90, "network+lm": 40}
-SPREAD = {"network": 0.8, "simplex": 0.5, "network+simplex": 0.15, "network+lm": 0.1}
-AXES = "wxyz"
-
-
-def made_results(seed: int = 0) -> pd.DataFrame:
-    random = np.random.default_rng(seed)
-    radius = random.uniform(30, 160, IMAGES)
-    turn = random_orientations(IMAGES, torch.Generator().manual_seed(seed)).numpy()
-    bound = random.uniform(0.05, 0.2, IMAGES)
-    frames = []
-    for method, cost in COST.items():
-        angle = np.abs(random.normal(0, SPREAD[method], IMAGES)) + 0.01
-        miss = np.abs(random.normal(0, SPREAD[method], IMAGES)) + 0.001
-        frame = {"image": np.arange(IMAGES), "method": method, "true_radius_nm": radius}
-        frame |= {f"true_q_{axis}": turn[:, i] for i, axis in enumerate(AXES)}
-        frame |= {"radius_nm": radius + miss}
-        frame |= {f"q_{axis}": turn[:, i] for i, axis in enumerate(AXES)}
-        frame |= {
-            "disorientation_deg": angle,
-            "radius_error_nm": miss,
-            "appendix_c_mean": angle / 100,
-            "appendix_c_max": angle / 40,
-            "success": (angle < 1) & (miss < 1),
-            "objective": random.uniform(1, 2, IMAGES) if cost else np.nan,
-            "evaluations": cost + random.integers(0, 9, IMAGES) * (cost > 0),
-            "seconds": 0.001 * (1 + cost),
-            "radius_std_nm": 0.02,
-            "orientation_std_deg": 0.1,
-            "bound_radius_nm": bound / 4,
-            "bound_orientation_deg": bound,
-            "status": "ok",
-        }
-        frames.append(pd.DataFrame(frame))
-    return pd.concat(frames, ignore_index=True)
-
-
-def made_curves(seed: int = 1) -> pd.DataFrame:
-    random = np.random.default_rng(seed)
-    rows = []
-    for method, cost in COST.items():
-        for image in range(IMAGES):
-            steps = int(random.integers(4, 12)) if cost else 1
-            spent = np.unique(random.integers(1, max(cost, 2), steps)) if cost else [0]
-            for step, evaluations in enumerate(spent):
-                value = SPREAD[method] * 3 / (1 + step) * random.uniform(0.5, 2)
-                rows.append((method, image, step, int(evaluations), value, value / 3, 1.0))
-    columns = ["method", "image", "step", "evaluations", "disorientation_deg", "radius_error_nm", "objective"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def made_run(folder):
-    experiment = Experiment(pixels=32, sin_theta_max=0.5)
-    results = made_results()
-    truth = results[results["method"] == "simplex"]
-    radius = torch.tensor(truth["true_radius_nm"].to_numpy())
-    turn = torch.tensor(truth[[f"true_q_{axis}" for axis in AXES]].to_numpy())
-    mask = usable_pixels(experiment, 3.0)
-    intensity = Simulator(experiment).intensity(radius, turn)
-    counts = photon_counts(intensity, mask, 1e5, torch.Generator().manual_seed(3))
-    results.to_parquet(folder / "results.parquet")
-    made_curves().to_parquet(folder / "curves.parquet")
-    with h5py.File(folder / "test_set.h5", "w") as stream:
-        stream["/entry_1/data_1/data"] = counts.numpy().astype(np.int32)
-        stream["/entry_1/data_1/mask"] = np.broadcast_to(~mask.numpy(), counts.shape).astype(np.uint32)
-        stream["/icobench/radius_nm"] = radius.numpy()
-        stream["/icobench/quaternion"] = turn.numpy()
-    run = {
-        "command": "icobench compare --preset 'a<b>&c'",
-        "created": "2025-01-02T03:04:05+00:00",
-        "versions": {"torch": "2.x", "icobench": "0.1"},
-        "machine": {"processor": "abacus", "cores": 2},
-        "device": "cpu",
-        "seed": 5,
-        "commit": None,
-        "experiment": experiment.to_dict(),
-        "settings": {"preset": "quick", "images": IMAGES, "photons": 1e5, "hole_degrees": 3.0},
-        "network": {"training_seconds": 7200.0, "training_simulations": 450_000, "parameters": 123_456},
-    }
-    (folder / "run.json").write_text(json.dumps(run))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return made_run(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def finished(inputs, tmp_path_factory):
-    return write_report(shutil.copytree(inputs, tmp_path_factory.mktemp("run") / "finished"))
-
-
-@pytest.fixture
-def run_folder(inputs, tmp_path):
-    return shutil.copytree(inputs, tmp_path / "run")
+from tests.reporting.made_runs import COST, IMAGES, made_curves, made_results
 
 
 def test_import_is_light():
@@ -406,7 +304,7 @@ def test_training_cost():
 class _Page(HTMLParser):
     """Collects tags and refuses a page whose tags do not close."""
 
-    VOID = ("meta", "img", "br")
+    VOID = ("meta", "img", "br", "link")
 
     def __init__(self):
         super().__init__()
@@ -427,11 +325,11 @@ def test_report_is_complete_and_self_contained(finished):
     page = _Page()
     page.feed(text)
     assert page.open == []
-    assert len(page.sources) == 3
-    assert all(s.startswith("data:image/png;base64,") for s in page.sources)
-    assert "script" not in page.tags
-    assert "link" not in page.tags
-    assert not re.search(r"https?://|<script src|@import|url\(", text)
+    # Two figures, three pictures for each of three images of every method, and an icon.
+    assert len(page.sources) == 2 + 3 * 3 * len(COST) + 1
+    assert all(source.startswith("data:") for source in page.sources)
+    assert page.tags.count("script") == 1
+    assert not re.search(r"(src|href)=.https?://|<script src|@import|url\(", text)
     for method in COST:
         assert method in text
     assert "a&lt;b&gt;&amp;c" in text
@@ -445,10 +343,10 @@ def test_report_leaves_figures_and_no_temporary_files(finished):
     names = {path.name for path in finished.parent.iterdir()}
     assert names == {
         "results.parquet", "curves.parquet", "test_set.h5", "run.json",
-        "report.html", "error_against_evaluations.png", "gallery.png",
+        "report.html", "error_against_evaluations.svg", "targets_reached.svg",
     }  # fmt: skip
-    for name in ("error_against_evaluations.png", "gallery.png"):
-        assert (finished.parent / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("error_against_evaluations.svg", "targets_reached.svg"):
+        ElementTree.parse(finished.parent / name)
 
 
 @pytest.mark.parametrize("name", ["results.parquet", "curves.parquet", "test_set.h5", "run.json"])
@@ -510,7 +408,7 @@ def test_report_without_network_or_answers(run_folder):
     _rewritten(run_folder, "run.json", lambda run: run.update(network=None))
     text = write_report(run_folder).read_text()
     assert "No method solved any image" in text
-    assert "no answer that could be simulated" in text
+    assert "No method gave an answer that could be simulated" in text
     assert "No network took part" in text
 
 

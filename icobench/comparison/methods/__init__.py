@@ -3,7 +3,6 @@
 from icobench.comparison.methods.base import Method, Outcome, Problem, Progress
 from icobench.comparison.methods.registry import (
     METHODS,
-    add_method_file,
     available_methods,
     find_method,
 )
@@ -14,7 +13,6 @@ __all__ = [
     "Outcome",
     "Problem",
     "Progress",
-    "add_method_file",
     "available_methods",
     "find_method",
 ]
