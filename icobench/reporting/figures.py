@@ -88,7 +88,18 @@ def _evaluation_axis(axes: "Axes", largest: float, with_zero: bool) -> None:
     axes.set_xlabel("simulated images per reconstructed image", fontsize=TEXT)
 
 
-def error_against_evaluations(results: "DataFrame", curves: "DataFrame") -> "Figure":
+def _trained(axes: "Axes", training: "DataFrame", column: str) -> None:
+    """A marker for every size of the training set, where it stands if a single image has to pay for it."""
+    style = {"marker": "x", "color": "0.15"}
+    label = "network by size of its training set"
+    for size, own in training.groupby("fixed_simulations"):
+        _marker(axes, float(size), own[column].to_numpy(dtype=float), style, label)
+        label = "_nolegend_"
+
+
+def error_against_evaluations(
+    results: "DataFrame", curves: "DataFrame", training: "DataFrame | None" = None
+) -> "Figure":
     """Errors of every method against the simulations that it spends on an image.
 
     Two panels, orientation and radius. A fitted method is a line, the median over images, in a
@@ -100,6 +111,9 @@ def error_against_evaluations(results: "DataFrame", curves: "DataFrame") -> "Fig
     Args:
         results: one row per image and method, as in ``results.parquet``.
         curves: one row per method, image and step, as in ``curves.parquet``.
+        training: one row per image, seed and training set of a sweep over its size, with the columns
+            fixed_simulations, disorientation_deg, radius_error_nm: markers where the size is on the axis, as
+            in figure 4b of the paper.
     """
     from matplotlib.ticker import FuncFormatter
 
@@ -110,6 +124,8 @@ def error_against_evaluations(results: "DataFrame", curves: "DataFrame") -> "Fig
     fitted = {m for m in methods if m != "network" and courses[m].groupby("image").size().gt(1).any()}
     grid = evaluation_grid(curves)
     largest = max(float(results["evaluations"].max()), float(grid[-1]))
+    if training is not None:
+        largest = max(largest, float(training["fixed_simulations"].max()))
     bounds = results.drop_duplicates("image")
     for axes, (column, bound_column, label, title) in zip(panels, PANELS, strict=True):
         axes.set_xscale("log")
@@ -132,6 +148,8 @@ def error_against_evaluations(results: "DataFrame", curves: "DataFrame") -> "Fig
             else:
                 x = spent
             _marker(axes, x, own[column].to_numpy(dtype=float), style, method)
+        if training is not None:
+            _trained(axes, training, column)
         bound = float(bounds[bound_column].median())
         if bound > 0:
             axes.axhline(

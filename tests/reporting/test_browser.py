@@ -31,10 +31,11 @@ document.getElementById("page").addEventListener("load", event => {
     one.getBoundingClientRect().top < parts[i].getBoundingClientRect().bottom - 1);
   const pictures = [...page.images];
   const table = page.querySelector("table.sortable");
-  const column = () => [...table.tBodies[0].rows].map(row => row.cells[7].textContent);
-  table.tHead.rows[0].cells[7].firstElementChild.click();
+  const column = () => [...table.tBodies[0].rows].map(row => row.lastElementChild.textContent);
+  const button = table.tHead.rows[0].lastElementChild.firstElementChild;
+  button.click();
   const ascending = column();
-  table.tHead.rows[0].cells[7].firstElementChild.click();
+  button.click();
   const result = {
     wide: page.documentElement.scrollWidth - view.innerWidth,
     cut: cut.map(one => one.outerHTML.slice(0, 80)),

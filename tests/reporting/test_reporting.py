@@ -202,6 +202,20 @@ def test_error_figure():
     assert dashed[0].get_ydata()[0] == pytest.approx(results["bound_orientation_deg"][:IMAGES].median())
 
 
+def test_error_figure_with_training_sets():
+    sizes = [1_000, 16_000]
+    training = pd.concat(
+        pd.DataFrame({"fixed_simulations": size, "disorientation_deg": [1.0, 3.0, 2.0], "radius_error_nm": 1.0})
+        for size in sizes
+    )
+    figure = error_against_evaluations(made_results(), made_curves(), training)
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert labels.count("network by size of its training set") == 1
+    assert figure.axes[0].get_xlim()[1] > sizes[-1]
+    places = [one.get_data() for one in figure.axes[0].lines if one.get_marker() == "x"]
+    assert [(float(x[0]), float(y[0])) for x, y in places] == [(1_000, 2.0), (16_000, 2.0)]
+
+
 @pytest.mark.parametrize("methods", [["network"], ["simplex"]])
 def test_error_figure_of_one_method_and_without_courses(methods):
     results = made_results()

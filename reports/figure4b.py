@@ -1,0 +1,62 @@
+"""Accuracy against the number of simulated images, as figure 4b of Stielow et al. 2020.
+
+    python reports/figure4b.py [--run reports/laptop/clean] [--sweep reports/sweep_dataset] [--out FILE.svg]
+
+Simplex and hybrids as lines with a band of 10 to 90 % of the images, from the stored courses of a run of
+`icobench compare`; the network as markers, a marker for each size of its training set, from the stored points
+of `icobench sweep --axis dataset`, where they stand if a single image has to pay for the training set. Beside
+the figure a `.json` with the medians.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from icobench.images.files import atomic_path
+from icobench.reporting.figures import error_against_evaluations
+from icobench.reporting.page import svg
+from icobench.studies.sweep import read_points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("reports/laptop/clean"))
+    parser.add_argument("--sweep", type=Path, default=Path("reports/sweep_dataset"))
+    parser.add_argument("--out", type=Path, default=Path("reports/figure4b.svg"))
+    arguments = parser.parse_args()
+    results, curves = (pd.read_parquet(arguments.run / f"{name}.parquet") for name in ("results", "curves"))
+    # The shipped network stands at 0 simulations an image; here its training counts.
+    swept = arguments.sweep.is_dir()
+    training = read_points(arguments.sweep) if swept else None
+    if swept:
+        results = results[results["method"] != "network"]
+    figure = error_against_evaluations(results, curves, training)
+    with atomic_path(arguments.out.resolve()) as temporary:
+        temporary.write_bytes(svg(figure))
+    errors = ["disorientation_deg", "radius_error_nm", "appendix_c_mean"]
+    run = json.loads((arguments.run / "run.json").read_text())
+    described = {
+        "command": f"python reports/figure4b.py --run {arguments.run} --sweep {arguments.sweep}",
+        "run": {name: run[name] for name in ("command", "commit", "created", "machine", "seed")},
+        "methods": {
+            method: {
+                "images": len(own), "simulations": float(own["evaluations"].mean()),
+                **{f"{name}_median": float(own[name].median()) for name in errors},
+            }
+            for method, own in results.groupby("method", sort=False)
+        },
+        "training_sets": {
+            int(size): {
+                "images": len(own), **{f"{name}_median": float(own[name].median()) for name in errors}
+            }
+            for size, own in (training.groupby("fixed_simulations") if training is not None else ())
+        },
+    }  # fmt: skip
+    with atomic_path(arguments.out.with_suffix(".json").resolve()) as temporary:
+        temporary.write_text(json.dumps(described, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

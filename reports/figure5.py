@@ -1,0 +1,94 @@
+"""Images that others made, reconstructed, in place of figure 5 of Stielow et al. 2020.
+
+    python reports/figure5.py [--images FILE.cxi] [--truth FILE.csv] [--methods network,network+mle]
+
+The paper's experimental images are not published. These four were made with pyMSFT 1.0.2 of the University of
+Rostock (multi-slice Fourier transform and its propagating variant, Poisson noise, a hole), so neither the
+simulator nor the noise is this package's; their refractive index comes from the table of the truth.
+Draws reconstruction and difference for the last method, and writes all answers beside it as `.json`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from icobench.comparison.methods import Problem, find_method
+from icobench.comparison.own_images import read_own_images
+from icobench.geometry.orientation import disorientation
+from icobench.images.counts import expected_counts
+from icobench.images.files import atomic_path
+from icobench.network.selection import load_network
+from icobench.provenance import provenance
+from icobench.reporting.figures import gallery
+from icobench.reporting.tables import number
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+
+DATA = Path("tests/data")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, default=DATA / "pymsft_patterns.cxi")
+    parser.add_argument("--truth", type=Path, default=DATA / "pymsft_patterns_truth.csv")
+    parser.add_argument("--methods", default="network,dictionary+mle,network+mle")
+    parser.add_argument("--out", type=Path, default=Path("reports/figure5.png"))
+    arguments = parser.parse_args()
+    table = pd.read_csv(arguments.truth)
+    networks = load_network()
+    shown: dict[str, list] = {"targets": [], "fitted": [], "masks": [], "titles": []}
+    answers = []
+    for row in table.itertuples():
+        believed = Experiment(
+            refractive_index=complex(row.n_real, row.n_imag), solid_angle_factor=True
+        )  # the cropped ones keep the grid; beyond their edge pixels are masked
+        truth = read_own_images(arguments.images, believed, truth=arguments.truth)
+        truth = truth.subset(torch.tensor([row.index]))
+        simulator = Simulator(truth.experiment)
+        for name in arguments.methods.split(","):
+            problem = Problem(
+                truth.images, truth.mask, truth.kind, simulator, networks, numbers=torch.tensor([0])
+            )
+            outcome = find_method(name).run(problem)
+            answers.append(
+                {
+                    "image": row.index, "made_with": row.model, "method": name,
+                    "radius_nm": float(outcome.radius_nm[0]), "true_radius_nm": row.radius_nm,
+                    "radius_error_nm": float((outcome.radius_nm - truth.radius_nm).abs()[0]),
+                    "disorientation_deg": float(disorientation(outcome.quaternion, truth.quaternion)[0]),
+                    "orientation_std_deg": float(outcome.orientation_std_deg[0]),
+                    "radius_std_nm": float(outcome.radius_std_nm[0]),
+                    "objective": float(outcome.objective[0]), "evaluations": int(outcome.evaluations[0]),
+                    "seconds": outcome.seconds, "status": outcome.status[0],
+                }
+            )  # fmt: skip
+        last = answers[-1]
+        target = truth.images.double() * truth.mask
+        intensity = simulator.intensity(outcome.radius_nm, outcome.quaternion).double()
+        shown["targets"].append(target[0])
+        shown["fitted"].append(expected_counts(intensity, truth.mask, target.sum((-2, -1)))[0])
+        shown["masks"].append(truth.mask[0])
+        shown["titles"].append(
+            f"{row.model}, R = {row.radius_nm:g} nm\noff by {number(last['disorientation_deg'])}°, "
+            f"{number(last['radius_error_nm'])} nm\n{last['status']}"
+        )
+    figure = gallery(
+        *(torch.stack(shown[name]) for name in ("targets", "fitted", "masks")), shown["titles"], 4.0
+    )
+    with atomic_path(arguments.out.resolve()) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+    described = {
+        **provenance(0, torch.device("cpu"), believed),
+        "command": f"python reports/figure5.py --methods {arguments.methods}",
+        "answers": answers,
+    }
+    described.pop("experiment")  # each image has its own, in the table of the truth
+    with atomic_path(arguments.out.with_suffix(".json").resolve()) as temporary:
+        temporary.write_text(json.dumps(described, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
