@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUN ?= runs/quick
 JOBS ?= 2
 
-.PHONY: compare test test-slow lint train clean
+.PHONY: compare test test-slow lint reports train clean
 
 compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
@@ -23,6 +23,15 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Figures and pages from the results stored in reports/; reports/README.md says how those were made.
+reports: $(STAMP)
+	$(BIN)/python reports/figure2.py
+	$(BIN)/python reports/figure3.py
+	$(BIN)/python reports/figure4a.py
+	$(BIN)/python reports/figure4b.py
+	$(BIN)/python reports/figure5.py
+	$(BIN)/icobench report reports/laptop
 
 train: $(STAMP)
 	$(BIN)/icobench train --preset compact --run runs/train-compact

@@ -105,10 +105,10 @@ def _label(name: str, row: "Series") -> str:
     return ", ".join(words)
 
 
-def _card(run: RunFolder, name: str, row: "Series", fitted: np.ndarray) -> str:
-    number_ = int(row["image"])
-    usable = run.mask[number_]
-    target = run.intensity[number_].astype(float) * usable
+def _card(
+    run: RunFolder, name: str, row: "Series", target: np.ndarray, usable: np.ndarray, fitted: np.ndarray
+) -> str:
+    image = int(row["image"])
     # Counts end at one photon; below, a target knows nothing.
     decades = min(max(math.log10(max(target.max(), 1.0)), 1.0), 6.0) if run.kind == "counts" else 6.0
     floor = 10.0**-decades
@@ -132,7 +132,7 @@ def _card(run: RunFolder, name: str, row: "Series", fitted: np.ndarray) -> str:
         "residual": _picture(residual, usable, -end, end, RESIDUAL_MAP),
     }
     images = "".join(
-        f'<div><img src="{source}" alt="{what} of image {number_}" width="{usable.shape[1]}" '
+        f'<div><img src="{source}" alt="{what} of image {image}" width="{usable.shape[1]}" '
         f'height="{usable.shape[0]}">{what}</div>\n'
         for what, source in pictures.items()
     )
@@ -164,13 +164,14 @@ def examples(run: RunFolder) -> str:
     rows = [row for images in chosen.values() for _, row in images]
     if not rows:
         return paragraph("No method gave an answer that could be simulated.")
-    numbers = [int(row["image"]) for row in rows]
-    masks = torch.from_numpy(run.mask[numbers])
-    targets = torch.from_numpy(run.intensity[numbers]).double() * masks
+    pictures, usable = run.load([int(row["image"]) for row in rows])
+    masks = torch.from_numpy(usable)
+    targets = torch.from_numpy(pictures).double() * masks
     answers = torch.tensor(np.array([row[ANSWER].to_numpy(dtype=float) for row in rows]))
     with torch.no_grad():
         intensity = _simulator(run.experiment).intensity(answers[:, 0], answers[:, 1:]).double()
-    fitted = iter(expected_counts(intensity, masks, targets.sum((-2, -1))).numpy())
+    fitted = expected_counts(intensity, masks, targets.sum((-2, -1))).numpy()
+    shown = zip(targets.numpy(), usable, fitted, strict=True)
     note = NOTE.format(
         measure="disorientation" if known else "objective",
         residual=RESIDUALS.get(run.kind, RESIDUALS["other"]),
@@ -187,6 +188,6 @@ def examples(run: RunFolder) -> str:
         if not images:
             parts.append(paragraph(f"{method} gave no answer that could be simulated."))
             continue
-        cards = "".join(_card(run, name, row, next(fitted)) for name, row in images)
+        cards = "".join(_card(run, name, row, *next(shown)) for name, row in images)
         parts.append(f'<div class="cards">\n{cards}</div>\n')
     return "".join(parts)

@@ -1,6 +1,7 @@
 """The files of a finished comparison, read and checked."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from icobench.simulator.experiment import Experiment
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from icobench.datasets.patterns import PatternSource
 
 __all__ = ["RunFolder", "read_run", "read_runs"]
 
@@ -38,9 +41,10 @@ class RunFolder:
         curves: one row per method, image and step of the fit.
         run: ``run.json``: command, created, versions, machine, settings and so on.
         experiment: physics and grid.
-        kind: of the stored images, "counts", "log" or "intensity".
-        intensity: (N, H, W) float32 counts, or relative intensities of log images.
-        mask: (N, H, W) bool, True where usable.
+        kind: of the images, "counts", "log" or "intensity".
+        count: number of test images, N.
+        load: from image numbers (n) to (n, H, W) float32 counts, or relative intensities of log images, and
+            (n, H, W) bool, True where usable.
     """
 
     folder: Path
@@ -49,8 +53,8 @@ class RunFolder:
     run: dict[str, Any]
     experiment: Experiment
     kind: str
-    intensity: np.ndarray
-    mask: np.ndarray
+    count: int
+    load: Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray]]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -136,14 +140,47 @@ def _kind(path: Path) -> str:
         raise InputError(f"{path}: not a readable HDF5 file ({_first_line(error)})") from error
 
 
+def _stored_images(path: Path, experiment: Experiment) -> tuple[str, np.ndarray, np.ndarray]:
+    """Kind, images and masks of a test set."""
+    import torch
+
+    kind = _kind(path)
+    # Noise-free intensities are read like counts: numbers that are not negative.
+    stack = read_images(path, kind="counts" if kind == "intensity" else kind)
+    if stack.images.shape[1:] != (experiment.pixels, experiment.pixels):
+        raise InputError(
+            f"{path}: images of {stack.images.shape[1]} pixels, but the experiment has {experiment.pixels}"
+        )
+    intensity = stack.images
+    if kind == "log":
+        intensity = intensity_from_log(torch.from_numpy(intensity)).numpy()
+    return kind, intensity, stack.mask & experiment.valid().numpy()
+
+
+def _source(run: dict[str, Any], experiment: Experiment) -> "PatternSource | None":
+    """What makes a run's images anew, None where its description does not say enough."""
+    from icobench.comparison.test_sets import TEST_SETS, find_test_set
+    from icobench.datasets.patterns import PatternSource
+
+    settings = (run.get("identity") or {}).get("settings") or {}
+    names = settings.get("test_sets") or []
+    if len(names) != 1 or names[0] not in TEST_SETS or not isinstance(run.get("seed"), int):
+        return None
+    options = find_test_set(names[0]).options(
+        settings["images"], settings.get("photons"), settings.get("hole_degrees")
+    )
+    return PatternSource(options, experiment, run["seed"])
+
+
 def read_run(folder: Path | str) -> RunFolder:
     """Read results, curves, test set and provenance of a comparison.
+
+    Without ``test_set.h5``, which is large and therefore often left out where results are kept, simulated
+    images are made anew when they are asked for.
 
     Raises:
         InputError: a missing or damaged file, or files that do not belong together.
     """
-    import torch
-
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -152,21 +189,27 @@ def read_run(folder: Path | str) -> RunFolder:
     curves = _table(folder / "curves.parquet", CURVE_COLUMNS)
     if not len(results):
         raise InputError(f"{folder / 'results.parquet'}: holds no result")
-    path = _present(folder / "test_set.h5")
-    kind = _kind(path)
-    # Noise-free intensities are read like counts: numbers that are not negative.
-    stack = read_images(path, kind="counts" if kind == "intensity" else kind)
-    if stack.images.shape[1:] != (experiment.pixels, experiment.pixels):
-        raise InputError(
-            f"{path}: images of {stack.images.shape[1]} pixels, but the experiment has {experiment.pixels}"
+    path = folder / "test_set.h5"
+    source = None if path.exists() else _source(run, experiment)
+    if source is None:
+        kind, intensity, masks = _stored_images(_present(path), experiment)
+        count = len(intensity)
+    else:
+        kind, count = source.options.stored_kind, source.options.images
+    if not results["image"].between(0, count - 1).all():
+        raise InputError(f"{path}: {count} images, fewer than the results speak of")
+
+    def load(numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        if source is None:
+            return intensity[list(numbers)], masks[list(numbers)]
+        made = {number: source.block(range(number, number + 1)) for number in dict.fromkeys(numbers)}
+        pictures, usable = (
+            np.concatenate([getattr(made[number], name).numpy() for number in numbers])
+            for name in ("images", "mask")
         )
-    if not results["image"].between(0, len(stack.images) - 1).all():
-        raise InputError(f"{path}: {len(stack.images)} images, fewer than the results speak of")
-    intensity = stack.images
-    if kind == "log":
-        intensity = intensity_from_log(torch.from_numpy(intensity)).numpy()
-    mask = stack.mask & experiment.valid().numpy()
-    return RunFolder(folder, results, curves, run, experiment, kind, intensity, mask)
+        return pictures, usable & experiment.valid().numpy()
+
+    return RunFolder(folder, results, curves, run, experiment, kind, count, load)
 
 
 def read_runs(folder: Path | str) -> dict[str, RunFolder]:

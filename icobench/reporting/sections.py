@@ -166,7 +166,7 @@ def _images_text(run: RunFolder) -> str:
         f"{index.imag:.4g}i, on {own.pixels} x {own.pixels} pixels up to sin(theta) = {own.sin_theta_max:g} "
         "at the middle of the detector's edge"
     )
-    images = len(run.intensity)
+    images = run.count
     if source := run.run.get("source"):
         known = "its truth is known" if run.truth_known else "its truth is not known"
         return f"{images} images of {source}; {known}. They are reconstructed {grid}."

@@ -43,7 +43,7 @@ def same_images(first: RunFolder, second: RunFolder) -> bool:
     return bool(
         first.run.get("identity")
         and first.run["identity"] == second.run.get("identity")
-        and len(first.intensity) == len(second.intensity)
+        and first.count == second.count
     )
 
 

@@ -13,11 +13,15 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
+from icobench.comparison.runner import Comparison
+from icobench.comparison.settings import ComparisonSettings
 from icobench.comparison.targets import first_hits
 from icobench.errors import InputError
 from icobench.images.masks import usable_pixels
+from icobench.network.selection import load_network
 from icobench.reporting.courses import carried_forward, evaluation_grid, median_course
 from icobench.reporting.economy import (
     accounts_of,
@@ -35,6 +39,7 @@ from icobench.reporting.html import write_report
 from icobench.reporting.quantiles import error_quantile, success_interval
 from icobench.reporting.run_folder import read_run
 from icobench.reporting.tables import FORMATS, number, print_summary, summary_markdown, summary_table
+from icobench.simulator.experiment import Experiment
 from tests.reporting.made_runs import COST, IMAGES, made_curves, made_results
 
 
@@ -205,7 +210,9 @@ def test_error_figure():
 def test_error_figure_with_training_sets():
     sizes = [1_000, 16_000]
     training = pd.concat(
-        pd.DataFrame({"fixed_simulations": size, "disorientation_deg": [1.0, 3.0, 2.0], "radius_error_nm": 1.0})
+        pd.DataFrame(
+            {"fixed_simulations": size, "disorientation_deg": [1.0, 3.0, 2.0], "radius_error_nm": 1.0}
+        )
         for size in sizes
     )
     figure = error_against_evaluations(made_results(), made_curves(), training)
@@ -436,17 +443,32 @@ def test_log_images_become_intensities(run_folder):
         stream["/icobench"].attrs["kind"] = "log"
     run = read_run(run_folder)
     # One of 255 steps over six decades is a factor 1.056.
-    seen = run.mask & (run.intensity > 0)
+    intensity, mask = run.load(range(run.count))
+    seen = mask & (intensity > 0)
     assert run.kind == "log"
     assert seen.mean() > 0.5
-    assert np.allclose(run.intensity[seen], relative[seen], rtol=0.03)
+    assert np.allclose(intensity[seen], relative[seen], rtol=0.03)
 
 
 def test_mask_leaves_out_bad_and_invalid_pixels(inputs):
     run = read_run(inputs)
     expected = usable_pixels(run.experiment, 3.0).numpy()
-    assert (run.mask == expected).all()
-    assert run.intensity.shape == run.mask.shape
+    intensity, mask = run.load([4, 0])
+    assert (mask == expected).all()
+    assert intensity.shape == mask.shape == (2, *expected.shape)
+
+
+def test_images_that_were_left_out_are_made_anew(tmp_path):
+    settings = ComparisonSettings("test", 3, ("counting",), methods=("network",), photons=2e4)
+    made = Comparison(tmp_path / "run", settings, Experiment(), 7, torch.device("cpu"), load_network())
+    made.run()
+    before, mask = read_run(tmp_path / "run").load([2, 0])
+    (tmp_path / "run" / "test_set.h5").unlink()
+    again = read_run(tmp_path / "run")
+    assert (again.kind, again.count) == ("counts", 3)
+    after = again.load([2, 0])
+    assert (after[0] == before).all()
+    assert (after[1] == mask).all()
 
 
 def test_ledger_in_both_currencies():
