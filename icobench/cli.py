@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from icobench import __version__
-from icobench.commands import comparing, data, images, networks, searching
+from icobench.commands import cluster, comparing, data, images, networks, searching, sweeping
 from icobench.errors import InputError
 from icobench.options import say
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (comparing, images, data, networks, searching):
+for commands in (comparing, images, data, networks, sweeping, searching, cluster):
     app.add_typer(commands.app)
 
 

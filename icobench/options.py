@@ -28,9 +28,11 @@ __all__ = [
     "Model",
     "PixelMm",
     "Seed",
+    "Shard",
     "Sine",
     "SolidAngle",
     "Wavelength",
+    "Workers",
     "chosen_centre",
     "chosen_detector",
     "chosen_device",
@@ -50,6 +52,10 @@ SolidAngle = Annotated[
 ]
 Wavelength = Annotated[float, typer.Option("--wavelength", help="Wavelength in nm.")]
 Model = Annotated[Path | None, typer.Option(help="Weights (.safetensors); the shipped ones by default.")]
+Shard = Annotated[str, typer.Option(help="i/n: the i-th of n parts, counted from 1.")]
+Workers = Annotated[
+    int, typer.Option(help="Processes, of one thread each, on a GPU each; 0 for all cores or GPUs.", min=0)
+]
 DistanceMm = Annotated[
     float | None, typer.Option("--distance-mm", "--distance", help="Flat detector: distance in mm.")
 ]

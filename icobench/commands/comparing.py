@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from icobench.commands.cluster import on_cluster
 from icobench.errors import InputError
 from icobench.options import (
     Device,
     Index,
     Model,
     Seed,
+    Shard,
     Sine,
     SolidAngle,
     Wavelength,
@@ -27,6 +29,7 @@ app = typer.Typer()
 
 
 @app.command(epilog=examples("icobench compare --preset quick --run runs/quick"))
+@on_cluster("compare")
 def compare(
     preset: Annotated[
         str, typer.Option(help="quick (16 images), laptop (200) or paper (30, noise-free).")
@@ -55,6 +58,7 @@ def compare(
         typer.Option(help="Python file that defines methods or test sets; may be repeated."),
     ] = None,
     model: Model = None,
+    shard: Shard = "1/1",
     seed: Seed = 0,
     device: Device = "auto",
     refractive_index: Index = None,
@@ -73,7 +77,9 @@ def compare(
     from icobench.comparison.test_sets import find_test_set
     from icobench.network.selection import load_network
     from icobench.reporting.html import write_report
+    from icobench.studies.shards import WHOLE, parse_shard
 
+    own = parse_shard(shard)
     settings = read_preset(preset) if config is None else read_settings(config)
     if images is not None:
         settings = replace(settings, images=images)
@@ -98,6 +104,10 @@ def compare(
     folder = run or Path("runs") / f"{settings.preset}{own}"
     several = len(settings.test_sets) * settings.seeds > 1
     made = (Campaign if several else Comparison)(folder, settings, experiment, seed, where, network)
+    made.shard = own
+    if own != WHOLE and not made.missing():
+        say(f"shard {shard}: nothing is missing")
+        return
 
     total = max(1, len(made.missing()))
     part = ""
@@ -122,6 +132,9 @@ def compare(
     except KeyboardInterrupt:
         say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
         raise typer.Exit(130) from None
+    if own != WHOLE:
+        say(f"shard {shard}: finished; the command without --shard makes the report")
+        return
     _show(folder)
     for name, reason in made.failures.items():
         say(f"{name} failed: {reason}")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from icobench.commands.cluster import on_cluster
 from icobench.errors import InputError
 from icobench.options import (
     Centre,
@@ -13,6 +14,7 @@ from icobench.options import (
     Index,
     PixelMm,
     Seed,
+    Shard,
     Sine,
     SolidAngle,
     Wavelength,
@@ -76,6 +78,7 @@ def simulate(
 
 
 @app.command(epilog=examples("icobench generate train.h5 --images 5000 --kind log"))
+@on_cluster("generate")
 def generate(
     out: Annotated[Path, typer.Argument(help="HDF5 file to write (CXI layout).")],
     preset: Annotated[str | None, typer.Option(help="paper: its 30,058 log images.")] = None,
@@ -85,7 +88,7 @@ def generate(
     photons: Annotated[float | None, typer.Option(help="Photons per image; 0 for no noise.")] = None,
     hole: Annotated[float | None, typer.Option(help="Central hole in degrees.")] = None,
     background: Annotated[float | None, typer.Option(help="Noise on log images, standard deviation.")] = None,
-    shard: Annotated[str, typer.Option(help="i/n: the i-th of n parts, counted from 1.")] = "1/1",
+    shard: Shard = "1/1",
     seed: Seed = 0,
     device: Device = "auto",
     refractive_index: Index = None,
@@ -98,14 +101,12 @@ def generate(
     Started again after an interruption, the same command goes on where it was.
     """
     from icobench.datasets.generation import chosen_options, generate_to_file, shard_range
+    from icobench.studies.shards import parse_shard
 
     experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
     where = chosen_device(device)
     options = chosen_options(preset, images, kind, detector, photons, hole, background)
-    try:
-        number, total = (int(part) for part in shard.split("/"))
-    except ValueError as error:
-        raise InputError(f"--shard must be i/n such as 2/8, got {shard!r}") from error
+    number, total = parse_shard(shard)
     count = len(shard_range(options.images, number, total))
     if not out.resolve().parent.is_dir():
         raise InputError(f"{out.parent}: no such folder")
@@ -118,14 +119,3 @@ def generate(
         say("stopped; finished blocks are kept, the same command goes on")
         raise typer.Exit(130) from None
     say(f"{out} holds {count} images, {made} of them simulated now")
-
-
-@app.command(epilog=examples("icobench merge train.h5 shard1.h5 shard2.h5"))
-def merge(
-    out: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
-    shards: Annotated[list[Path], typer.Argument(help="All shards of one set, in any order.")],
-) -> None:
-    """Join the shards of a set made by icobench generate --shard."""
-    from icobench.datasets.generation import merge_shards
-
-    say(f"wrote {merge_shards(out, shards)} images to {out}")

@@ -20,6 +20,10 @@ def train(
     preset: Annotated[
         str, typer.Option(help="compact, compact-counts, compact-realistic, paper, paper-small or smoke.")
     ] = "compact",
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of a recipe instead of a preset, such as a search's best.toml."),
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder; a started training is resumed.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Set of icobench generate to learn from instead of simulations.")
@@ -40,14 +44,19 @@ def train(
     from dataclasses import replace
 
     from icobench.network.checkpoint import read_weights
-    from icobench.network.recipe import RECIPES
+    from icobench.network.recipe import RECIPES, read_recipe
     from icobench.network.training import train as run_training
     from icobench.simulator.compiled import prepare_kernel
     from icobench.simulator.experiment import Experiment
 
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
-    recipe = RECIPES[preset] if steps is None else replace(RECIPES[preset], steps=steps)
+    recipe, search = RECIPES[preset], None
+    if config is not None:
+        recipe, search = read_recipe(config)
+        preset = config.stem
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
     begun = None
     if start is not None:
         begun = read_weights(start)
@@ -64,7 +73,7 @@ def train(
     with progress_bar(f"training {preset}") as update:
         result = run_training(
             recipe, Experiment(), folder, seed, where, max_minutes, fast, data=known, held_out=held_out,
-            start=begun,
+            start=begun, search=search,
             progress=lambda step, steps, loss: update(
                 step / steps, f"step {step}/{steps}, loss {loss:.4f}"
             ),

@@ -1,97 +1,145 @@
-"""Sweeps and searches."""
+"""Searches of hyperparameters."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from icobench.commands.cluster import on_cluster
 from icobench.errors import InputError
-from icobench.options import (
-    Device,
-    Seed,
-    chosen_device,
-    examples,
-    progress_bar,
-)
+from icobench.options import Device, Seed, Shard, Workers, chosen_device, examples, progress_bar, say
+
+if TYPE_CHECKING:
+    from icobench.studies.search import Search
 
 app = typer.Typer()
 tune = typer.Typer(help="Search hyperparameters with Optuna.", no_args_is_help=True)
 app.add_typer(tune, name="tune")
 
+Run = Annotated[Path | None, typer.Option(help="Folder; the same command goes on in it.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(help="Optuna storage URL, such as sqlite:///search.db, instead of a journal in --run."),
+]
+Space = Annotated[
+    Path | None, typer.Option(help="Search space of your own; copy one of icobench/studies/spaces.")
+]
+Multi = Annotated[
+    bool, typer.Option("--multi", help="Accuracy against cost: a Pareto front, nothing is pruned.")
+]
+Trials = Annotated[int, typer.Option(help="Trials in total, pruned ones included.", min=1)]
 
-@app.command(epilog=examples("icobench sweep --axis starts --run runs/sweep"))
-def sweep(
-    axis: Annotated[str, typer.Option(help="dataset, starts or iterations.")] = "starts",
-    run: Annotated[Path, typer.Option(help="Folder of points; missing ones are computed.")] = Path(
-        "runs/sweep"
-    ),
-    points: Annotated[str | None, typer.Option(help="Comma-separated values of the axis.")] = None,
-    images: Annotated[int, typer.Option(help="Test images.", min=1)] = 16,
-    seeds: Annotated[int, typer.Option(help="Repetitions of each point.", min=1)] = 1,
-    preset: Annotated[str, typer.Option(help="Training recipe for --axis dataset.")] = "smoke",
-    device: Device = "auto",
-) -> None:
-    """Accuracy against number of simulations: training set, simplex starts or iterations."""
-    from icobench.images.files import atomic_path
-    from icobench.network.recipe import RECIPES
-    from icobench.simulator.experiment import Experiment
-    from icobench.studies.sweep import AXES, Sweep
 
-    if preset not in RECIPES:
-        raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
-    study = Sweep(run, axis, Experiment(), images, seeds, RECIPES[preset], chosen_device(device))
+def _search(search: "Search", device: str, workers: int, shard: str) -> None:
+    from icobench.reporting.searches import write_search_figures
+    from icobench.studies.pool import default_workers
+    from icobench.studies.search import run_search, write_best
+    from icobench.studies.shards import WHOLE, parse_shard
+
+    where, own = chosen_device(device), parse_shard(shard)
     try:
-        chosen = AXES[axis] if points is None else tuple(int(x) for x in points.split(","))
-    except ValueError as error:
-        raise InputError(f"--points must be whole numbers, got {points!r}") from error
-    if min(chosen) < 1:
-        raise InputError(f"--points must be positive, got {points!r}")
-    with progress_bar(f"sweep over {axis}") as update:
-        table = study.run(chosen, update)
-    with atomic_path(run / f"{axis}.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    typer.echo(table.to_string(index=False))
+        with progress_bar(f"tuning the {search.kind}") as update:
+            study = run_search(search, where, workers or default_workers(where), own, update)
+    except KeyboardInterrupt:
+        say(f"stopped; finished trials are kept, continue with --run {search.folder}")
+        raise typer.Exit(130) from None
+    if own != WHOLE:
+        say(f"shard {shard}: no trial is left to begin")
+        return
+    summary = write_best(search, study)
+    figures = write_search_figures(search.folder, study, summary["objectives"])
+    for title, rows in (("best", summary["front"]), ("tried first", summary["named"])):
+        for row in rows:
+            values = ", ".join(f"{value:.4g}" for value in row["objectives"])
+            typer.echo(f"{title}: trial {row['trial']} {row['named'] or ''} {values} {_short(row['values'])}")
+    cost = summary["search"]
+    say(f"{cost['trials']} trials took {cost['seconds']:.0f} s and {cost['simulations']:,} simulations")
+    say(f"preset: {search.folder / 'best.toml'}; figures: {', '.join(figures)}")
 
 
-@tune.command("simplex", epilog=examples("icobench tune simplex --trials 20 --run runs/tune"))
+def _short(values: dict[str, Any]) -> str:
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+
+
+@tune.command("simplex", epilog=examples("icobench tune simplex --trials 60 --run runs/tune-simplex"))
+@on_cluster("tune")
 def tune_simplex_command(
-    run: Annotated[Path, typer.Option(help="Folder of the journal; continued if it exists.")] = Path(
-        "runs/tune"
-    ),
-    trials: Annotated[int, typer.Option(help="Trials in total.", min=1)] = 20,
-    images: Annotated[int, typer.Option(help="Test images per trial.", min=1)] = 8,
+    run: Run = None,
+    trials: Trials = 60,
+    images: Annotated[int, typer.Option(help="Test images per trial.", min=2)] = 32,
+    test_set: Annotated[
+        str, typer.Option(help="clean, counting, experiment, voxels or propagated.")
+    ] = "counting",
+    budget: Annotated[
+        int, typer.Option(help="Nelder-Mead iterations per image; the paper's 50 x 50 by default.", min=10)
+    ] = 2500,
+    multi: Multi = False,
+    space: Space = None,
+    storage: Storage = None,
+    workers: Workers = 1,
+    shard: Shard = "1/1",
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Search starts and initial size of the Monte Carlo simplex."""
+    """Search starts, races and first simplices of the Monte Carlo simplex at a fixed budget.
+
+    Hopeless settings are stopped early: a Wilcoxon test over the images, against the best.
+    """
+    from icobench.comparison.test_sets import find_test_set
     from icobench.simulator.experiment import Experiment
-    from icobench.studies.tune import tune_simplex
+    from icobench.studies.search import Search
+    from icobench.studies.search_space import read_space
+    from icobench.studies.simplex_task import SimplexTask
 
-    with progress_bar("tuning the simplex") as update:
-        best = tune_simplex(run, Experiment(), trials, images, seed, chosen_device(device), update)
-    typer.echo(f"best of {best['trials']}: success rate {best['value']:.3f} with {best['options']}")
+    find_test_set(test_set)
+    task = SimplexTask(images, test_set, budget, seed, Experiment())
+    folder = run or Path("runs/tune-simplex")
+    _search(
+        Search(folder, storage, task, read_space("simplex", space), trials, seed, multi),
+        device,
+        workers,
+        shard,
+    )
 
 
-@tune.command("network", epilog=examples("icobench tune network --trials 10 --run runs/tune"))
+@tune.command("network", epilog=examples("icobench tune network --preset compact --steps 500 --trials 30"))
+@on_cluster("tune")
 def tune_network_command(
-    run: Annotated[Path, typer.Option(help="Folder of the journal; continued if it exists.")] = Path(
-        "runs/tune"
-    ),
-    trials: Annotated[int, typer.Option(help="Trials in total.", min=1)] = 10,
-    images: Annotated[int, typer.Option(help="Test images per trial.", min=1)] = 128,
-    preset: Annotated[str, typer.Option(help="Training recipe that is varied.")] = "smoke",
+    run: Run = None,
+    trials: Trials = 30,
+    images: Annotated[int, typer.Option(help="Validation images.", min=2)] = 512,
+    preset: Annotated[str, typer.Option(help="Training recipe that is varied.")] = "compact",
+    steps: Annotated[
+        int | None, typer.Option(help="Steps instead of the preset's; with its batch, the budget.", min=9)
+    ] = None,
+    multi: Multi = False,
+    space: Space = None,
+    storage: Storage = None,
+    workers: Workers = 1,
+    shard: Shard = "1/1",
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Search the network's training settings."""
+    """Search architecture and training settings at a fixed number of training images.
+
+    Hopeless networks are stopped early: Hyperband on the validation disorientation.
+    """
+    from dataclasses import replace
+
     from icobench.network.recipe import RECIPES
     from icobench.simulator.experiment import Experiment
-    from icobench.studies.tune import tune_network
+    from icobench.studies.network_task import NetworkTask
+    from icobench.studies.search import Search
+    from icobench.studies.search_space import read_space
 
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
-    with progress_bar("tuning the network") as update:
-        best = tune_network(
-            run, Experiment(), RECIPES[preset], trials, images, seed, chosen_device(device), update
-        )
-    typer.echo(f"best of {best['trials']}: median {best['value']:.3f} deg with {best['recipe']}")
+    recipe = RECIPES[preset] if steps is None else replace(RECIPES[preset], steps=steps)
+    task = NetworkTask(images, recipe, seed, Experiment())
+    folder = run or Path("runs/tune-network")
+    _search(
+        Search(folder, storage, task, read_space("network", space), trials, seed, multi),
+        device,
+        workers,
+        shard,
+    )

@@ -80,6 +80,16 @@ class Campaign:
         self._describe()
 
     @property
+    def shard(self) -> tuple[int, int]:
+        """Number and total; only every n-th block of every run is computed here."""
+        return next(iter(self.runs.values())).shard
+
+    @shard.setter
+    def shard(self, value: tuple[int, int]) -> None:
+        for run in self.runs.values():
+            run.shard = value
+
+    @property
     def failures(self) -> dict[str, str]:
         """Methods that raised an error, by run and method."""
         return {

@@ -93,13 +93,18 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
     guessed = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
     card = {**guessed, **((run.get("methods") or {}).get(method) or {})}
     seconds = simulations = 0.0
+    searches = [card.get("search")]
     if card.get("needs_network"):
         for network in run.get("networks") or ([run["network"]] if run.get("network") else []):
             seconds += float(network.get("training_seconds") or 0.0)
             simulations += float(network.get("training_simulations") or 0.0)
+            searches.append(network.get("search"))
     if card.get("needs_dictionary") and run.get("dictionary"):
         seconds += float(run["dictionary"]["seconds"])
         simulations += float(run["dictionary"]["simulations"])
+    for search in filter(None, searches):
+        seconds += float(search["seconds"])
+        simulations += float(search["simulations"])
     return Account(
         method, seconds, simulations, own["seconds"].to_numpy(dtype=float),
         own["evaluations"].to_numpy(dtype=float), per_simulation,

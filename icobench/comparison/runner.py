@@ -119,6 +119,7 @@ class Comparison:
 
     Attributes:
         failures: methods that raised an error, and what it said.
+        shard: number and total; only every n-th block is computed here.
 
     Raises:
         InputError: unknown method, or the folder holds another run.
@@ -157,6 +158,7 @@ class Comparison:
         self.simulator = Simulator(experiment, device=device)
         self.dictionary: Dictionary | None = None
         self.failures: dict[str, str] = {}
+        self.shard = (1, 1)
         self.identity: dict[str, Any] = {
             "settings": {
                 **{k: v for k, v in asdict(settings).items() if k not in NOT_IDENTITY},
@@ -228,8 +230,9 @@ class Comparison:
         return self.folder / "parts" / f"{method.name}-{method.digest}{weights}-{block:04d}.parquet"
 
     def missing(self) -> list[tuple[Method, int]]:
-        """Methods and blocks not yet stored."""
-        blocks = range(-(-self.images // BLOCK))
+        """Methods and blocks of this shard not yet stored."""
+        number, total = self.shard
+        blocks = range(number - 1, -(-self.images // BLOCK), total)
         return [(m, b) for m in self.methods for b in blocks if not self._part(m, b).exists()]
 
     def bounds(self, truth: PatternSet) -> tuple[Tensor, Tensor]:

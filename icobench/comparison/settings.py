@@ -54,6 +54,11 @@ class ComparisonSettings:
 
 
 def _settings(name: str, values: dict[str, Any], where: str) -> ComparisonSettings:
+    if "define" in values:
+        from icobench.comparison.methods.defined import define_methods
+
+        define_methods(values["define"], where)
+        values = {key: value for key, value in values.items() if key != "define"}
     known = {one.name for one in fields(ComparisonSettings)} - {"preset"}
     if unknown := set(values) - known:
         raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")

@@ -1,6 +1,7 @@
 """Reading whole image stacks, and writing files whole or not at all."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         InputError: the folder does not exist or cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Machines that share a folder have processes of the same number.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder")
     if not os.access(path.parent, os.W_OK):

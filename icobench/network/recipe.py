@@ -1,12 +1,14 @@
 """Training recipes: everything that decides what a trained network will be."""
 
+import tomllib
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from icobench.errors import InputError
 from icobench.network.outputs import LOSSES
 
-__all__ = ["IMAGES", "RECIPES", "Recipe"]
+__all__ = ["IMAGES", "RECIPES", "Recipe", "read_recipe"]
 
 IMAGES = ("clean", "augmented", "realistic", "counts")
 """Kinds of training images, see :class:`Recipe`."""
@@ -128,3 +130,24 @@ RECIPES = {
     # A minute: shows that training works and learns.
     "smoke": Recipe(steps=60, batch=32, network={"widths": [16, 24, 32], "hidden": 64}),
 }  # fmt: skip
+
+
+def read_recipe(path: Path) -> tuple[Recipe, dict[str, Any] | None]:
+    """A recipe of a TOML file, and what finding it has cost if its table ``search`` says so.
+
+    Raises:
+        InputError: missing or damaged file, or not a recipe.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from error
+    search = values.pop("search", None)
+    if search is not None and not {"seconds", "simulations"} <= set(search):
+        raise InputError(f"{path}: search needs seconds and simulations")
+    try:
+        return Recipe.from_dict(values), search
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

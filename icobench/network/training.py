@@ -180,6 +180,9 @@ def train(
     held_out: tuple[Tensor, Tensor, Tensor] | None = None,
     start: StoredWeights | None = None,
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    watch: Callable[[int, Network], None] | None = None,
+    watch_steps: int = 1,
+    search: dict[str, Any] | None = None,
 ) -> TrainingResult:
     """Train a network, resuming from the folder's checkpoint if there is one.
 
@@ -200,6 +203,9 @@ def train(
         held_out: a set to validate on instead of fresh simulations, likewise.
         start: weights of the same architecture to go on from, instead of random ones.
         progress: called with step, steps and the running loss.
+        watch: called with step and averaged network every ``watch_steps`` steps; may raise to stop.
+        watch_steps: see there.
+        search: what finding the recipe has cost, for the card.
 
     Raises:
         InputError: the folder's checkpoint belongs to another run; the loss became NaN (the last
@@ -248,6 +254,8 @@ def train(
         state.update_average(recipe.average)
         running = value if running == 0 else 0.98 * running + 0.02 * value
         progress(state.step, recipe.steps, running)
+        if watch is not None and state.step % watch_steps == 0:
+            watch(state.step, state.average.eval())
 
         now = time.perf_counter()
         state.seconds = before + now - begin
@@ -290,6 +298,7 @@ def train(
         "threads": torch.get_num_threads(),
         "device": str(device),
         "torch": torch.__version__,
+        "search": search,
         "started_from": None if start is None else start.card,  # its cost is in the totals above
     }
     save_network(folder / "network.safetensors", network, card)

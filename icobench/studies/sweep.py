@@ -1,161 +1,291 @@
 """Sweeps: accuracy against one thing that costs simulations.
 
-Every point is one file, written whole or not at all; a rerun computes only what is missing.
+Every point is one file, written whole or not at all; a rerun computes only what is missing, and shards that
+were computed on machines of their own are merged.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from icobench.comparison.methods import Problem
-from icobench.datasets.patterns import PatternOptions, PatternSet, generate_patterns
 from icobench.errors import InputError
-from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
-from icobench.geometry.orientation import disorientation
 from icobench.images.files import atomic_path
-from icobench.network.checkpoint import TrainedNetwork
-from icobench.network.recipe import Recipe
-from icobench.network.selection import Networks, predict
-from icobench.network.training import train
 from icobench.provenance import provenance
-from icobench.simulator.experiment import Experiment
-from icobench.simulator.simulator import Simulator
+from icobench.studies.points import SweepSettings, measure
+from icobench.studies.pool import WorkerPool
+from icobench.studies.shards import WHOLE, share
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["AXES", "Sweep"]
+__all__ = ["AXES", "Axis", "Sweep", "merge_sweeps", "parse_points", "read_points"]
 
-AXES: dict[str, tuple[int, ...]] = {
-    "dataset": (64, 256, 1024, 4096),
-    "starts": (1, 2, 5, 10, 25, 50),
-    "iterations": (10, 20, 30, 40, 50),
-}
-"""Default points: simulated training images, simplex starts, simplex iterations."""
+SUCCESS_DEG, SUCCESS_NM = 1.0, 1.0
 
 Progress = Callable[[float, str], None]
+
+
+class Axis(NamedTuple):
+    """What a sweep varies.
+
+    Attributes:
+        label: of the figure.
+        points: by default; shares of the training set for "dataset".
+        seeds: repetitions by default.
+        method: by default.
+    """
+
+    label: str
+    points: str
+    seeds: int
+    method: str
+
+
+AXES = {
+    "dataset": Axis("simulated training images", "1/64,1/32,1/16,1/8,1/4,1/2,1", 3, "network"),
+    "dictionary": Axis("images in the dictionary", "125,250,500,1000,2000,4000", 3, "dictionary+lm"),
+    "starts": Axis("random starts of the simplex", "1,2,5,10,25,50,100", 3, "simplex"),
+    "iterations": Axis("iterations of each start of the simplex", "10,20,30,40,50,75,100", 3, "simplex"),
+    "photons": Axis("photons in the image", "1e3,1e4,1e5,1e6,1e7", 3, "dictionary+lm"),
+}  # fmt: skip
+
+
+def parse_points(text: str, whole: int | None = None) -> tuple[int, ...]:
+    """Increasing whole numbers; fractions and 1 are shares of ``whole`` where that is given.
+
+    Raises:
+        InputError: not such a list.
+    """
+    points = []
+    for part in text.split(","):
+        try:
+            value = Fraction(part.strip())
+        except (ValueError, ZeroDivisionError) as error:
+            raise InputError(f"--points must be numbers such as 100,1e4 or 1/8, got {part!r}") from error
+        if whole is not None and value <= 1:
+            value = Fraction(round(value * whole))
+        if value.denominator != 1 or value < 1:
+            raise InputError(f"--points must be positive whole numbers, got {part!r}")
+        points.append(int(value))
+    return tuple(sorted(set(points)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged; remove it and run the sweep again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: damaged; remove it and run the sweep again")
+    return found
 
 
 class Sweep:
     """Points along one axis in a folder.
 
     Args:
-        folder: made if missing.
-        axis: a key of :data:`AXES`.
-        experiment: physics and grid.
-        images: test images per point, the same for all.
+        folder: made if missing; a folder of the same settings is continued.
+        settings: what is measured.
+        points: values on the axis.
         seeds: repetitions of every point.
-        recipe: of the networks (axis "dataset" only).
-        device: where to work.
+        shard: number and total; only every n-th point of those.
 
     Raises:
-        InputError: unknown axis.
+        InputError: the folder holds another sweep, or shards of another number.
     """
 
     def __init__(
         self,
         folder: Path,
-        axis: str,
-        experiment: Experiment,
-        images: int,
+        settings: SweepSettings,
+        points: Sequence[int],
         seeds: int,
-        recipe: Recipe,
-        device: torch.device,
+        shard: tuple[int, int] = WHOLE,
     ) -> None:
-        if axis not in AXES:
-            raise InputError(f"unknown axis {axis!r}; choose from {', '.join(AXES)}")
-        self.folder, self.axis, self.experiment = Path(folder), axis, experiment
-        self.images, self.seeds, self.recipe, self.device = images, seeds, recipe, device
-        self.simulator = Simulator(experiment, device=device)
-        self.test_set: PatternSet | None = None
+        self.folder, self.settings, self.seeds, self.shard = Path(folder), settings, seeds, shard
+        self.points = tuple(points)
+        self._open()
 
-    def _tests(self) -> PatternSet:
-        if self.test_set is None:
-            self.test_set = generate_patterns(
-                PatternOptions(self.images), self.experiment, 10**6, self.device
+    def _open(self) -> None:
+        described = self.folder / "sweep.json"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file, not a run folder")
+        shards = self.shard[1]
+        if described.exists():
+            known = _read(described)
+            if known.get("identity") != self.settings.identity:
+                raise InputError(
+                    f"{self.folder}: holds a sweep with other settings; choose another --run"
+                    f" ({_difference(known.get('identity'), self.settings.identity)})"
+                )
+            if 1 != known.get("shards", 1) != shards != 1:
+                raise InputError(
+                    f"{self.folder}: was divided into {known['shards']} shards, not {shards}; "
+                    "keep the number, or leave out --shard to compute all that is missing here"
+                )
+            shards = max(shards, known.get("shards", 1))
+        elif self.folder.exists() and any(one.name != "cluster" for one in self.folder.iterdir()):
+            raise InputError(f"{self.folder}: not empty and not a sweep; choose another --run")
+        try:
+            (self.folder / "points").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from error
+        with atomic_path(described) as temporary:
+            text = {
+                **provenance(self.settings.seed, torch.device("cpu"), self.settings.experiment),
+                "identity": self.settings.identity, "points": self.points, "seeds": self.seeds,
+                "shards": shards,
+            }  # fmt: skip
+            temporary.write_text(json.dumps(text, indent=1) + "\n")
+
+    def path(self, point: int, repetition: int) -> Path:
+        """Where a point's result is stored."""
+        return self.folder / "points" / f"{self.settings.axis}-{point:08d}-seed{repetition}.json"
+
+    def jobs(self) -> list[tuple[int, int]]:
+        """Points and repetitions of this shard, the dearest first."""
+        every = [(point, seed) for point in reversed(self.points) for seed in range(self.seeds)]
+        return share(every, self.shard)
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Of these, what is not yet stored."""
+        return [job for job in self.jobs() if not self.path(*job).exists()]
+
+    def run(
+        self, device: torch.device, workers: int = 1, progress: Progress = lambda share, text: None
+    ) -> "pd.DataFrame":
+        """Compute what is missing of this shard; then the table of all that is stored."""
+        jobs, missing = self.jobs(), self.missing()
+        done = len(jobs) - len(missing)
+
+        def inner(part: float) -> None:
+            progress((done + part) / len(jobs), f"{self.settings.axis}, {done + 1} of {len(jobs)} points")
+
+        inner(0.0)
+        with WorkerPool(min(workers, max(1, len(missing))), device) as pool:
+            if pool.workers == 1:
+                for point, repetition in missing:
+                    compute(self.settings, self.folder, point, repetition, 0, str(device), inner)
+                    done += 1
+            else:
+                for _ in pool.run(compute, [(self.settings, self.folder, *job) for job in missing]):
+                    done += 1
+                    progress(done / len(jobs), f"{self.settings.axis}, {done} of {len(jobs)} points")
+        return read_points(self.folder)
+
+
+def compute(
+    settings: SweepSettings,
+    folder: Path,
+    point: int,
+    repetition: int,
+    rank: int,
+    device: str,
+    progress: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Measure one point and store it; for worker processes."""
+    name = f"{settings.axis}-{point:08d}-seed{repetition}"
+    found = measure(settings, point, repetition, folder / "training" / name, device, progress)
+    described = {**provenance(settings.seed + repetition, torch.device(device), settings.experiment)}
+    described.update(axis=settings.axis, method=settings.method, identity=settings.identity, result=found)
+    with atomic_path(folder / "points" / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(described) + "\n")
+
+
+def _difference(known: Any, own: dict[str, Any]) -> str:
+    known = known if isinstance(known, dict) else {}
+    names = [name for name in own if known.get(name) != own[name]]
+    return "other " + ", ".join(names) if names else "other settings"
+
+
+def read_points(folder: Path | str) -> "pd.DataFrame":
+    """All stored points of a sweep: one row for each point, repetition and test image.
+
+    Columns: axis, method, point, repetition, image, fixed_simulations, fixed_seconds, seconds (of the whole
+    point), evaluations, the errors, success, and where there is photon noise the Cramer-Rao bounds.
+
+    Raises:
+        InputError: no such sweep, damaged files, or points of another sweep among them.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    identity = _read(folder / "sweep.json").get("identity")
+    frames = []
+    for path in sorted((folder / "points").glob("*.json")):
+        stored = _read(path)
+        if stored.get("identity") != identity:
+            raise InputError(f"{path}: a point of another sweep; remove it")
+        frame = pd.DataFrame(stored["result"])
+        frame.insert(0, "image", range(len(frame)))
+        frame.insert(0, "method", stored["method"])
+        frame.insert(0, "axis", stored["axis"])
+        frames.append(frame)
+    if not frames:
+        return pd.DataFrame()
+    table = pd.concat(frames, ignore_index=True)
+    table["success"] = (table["disorientation_deg"] < SUCCESS_DEG) & (table["radius_error_nm"] < SUCCESS_NM)
+    return table.sort_values(["point", "repetition", "image"], ignore_index=True)
+
+
+def merge_sweeps(out: Path, folders: Sequence[Path]) -> int:
+    """Bring the points of several folders of one sweep together in a new folder.
+
+    Args:
+        out: made; a folder that holds the same sweep is filled up.
+        folders: one for each shard, in any order; the same point may be in two if it is the same.
+
+    Returns:
+        number of points.
+
+    Raises:
+        InputError: folders of different sweeps, different results of one point, or points missing.
+    """
+    described = [_read(Path(folder) / "sweep.json") for folder in folders]
+    first = described[0]
+    for folder, one in zip(folders, described, strict=True):
+        if one.get("identity") != first.get("identity"):
+            raise InputError(
+                f"{folder}: another sweep than {folders[0]}"
+                f" ({_difference(one.get('identity'), first['identity'])})"
             )
-        return self.test_set
+    target = out / "sweep.json"
+    if out.exists() and any(out.iterdir()):
+        if not target.exists():
+            raise InputError(f"{out}: not empty and not a sweep; choose another name")
+        if _read(target).get("identity") != first["identity"]:
+            raise InputError(f"{out}: holds another sweep; choose another name")
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted((Path(folder) / "points").glob("*.json")):
+            result, other = _read(path).get("result"), found.get(path.name)
+            if other is not None and _errors(_read(other).get("result")) != _errors(result):
+                raise InputError(f"{path}: differs from {other}")
+            found[path.name] = path
+    points = sorted({point for one in described for point in one["points"]})
+    seeds = max(one["seeds"] for one in described)
+    axis = first["identity"]["axis"]
+    wanted = [f"{axis}-{point:08d}-seed{seed}.json" for point in points for seed in range(seeds)]
+    missing = [name for name in wanted if name not in found and not (out / "points" / name).exists()]
+    if missing:
+        names = ", ".join(name.removesuffix(".json") for name in missing[:3])
+        raise InputError(f"{out}: {len(missing)} of {len(wanted)} points are in no folder ({names}, ...)")
+    (out / "points").mkdir(parents=True, exist_ok=True)
+    with atomic_path(target) as temporary:
+        text = {**first, "points": points, "seeds": seeds, "shards": 1}
+        temporary.write_text(json.dumps(text, indent=1) + "\n")
+    for name, path in found.items():
+        if not (out / "points" / name).exists():
+            with atomic_path(out / "points" / name) as temporary:
+                shutil.copyfile(path, temporary)
+    return len(wanted)
 
-    def _file(self, point: int, seed: int) -> Path:
-        return self.folder / f"{self.axis}-{point}-images{self.images}-seed{seed}.json"
 
-    def run(self, points: Sequence[int], progress: Progress = lambda share, text: None) -> "pd.DataFrame":
-        """Compute missing points and return all of this axis as a table, one row per point and seed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        jobs = [(point, seed) for point in points for seed in range(self.seeds)]
-        for number, (point, seed) in enumerate(jobs):
-            label = f"{self.axis} {point}, seed {seed}"
-            progress(number / len(jobs), label)
-            path = self._file(point, seed)
-            if path.exists():
-                continue
-
-            def inner(share: float, number: int = number, label: str = label) -> None:
-                progress((number + share) / len(jobs), label)
-
-            row = self._network(point, seed, inner) if self.axis == "dataset" else self._simplex(
-                point, seed, inner
-            )  # fmt: skip
-            row = {"axis": self.axis, "point": point, "seed": seed, **row}
-            with atomic_path(path) as temporary:
-                described = {**provenance(seed, self.device, self.experiment), "row": row}
-                temporary.write_text(json.dumps(described, indent=1) + "\n")
-        return self.collect(points)
-
-    def collect(self, points: Sequence[int]) -> "pd.DataFrame":
-        """Table of the stored points."""
-        import pandas as pd
-
-        paths = [self._file(point, seed) for point in points for seed in range(self.seeds)]
-        rows = [json.loads(path.read_text())["row"] for path in paths if path.exists()]
-        return pd.DataFrame(rows)
-
-    def _scores(self, radius: torch.Tensor, quaternion: torch.Tensor) -> dict[str, Any]:
-        tests = self._tests()
-        angle = disorientation(quaternion.double(), tests.quaternion)
-        miss = (radius.double() - tests.radius_nm).abs()
-        return {
-            "images": len(tests),
-            "disorientation_median_deg": float(angle.median()),
-            "disorientation_90_deg": float(angle.quantile(0.9)),
-            "radius_median_nm": float(miss.median()),
-            "success_rate": float(((angle < 1) & (miss < 1)).double().mean()),
-        }
-
-    def _simplex(self, point: int, seed: int, progress: Callable[[float], None]) -> dict[str, Any]:
-        default = SimplexOptions()
-        if self.axis == "starts":
-            options = replace(default, starts=point)
-        else:
-            options = replace(default, iterations=point)
-        tests = self._tests()
-        problem = Problem(tests.images, tests.mask, tests.kind, self.simulator, seed=seed)
-        fit = monte_carlo_simplex(problem.objective(), options, seed, progress=progress)
-        return {
-            "simulations": float(fit.evaluations.double().mean()),
-            **self._scores(fit.radius_nm, fit.quaternion),
-        }
-
-    def _network(self, point: int, seed: int, progress: Callable[[float], None]) -> dict[str, Any]:
-        recipe = replace(self.recipe, pool=point)
-        result = train(
-            recipe,
-            self.experiment,
-            self.folder / f"train-{point}-seed{seed}",
-            seed,
-            self.device,
-            progress=lambda step, steps, loss: progress(step / steps),
-        )
-        card = {"experiment": self.experiment.to_dict()}
-        trained = Networks((TrainedNetwork(result.network, card, recipe, "sweep"),))
-        tests = self._tests()
-        answer = predict(trained, tests.images, tests.mask, self.experiment, tests.kind)
-        return {
-            "simulations": point,
-            "training_seconds": result.seconds,
-            **self._scores(answer.radius_nm, answer.quaternion[:, 0]),
-        }
+def _errors(result: Any) -> Any:
+    """What must not differ between two computations of one point: all but times."""
+    return {name: value for name, value in (result or {}).items() if "seconds" not in name}

@@ -152,6 +152,7 @@ class Method:
         fits_nuisance: whether it can fit nuisance parameters along.
         options: settings, a dataclass or plain numbers; stored with results.
         version: raise it when the code gives other results: stored ones are then made anew.
+        search: what finding the options has cost (seconds, simulations), None if nobody searched.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Method:
     fits_nuisance: bool = False
     options: Any = None
     version: int = 1
+    search: dict[str, Any] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -174,7 +176,7 @@ class Method:
         """What a run's description says of the method."""
         return {
             **self.settings, "summary": self.summary, "needs_network": self.needs_network,
-            "needs_dictionary": self.needs_dictionary,
+            "needs_dictionary": self.needs_dictionary, "search": self.search,
         }  # fmt: skip
 
     @property

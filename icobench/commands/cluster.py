@@ -1,0 +1,220 @@
+"""Commands on a cluster: the options they share, what became of them, and bringing shards together."""
+
+import functools
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from icobench.errors import InputError
+from icobench.options import console, examples, progress_bar, say
+
+if TYPE_CHECKING:
+    from icobench.studies.cluster import ClusterRun
+
+app = typer.Typer()
+
+PANEL = "Cluster (with --executor slurm)"
+
+
+def _option(kind: Any, help: str, **more: Any) -> Any:
+    return Annotated[kind, typer.Option(help=help, rich_help_panel=PANEL, **more)]
+
+
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "executor": (_option(str, "local, or slurm: shards in job arrays."), "local"),
+    "shards": (_option(int, "Number of shards.", min=1), 8),
+    "partition": (_option(str | None, "Of the cluster; its default if not given."), None),
+    "time": (
+        _option(str, "Limit of a shard, hh:mm:ss or minutes; one that meets it is requeued and goes on."),
+        "1:00:00",
+    ),
+    "cpus": (_option(int, "Cores, and threads, of a shard.", min=1), 1),
+    "gpus": (_option(int, "GPUs of a shard.", min=0), 0),
+    "memory": (_option(str | None, "Memory of a shard, such as 8G."), None),
+    "account": (_option(str | None, "To be charged."), None),
+    "qos": (_option(str | None, "Quality of service."), None),
+    "constraint": (_option(str | None, "Features of the nodes."), None),
+    "max_running": (_option(int, "Shards at the same time; 0 for no bound.", min=0), 0),
+    "retries": (_option(int, "Times a failed shard is submitted again.", min=0), 2),
+    "setup": (_option(list[str] | None, "Shell line before the work; repeat for more."), None),
+}
+"""Type and default of the options that every command with shards has."""
+
+Words = list[str]
+Command = Callable[..., None]
+
+
+def _own_words(words: Words) -> Words:
+    """The command line without the options of the cluster."""
+    names = {"--" + name.replace("_", "-") for name in OPTIONS}
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word.split("=", 1)[0] in names:
+            skip = "=" not in word
+        else:
+            kept.append(word)
+    return kept
+
+
+def _sharded_file(words: Words, values: dict[str, Any]) -> tuple[Path, Callable[[int, int], Words]]:
+    """generate: every shard writes a file of its own, in a folder beside the set's."""
+    out: Path = values["out"]
+    folder = out.with_name(out.name + ".shards")
+    place = next(i for i, word in enumerate(words) if i and Path(word) == out)
+
+    def command(shard: int, total: int) -> Words:
+        file = folder / f"shard-{shard:05d}.h5"
+        return [*words[:place], str(file), *words[place + 1 :], "--shard", f"{shard}/{total}"]
+
+    return folder, command
+
+
+def _shared_folder(words: Words, values: dict[str, Any]) -> tuple[Path, Callable[[int, int], Words]]:
+    """sweep, compare and tune: all shards write parts of one run folder."""
+    if values["run"] is None:
+        raise InputError("--executor slurm needs --run, where the shards meet")
+    return values["run"], lambda shard, total: [*words, "--shard", f"{shard}/{total}"]
+
+
+def on_cluster(kind: str) -> Callable[[Command], Command]:
+    """Give a command the options of the cluster; with ``--executor slurm`` its shards run there.
+
+    Args:
+        kind: "generate" for a file of shards, anything else for a run folder.
+    """
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(**values: Any) -> None:
+            asked = {name: values.pop(name) for name in OPTIONS}
+            if asked["executor"] == "local":
+                changed = [name for name, (_, default) in OPTIONS.items() if asked[name] != default]
+                if changed:
+                    raise InputError(f"--{changed[0].replace('_', '-')} needs --executor slurm")
+                function(**values)
+                return
+            if asked["executor"] != "slurm":
+                raise InputError(f"--executor must be local or slurm, got {asked['executor']!r}")
+            if values["shard"] != "1/1":
+                raise InputError("--executor slurm makes the shards itself; leave out --shard")
+            _on_slurm(kind, function, values, asked)
+
+        own = inspect.signature(function)
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=type)
+            for name, (type, default) in OPTIONS.items()
+        ]
+        command.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+        command.__annotations__ = {
+            **function.__annotations__,
+            **{name: type for name, (type, _) in OPTIONS.items()},
+        }
+        return command
+
+    return decorate
+
+
+def _on_slurm(kind: str, function: Command, values: dict[str, Any], asked: dict[str, Any]) -> None:
+    from icobench.studies.cluster import ClusterOptions, ClusterRun, parse_minutes
+
+    words = _own_words(sys.argv[1:])
+    if kind == "generate" and values["out"].exists():
+        function(**values)  # which says whether it is this set
+        return
+    folder, command = (_sharded_file if kind == "generate" else _shared_folder)(words, values)
+    del asked["executor"]
+    minutes, setup = parse_minutes(asked.pop("time")), tuple(asked.pop("setup") or ())
+    run = ClusterRun(folder, words, ClusterOptions(minutes=minutes, setup=setup, **asked))
+    total = len(run.shards)
+    try:
+        with progress_bar(f"{total} shards on SLURM") as update:
+
+            def progress(states: dict[int, str]) -> None:
+                counted = Counter(states.values())
+                text = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counted.items()))
+                update(counted["DONE"] / total, text)
+
+            states = run.wait(lambda shard: command(shard, total), progress)
+    except KeyboardInterrupt:
+        _stopped(run, folder)
+        raise typer.Exit(130) from None
+    refused = [run.refused(shard) for shard, state in states.items() if state == "REFUSED"]
+    if refused:
+        raise InputError(str(refused[0]))
+    failed = {shard: state for shard, state in states.items() if state != "DONE"}
+    if failed:
+        for shard, state in failed.items():
+            say(f"shard {shard}/{total} {state.lower()}: {run.last_line(shard)} ({run.log(shard)})")
+        say(f"{len(failed)} of {total} shards failed; the same command tries them again")
+        raise typer.Exit(1)
+    if kind == "generate":
+        from icobench.datasets.generation import merge_shards
+
+        files = [folder / f"shard-{shard:05d}.h5" for shard in run.shards]
+        say(f"wrote {merge_shards(values['out'], files)} images to {values['out']}")
+        for file in files:
+            file.unlink()
+        return
+    function(**values)
+
+
+def _stopped(run: "ClusterRun", folder: Path) -> None:
+    """After Ctrl-C: leave the jobs or take them back."""
+    leave = True
+    if sys.stdin.isatty():
+        try:
+            leave = typer.confirm("\nleave the jobs running?", default=True, err=True)
+        except typer.Abort:
+            leave = True
+    if leave:
+        say(f"the jobs go on; icobench status {folder} looks at them, the same command waits again")
+    else:
+        run.cancel()
+        say("the jobs are cancelled; finished shards are kept, the same command goes on")
+
+
+@app.command(epilog=examples("icobench status runs/sweep"))
+def status(
+    run: Annotated[Path, typer.Argument(help="Folder of a sweep, search or comparison, or file of a set.")],
+) -> None:
+    """What of a run is done, running, waiting or failed, with the last line of its log."""
+    from rich.table import Table
+
+    from icobench.studies.status import describe
+
+    lines, shards = describe(run)
+    for line in lines:
+        typer.echo(line)
+    if shards:
+        table = Table("shard", "state", "job", "attempt", "seconds", "last line of the log", box=None)
+        for row in shards:
+            table.add_row(*row)
+        console().print(table)
+
+
+@app.command(
+    epilog=examples("icobench merge train.h5 shard1.h5 shard2.h5; icobench merge runs/whole runs/a runs/b")
+)
+def merge(
+    out: Annotated[Path, typer.Argument(help="HDF5 file, or folder, to write.")],
+    shards: Annotated[list[Path], typer.Argument(help="All shards of one set or sweep, in any order.")],
+) -> None:
+    """Join the shards of a set (icobench generate --shard) or of a sweep (icobench sweep --shard)."""
+    if all(shard.is_dir() for shard in shards):
+        from icobench.reporting.studies import write_sweep
+        from icobench.studies.sweep import merge_sweeps
+
+        count = merge_sweeps(out, shards)
+        write_sweep(out)
+        say(f"{count} points of {len(shards)} folders are in {out}")
+        return
+    from icobench.datasets.generation import merge_shards
+
+    say(f"wrote {merge_shards(out, shards)} images to {out}")

@@ -1,0 +1,385 @@
+"""Work in shards on a SLURM cluster, through submitit: job arrays, retries, and a state that outlives us.
+
+A shard is a command of icobench with ``--shard i/n``: it computes what is missing of its part, so that it may
+be killed and started again at any time. What is submitted and what is done stands in ``RUN/cluster``.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from icobench.errors import InputError
+from icobench.images.files import atomic_path
+
+__all__ = ["FOLDER", "ClusterOptions", "ClusterRun", "ShardFailedError", "ShardJob", "parse_minutes"]
+
+FOLDER = "cluster"
+"""Where in a run folder the state is."""
+
+POLL_SECONDS = 5.0
+
+UNSEEN_SECONDS = 300.0
+"""A job that accounting has not heard of after this long is lost."""
+
+LARGEST_ARRAY = 1000
+
+ALIVE = (
+    "PENDING",
+    "RUNNING",
+    "COMPLETING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+    "SUSPENDED",
+)
+
+ShardFailedError = RuntimeError
+"""Shards are left that nothing could finish."""
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What is asked of SLURM for every shard.
+
+    Attributes:
+        shards: array tasks.
+        partition, account, qos, constraint: as sbatch takes them; the site's defaults if None.
+        minutes: time limit; a shard that meets it is requeued and goes on.
+        cpus, gpus: of a shard.
+        memory: as sbatch's --mem, such as "8G".
+        max_running: shards at the same time, 0 for no bound.
+        retries: how often a shard is submitted again after a failure.
+        setup: shell lines before the work, such as "module load python".
+    """
+
+    shards: int
+    partition: str | None = None
+    minutes: int = 60
+    cpus: int = 1
+    gpus: int = 0
+    memory: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    max_running: int = 0
+    retries: int = 2
+    setup: tuple[str, ...] = ()
+
+
+def parse_minutes(text: str) -> int:
+    """Minutes of a time as sbatch takes it: m, m:s, h:m:s or d-h[:m[:s]].
+
+    Raises:
+        InputError: not such a time, or less than a minute.
+    """
+    days, _, clock = text.rpartition("-")
+    try:
+        parts = [int(part) for part in clock.split(":")]
+        seconds = 0
+        if days:
+            parts += [0] * (3 - len(parts))
+            seconds = 86_400 * int(days)
+        elif len(parts) < 3:
+            parts = [0, *parts, 0][:3] if len(parts) == 1 else [0, *parts]
+        hours, minutes, rest = parts
+    except ValueError as error:
+        raise InputError(f"--time must be minutes, h:m:s or d-h:m:s, got {text!r}") from error
+    seconds += 3600 * hours + 60 * minutes + rest
+    if seconds < 60 or min(parts) < 0:
+        raise InputError(f"--time must be at least a minute, got {text!r}")
+    return -(-seconds // 60)
+
+
+class ShardJob:
+    """One shard as submitit runs it: a command of icobench, in the folder it was given in.
+
+    Args:
+        words: after ``icobench``.
+        shard: its number.
+        state: folder of the run's state.
+        cpus: threads.
+    """
+
+    def __init__(self, words: list[str], shard: int, state: Path, cpus: int) -> None:
+        self.words, self.shard, self.state, self.cpus = words, shard, state, cpus
+        self.folder = os.getcwd()
+
+    def __call__(self) -> None:
+        import torch
+
+        from icobench.cli import app
+
+        os.chdir(self.folder)
+        torch.set_num_threads(self.cpus)
+        sys.argv = ["icobench", *self.words]
+        begin = time.perf_counter()
+        try:
+            code = app(self.words, standalone_mode=False)
+        except InputError as error:
+            _write(self.state / f"refused-{self.shard:05d}.json", {"error": str(error)})
+            raise
+        if code:
+            raise RuntimeError(f"icobench ended with code {code}")
+        done = {
+            "seconds": round(time.perf_counter() - begin, 3), "host": socket.gethostname(), "cpus": self.cpus,
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip
+        _write(self.state / f"done-{self.shard:05d}.json", done)
+
+    def checkpoint(self) -> Any:
+        """What submitit starts again after a time-out or preemption: the same, as finished parts are kept."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def _largest_array() -> int:
+    """Tasks that the site allows in an array."""
+    try:
+        text = subprocess.run(
+            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=60
+        ).stdout
+        found = [line.split("=")[1] for line in text.splitlines() if line.startswith("MaxArraySize")]
+        return max(1, min(LARGEST_ARRAY, int(found[0])))
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+        return LARGEST_ARRAY
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise InputError('--executor slurm needs submitit: pip install "icobench[slurm]"') from error
+    return submitit
+
+
+class ClusterRun:
+    """A command's shards on the cluster.
+
+    Args:
+        folder: of the run; the state is in a folder of its own there.
+        command: words after ``icobench``, to recognise a rerun.
+        options: what is asked of SLURM; None to look at what is there.
+
+    Raises:
+        InputError: the folder has another command's shards, or another number of them.
+    """
+
+    def __init__(
+        self, folder: Path, command: list[str] | None = None, options: ClusterOptions | None = None
+    ) -> None:
+        self.state = Path(folder).resolve() / FOLDER
+        self.options = options
+        self.watcher: Any = None
+        described = self.state / "jobs.json"
+        self.described: dict[str, Any] = {"jobs": {}}
+        if described.exists():
+            try:
+                self.described = json.loads(described.read_text())
+                known = self.described["command"], self.described["shards"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{described}: damaged") from error
+            if options is not None and known[1] != options.shards:
+                raise InputError(
+                    f"{folder}: was divided into {known[1]} shards, not {options.shards}; "
+                    f"keep --shards {known[1]} or choose another folder"
+                )
+            if command is not None and known[0] != command:
+                raise InputError(
+                    f"{folder}: has the shards of another command (icobench {' '.join(known[0])}); "
+                    "choose another folder"
+                )
+        elif options is None:
+            raise InputError(f"{folder}: nothing was submitted from here")
+        else:
+            self.described = {"command": command, "shards": options.shards, "jobs": {}}
+            try:
+                (self.state / "logs").mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
+            self._save()
+
+    def _save(self) -> None:
+        if self.options is not None:
+            self.described["options"] = asdict(self.options)
+        _write(self.state / "jobs.json", self.described)
+
+    @property
+    def shards(self) -> range:
+        """Their numbers, from 1."""
+        return range(1, self.described["shards"] + 1)
+
+    def done(self, shard: int) -> dict[str, Any] | None:
+        """What a finished shard noted: seconds, host, job; None if it is not finished."""
+        path = self.state / f"done-{shard:05d}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def refused(self, shard: int) -> str | None:
+        """Why a shard cannot be computed at all: the user's to mend."""
+        path = self.state / f"refused-{shard:05d}.json"
+        return json.loads(path.read_text())["error"] if path.exists() else None
+
+    def log(self, shard: int, kind: str = "err") -> Path | None:
+        """Log of a shard's last job."""
+        job = self.described["jobs"].get(str(shard))
+        return None if job is None else self.state / "logs" / f"{job['id']}_0_log.{kind}"
+
+    def states(self) -> dict[int, str]:
+        """Of every shard: DONE, REFUSED, NONE (not submitted), what SLURM calls it, or LOST to SLURM."""
+        from submitit.slurm.slurm import SlurmInfoWatcher
+
+        if self.watcher is None:
+            self.watcher = SlurmInfoWatcher()
+        jobs = self.described["jobs"]
+        open_ones = {
+            shard: jobs[str(shard)] for shard in self.shards if str(shard) in jobs and not self.done(shard)
+        }
+        for job in open_ones.values():
+            self.watcher.register_job(job["id"])
+        if open_ones:
+            # What is finished may be requeued by hand, so that nothing is taken as final here.
+            self.watcher._finished.clear()
+            self.watcher.update()
+        found = {}
+        for shard in self.shards:
+            if self.done(shard):
+                found[shard] = "DONE"
+            elif self.refused(shard):
+                found[shard] = "REFUSED"
+            elif shard not in open_ones:
+                found[shard] = "NONE"
+            else:
+                job = open_ones[shard]
+                state = self.watcher.get_state(job["id"], mode="cache").split(" ")[0]
+                if state == "UNKNOWN":
+                    state = "PENDING" if time.time() - job["submitted"] < UNSEEN_SECONDS else "LOST"
+                elif state == "COMPLETED":
+                    # The marker may take a moment through a network file system.
+                    first = job.setdefault("completed", time.time())
+                    state = "COMPLETING" if time.time() - first < 30 else "LOST"
+                found[shard] = state
+        return found
+
+    def submit(self, jobs: dict[int, list[str]]) -> None:
+        """Submit shards in arrays.
+
+        Args:
+            jobs: words after ``icobench`` for every shard's number.
+
+        Raises:
+            InputError: no SLURM here, or it refuses.
+        """
+        submitit, options = _submitit(), self.options
+        assert options is not None
+        limit = _largest_array()
+        try:
+            executor = submitit.SlurmExecutor(self.state / "logs", max_num_timeout=100)
+        except RuntimeError as error:
+            raise InputError("--executor slurm: there is no SLURM (srun) on this machine") from error
+        wanted: dict[str, Any] = {
+            "job_name": f"icobench-{self.described['command'][0]}", "partition": options.partition,
+            "time": options.minutes, "cpus_per_task": options.cpus, "mem": options.memory,
+            "gpus_per_node": options.gpus or None, "account": options.account, "qos": options.qos,
+            "constraint": options.constraint, "setup": list(options.setup) or None,
+            "array_parallelism": options.max_running or limit,
+            # So long before the time limit a shard is told to stop.
+            "signal_delay_s": max(5, min(90, 60 * options.minutes // 10)),
+        }  # fmt: skip
+        executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
+        numbers = sorted(jobs)
+        for start in range(0, len(numbers), limit):
+            piece = numbers[start : start + limit]
+            try:
+                with executor.batch():
+                    made = [executor.submit(ShardJob(jobs[n], n, self.state, options.cpus)) for n in piece]
+            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+                raise InputError(f"sbatch: {_sbatch_message(str(error))}") from error
+            for number, job in zip(piece, made, strict=True):
+                before = self.described["jobs"].get(str(number), {}).get("attempt", 0)
+                self.described["jobs"][str(number)] = {
+                    "id": job.job_id, "attempt": before + 1, "submitted": time.time(),
+                }  # fmt: skip
+            self._save()
+
+    def wait(
+        self, commands: Callable[[int], list[str]], progress: Callable[[dict[int, str]], None]
+    ) -> dict[int, str]:
+        """Submit what is neither done nor alive, and wait until all is over; failed shards are tried again.
+
+        Args:
+            commands: words after ``icobench`` of a shard.
+            progress: called with the states every few seconds.
+
+        Returns:
+            the states at the end.
+        """
+        assert self.options is not None
+        for path in self.state.glob("refused-*.json"):
+            path.unlink()  # mended meanwhile, or refused again
+        left = dict.fromkeys(self.shards, self.options.retries)
+        first = True
+        while True:
+            states = self.states()
+            again = [
+                shard for shard, state in states.items()
+                if state not in ("DONE", "REFUSED", *ALIVE)
+                and (first or (left[shard] and state != "CANCELLED"))
+            ]  # fmt: skip
+            if again:
+                if not first:
+                    for shard in again:
+                        left[shard] -= 1
+                self.submit({shard: commands(shard) for shard in again})
+                states.update(dict.fromkeys(again, "PENDING"))
+            first = False
+            progress(states)
+            if not any(state in ALIVE for state in states.values()):
+                return states
+            time.sleep(POLL_SECONDS)
+
+    def cancel(self) -> None:
+        """Take back all that is not done."""
+        submitit = _submitit()
+        for shard in self.shards:
+            job = self.described["jobs"].get(str(shard))
+            if job is not None and not self.done(shard):
+                submitit.SlurmJob(self.state / "logs", job["id"]).cancel(check=False)
+
+    def last_lines(self) -> Iterator[tuple[int, str]]:
+        """Last line of every unfinished shard's log."""
+        for shard in self.shards:
+            if not self.done(shard):
+                yield shard, self.last_line(shard)
+
+    def last_line(self, shard: int) -> str:
+        """Last line of a shard's error log, or of its output; empty if there is none yet."""
+        for kind in ("err", "out"):
+            path = self.log(shard, kind)
+            if path is None or not path.is_file():
+                continue
+            lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+            lines = [line for line in lines if not line.startswith(("submitit INFO", "srun: job "))]
+            if lines:
+                return lines[-1]
+        return ""
+
+
+def _sbatch_message(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if "error:" in line]
+    lines = [line for line in lines if "Batch job submission failed" in line] or lines
+    return lines[-1].removeprefix("sbatch: ") if lines else (text.strip().splitlines() or ["failed"])[-1]

@@ -1,0 +1,263 @@
+"""Searches: trials of a task by any number of workers, each in a process that may be killed."""
+
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from icobench.errors import InputError
+from icobench.images.files import atomic_path
+from icobench.provenance import provenance
+from icobench.studies.network_task import RUNGS, DivergedError, NetworkTask
+from icobench.studies.owners import beating
+from icobench.studies.pool import WorkerPool
+from icobench.studies.search_space import SearchSpace
+from icobench.studies.simplex_task import BLOCK, SimplexTask
+from icobench.studies.study import (
+    describe_study,
+    finished,
+    open_study,
+    queue_first,
+    recover,
+    requeue,
+    running,
+)
+from icobench.studies.toml_text import toml_text
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Search", "run_search", "search_cost"]
+
+PURPOSE = 11
+"""Of the sampler's random numbers."""
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and where it is stored.
+
+    Attributes:
+        folder: of the run.
+        url: of Optuna's storage, None for a journal in the folder.
+        task: evaluates settings.
+        space: what may vary.
+        trials: completed or pruned, in total.
+        seed: of the sampler.
+        multi: whether accuracy and cost are both minimised; then nothing is pruned.
+    """
+
+    folder: Path
+    url: str | None
+    task: SimplexTask | NetworkTask
+    space: SearchSpace
+    trials: int
+    seed: int
+    multi: bool = False
+
+    @property
+    def kind(self) -> str:
+        """simplex or network."""
+        return "simplex" if isinstance(self.task, SimplexTask) else "network"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a study must agree in to be continued."""
+        return {
+            "name": f"{self.kind}-multi" if self.multi else self.kind, "objectives": 2 if self.multi else 1,
+            "space": self.space.digest, "task": self.task.identity, "sampler_seed": self.seed,
+        }  # fmt: skip
+
+    def open(self, worker: int = 0) -> "optuna.Study":
+        """The study with a sampler for its next trial.
+
+        Seeded by the number of trials, so that a search that was stopped goes on as it would have.
+        """
+        import optuna
+
+        pruner: optuna.pruners.BasePruner
+        if self.kind == "simplex":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=BLOCK)
+        else:
+            pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3)
+        study = open_study(self.folder, self.url, self.identity, pruner=pruner)
+        key = (PURPOSE, len(study.get_trials(deepcopy=False)), worker)
+        seed = int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1)[0])
+        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        return study
+
+
+def one_trial(search: Search, first_worker: int, rank: int, device: str) -> int | None:
+    """Ask for a setting, evaluate it, tell its value; the trial's number, None if enough are at work."""
+    import optuna
+    from optuna.trial import TrialState
+
+    study = search.open(first_worker + rank)
+    recover(study, search.folder)
+    if finished(study) + running(study) >= search.trials:
+        return None
+    with beating(search.folder) as owner:
+        trial = study.ask()
+        trial.set_user_attr("worker", owner)
+        values = search.space.suggest(trial, search.multi)
+        trial.set_user_attr("values", values)
+
+        def report(step: int, value: float) -> None:
+            if search.multi:
+                return
+            trial.report(value, step)
+            last = search.kind == "network" or (step + 1) % BLOCK == 0
+            if last and trial.should_prune():
+                raise optuna.TrialPruned
+
+        def note(costs: dict[str, float]) -> None:
+            trial.set_user_attr("costs", costs)
+
+        try:
+            folder = search.folder / "trials" / f"{trial.number:05d}"
+            accuracy, cost = search.task.evaluate(values, folder, device, report, note)
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except DivergedError as error:
+            trial.set_user_attr("error", str(error))
+            study.tell(trial, state=TrialState.FAIL if search.multi else TrialState.PRUNED)
+        except Exception as error:
+            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            study.tell(trial, state=TrialState.FAIL)
+            raise
+        except BaseException:  # stopped: nobody's fault
+            requeue(study, study.get_trials(deepcopy=False)[trial.number], "its worker was stopped")
+            raise
+        else:
+            study.tell(trial, (accuracy, cost) if search.multi else accuracy)
+    return trial.number
+
+
+def run_search(
+    search: Search,
+    device: torch.device,
+    workers: int = 1,
+    shard: tuple[int, int] = (1, 1),
+    progress: Progress = lambda share, text: None,
+) -> "optuna.Study":
+    """Do the trials that are missing.
+
+    Args:
+        search: what to do; the same again goes on.
+        device: where to work.
+        workers: processes on this machine.
+        shard: number and total of machines that work on the same study.
+        progress: called with the finished share.
+
+    Raises:
+        InputError: a folder or storage of another search; an impossible setting.
+    """
+    described = {
+        **provenance(search.seed, device, search.task.experiment), "identity": search.identity,
+        "storage": search.url, "trials": search.trials,
+    }  # fmt: skip
+    describe_study(search.folder, described)
+    study = search.open()
+    for number in recover(study, search.folder):
+        progress(0.0, f"trial {number} was lost with its worker, queued again")
+    if shard[0] == 1:
+        queue_first(study, search.space.first(search.multi))
+
+    def died(pid: int) -> None:
+        recover(search.open(), search.folder)
+
+    def tell() -> None:
+        done = finished(study)
+        best = "" if search.multi or not _completed(study) else f", best {study.best_value:.4g}"
+        progress(min(1.0, done / search.trials), f"{done} of {search.trials} trials{best}")
+
+    tell()
+    first_worker = (shard[0] - 1) * workers
+    while (left := search.trials - finished(study) - running(study)) > 0:
+        before = finished(study)
+        with WorkerPool(min(workers, left), device, died) as pool:
+            for _ in pool.run(one_trial, [(search, first_worker)] * left):
+                tell()
+        recover(study, search.folder)
+        if finished(study) == before:
+            time.sleep(1)
+            if finished(study) == before:
+                break  # the rest is at work on other machines
+    return study
+
+
+def _completed(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def search_cost(study: "optuna.Study") -> dict[str, Any]:
+    """What the whole search has cost, failed and pruned trials included: for the ledger.
+
+    Returns:
+        trials, seconds of work and simulations of all workers together.
+    """
+    every = study.get_trials(deepcopy=False)
+    costs = [trial.user_attrs.get("costs", {}) for trial in every]
+    return {
+        "study": study.study_name,
+        "trials": len(every),
+        "seconds": round(sum(cost.get("seconds", 0.0) for cost in costs), 1),
+        "simulations": int(sum(cost.get("simulations", 0) for cost in costs)),
+    }
+
+
+def write_best(search: Search, study: "optuna.Study") -> dict[str, Any]:
+    """Write ``best.toml`` (for --multi also one for each trial of the front) and ``summary.json``.
+
+    Of a front, the best is the most accurate. Returns the summary.
+
+    Raises:
+        InputError: no trial is complete.
+    """
+    if not _completed(study):
+        raise InputError(f"{search.folder}: no trial is complete yet")
+    cost = search_cost(study)
+    front = (
+        sorted(study.best_trials, key=lambda trial: trial.values[0]) if search.multi else [study.best_trial]
+    )
+    for number, trial in enumerate(front):
+        text = toml_text(search.task.preset(trial.user_attrs["values"], cost))
+        names = ["best.toml"] if number == 0 else []
+        if search.multi:
+            names.append(f"front-{number + 1:02d}.toml")
+        for name in names:
+            with atomic_path(search.folder / name) as temporary:
+                temporary.write_text(f"# Trial {trial.number} of `icobench tune {search.kind}`.\n{text}")
+    trials = study.get_trials(deepcopy=False)
+    summary = {
+        **provenance(search.seed, torch.device("cpu"), search.task.experiment),
+        "identity": search.identity,
+        "search": cost,
+        "objectives": [search.task.accuracy, search.task.cost][: 2 if search.multi else 1],
+        "front": [_row(trial) for trial in front],
+        "named": [_row(trial) for trial in trials if "named" in trial.user_attrs and trial.values],
+        "states": {state: sum(trial.state.name.lower() == state for trial in trials)
+                   for state in ("complete", "pruned", "fail", "running", "waiting")},
+    }  # fmt: skip
+    with atomic_path(search.folder / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _row(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+    return {
+        "trial": trial.number, "named": trial.user_attrs.get("named"), "objectives": trial.values,
+        "values": trial.user_attrs.get("values"), "costs": trial.user_attrs.get("costs"),
+    }  # fmt: skip

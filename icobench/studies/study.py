@@ -1,0 +1,212 @@
+"""Optuna studies: opened and checked, dead workers' trials found and queued again."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icobench.errors import InputError
+from icobench.images.files import atomic_path
+from icobench.studies.owners import alive
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = [
+    "DESCRIPTION",
+    "describe_study",
+    "finished",
+    "load_described",
+    "open_study",
+    "queue_first",
+    "recover",
+]
+
+DESCRIPTION = "search.json"
+
+JOURNAL = "journal.log"
+
+REQUEUES = 3
+"""A trial whose worker died so often is given up."""
+
+
+@contextmanager
+def _one_line(storage: str) -> Iterator[None]:
+    """Whatever goes wrong with a storage, in a line."""
+    import optuna
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # SQLAlchemy, drivers, the journal's JSON: each has errors of its own
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"{storage}: cannot be used as a storage ({type(error).__name__}: {line})"
+        ) from error
+
+
+def _storage(folder: Path, url: str | None) -> Any:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+
+    if url is None:
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    if url.startswith(("redis://", "rediss://", "unix://")):
+        return JournalStorage(JournalRedisBackend(url))
+    if "://" not in url:
+        raise InputError(f"--storage must be a URL such as sqlite:///search.db, got {url!r}")
+    return optuna.storages.RDBStorage(url)
+
+
+def open_study(
+    folder: Path,
+    url: str | None,
+    identity: dict[str, Any],
+    sampler: "optuna.samplers.BaseSampler | None" = None,
+    pruner: "optuna.pruners.BasePruner | None" = None,
+) -> "optuna.Study":
+    """The study of a run folder, made if there is none.
+
+    Args:
+        folder: of the run; the journal is there unless a URL is given.
+        url: of another storage.
+        identity: name, directions, search space and all else that its values depend on.
+        sampler, pruner: of new trials.
+
+    Raises:
+        InputError: a storage that is corrupt, locked or not there, or a study of another search.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    name = identity["name"]
+    own = json.loads(json.dumps(identity))
+    with _one_line(url or str(folder / JOURNAL)):
+        storage = _storage(folder, url)
+        study = optuna.create_study(
+            study_name=name, storage=storage, sampler=sampler, pruner=pruner,
+            directions=["minimize"] * identity["objectives"], load_if_exists=True,
+        )  # fmt: skip
+        known = study.user_attrs.get("identity")
+        if known is None and not study.get_trials(deepcopy=False):
+            study.set_user_attr("identity", own)
+            known = own
+        if known != own:
+            known = known or {}
+            names = [key for key in own if known.get(key) != own[key]]
+            what = "search space" if {"space", "objectives"} & set(names) else ", ".join(names)
+            raise InputError(
+                f"{url or folder}: the study {name} was made with another {what}; choose another --run"
+            )
+        return study
+
+
+def describe_study(folder: Path, values: dict[str, Any]) -> None:
+    """Note in the run folder what is searched.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    described = folder / DESCRIPTION
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, not a run folder")
+    if folder.exists() and not described.exists():
+        others = [one.name for one in folder.iterdir() if one.name not in (JOURNAL, "cluster")]
+        if others:
+            raise InputError(f"{folder}: not empty and not a search; choose another --run")
+    if described.exists():
+        try:
+            known = json.loads(described.read_text())
+            name, url = known["identity"]["name"], known["storage"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{described}: damaged") from error
+        if (name, url) != (values["identity"]["name"], values["storage"]):
+            raise InputError(
+                f"{folder}: holds the search {name} in {url or 'a journal'}; choose another --run"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
+    with atomic_path(described) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def load_described(folder: Path) -> tuple["optuna.Study", dict[str, Any]]:
+    """The study that a run folder describes, and the description.
+
+    Raises:
+        InputError: no search there, or its storage cannot be read.
+    """
+    path = folder / DESCRIPTION
+    try:
+        known = json.loads(path.read_text())
+        identity, url = known["identity"], known["storage"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no search, or damaged") from error
+    return open_study(folder, url, identity), known
+
+
+def finished(study: "optuna.Study") -> int:
+    """Trials that count: completed or pruned."""
+    from optuna.trial import TrialState
+
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+
+def running(study: "optuna.Study") -> int:
+    """Trials that somebody works on."""
+    from optuna.trial import TrialState
+
+    return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+
+def queue_first(study: "optuna.Study", first: dict[str, dict[str, Any]]) -> None:
+    """Queue named settings that no trial has, finished, at work or waiting."""
+    from optuna.trial import TrialState
+
+    known = {
+        trial.user_attrs.get("named") for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.FAIL
+    }  # fmt: skip
+    for name, values in first.items():
+        if name not in known:
+            study.enqueue_trial(values, user_attrs={"named": name, "attempt": 1})
+
+
+def requeue(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", why: str) -> bool:
+    """Fail a trial whose worker is gone and queue its settings again; False if somebody else just did."""
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    attempt = trial.user_attrs.get("attempt", 1)
+    fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (ValueError, UpdateFinishedTrialError):
+        return False
+    if attempt < REQUEUES:
+        carried = {key: trial.user_attrs[key] for key in ("named",) if key in trial.user_attrs}
+        study.enqueue_trial(
+            fixed, user_attrs={**carried, "attempt": attempt + 1, "instead_of": trial.number, "why": why}
+        )
+    return True
+
+
+def recover(study: "optuna.Study", folder: Path) -> list[int]:
+    """Queue trials again whose workers have died; their numbers."""
+    from optuna.trial import TrialState
+
+    found = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        owner = trial.user_attrs.get("worker")
+        if not alive(owner, folder, begun) and requeue(study, trial, "its worker died"):
+            found.append(trial.number)
+    return found

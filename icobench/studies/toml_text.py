@@ -1,0 +1,34 @@
+"""Plain values as TOML; the standard library reads it only."""
+
+import json
+import re
+from typing import Any
+
+__all__ = ["toml_text"]
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, float):
+        return repr(value)  # inf and nan are TOML's words too
+    return json.dumps(value)
+
+
+def toml_text(values: dict[str, Any], above: tuple[str, ...] = ()) -> str:
+    """Booleans, numbers, strings, lists of these, and tables.
+
+    Args:
+        values: what to write; no None, which TOML does not have.
+        above: names of the tables that these are in.
+    """
+    lines = [f"{_key(name)} = {_value(one)}\n" for name, one in values.items() if not isinstance(one, dict)]
+    for name, one in values.items():
+        if isinstance(one, dict):
+            inner = (*above, _key(name))
+            lines.append(f"\n[{'.'.join(inner)}]\n{toml_text(one, inner)}")
+    return "".join(lines)
