@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUN ?= runs/quick
 JOBS ?= 2
 
-.PHONY: compare test test-slow lint reports train clean
+.PHONY: compare test test-slow test-cluster lint reports train clean
 
 compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
@@ -17,6 +17,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# A SLURM of one node; needs root and Debian's packages.
+test-cluster: $(STAMP)
+	tests/cluster/one-node-slurm install
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt ruff mypy

@@ -53,7 +53,7 @@ def one_line(err: str) -> str:
 
 COMMANDS = [
     "compare", "reconstruct", "simulate", "generate", "merge", "train", "evaluate", "sweep", "tune network",
-    "tune simplex", "report",
+    "tune simplex", "report", "status",
 ]  # fmt: skip
 
 
@@ -136,14 +136,24 @@ def test_simulate_is_what_the_simulator_says(call, tmp_path):
 
 
 def test_small_studies_run_and_resume(call, tmp_path):
-    line = "sweep --axis starts --points 1,2 --images 2 --run sweep"
+    line = "sweep --axis starts --points 1,2 --seeds 1 --iterations 5 --images 2 --run sweep"
     code, first, err = call(line)
     assert code == 0, err
-    assert len(pd.read_csv(tmp_path / "sweep" / "starts.csv")) == 2
+    assert len(pd.read_csv(tmp_path / "sweep" / "sweep.csv")) == 2
     assert call(line)[1] == first
-    code, out, err = call("tune simplex --trials 1 --images 1 --run tune")
+    assert "2 of 2 points done" in call("status sweep")[1]
+    code, out, err = call("tune simplex --trials 2 --images 2 --budget 60 --run tune")
     assert code == 0, err
-    assert "best of 1" in out
+    assert "best: trial " in out
+    assert "tried first: trial 0 paper" in out
+    assert "2 complete" in call("status tune")[1]
+    code, out, err = call("compare --config tune/best.toml --methods simplex-tuned --run tuned")
+    assert code == 0, err
+    card = json.loads((tmp_path / "tuned" / "run.json").read_text())["methods"]["simplex-tuned"]
+    assert card["search"]["trials"] == 2
+    code, _, err = call("tune simplex --trials 2 --images 3 --budget 60 --run tune")
+    assert code == 2
+    assert "made with another task" in one_line(err)
 
 
 def write(path: Path, array: np.ndarray) -> str:
@@ -285,6 +295,17 @@ def test_frames_of_a_flat_detector_are_reconstructed(call, tmp_path):
         ("evaluate --sets clean,moon", "unknown test set 'moon'"),
         ("evaluate --model nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("sweep --axis moon", "unknown axis 'moon'"),
+        ("sweep --axis starts --points 3,some", "--points must be numbers such as"),
+        ("sweep --axis starts --shard 3/2", "shard 3/2: shards are counted from 1"),
+        ("sweep --axis starts --method network", "--method has no meaning on the axis starts"),
+        ("sweep --partition gpu", "--partition needs --executor slurm"),
+        ("sweep --executor moon --run x", "--executor must be local or slurm"),
+        ("sweep --executor slurm", "--executor slurm needs --run"),
+        ("sweep --executor slurm --shard 1/2 --run x", "makes the shards itself"),
+        ("tune simplex --space nowhere.toml", "nowhere.toml: No such file"),
+        ("tune network --preset huge", "unknown preset 'huge'"),
+        ("train --config nowhere.toml", "nowhere.toml: No such file"),
+        ("status nowhere", "nowhere: no run, search, sweep or shards"),
         ("report nowhere", "nowhere"),
     ],
 )

@@ -89,10 +89,12 @@ def open_study(
     own = json.loads(json.dumps(identity))
     with _one_line(url or str(folder / JOURNAL)):
         storage = _storage(folder, url)
-        study = optuna.create_study(
-            study_name=name, storage=storage, sampler=sampler, pruner=pruner,
-            directions=["minimize"] * identity["objectives"], load_if_exists=True,
-        )  # fmt: skip
+        both: dict[str, Any] = {"study_name": name, "storage": storage, "sampler": sampler, "pruner": pruner}
+        try:
+            study = optuna.load_study(**both)
+        except KeyError:
+            directions = ["minimize"] * identity["objectives"]
+            study = optuna.create_study(**both, directions=directions, load_if_exists=True)
         known = study.user_attrs.get("identity")
         if known is None and not study.get_trials(deepcopy=False):
             study.set_user_attr("identity", own)

@@ -30,5 +30,7 @@ def toml_text(values: dict[str, Any], above: tuple[str, ...] = ()) -> str:
     for name, one in values.items():
         if isinstance(one, dict):
             inner = (*above, _key(name))
-            lines.append(f"\n[{'.'.join(inner)}]\n{toml_text(one, inner)}")
+            # A table of tables alone needs no line of its own.
+            head = f"\n[{'.'.join(inner)}]\n" if not all(isinstance(v, dict) for v in one.values()) else ""
+            lines.append(head + toml_text(one, inner))
     return "".join(lines)

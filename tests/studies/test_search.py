@@ -1,0 +1,265 @@
+"""Searches: data that says what varies, seeded trials, pruning, and workers that die."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from icobench.comparison.methods import METHODS
+from icobench.comparison.methods.defined import define_methods
+from icobench.errors import InputError
+from icobench.fitting.simplex import SimplexOptions
+from icobench.network.recipe import RECIPES, Recipe, read_recipe
+from icobench.simulator.experiment import Experiment
+from icobench.studies.network_task import NetworkTask
+from icobench.studies.owners import alive, beating
+from icobench.studies.search import Search, run_search, search_cost, write_best
+from icobench.studies.search_space import read_space
+from icobench.studies.simplex_task import BLOCK, SimplexTask, race_options
+from icobench.studies.study import open_study, recover
+from icobench.studies.toml_text import toml_text
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Bowl(SimplexTask):
+    """A task that costs nothing: best at a first simplex of 10 degrees. ``deadly``: a file whose finder
+    removes it and dies."""
+
+    deadly: str = ""
+
+    @property
+    def identity(self):
+        return {"bowl": self.images}
+
+    def evaluate(self, values, folder, device, report, note):
+        if self.deadly and Path(self.deadly).exists() and values["starts"] == 60:
+            Path(self.deadly).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss = math.log10(values["rotation_deg"] / 10) ** 2
+        for image in range(self.images):
+            note({"seconds": 0.5 * (image + 1), "simulations": 10 * (image + 1)})
+            report(image, loss + 0.01 * (image % 3))
+        return loss + 0.01, values.get("budget", self.budget) * 1.8
+
+
+def search(folder, trials=8, **more) -> Search:
+    task = more.pop("task", Bowl(2 * BLOCK, "counting", 2500, 0, Experiment()))
+    return Search(folder, more.pop("url", None), task, read_space("simplex"), trials, 3, **more)
+
+
+def told(study):
+    return [(trial.params, trial.values, trial.state.name) for trial in study.get_trials()]
+
+
+def test_search_spaces_are_data(tmp_path):
+    for kind in ("simplex", "network"):
+        space = read_space(kind)
+        assert list(space.enqueue) == ["paper", "ours"]
+        for multi in (False, True):
+            for values in space.first(multi).values():
+                chosen = space.suggest(optuna.trial.FixedTrial(values), multi)  # raises if one is missing
+                assert chosen.keys() == values.keys()
+    cases = {
+        "[parameters.a]\ntype = 'int'\nlow = 3\nhigh = 1": "must be ordered",
+        "[parameters.a]\ntype = 'float'\nlow = 0\nhigh = 1\nlog = true": "positive for log",
+        "[parameters.a]\ntype = 'text'": "type must be one of",
+        "[parameters.a]\ntype = 'categorical'": "no choices",
+        "[enqueue.x]\na = 1": "no parameters",
+        "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2\n[enqueue.x]\nb = 1": "which is no parameter",
+        "parameters = ": "not a TOML file",
+    }
+    for text, message in cases.items():
+        path = tmp_path / "space.toml"
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_space("simplex", path)
+
+
+def test_the_papers_settings_are_the_papers():
+    values = {**read_space("simplex").enqueue["paper"]}
+    options = race_options(values, values["budget"])
+    assert options.rounds == ()
+    assert (options.simplex.starts, options.iterations) == (50, 50)
+    assert options.simplex == SimplexOptions(iterations=options.simplex.iterations)
+    race = race_options({**values, "rounds": 2, "keep": 0.2}, 1500)
+    assert race.rounds == ((10, 10), (50, 2))
+    assert race.iterations == 250
+    task = NetworkTask(2, RECIPES["compact"], 0, Experiment())
+    network = read_space("network")
+    ours = network.suggest(optuna.trial.FixedTrial(network.first()["ours"]))
+    expected = replace(
+        RECIPES["compact"], network={"widths": [32, 64, 128], "hidden": 256, "activation": "relu"}
+    )
+    assert task.varied(ours) == expected
+    paper = task.varied(network.suggest(optuna.trial.FixedTrial(network.first()["paper"])))
+    assert (paper.architecture, paper.loss, paper.network) == ("paper", "mse", {})
+    assert paper.steps * paper.batch == task.recipe.steps * task.recipe.batch
+
+
+def test_a_search_is_seeded_and_goes_on_as_it_would_have(tmp_path):
+    whole = run_search(search(tmp_path / "whole", 14), CPU)
+    run_search(search(tmp_path / "parts", 5), CPU)
+    parts = run_search(search(tmp_path / "parts", 14), CPU)
+    assert told(parts) == told(whole)
+    trials = whole.get_trials()
+    assert [trial.user_attrs.get("named") for trial in trials[:2]] == ["paper", "ours"]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    assert pruned  # a bowl is easily told apart, after the first block
+    assert {len(trial.intermediate_values) for trial in pruned} == {BLOCK}
+    assert all(trial.intermediate_values[0] > whole.best_value for trial in pruned)
+    cost = search_cost(whole)
+    assert cost["simulations"] == sum(10 * len(trial.intermediate_values) for trial in trials)
+    assert cost["trials"] == 14
+
+
+def test_a_killed_worker_loses_its_trial_alone(tmp_path):
+    deadly = tmp_path / "deadly"
+    deadly.touch()
+    task = Bowl(BLOCK, "counting", 2500, 0, Experiment(), str(deadly))
+    study = run_search(search(tmp_path / "run", 6, task=task), CPU, workers=2)
+    trials = study.get_trials()
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    again = [trial for trial in trials if "instead_of" in trial.user_attrs]
+    assert len(failed) == len(again) == 1
+    assert failed[0].user_attrs["named"] == again[0].user_attrs["named"] == "ours"
+    assert again[0].params == failed[0].params
+    assert again[0].state == TrialState.COMPLETE
+    assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials) == 6
+    assert not list((tmp_path / "run" / "workers").iterdir()) or len(trials) == 7
+
+
+def test_trials_of_the_dead_are_found_at_the_start(tmp_path):
+    run = tmp_path / "run"
+    study = run_search(search(run, 2), CPU)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with beating(run) as own:
+        for owner in ({**own, "pid": ended.pid}, {**own, "started": "1"}, own, {**own, "host": "elsewhere"}):
+            trial = study.ask()
+            trial.suggest_float("rotation_deg", 2.0, 40.0, log=True)
+            trial.set_user_attr("worker", owner)
+        assert recover(study, run) == [2, 3]
+        assert recover(study, run) == []
+        heart = run / "workers" / own["beat"]
+        os.utime(heart, (0, heart.stat().st_mtime - 500))
+        assert not alive({**own, "host": "elsewhere"}, run, 0.0)
+        assert alive(own, run, 0.0)
+    waiting = study.get_trials(states=(TrialState.WAITING,))
+    assert [trial.user_attrs["instead_of"] for trial in waiting] == [2, 3]
+    assert waiting[0].system_attrs["fixed_params"] == study.get_trials()[2].params
+
+
+def test_studies_and_storages_that_do_not_fit_are_refused(tmp_path):
+    run_search(search(tmp_path / "run", 2), CPU)
+    before = (tmp_path / "run" / "journal.log").read_bytes()
+    other = search(tmp_path / "run", 2)
+    space = replace(
+        other.space, parameters={**other.space.parameters, "starts": {"type": "int", "low": 1, "high": 2}}
+    )
+    with pytest.raises(InputError, match="was made with another search space"):
+        run_search(replace(other, space=space), CPU)
+    with pytest.raises(InputError, match="was made with another task"):
+        run_search(replace(other, task=replace(other.task, images=3)), CPU)
+    with pytest.raises(InputError, match="holds the search simplex in a journal"):
+        run_search(replace(other, multi=True), CPU)
+    assert (tmp_path / "run" / "journal.log").read_bytes() == before
+    (tmp_path / "run" / "journal.log").write_bytes(before[:200] + b"\x00{\n" + before[200:])
+    with pytest.raises(InputError, match=r"journal.log: cannot be used as a storage"):
+        run_search(other, CPU)
+    (tmp_path / "broken.db").write_bytes(b"no database" * 100)
+    for url, message in (
+        (f"sqlite:///{tmp_path}/broken.db", "cannot be used as a storage"),
+        ("moon://base", "cannot be used as a storage"),
+        ("search.db", "must be a URL"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_study(tmp_path, url, other.identity)
+
+
+def test_a_database_serves_as_well(tmp_path):
+    url = f"sqlite:///{tmp_path}/search.db"
+    stored = run_search(search(tmp_path / "run", 6, url=url), CPU)
+    assert told(stored) == told(run_search(search(tmp_path / "journal", 6), CPU))
+    assert not (tmp_path / "run" / "journal.log").exists()
+
+
+def test_the_front_of_two_objectives(tmp_path):
+    many = search(tmp_path / "run", 12, multi=True)
+    study = run_search(many, CPU)
+    summary = write_best(many, study)
+    points = [trial.values for trial in study.get_trials()]
+    assert len(points) == 12
+    front = [row["objectives"] for row in summary["front"]]
+    for point in points:  # on the front if nothing is better in one and no worse in the other
+        beaten = any(o[0] <= point[0] and o[1] <= point[1] and o != point for o in points)
+        assert (point in front) != beaten
+    assert len(list((tmp_path / "run").glob("front-*.toml"))) == len(front)
+
+
+def test_the_best_trial_is_a_preset_that_others_accept(tmp_path):
+    one = search(tmp_path / "run", 4)
+    summary = write_best(one, run_search(one, CPU))
+    values = tomllib.loads((tmp_path / "run" / "best.toml").read_text())
+    tuned = values["define"]["simplex-tuned"]
+    assert tuned["starts"] == summary["front"][0]["values"]["starts"]
+    assert tuned["search"] == summary["search"]
+    try:
+        define_methods(values["define"], "best.toml")
+        assert METHODS["simplex-tuned"].card["search"]["trials"] == 4
+        assert METHODS["simplex-tuned"].options.rounds == tuple(map(tuple, tuned["rounds"]))
+    finally:
+        METHODS.pop("simplex-tuned", None)
+    for bad, message in (
+        ({"x": {"starts": 1}}, "needs starts and iterations"),
+        ({"x": {"starts": 0, "iterations": 1}}, "must be positive"),
+        ({"x": {"starts": 1, "iterations": 1, "speed": 1}}, "has 'speed'"),
+        ({"simplex": {"starts": 1, "iterations": 1}}, "there is a method simplex already"),
+        ({"a b": {"starts": 1, "iterations": 1}}, "is no name for a method"),
+        (3, "must hold tables"),
+    ):
+        with pytest.raises(InputError, match=message):
+            define_methods(bad, "best.toml")
+
+
+def test_recipes_as_toml(tmp_path):
+    recipe = Recipe(steps=9, network={"widths": [8, 8, 8]}, pool=5, settle_share=0.0)
+    path = tmp_path / "best.toml"
+    cost = {"seconds": 1.5, "simulations": 7}
+    path.write_text(toml_text({**asdict(recipe), "search": cost}))
+    assert read_recipe(path) == (recipe, cost)
+    path.write_text("steps = 3\nspeed = 2\n")
+    with pytest.raises(InputError, match="a recipe has no speed"):
+        read_recipe(path)
+
+
+def test_a_small_network_is_searched(tmp_path):
+    recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
+    path = tmp_path / "space.toml"
+    path.write_text(
+        '[parameters.learning_rate]\ntype = "float"\nlow = 1e-4\nhigh = 1e-2\nlog = true\n'
+        "[enqueue.ours]\nlearning_rate = 1e-3\n"
+    )
+    task = NetworkTask(2, recipe, 0, Experiment())
+    own = Search(tmp_path / "run", None, task, read_space("network", path), 1, 0)
+    study = run_search(own, CPU)
+    first = study.get_trials()[0]
+    assert first.params == {"learning_rate": 1e-3}
+    assert sorted(first.intermediate_values) == list(range(1, 10))
+    assert first.user_attrs["costs"]["simulations"] == 9 * 16 // recipe.variants
+    summary = write_best(own, study)
+    found, cost = read_recipe(tmp_path / "run" / "best.toml")
+    assert found.learning_rate == summary["front"][0]["values"]["learning_rate"]
+    assert cost == summary["search"]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["states"]["fail"] == 0

@@ -1,0 +1,143 @@
+"""Shards on a real SLURM of one node: one killed, one requeued, and the result as of one process."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "cluster" / "one-node-slurm"
+PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct", "mariadbd")
+MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"SLURM is not installed ({', '.join(MISSING)}); make test-cluster"
+    ),
+    pytest.mark.skipif(os.geteuid() != 0, reason="a SLURM of one's own needs root"),
+]
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    """The environment of commands that use it."""
+    pytest.importorskip("submitit")
+    folder = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))  # sockets need a short name
+    started = subprocess.run([SCRIPT, "start", folder], capture_output=True, text=True, timeout=150)
+    try:
+        if started.returncode:
+            pytest.skip(f"SLURM does not start here: {started.stderr.strip()[-300:]}")
+        own = Path(__file__).parents[2]
+        yield os.environ | {
+            "SLURM_CONF": str(folder / "slurm.conf"), "PYTHONPATH": str(own), "ICOBENCH_COMPILE": "1",
+            "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+        }  # fmt: skip
+    finally:
+        subprocess.run([SCRIPT, "stop", folder], capture_output=True, timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def icobench(words: str, folder: Path, environment: dict) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "icobench.cli", *words.split()], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out + err
+
+
+def until(condition, seconds: float = 120.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def process_of(job: str) -> int:
+    """Number of the process that does an array's task."""
+    array, task = job.split("_")
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes()
+            variables = (path / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        mine = {f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={task}".encode()}
+        # The batch script and srun itself carry the same variables, but no step's.
+        step = any(one.startswith(b"SLURM_STEP_ID=0") for one in variables)
+        if step and b"submitit.core._submit" in words and mine <= set(variables):
+            return int(path.name)
+    raise AssertionError(f"no process of {job}")
+
+
+def test_a_killed_and_a_requeued_shard_lose_nothing(slurm, tmp_path):
+    line = "--images 1500 --seed 5"
+    submitted = icobench(f"generate set.h5 {line} --executor slurm --shards 3 --time 10", tmp_path, slurm)
+    shards = tmp_path / "set.h5.shards"
+    jobs_file = shards / "cluster" / "jobs.json"
+    until(lambda: jobs_file.exists() and len(json.loads(jobs_file.read_text())["jobs"]) == 3)
+    jobs = json.loads(jobs_file.read_text())["jobs"]
+    blocks = {shard: shards / f"shard-{shard:05d}.h5.parts" for shard in (1, 2, 3)}
+    first_block = until(lambda: sorted(blocks[2].glob("0*.h5")))[0]
+    made = first_block.stat().st_mtime_ns
+    os.kill(process_of(jobs["2"]["id"]), signal.SIGKILL)
+    until(lambda: sorted(blocks[3].glob("0*.h5")))
+    subprocess.run(["scontrol", "requeue", jobs["3"]["id"]], env=slurm, check=True)
+
+    # Its block is still the one made before the kill when the shard runs again.
+    until(lambda: json.loads(jobs_file.read_text())["jobs"]["2"]["attempt"] == 2)
+    assert first_block.stat().st_mtime_ns == made
+    code, text = ended(icobench("status set.h5", tmp_path, slurm))
+    assert code == 0, text
+    assert "shards: " in text
+
+    code, text = ended(submitted)
+    assert code == 0, text
+    assert "wrote 1500 images" in text
+    attempts = {shard: job["attempt"] for shard, job in json.loads(jobs_file.read_text())["jobs"].items()}
+    assert attempts == {"1": 1, "2": 2, "3": 1}
+    restarts = subprocess.run(
+        ["sacct", "-D", "-X", "-n", "-o", "State", "-j", jobs["3"]["id"]],
+        env=slurm,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert restarts == ["REQUEUED", "COMPLETED"]
+
+    code, text = ended(icobench(f"generate whole.h5 {line}", tmp_path, slurm))
+    assert code == 0, text
+    with h5py.File(tmp_path / "set.h5") as merged, h5py.File(tmp_path / "whole.h5") as whole:
+        for name in (
+            "entry_1/data_1/data",
+            "entry_1/data_1/mask",
+            "icobench/radius_nm",
+            "icobench/quaternion",
+        ):
+            assert (merged[name][()] == whole[name][()]).all()
+
+
+def test_errors_are_those_of_the_command_and_of_the_site(slurm, tmp_path):
+    where = "--run run --executor slurm --shards 2"
+    code, text = ended(icobench(f"compare --images 2 --methods magic {where}", tmp_path, slurm))
+    assert code == 2
+    assert "unknown method 'magic'" in text
+    code, text = ended(icobench(f"compare --images 2 --methods magic {where[:-1]}3", tmp_path, slurm))
+    assert code == 2
+    assert "was divided into 2 shards, not 3" in text
+    code, text = ended(icobench("sweep --run s --executor slurm --partition moon", tmp_path, slurm))
+    assert code == 2
+    assert "error: sbatch: " in text
+    assert "partition" in text
