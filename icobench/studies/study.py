@@ -93,7 +93,7 @@ def open_study(
         try:
             study = optuna.load_study(**both)
         except KeyError:
-            directions = ["minimize"] * identity["objectives"]
+            directions: Any = ["minimize"] * identity["objectives"]
             study = optuna.create_study(**both, directions=directions, load_if_exists=True)
         known = study.user_attrs.get("identity")
         if known is None and not study.get_trials(deepcopy=False):

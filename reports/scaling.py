@@ -1,0 +1,124 @@
+"""What ten million images cost, from the times of shards that really ran: writes scaling.md and scaling.json.
+
+    python reports/scaling.py SET.h5.shards [MORE.h5.shards]
+
+Folders of ``icobench generate --executor slurm``, beside their sets, made with different numbers of images: so
+what a shard costs before its first image is told from what an image costs. The reconstructions' times are
+those of the stored comparison in reports/compare_quick.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from icobench.datasets.generation import shard_range
+from icobench.provenance import provenance
+from icobench.simulator.experiment import Experiment
+
+HERE = Path(__file__).parent
+IMAGES = 10_000_000
+SHARD_SECONDS = 3600.0
+"""Aim for a shard: short enough for any queue, long enough that its start does not matter."""
+
+
+def measured(folder: Path) -> pd.DataFrame:
+    """Images, cores and seconds of every finished shard."""
+    state = folder / "cluster"
+    jobs = json.loads((state / "jobs.json").read_text())
+    words = jobs["command"]
+    images = int(words[words.index("--images") + 1])
+    rows = []
+    for path in sorted(state.glob("done-*.json")):
+        done = json.loads(path.read_text())
+        own = shard_range(images, int(path.stem.split("-")[1]), jobs["shards"])
+        rows.append(
+            {"set": folder.name, "images": len(own), "cores": done["cpus"], "seconds": done["seconds"]}
+        )
+    return pd.DataFrame(rows)
+
+
+def simulating(shards: pd.DataFrame, start: float, each: float, stored: float) -> list[str]:
+    """What was measured, and what it means for all images; ``stored`` are bytes of an image."""
+    cores = int(shards["cores"].iloc[0])
+    per_shard = int((SHARD_SECONDS - start) / each)
+    count = math.ceil(IMAGES / per_shard)
+    hours = cores * (count * start + IMAGES * each) / 3600
+    lines = [
+        f"{len(shards)} shards ran on a SLURM of one node, {cores} core each; others worked on the node, too.",
+        "",
+        "| set | shards | images in a shard | seconds, median | fastest | slowest |",
+        "|:--|--:|--:|--:|--:|--:|",
+    ]
+    for (name, images), own in shards.groupby(["set", "images"]):
+        t = own["seconds"]
+        lines.append(
+            f"| {name} | {len(own)} | {images:,} | {t.median():.1f} | {t.min():.1f} | {t.max():.1f} |"
+        )
+    return [
+        *lines,
+        "",
+        f"A straight line through these: {start:.1f} s before the first image (Python, tables, joining of parts)",
+        f"and {1e3 * each:.1f} ms for each.",
+        "",
+        f"**Simulating {IMAGES:,} images of photon counts** so takes {count:,} shards of {per_shard:,} images and",
+        f"an hour: {hours:,.0f} core hours, which is {hours / 64:,.1f} hours on 64 cores. Beginning a shard is",
+        f"{100 * cores * count * start / 3600 / hours:.2f} % of that. The files hold {stored / 1e3:.1f} kB an image,",
+        f"{stored * IMAGES / 1e9:,.0f} GB in all; 64 shards write {64 * stored / each / 1e6:,.1f} MB/s.",
+        "",
+    ]
+
+
+def reconstructing() -> list[str]:
+    """The same for every method of the stored comparison."""
+    compared = pd.read_parquet(HERE / "compare_quick" / "results.parquet")
+    machine = json.loads((HERE / "compare_quick" / "run.json").read_text())["machine"]
+    threads = machine["threads"]
+    lines = [
+        "**Reconstructing them**, from the seconds per image of `reports/compare_quick`",
+        f"({machine['processor']}, {threads} threads, which count as {threads} cores):",
+        "",
+        "| method | s per image | core hours | days on 64 cores |",
+        "|:--|--:|--:|--:|",
+    ]
+    for method, seconds in compared.groupby("method", sort=False)["seconds"].mean().items():
+        hours = IMAGES * seconds * threads / 3600
+        lines.append(f"| {method} | {seconds:.3f} | {hours:,.0f} | {hours / 64 / 24:,.1f} |")
+    return lines
+
+
+def main() -> None:
+    folders = [Path(name) for name in sys.argv[1:]]
+    shards = pd.concat([measured(folder) for folder in folders], ignore_index=True)
+    if shards["images"].nunique() < 2 or shards["cores"].nunique() != 1:
+        raise SystemExit("give shards of different numbers of images, and of the same number of cores")
+    design = np.stack((np.ones(len(shards)), shards["images"]), 1)
+    (start, each), *_ = np.linalg.lstsq(design, shards["seconds"].to_numpy(), rcond=None)
+    largest = max(folders, key=lambda folder: folder.with_suffix("").stat().st_size)
+    own = shards[shards["set"] == largest.name]
+    stored = largest.with_suffix("").stat().st_size / own["images"].sum()
+    origin = provenance(0, torch.device("cpu"), Experiment())
+    text = [
+        "# What ten million images cost",
+        "",
+        *simulating(shards, float(start), float(each), stored),
+        *reconstructing(),
+        "",
+        "These are extrapolations from one machine. They hold as long as a shard has its cores to itself, and the",
+        f"file system keeps up. Measured on {origin['machine']['processor']}; numbers in `scaling.json`, made by",
+        "`reports/scaling.py`.",
+    ]
+    (HERE / "scaling.md").write_text("\n".join(text) + "\n")
+    out = {
+        **origin, "command": " ".join(["python reports/scaling.py", *(folder.name for folder in folders)]),
+        "shards": shards.to_dict("records"), "start_seconds": start, "seconds_per_image": each,
+        "bytes_per_image": stored,
+    }  # fmt: skip
+    (HERE / "scaling.json").write_text(json.dumps(out, indent=1) + "\n")
+
+
+main()
