@@ -1,15 +1,15 @@
 """What ten million images cost, from the times of shards that really ran: writes scaling.md and scaling.json.
 
-    python reports/scaling.py SET.h5.shards [MORE.h5.shards]
+    python reports/scaling.py SET.h5.shards MORE.h5.shards [--note "what else the machine did"]
 
-Folders of ``icobench generate --executor slurm``, beside their sets, made with different numbers of images: so
-what a shard costs before its first image is told from what an image costs. The reconstructions' times are
+Folders of ``icobench generate --executor slurm``, beside their sets, made with different numbers of images:
+so what a shard costs before its first image is told from what an image costs. The reconstructions' times are
 those of the stored comparison in reports/compare_quick.
 """
 
+import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +42,14 @@ def measured(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def simulating(shards: pd.DataFrame, start: float, each: float, stored: float) -> list[str]:
+def simulating(shards: pd.DataFrame, start: float, each: float, stored: float, note: str) -> list[str]:
     """What was measured, and what it means for all images; ``stored`` are bytes of an image."""
     cores = int(shards["cores"].iloc[0])
     per_shard = int((SHARD_SECONDS - start) / each)
     count = math.ceil(IMAGES / per_shard)
     hours = cores * (count * start + IMAGES * each) / 3600
     lines = [
-        f"{len(shards)} shards ran on a SLURM of one node, {cores} core each; others worked on the node, too.",
+        f"{len(shards)} shards ran on a SLURM of one node, {cores} core each. {note}".strip(),
         "",
         "| set | shards | images in a shard | seconds, median | fastest | slowest |",
         "|:--|--:|--:|--:|--:|--:|",
@@ -62,12 +62,13 @@ def simulating(shards: pd.DataFrame, start: float, each: float, stored: float) -
     return [
         *lines,
         "",
-        f"A straight line through these: {start:.1f} s before the first image (Python, tables, joining of parts)",
+        f"A straight line through these: {start:.1f} s before the first image (Python, tables, joining)",
         f"and {1e3 * each:.1f} ms for each.",
         "",
-        f"**Simulating {IMAGES:,} images of photon counts** so takes {count:,} shards of {per_shard:,} images and",
-        f"an hour: {hours:,.0f} core hours, which is {hours / 64:,.1f} hours on 64 cores. Beginning a shard is",
-        f"{100 * cores * count * start / 3600 / hours:.2f} % of that. The files hold {stored / 1e3:.1f} kB an image,",
+        f"**Simulating {IMAGES:,} images of photon counts** so takes {count:,} shards of {per_shard:,}",
+        f"images and an hour: {hours:,.0f} core hours, which is {hours / 64:,.1f} hours on 64 cores.",
+        f"Beginning the shards is {cores * count * start / 36 / hours:.2f} % of that. The files hold",
+        f"{stored / 1e3:.1f} kB an image,",
         f"{stored * IMAGES / 1e9:,.0f} GB in all; 64 shards write {64 * stored / each / 1e6:,.1f} MB/s.",
         "",
     ]
@@ -92,7 +93,10 @@ def reconstructing() -> list[str]:
 
 
 def main() -> None:
-    folders = [Path(name) for name in sys.argv[1:]]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--note", default="")
+    folders, note = vars(parser.parse_args()).values()
     shards = pd.concat([measured(folder) for folder in folders], ignore_index=True)
     if shards["images"].nunique() < 2 or shards["cores"].nunique() != 1:
         raise SystemExit("give shards of different numbers of images, and of the same number of cores")
@@ -105,12 +109,12 @@ def main() -> None:
     text = [
         "# What ten million images cost",
         "",
-        *simulating(shards, float(start), float(each), stored),
+        *simulating(shards, float(start), float(each), stored, note),
         *reconstructing(),
         "",
-        "These are extrapolations from one machine. They hold as long as a shard has its cores to itself, and the",
-        f"file system keeps up. Measured on {origin['machine']['processor']}; numbers in `scaling.json`, made by",
-        "`reports/scaling.py`.",
+        "These are extrapolations from one machine. They hold as long as a shard has its cores to itself,",
+        f"and the file system keeps up. Shards measured on {origin['machine']['processor']}; numbers in",
+        "`scaling.json`, made by `reports/scaling.py`.",
     ]
     (HERE / "scaling.md").write_text("\n".join(text) + "\n")
     out = {
