@@ -18,8 +18,10 @@ def _save(axes: Any, path: Path) -> None:
 
     first = np.ravel(axes)[0]
     figure = first.figure
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(max(width, 7.0), max(height, 4.5))
+    panels = len(np.ravel(axes))
+    figure.set_size_inches(max(7.0, 2.6 * panels), 4.5)
+    for one in np.ravel(axes):
+        one.tick_params(axis="x", which="both", labelsize=8, rotation=60 if panels > 1 else 0)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", facecolor="white")
     pyplot.close(figure)

@@ -104,7 +104,9 @@ def sweep_figure(table: "DataFrame") -> "Figure":
     Args:
         table: of :func:`sweep_table`.
     """
-    figure = _figure(12.5, 4.2)
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    figure = _figure(12.5, 4.6)
     panels = figure.subplots(1, 3)
     means = table.drop(columns=["axis", "method"]).groupby("point").mean()
     places = means.index.to_numpy(dtype=float)
@@ -120,7 +122,8 @@ def sweep_figure(table: "DataFrame") -> "Figure":
             )
         _decade_axis(axes)
         axes.set_ylabel(ERRORS[name][2], fontsize=TEXT)
-        axes.legend(fontsize=SMALL, frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    panels[2].legend(handles, labels, fontsize=SMALL, frameon=False)
     panels[2].plot(
         table["point"], 100 * table["success_rate"], "o", color=PALETTE[1], alpha=0.5, markersize=4
     )
@@ -129,6 +132,12 @@ def sweep_figure(table: "DataFrame") -> "Figure":
     panels[2].set_ylim(-3, 103)
     for axes in panels:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(places))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e6 else f"{value:.0e}")
+        )
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.tick_params(axis="x", labelsize=SMALL, rotation=45)
         axes.set_xlabel(AXES[table["axis"].iloc[0]].label, fontsize=TEXT)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
