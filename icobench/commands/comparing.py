@@ -79,7 +79,7 @@ def compare(
     from icobench.reporting.html import write_report
     from icobench.studies.shards import WHOLE, parse_shard
 
-    own = parse_shard(shard)
+    chosen_shard = parse_shard(shard)
     settings = read_preset(preset) if config is None else read_settings(config)
     if images is not None:
         settings = replace(settings, images=images)
@@ -104,8 +104,8 @@ def compare(
     folder = run or Path("runs") / f"{settings.preset}{own}"
     several = len(settings.test_sets) * settings.seeds > 1
     made = (Campaign if several else Comparison)(folder, settings, experiment, seed, where, network)
-    made.shard = own
-    if own != WHOLE and not made.missing():
+    made.shard = chosen_shard
+    if chosen_shard != WHOLE and not made.missing():
         say(f"shard {shard}: nothing is missing")
         return
 
@@ -132,7 +132,7 @@ def compare(
     except KeyboardInterrupt:
         say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
         raise typer.Exit(130) from None
-    if own != WHOLE:
+    if chosen_shard != WHOLE:
         say(f"shard {shard}: finished; the command without --shard makes the report")
         return
     _show(folder)
