@@ -13,7 +13,7 @@ from icobench.comparison.runner import Announce, Comparison
 from icobench.comparison.settings import ComparisonSettings
 from icobench.comparison.test_sets import find_test_set
 from icobench.errors import InputError
-from icobench.images.files import atomic_path
+from icobench.images.files import atomic_path, holds_others
 from icobench.network.selection import Networks
 from icobench.provenance import provenance
 from icobench.simulator.experiment import Experiment
@@ -68,7 +68,7 @@ class Campaign:
         self.folder, self.settings, self.seed = Path(folder), settings, seed
         self.experiment, self.device = experiment, device
         described = self.folder / CAMPAIGN_FILE
-        occupied = self.folder.is_dir() and any(self.folder.iterdir())
+        occupied = holds_others(self.folder, CAMPAIGN_FILE, *run_names(settings, seed))
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file, not a run folder")
         if occupied and not described.exists():

@@ -22,7 +22,7 @@ from icobench.fitting.dictionary import Dictionary, dictionary_for
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import appendix_c_errors, disorientation
-from icobench.images.files import atomic_path
+from icobench.images.files import atomic_path, holds_others
 from icobench.network.selection import Networks
 from icobench.provenance import provenance
 from icobench.simulator.compiled import prepare_kernel
@@ -183,7 +183,7 @@ class Comparison:
                 raise InputError(
                     f"{self.folder}: holds a run with other images, experiment or seed; choose another --run"
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif holds_others(self.folder, "run.json", "parts"):
             raise InputError(f"{self.folder}: not empty and not a run folder; choose another --run")
         try:
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,15 @@ from icobench.errors import InputError
 from icobench.images.formats import DATA_PATH, HDF5_SUFFIXES, MASK_PATH
 from icobench.images.source import ImageStack, open_images
 
-__all__ = ["DATA_PATH", "HDF5_SUFFIXES", "MASK_PATH", "ImageStack", "atomic_path", "read_images"]
+__all__ = [
+    "DATA_PATH",
+    "HDF5_SUFFIXES",
+    "MASK_PATH",
+    "ImageStack",
+    "atomic_path",
+    "holds_others",
+    "read_images",
+]
 
 
 @contextmanager
@@ -32,6 +40,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def holds_others(folder: Path, *own: str) -> bool:
+    """Whether a folder has files that are neither ``own`` names, nor hidden, nor a cluster's state.
+
+    Several processes may open a new run folder at once: what the others have just made is no stranger.
+    """
+    return folder.is_dir() and any(
+        one.name not in (*own, "cluster") and not one.name.startswith(".") for one in folder.iterdir()
+    )
 
 
 def read_images(

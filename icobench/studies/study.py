@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icobench.errors import InputError
-from icobench.images.files import atomic_path
+from icobench.images.files import atomic_path, holds_others
 from icobench.studies.owners import alive
 
 if TYPE_CHECKING:
@@ -118,10 +118,8 @@ def describe_study(folder: Path, values: dict[str, Any]) -> None:
     described = folder / DESCRIPTION
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file, not a run folder")
-    if folder.exists() and not described.exists():
-        others = [one.name for one in folder.iterdir() if one.name not in (JOURNAL, "cluster")]
-        if others:
-            raise InputError(f"{folder}: not empty and not a search; choose another --run")
+    if not described.exists() and holds_others(folder, DESCRIPTION, JOURNAL, f"{JOURNAL}.lock", "workers"):
+        raise InputError(f"{folder}: not empty and not a search; choose another --run")
     if described.exists():
         try:
             known = json.loads(described.read_text())

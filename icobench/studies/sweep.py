@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from icobench.errors import InputError
-from icobench.images.files import atomic_path
+from icobench.images.files import atomic_path, holds_others
 from icobench.provenance import provenance
 from icobench.studies.points import SweepSettings, measure
 from icobench.studies.pool import WorkerPool
@@ -129,7 +129,7 @@ class Sweep:
                     "keep the number, or leave out --shard to compute all that is missing here"
                 )
             shards = max(shards, known.get("shards", 1))
-        elif self.folder.exists() and any(one.name != "cluster" for one in self.folder.iterdir()):
+        elif holds_others(self.folder, "sweep.json", "points"):
             raise InputError(f"{self.folder}: not empty and not a sweep; choose another --run")
         try:
             (self.folder / "points").mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,7 @@ def test_a_killed_worker_loses_its_trial_alone(tmp_path):
     deadly = tmp_path / "deadly"
     deadly.touch()
     task = Bowl(BLOCK, "counting", 2500, 0, Experiment(), str(deadly))
-    study = run_search(search(tmp_path / "run", 6, task=task), CPU, workers=2)
+    study = run_search(search(tmp_path / "run", 4, task=task), CPU, workers=2)
     trials = study.get_trials()
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     again = [trial for trial in trials if "instead_of" in trial.user_attrs]
@@ -136,8 +136,7 @@ def test_a_killed_worker_loses_its_trial_alone(tmp_path):
     assert failed[0].user_attrs["named"] == again[0].user_attrs["named"] == "ours"
     assert again[0].params == failed[0].params
     assert again[0].state == TrialState.COMPLETE
-    assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials) == 6
-    assert not list((tmp_path / "run" / "workers").iterdir()) or len(trials) == 7
+    assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials) == 4
 
 
 def test_trials_of_the_dead_are_found_at_the_start(tmp_path):
