@@ -9,7 +9,6 @@ those of the stored comparison in reports/compare_quick.
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,7 @@ from icobench.simulator.experiment import Experiment
 
 HERE = Path(__file__).parent
 IMAGES = 10_000_000
-SHARD_SECONDS = 3600.0
-"""Aim for a shard: short enough for any queue, long enough that its start does not matter."""
+SHARDS = 64
 
 
 def measured(folder: Path) -> pd.DataFrame:
@@ -45,9 +43,8 @@ def measured(folder: Path) -> pd.DataFrame:
 def simulating(shards: pd.DataFrame, start: float, each: float, stored: float, note: str) -> list[str]:
     """What was measured, and what it means for all images; ``stored`` are bytes of an image."""
     cores = int(shards["cores"].iloc[0])
-    per_shard = int((SHARD_SECONDS - start) / each)
-    count = math.ceil(IMAGES / per_shard)
-    hours = cores * (count * start + IMAGES * each) / 3600
+    hours = cores * (SHARDS * start + IMAGES * each) / 3600
+    minutes = (start + IMAGES / SHARDS * each) / 60
     lines = [
         f"{len(shards)} shards ran on a SLURM of one node, {cores} core each. {note}".strip(),
         "",
@@ -65,11 +62,13 @@ def simulating(shards: pd.DataFrame, start: float, each: float, stored: float, n
         f"A straight line through these: {start:.1f} s before the first image (Python, tables, joining)",
         f"and {1e3 * each:.1f} ms for each.",
         "",
-        f"**Simulating {IMAGES:,} images of photon counts** so takes {count:,} shards of {per_shard:,}",
-        f"images and an hour: {hours:,.0f} core hours, which is {hours / 64:,.1f} hours on 64 cores.",
-        f"Beginning the shards is {cores * count * start / 36 / hours:.2f} % of that. The files hold",
+        f"**Simulating {IMAGES:,} images of photon counts** in {SHARDS} shards would take",
+        f"{hours:,.0f} core hours,",
+        f"{minutes:,.0f} minutes if all shards run at once; beginning them is",
+        f"{cores * SHARDS * start / 36 / hours:.1f} % of that. The files would hold",
         f"{stored / 1e3:.1f} kB an image,",
-        f"{stored * IMAGES / 1e9:,.0f} GB in all; 64 shards write {64 * stored / each / 1e6:,.1f} MB/s.",
+        f"{stored * IMAGES / 1e9:,.0f} GB in all;",
+        f"{SHARDS} shards write {SHARDS * stored / each / 1e6:,.1f} MB/s.",
         "",
     ]
 
