@@ -1,5 +1,6 @@
 """Figures of a search, drawn by Optuna on Matplotlib."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,9 @@ def write_search_figures(folder: Path, study: "optuna.Study", names: list[str]) 
     import optuna
 
     matplotlib.use("Agg")
+    logging.getLogger("matplotlib.category").setLevel(
+        logging.WARNING
+    )  # choices such as 16, 32 are words here
     from optuna.visualization import matplotlib as drawn
 
     written = []
