@@ -1,50 +1,169 @@
-"""Speed of the fitters and of the network."""
+"""Speed of the fitters: one iteration, one step, one lookup; and whole reconstructions."""
 
-import os
+from functools import cache
+from pathlib import Path
 
+import numpy as np
 import torch
 
-from icobench.comparison.methods import Problem
-from icobench.datasets.patterns import PatternOptions, generate_patterns
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt
-from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
-from icobench.network.selection import load_network
-from icobench.simulator.experiment import Experiment
-from icobench.simulator.simulator import Simulator
+from benchmarks.common import (
+    DEVICES,
+    REPEAT,
+    SEED,
+    clock,
+    count,
+    grid,
+    networks,
+    patterns,
+    problem,
+    simulator,
+    use_kernel,
+    wait,
+)  # fmt: skip
+from icobench.comparison.methods import find_method
+from icobench.comparison.reconstruct import reconstruct_images
+from icobench.datasets.pattern_file import write_patterns
+from icobench.fitting.dictionary import Dictionary, DictionaryOptions, build_dictionary
+from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
+from icobench.fitting.nelder_mead import NelderMead
+from icobench.fitting.simplex import SimplexFits, SimplexOptions, random_starts
+from icobench.images.source import open_images
+
+STORED = "dictionary.safetensors"
 
 
-class Fits:
-    """Four images at 1e5 photons."""
-
-    timeout = 300
-
-    def setup(self) -> None:
-        os.environ["ICOBENCH_COMPILE"] = "0"
-        self.tests = generate_patterns(PatternOptions(4), Experiment(), 5)
-        self.problem = Problem(self.tests.images, self.tests.mask, "counts", Simulator())
-        self.problem.network = load_network()
-
-    def time_simplex_5_starts_10_iterations(self) -> None:
-        monte_carlo_simplex(self.problem.objective(), SimplexOptions(starts=5, iterations=10), 0)
-
-    def time_levenberg_marquardt(self) -> None:
-        start = self.tests.radius_nm + 0.5
-        levenberg_marquardt(self.problem.objective(), start, self.tests.quaternion)
-
-    def time_network(self) -> None:
-        self.problem.ask_network()
+def rosenbrock(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """(K, D) -> (K,): next to nothing beside the solver's own work."""
+    return (100 * (points[:, 1:] - points[:, :-1] ** 2) ** 2 + (1 - points[:, :-1]) ** 2).sum(1)
 
 
-class Start:
-    """What every call of the command line pays."""
+class NelderMeadSolver:
+    """One iteration of many simplices in four dimensions, of a function that costs nothing."""
 
-    def timeraw_import(self) -> str:
-        return "import icobench"
+    params = (grid(1, 50, 5000), DEVICES)
+    param_names = ("simplices", "device")
+    repeat = REPEAT
 
-    def timeraw_command_line(self) -> str:
-        return "import icobench.cli"
+    def setup(self, simplices: int, device: str) -> None:
+        self.timer = clock(device)
+        generator = torch.Generator().manual_seed(SEED)
+        start = torch.randn(simplices, 5, 4, generator=generator, dtype=torch.float64).to(device)
+        self.solver = NelderMead(rosenbrock)
+        self.state = self.solver.start(start)
+
+    def time_iteration(self, simplices: int, device: str) -> None:
+        self.solver.step(self.state)
+        wait(device)
 
 
-def track_threads() -> int:
-    """Threads the timings were taken with."""
-    return torch.get_num_threads()
+class NelderMeadImages:
+    """One iteration on images of 1e5 photons, simulations included, 50 simplices an image."""
+
+    params = (DEVICES, grid(1, 50, 500), grid(40.0, 150.0))
+    param_names = ("device", "simplices", "radius_nm")
+    repeat = (2, 10, 2.0)
+    warmup_time = 0
+
+    def setup(self, device: str, simplices: int, radius: float) -> None:
+        self.timer = clock(device)
+        use_kernel("compiled", device)
+        images = max(1, simplices // 50)
+        made = patterns(images, "counts", radius, radius)
+        options = SimplexOptions(starts=simplices // images, radius_range_nm=(radius - 5, radius + 5))
+        starts = random_starts(images, options, SEED)
+        self.fits = SimplexFits(problem(made, device).objective(), torch.arange(images), *starts, options)
+
+    def time_iteration(self, device: str, simplices: int, radius: float) -> None:
+        self.fits.step()
+        wait(device)
+
+
+class LevenbergMarquardt:
+    """One step from 0.5 nm off: a value, a Jacobian and a trial."""
+
+    params = (DEVICES, grid(1, 32), grid(40.0, 150.0))
+    param_names = ("device", "batch", "radius_nm")
+    repeat = REPEAT
+
+    def setup(self, device: str, batch: int, radius: float) -> None:
+        self.timer = clock(device)
+        use_kernel("compiled", device)
+        self.truth = patterns(batch, "counts", radius, radius)
+        self.problem = problem(self.truth, device)
+
+    def time_step(self, device: str, batch: int, radius: float) -> None:
+        options = LevenbergMarquardtOptions(iterations=1)
+        start = self.truth.radius_nm + 0.5
+        levenberg_marquardt(self.problem.objective(), start, self.truth.quaternion, options)
+        wait(device)
+
+
+@cache
+def stored() -> Dictionary:
+    return Dictionary.load(Path(STORED))
+
+
+class Lookup:
+    """The best of 1,000 stored patterns, in all turns about the beam."""
+
+    params = (DEVICES, grid("counts", "log"), grid(1, 16))
+    param_names = ("device", "kind", "batch")
+    repeat = REPEAT
+
+    def setup_cache(self) -> None:
+        use_kernel("compiled")
+        build_dictionary(simulator(), DictionaryOptions(count(1000, 50))).save(Path(STORED).resolve())
+
+    def setup(self, device: str, kind: str, batch: int) -> None:
+        self.timer = clock(device)
+        self.images = patterns(batch, kind, device=device)
+        stored()
+
+    def time_match(self, device: str, kind: str, batch: int) -> None:
+        made = self.images
+        stored().match(made.images, made.mask, kind, made.experiment)
+        wait(device)
+
+    def peakmem_match(self, device: str, kind: str, batch: int) -> None:
+        self.time_match(device, kind, batch)
+
+
+class Build:
+    """Simulating the dictionary, a tenth of it."""
+
+    params = (DEVICES,)
+    param_names = ("device",)
+    repeat = (2, 5, 2.0)
+    warmup_time = 0
+
+    def setup(self, device: str) -> None:
+        self.timer = clock(device)
+        use_kernel("compiled", device)
+
+    def time_build(self, device: str) -> None:
+        build_dictionary(simulator(device=device), DictionaryOptions(count(100, 20)))
+
+
+class Reconstruct:
+    """``icobench reconstruct`` of a file of counts, seconds for all its images."""
+
+    params = (grid("network+lm", "network", "network+simplex", "dictionary+lm"), DEVICES, grid(1, 16))
+    param_names = ("method", "device", "images")
+    repeat = (2, 5, 2.0)
+    timeout = 600
+
+    def setup(self, method: str, device: str, images: int) -> None:
+        self.timer = clock(device)
+        use_kernel("compiled", device)
+        self.path = Path("images.cxi").resolve()
+        if not self.path.exists():
+            write_patterns(self.path, patterns(images), {})
+        networks(device)
+
+    def time_reconstruct(self, method: str, device: str, images: int) -> None:
+        with open_images(self.path) as source:
+            table = reconstruct_images(
+                source, find_method(method), simulator(device=device), networks(device)
+            )
+        if not np.isfinite(table["radius_nm"]).all():
+            raise RuntimeError("an image could not be reconstructed")

@@ -1,102 +1,105 @@
-"""Speed and accuracy of the simulators."""
-
-import os
-import time
-from pathlib import Path
+"""Speed and memory of the simulators."""
 
 import numpy as np
 import torch
 
-from icobench.geometry.orientation import random_orientations
-from icobench.simulator.compiled import prepare_kernel
-from icobench.simulator.experiment import Experiment
-from icobench.simulator.simulator import Simulator
+from benchmarks.common import (
+    DEVICES,
+    KERNELS,
+    REPEAT,
+    bodies,
+    clock,
+    count,
+    grid,
+    simulator,
+    use_kernel,
+    wait,
+)
+from icobench.geometry.convex import icosahedron
+from icobench.simulator import closed_form
 
-REFERENCE = Path(__file__).parents[1] / "tests" / "data" / "closed_form.npz"
+BATCHES = grid(1, 64)
+RADII = grid(40.0, 150.0)
 
 
-def bodies(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Radii uniform in 30 to 160 nm, orientations uniform."""
-    generator = torch.Generator().manual_seed(1)
-    radius = 30 + 130 * torch.rand(count, generator=generator, dtype=torch.float64)
-    return radius, random_orientations(count, generator)
+class Exact:
+    """Field, and intensity with its four derivatives, by the exact method."""
 
+    params = (DEVICES, KERNELS, BATCHES, RADII)
+    param_names = ("device", "kernel", "batch", "radius_nm")
+    repeat = REPEAT
 
-class Field:
-    """Field of a batch with the exact method, eager and compiled."""
+    def setup(self, device: str, kernel: str, batch: int, radius: float) -> None:
+        self.timer = clock(device)
+        use_kernel(kernel, device)
+        self.simulator = simulator(device=device)
+        self.bodies = bodies(batch, radius, device)
 
-    params = ([1, 8, 64, 512], ["eager", "compiled"])
-    param_names = ("batch", "kernel")
-    timeout = 300
-
-    def setup(self, batch: int, kernel: str) -> None:
-        os.environ["ICOBENCH_COMPILE"] = "1" if kernel == "compiled" else "0"
-        prepare_kernel(torch.device("cpu"))
-        self.simulator = Simulator()
-        self.bodies = bodies(batch)
+    def time_field(self, device: str, kernel: str, batch: int, radius: float) -> None:
         self.simulator.field(*self.bodies)
+        wait(device)
 
-    def time_field(self, batch: int, kernel: str) -> None:
-        self.simulator.field(*self.bodies)
-
-
-class Jacobian:
-    """Intensity with its four derivatives, and its cost in intensities."""
-
-    params = ([1, 8, 64], ["eager", "compiled"])
-    param_names = ("batch", "kernel")
-    timeout = 300
-
-    def setup(self, batch: int, kernel: str) -> None:
-        os.environ["ICOBENCH_COMPILE"] = "1" if kernel == "compiled" else "0"
-        prepare_kernel(torch.device("cpu"))
-        self.simulator = Simulator()
-        self.bodies = bodies(batch)
+    def time_jacobian(self, device: str, kernel: str, batch: int, radius: float) -> None:
         self.simulator.intensity_jacobian(*self.bodies)
-
-    def time_jacobian(self, batch: int, kernel: str) -> None:
-        self.simulator.intensity_jacobian(*self.bodies)
-
-    def track_evaluations_per_jacobian(self, batch: int, kernel: str) -> float:
-        times = []
-        for function in (self.simulator.intensity, self.simulator.intensity_jacobian):
-            own = []
-            for _ in range(5):
-                start = time.perf_counter()
-                function(*self.bodies)
-                own.append(time.perf_counter() - start)
-            times.append(min(own))
-        return times[1] / times[0]
+        wait(device)
 
 
-class Sliced:
-    """The paper's algorithm, one image."""
+class Voxels:
+    """One image by the methods on voxels: the paper's, and split-step propagation."""
 
-    def setup(self) -> None:
-        self.simulator = Simulator(method="sliced")
-        self.bodies = bodies(1)
+    params = (grid("sliced", "propagated"), DEVICES, RADII)
+    param_names = ("method", "device", "radius_nm")
+    repeat = (1, 5, 2.0)
+    warmup_time = 0
 
-    def time_field(self) -> None:
+    def setup(self, method: str, device: str, radius: float) -> None:
+        self.timer = clock(device)
+        self.simulator = simulator(method, device)
+        self.bodies = bodies(1, radius, device)
+
+    def time_field(self, method: str, device: str, radius: float) -> None:
         self.simulator.field(*self.bodies)
+        wait(device)
 
 
-class Accuracy:
-    """Relative L2 error of the field against the closed form, worst of six bodies."""
+class Oracle:
+    """The closed form on every eighth pixel of one image, float64."""
 
-    params = ("exact", "sliced")
-    param_names = ("method",)
+    params = RADII
+    param_names = ("radius_nm",)
+    repeat = REPEAT
 
-    def setup(self, method: str) -> None:
-        os.environ["ICOBENCH_COMPILE"] = "0"
-        self.reference = dict(np.load(REFERENCE))
+    def setup(self, radius: float) -> None:
+        self.timer = clock()
+        experiment = simulator().experiment
+        chosen = torch.zeros_like(simulator().valid)
+        chosen[::8, ::8] = simulator().valid[::8, ::8]
+        self.waves = [side[chosen].numpy() * experiment.wave_number for side in experiment.transverse()]
+        self.index = experiment.refractive_index
+        self.body, self.turn = icosahedron(), bodies(1, radius)[1][0].numpy()
 
-    def track_field_error(self, method: str) -> float:
-        worst = 0.0
-        for field, radius, quaternion, index in zip(
-            *(self.reference[k] for k in ("field", "radius_nm", "quaternion", "refractive_index")),
-            strict=True,
-        ):
-            simulator = Simulator(Experiment(refractive_index=complex(index)), method)
-            found = simulator.field(torch.tensor([radius]), torch.tensor(quaternion[None]))[0].numpy()
-            worst = max(worst, float(np.linalg.norm(found - field) / np.linalg.norm(field)))
-        return worst
+    def time_field(self, radius: float) -> None:
+        normals, offsets = np.asarray(self.body.normals), np.asarray(self.body.offsets)
+        closed_form.field(normals, offsets, radius, self.turn, self.index, *self.waves)
+
+
+class Memory:
+    """Peak memory of the process, torch included, for large batches and for voxels."""
+
+    def peakmem_field(self) -> None:
+        use_kernel("compiled")
+        simulator().field(*bodies(count(512, 8), 150.0))
+
+    def peakmem_field_eager(self) -> None:
+        use_kernel("eager")
+        simulator().field(*bodies(count(64, 8), 150.0))
+
+    def peakmem_jacobian(self) -> None:
+        use_kernel("compiled")
+        simulator().intensity_jacobian(*bodies(count(128, 8), 150.0))
+
+    def peakmem_sliced(self) -> None:
+        simulator("sliced").field(*bodies(1, 150.0))
+
+    def peakmem_propagated(self) -> None:
+        simulator("propagated").field(*bodies(1, 150.0))

@@ -1,0 +1,68 @@
+"""Speed and memory of the networks."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import DEVICES, REPEAT, SEED, clock, count, grid, networks, patterns, use_kernel, wait
+from icobench.network.recipe import RECIPES, Recipe
+from icobench.network.selection import predict
+from icobench.network.training import train
+from icobench.simulator.experiment import Experiment
+
+
+class Inference:
+    """From images to radius and orientation; log images ask two networks."""
+
+    params = (DEVICES, grid("counts", "log"), grid(1, 64))
+    param_names = ("device", "kind", "batch")
+    repeat = REPEAT
+
+    def setup(self, device: str, kind: str, batch: int) -> None:
+        self.timer = clock(device)
+        self.images = patterns(batch, kind, device=device)
+        self.networks = networks(device)
+
+    def time_predict(self, device: str, kind: str, batch: int) -> None:
+        made = self.images
+        predict(self.networks, made.images, made.mask, Experiment(), kind)
+        wait(device)
+
+    def peakmem_predict(self, device: str, kind: str, batch: int) -> None:
+        self.time_predict(device, kind, batch)
+
+
+class EnoughError(Exception):
+    """Ends a training run."""
+
+
+class Training:
+    """Steps of ``icobench train``, with the simulation of their images: 16 steps are simulated together."""
+
+    params = (grid("compact-counts", "compact", "paper-small"), DEVICES)
+    param_names = ("recipe", "device")
+    timeout = 600
+
+    def setup(self, recipe: str, device: str) -> None:
+        clock(device)
+        use_kernel("compiled", device)
+
+    def track_seconds_per_step(self, recipe: str, device: str) -> float:
+        """Mean of one block, or of four steps of the large network, whose bodies are simulated beforehand."""
+        steps = count(4 if recipe == "paper-small" else 16, 1)
+        now = clock(device)
+        ends: list[float] = []
+
+        def note(step: int, total: int, loss: float) -> None:
+            wait(device)
+            ends.append(now())
+            if len(ends) > steps:
+                raise EnoughError
+
+        # A longer run would draw more validation images first.
+        chosen = RECIPES[recipe].to_dict() | {"steps": steps + 2, "pool": None}
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(EnoughError):
+            train(Recipe.from_dict(chosen), Experiment(), Path(folder), SEED, device, progress=note)
+        return (ends[-1] - ends[0]) / steps
+
+    track_seconds_per_step.unit = "s"

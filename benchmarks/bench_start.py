@@ -1,0 +1,56 @@
+"""What every call pays before it begins; each sample is a process of its own."""
+
+import resource
+import subprocess
+import sys
+
+from benchmarks.common import SMALLEST
+
+
+def seconds(code: str) -> float:
+    """Of the processor, for a fresh interpreter that runs the code."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+class Start:
+    """Imports and help in seconds of a watch; the interpreter's own start is left out."""
+
+    repeat = (3, 10, 3.0)
+    warmup_time = 0
+
+    def timeraw_import(self) -> str:
+        return "import icobench"
+
+    def timeraw_import_simulator(self) -> str:
+        return "from icobench import Simulator"
+
+    def timeraw_help(self) -> str:
+        return """
+        import contextlib, io, sys
+        from icobench.cli import main
+        sys.argv = ["icobench", "--help"]
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+            main()
+        if "torch" in sys.modules:
+            raise RuntimeError("help imports torch")
+        """
+
+
+class Ratio:
+    """Imports over that of torch alone, whole processes, the faster of three each."""
+
+    timeout = 300
+    unit = "times"
+
+    def track_import_over_torch(self) -> float:
+        return self.ratio("import icobench")
+
+    def track_import_simulator_over_torch(self) -> float:
+        return self.ratio("from icobench import Simulator")
+
+    def ratio(self, code: str) -> float:
+        times = [(seconds(code), seconds("import torch")) for _ in range(1 if SMALLEST else 3)]
+        return min(own for own, _ in times) / min(torch for _, torch in times)

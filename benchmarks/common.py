@@ -1,0 +1,128 @@
+"""What the benchmarks share: parameters, devices, and things that are made once in a process.
+
+asv calls ``setup`` anew before every sample, so whatever takes long is kept here.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from icobench.comparison.methods import Outcome, Problem, find_method
+from icobench.datasets.patterns import PatternOptions, PatternSet, generate_patterns
+from icobench.geometry.orientation import random_orientations
+from icobench.images.detector import DETECTORS
+from icobench.network.selection import Networks, load_network
+from icobench.simulator.compiled import prepare_kernel
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+
+SMALLEST = os.environ.get("ICOBENCH_BENCHMARKS") == "smallest"
+"""Whether the benchmarks are only being tried out: each with its first parameters and few images."""
+
+SEED = 20_200_827
+"""Of all images; another one begins another history."""
+
+REPEAT = (2, 30, 2.0)
+"""Samples of a process: at least, at most, and seconds after which no more are begun."""
+
+
+def grid(*values: Any) -> list[Any]:
+    """Values of a parameter, the cheapest first."""
+    return list(values[:1] if SMALLEST else values)
+
+
+def count(usual: int, smallest: int) -> int:
+    """How many images or steps."""
+    return smallest if SMALLEST else usual
+
+
+DEVICES = grid("cpu", "cuda")
+KERNELS = grid("compiled", "eager")
+
+
+def clock(device: str = "cpu") -> Callable[[], float]:
+    """What times are taken with, as asv's ``timer``; leaves the benchmark out where there is no such device.
+
+    On a CPU the seconds that the process had of it: on one thread the same as those of a watch, but others on
+    the machine do not count.
+    """
+    if device == "cpu":
+        return time.process_time
+    if not torch.cuda.is_available():
+        raise NotImplementedError("no CUDA device")
+    return time.perf_counter
+
+
+def wait(device: str) -> None:
+    """Until the device has done its work."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def use_kernel(kernel: str, device: str = "cpu") -> None:
+    """Compiled kernel or plain torch from here on, in this process."""
+    os.environ["ICOBENCH_COMPILE"] = "1" if kernel == "compiled" else "0"
+    prepare_kernel(torch.device(device))
+
+
+@cache
+def simulator(method: str = "exact", device: str = "cpu") -> Simulator:
+    """Of the default experiment, with tables that are made only once."""
+    return Simulator(method=method, device=device)
+
+
+def bodies(batch: int, radius_nm: float, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Equal radii (B,), orientations (B, 4) uniform."""
+    turns = random_orientations(batch, torch.Generator().manual_seed(SEED))
+    return torch.full((batch,), radius_nm, dtype=torch.float64, device=device), turns.to(device)
+
+
+@cache
+def patterns(
+    images: int, kind: str = "counts", low_nm: float = 30.0, high_nm: float = 160.0, device: str = "cpu"
+) -> PatternSet:
+    """Seeded images of the kind "counts" (1e5 photons), "log" or "intensity" (both without noise)."""
+    use_kernel("compiled")
+    detector = DETECTORS["counting" if kind == "counts" else "clean"]
+    stored = "log" if kind == "log" else "counts"
+    options = PatternOptions(images, stored, detector, radius_range_nm=(low_nm, high_nm))
+    made = generate_patterns(options, Experiment(), SEED)
+    made.images, made.mask = made.images.to(device), made.mask.to(device)
+    return made
+
+
+@cache
+def networks(device: str = "cpu") -> Networks:
+    """The shipped ones."""
+    return load_network(device=device)
+
+
+def problem(made: PatternSet, device: str = "cpu") -> Problem:
+    """For a method, which may ask the networks."""
+    return Problem(made.images, made.mask, made.kind, simulator(device=device), networks(device), SEED)
+
+
+@cache
+def outcome(method: str, images: int, kind: str) -> Outcome:
+    """A method's answers for :func:`patterns`."""
+    return find_method(method).run(problem(patterns(images, kind)))
+
+
+def fastest(
+    functions: Sequence[Callable[[], Any]], now: Callable[[], float] = time.process_time, seconds: float = 2.0
+) -> list[float]:
+    """Shortest time in seconds of each, called in turns so that a disturbance meets all of them."""
+    for function in functions:
+        function()
+    own: list[list[float]] = [[] for _ in functions]
+    begin = time.perf_counter()
+    while not own[0] or (time.perf_counter() - begin < seconds and not SMALLEST):
+        for function, times in zip(functions, own, strict=True):
+            start = now()
+            function()
+            times.append(now() - start)
+    return [min(times) for times in own]
