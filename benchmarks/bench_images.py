@@ -68,7 +68,7 @@ class Chain:
 class Generate:
     """``icobench generate``: a set into a file, seconds for all images."""
 
-    params = (grid("counting", "experiment", "clean"), DEVICES, grid(16, 128))
+    params = (grid("counting", "experiment", "clean"), DEVICES, grid(1, 128))
     param_names = ("detector", "device", "images")
     repeat = (2, 5, 2.0)
     warmup_time = 0

@@ -4,7 +4,19 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import DEVICES, REPEAT, SEED, clock, count, grid, networks, patterns, use_kernel, wait
+from benchmarks.common import (
+    DEVICES,
+    REPEAT,
+    SEED,
+    SMALLEST,
+    clock,
+    count,
+    grid,
+    networks,
+    patterns,
+    use_kernel,
+    wait,
+)
 from icobench.network.recipe import RECIPES, Recipe
 from icobench.network.selection import predict
 from icobench.network.training import train
@@ -61,6 +73,8 @@ class Training:
 
         # A longer run would draw more validation images first.
         chosen = RECIPES[recipe].to_dict() | {"steps": steps + 2, "pool": None}
+        if SMALLEST:
+            chosen["batch"] = 4
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(EnoughError):
             train(Recipe.from_dict(chosen), Experiment(), Path(folder), SEED, device, progress=note)
         return (ends[-1] - ends[0]) / steps

@@ -132,8 +132,8 @@ class NelderMead:
 
             corners = fits.state.points[0].numpy()
             before = int(objective.simulator.evaluations[0])
-            minimize(at, corners[0], method="Nelder-Mead",
-                     options={"initial_simplex": corners, "maxiter": iterations, "xatol": 0, "fatol": 0})  # fmt: skip
+            settings = {"initial_simplex": corners, "maxiter": iterations, "xatol": 0, "fatol": 0}
+            minimize(at, corners[0], method="Nelder-Mead", options=settings)
             spent["scipy"] = int(objective.simulator.evaluations[0]) - before
 
         mine, theirs = fastest([ours, scipys], seconds=4.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from icobench.comparison.methods import Outcome, Problem, find_method
+from icobench.comparison.methods import Problem
 from icobench.datasets.patterns import PatternOptions, PatternSet, generate_patterns
 from icobench.geometry.orientation import random_orientations
 from icobench.images.detector import DETECTORS
@@ -26,7 +26,7 @@ SMALLEST = os.environ.get("ICOBENCH_BENCHMARKS") == "smallest"
 SEED = 20_200_827
 """Of all images; another one begins another history."""
 
-REPEAT = (2, 30, 2.0)
+REPEAT = (2, 200, 1.0)
 """Samples of a process: at least, at most, and seconds after which no more are begun."""
 
 
@@ -104,12 +104,6 @@ def networks(device: str = "cpu") -> Networks:
 def problem(made: PatternSet, device: str = "cpu") -> Problem:
     """For a method, which may ask the networks."""
     return Problem(made.images, made.mask, made.kind, simulator(device=device), networks(device), SEED)
-
-
-@cache
-def outcome(method: str, images: int, kind: str) -> Outcome:
-    """A method's answers for :func:`patterns`."""
-    return find_method(method).run(problem(patterns(images, kind)))
 
 
 def fastest(

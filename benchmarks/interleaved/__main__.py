@@ -18,6 +18,18 @@ PASSED, REGRESSED, IMPOSSIBLE, NOTHING = 0, 1, 2, 3
 """Exit codes: no regression; one; the comparison cannot be carried out or a benchmark broke; none was run."""
 
 
+def commit_of(name: str) -> str:
+    """Its hash.
+
+    Raises:
+        MeasuringError: there is no such commit.
+    """
+    try:
+        return git("rev-parse", "--verify", f"{name}^{{commit}}")
+    except MeasuringError as error:
+        raise MeasuringError(f"{name!r} is no commit") from error
+
+
 @contextmanager
 def checkout(commit: str, folder: Path) -> Iterator[Path]:
     """A worktree of the commit."""
@@ -90,11 +102,8 @@ def main() -> int:
             raise MeasuringError("--factor must be above 1 and --rounds at least 1")
         if changed := git("status", "--porcelain"):
             first = changed.splitlines()[0].split(maxsplit=1)[-1]
-            raise MeasuringError(
-                f"the working tree has changes ({first}): commits are compared, commit first"
-            )
-        commits = [git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") if name else ""
-                   for name in (given.base, given.head)]  # fmt: skip
+            raise MeasuringError(f"the working tree has changes ({first}): commits are compared")
+        commits = [commit_of(name) for name in (given.base, given.head)]
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="icobench-compare-")))
             trees = [

@@ -43,7 +43,8 @@ class Side:
         self.conf.benchmark_dir = str(suite / self.conf.benchmark_dir)
         self.conf.dvcs = "none"
         fixed = self.conf.matrix.setdefault("env_nobuild", {})
-        fixed["PYTHONPATH"] = [str(tree)]
+        # The first is asv's own, for the benchmarks; the second for what they start.
+        fixed["ASV_PYTHONPATH"] = fixed["PYTHONPATH"] = [str(tree)]
         (self.environment,) = environment.get_environments(self.conf, [":same"])
         self._spawner: Any = None
         self._caches: dict[str, str | None] = {}
@@ -52,14 +53,18 @@ class Side:
 
     def _check(self, tree: Path) -> None:
         """See that the tree's package is what benchmarks will import."""
-        code = f"import {self.conf.project} as own; print(own.__file__)"
+        from asv.runner import BENCHMARK_RUN_SCRIPT
+        from asv.util import ProcessError
+
+        where = str(tree.resolve() / self.conf.project)
+        code = f"import {self.conf.project} as own; assert own.__file__.startswith({where!r}), own.__file__"
+        command = [BENCHMARK_RUN_SCRIPT, "timing", "--number", "1", "--repeat", "1", code]
         variables = os.environ | self.environment.env_vars
         try:
-            found = self.environment.run(["-c", code], env=variables, cwd=str(tree.parent)).strip()
-        except Exception as error:
-            raise MeasuringError(f"{tree}: {self.conf.project} cannot be imported ({error})") from error
-        if not Path(found).resolve().is_relative_to(tree.resolve()):
-            raise MeasuringError(f"{self.conf.project} is imported from {found}, not from {tree}")
+            self.environment.run(command, env=variables, cwd=str(tree.parent), display_error=False)
+        except ProcessError as error:
+            said = (error.stderr or str(error)).strip().splitlines()[-1]
+            raise MeasuringError(f"{self.conf.project} is not what {tree} holds: {said}") from error
 
     def discover(self, regex: list[str]) -> "Benchmarks":
         """The suite's benchmarks that match.

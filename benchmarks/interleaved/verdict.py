@@ -63,7 +63,7 @@ def _number(value: float) -> str:
 
 
 def report(cases: dict[Case, Comparison], factor: float) -> list[str]:
-    """The verdict in lines, the worst last."""
+    """The verdict in lines, the regressions last."""
     compared = [own for own in cases.values() if own.comparable]
     worse = [cases[case] for case in regressions(cases, factor)]
     lines = []
