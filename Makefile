@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN ?= runs/quick
 JOBS ?= 2
+BENCH ?=
+BASE ?=
 
-.PHONY: compare test test-slow test-cluster lint reports train clean
+.PHONY: compare test test-slow test-cluster bench bench-compare lint reports train clean
 
 compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
@@ -22,6 +24,17 @@ test-slow: $(STAMP)
 test-cluster: $(STAMP)
 	tests/cluster/one-node-slurm install
 	$(BIN)/python -m pytest -m cluster
+
+# BENCH='-b Exact' chooses. The package is installed in place, so the tree must be the commit.
+bench: $(STAMP)
+	@test -z "$$(git status --porcelain)" || \
+		{ echo "bench: the tree has changes, but results are stored for a commit" >&2; exit 1; }
+	test -f $(HOME)/.asv-machine.json || $(BIN)/asv machine --yes
+	$(BIN)/asv run --python=same --set-commit-hash "$$(git rev-parse HEAD)" $(BENCH)
+
+bench-compare: $(STAMP)
+	@test -n "$(BASE)" || { echo "bench-compare: say with what, such as BASE=main" >&2; exit 1; }
+	$(BIN)/python -m benchmarks.interleaved "$(BASE)" $(BENCH)
 
 lint: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt ruff mypy

@@ -23,13 +23,11 @@ from benchmarks.common import (
 from icobench.comparison.methods import find_method
 from icobench.comparison.reconstruct import reconstruct_images
 from icobench.datasets.pattern_file import write_patterns
-from icobench.fitting.dictionary import Dictionary, DictionaryOptions, build_dictionary
+from icobench.fitting.dictionary import Dictionary, DictionaryOptions, build_dictionary, dictionary_for
 from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nelder_mead import NelderMead
 from icobench.fitting.simplex import SimplexFits, SimplexOptions, random_starts
 from icobench.images.source import open_images
-
-STORED = "dictionary.safetensors"
 
 
 def rosenbrock(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -100,7 +98,9 @@ class LevenbergMarquardt:
 
 @cache
 def stored() -> Dictionary:
-    return Dictionary.load(Path(STORED))
+    """From the user's cache, built and put there if it is the first time."""
+    use_kernel("compiled")
+    return dictionary_for(simulator(), DictionaryOptions(count(1000, 50)))
 
 
 class Lookup:
@@ -109,10 +109,6 @@ class Lookup:
     params = (DEVICES, grid("counts", "log"), grid(1, 16))
     param_names = ("device", "kind", "batch")
     repeat = REPEAT
-
-    def setup_cache(self) -> None:
-        use_kernel("compiled")
-        build_dictionary(simulator(), DictionaryOptions(count(1000, 50))).save(Path(STORED).resolve())
 
     def setup(self, device: str, kind: str, batch: int) -> None:
         self.timer = clock(device)

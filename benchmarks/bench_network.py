@@ -74,7 +74,7 @@ class Training:
         # A longer run would draw more validation images first.
         chosen = RECIPES[recipe].to_dict() | {"steps": steps + 2, "pool": None}
         if SMALLEST:
-            chosen["batch"] = 4
+            chosen |= {"batch": 4, "network": RECIPES["smoke"].network}
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(EnoughError):
             train(Recipe.from_dict(chosen), Experiment(), Path(folder), SEED, device, progress=note)
         return (ends[-1] - ends[0]) / steps

@@ -110,7 +110,7 @@ class NelderMead:
 
     def track_ours_over_scipy(self) -> float:
         iterations = 2 if SMALLEST else 10
-        options = SimplexOptions(starts=50, radius_range_nm=(90.0, 100.0))
+        options = SimplexOptions(starts=4 if SMALLEST else 50, radius_range_nm=(90.0, 100.0))
         radius, turns = random_starts(1, options, SEED)
         spent: dict[str, int] = {}
 

@@ -24,9 +24,6 @@ class Start:
     def timeraw_import(self) -> str:
         return "import icobench"
 
-    def timeraw_import_simulator(self) -> str:
-        return "from icobench import Simulator"
-
     def timeraw_help(self) -> str:
         return """
         import contextlib, io, sys
