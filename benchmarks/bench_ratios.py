@@ -60,13 +60,26 @@ class Simulators:
         )
         return ours / BATCH / theirs
 
-    def track_exact_over_pymsft(self, radius: float) -> float:
-        """The University of Rostock's program, where it is installed (benchmarks/peers)."""
+
+class PyMSFT:
+    """The same over the University of Rostock's program, where it is installed (benchmarks/peers)."""
+
+    params = (RADII,)
+    param_names = ("radius_nm",)
+    timeout = 600
+    unit = "times"
+
+    def setup(self, radius: float) -> None:
         try:
             compare.peer()
         except ImportError as error:
             raise NotImplementedError("pymsft is not installed") from error
-        (ours,) = fastest([lambda: self.exact(radius)], time.perf_counter)  # its own threads count, too
+        use_kernel("compiled")
+
+    def track_exact_over_pymsft(self, radius: float) -> float:
+        given = bodies(BATCH, radius)
+        # It has threads of its own, so that a watch takes the times.
+        (ours,) = fastest([lambda: simulator().field(*given)], time.perf_counter)
         theirs, _ = compare.peer_images("pyMSFT MSFT", Experiment(), *bodies(1 if SMALLEST else 3, radius))
         return ours / BATCH / theirs
 
