@@ -82,6 +82,8 @@ class Interleaved:
             for case, own in again.items():
                 if own.comparable:
                     cases[case].repeats.append(own.ratio)
+                elif own.broken:
+                    cases[case] = own
             suspects = [case for case in suspects if again[case].comparable and again[case].ratio > factor]
         return cases
 
