@@ -30,7 +30,11 @@ class Recipe:
         batch: images per step, a multiple of ``variants``.
         variants: turned and mirrored versions taken of each simulated image, 2 to 8; 1 takes it as it is.
         loss: a key of :data:`~icobench.network.outputs.LOSSES`.
-        learning_rate, weight_decay: of AdamW; one cycle of warm-up and cosine decay.
+        learning_rate, weight_decay: of AdamW; one cycle of warm-up and cosine decay, unless there is a
+            ``patience``.
+        patience: validations without progress after which the learning rate falls to a fifth; after three falls
+            the next plateau ends the training, and ``steps`` is a ceiling only. None for the one cycle.
+        validate_steps: steps between those validations.
         average: decay of the exponential moving average that is evaluated and shipped.
         settle_share: last share of the steps, in which the batch norms keep their statistics and all is
             computed in float32: the norms' batch noise and bfloat16's rounding would bound the precision.
@@ -72,12 +76,16 @@ class Recipe:
     absorption: tuple[float, float] = (0.075, 0.095)
     default_index_share: float = 0.8
     warm_share: float = 0.35
+    patience: int | None = None
+    validate_steps: int = 500
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch % self.variants or not 1 <= self.variants <= 8:
             raise ValueError("steps must be positive and batch a multiple of variants (1 to 8)")
         if self.pool is not None and self.pool < 1:
             raise ValueError("the pool of simulated images must not be empty")
+        if self.validate_steps < 1 or (self.patience is not None and self.patience < 1):
+            raise ValueError("patience and validate_steps must be positive")
         if self.images not in IMAGES or self.loss not in LOSSES:
             raise ValueError(f"unknown images {self.images!r} or loss {self.loss!r}")
 

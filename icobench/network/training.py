@@ -19,6 +19,7 @@ from icobench.network.architectures import Network, build_network
 from icobench.network.checkpoint import StoredWeights, save_network
 from icobench.network.outputs import LOSSES, interpret
 from icobench.network.recipe import Recipe
+from icobench.network.schedule import Schedule, schedule_of
 from icobench.network.stream import TrainingBatch, TrainingStream
 from icobench.simulator.experiment import Experiment
 
@@ -38,7 +39,7 @@ class TrainingResult:
     """How a run ended.
 
     Attributes:
-        finished: all steps done (otherwise the time limit stopped it).
+        finished: all steps done, or the plateau rule satisfied (otherwise the time limit stopped it).
         steps: steps done in total.
         seconds: training time in total, over all resumptions.
         simulations: images simulated for training, in total.
@@ -94,7 +95,7 @@ class _State:
         for name in own.keys() - set(floats):
             own[name].copy_(source[name])
 
-    def save(self, path: Path, identity: dict[str, Any]) -> None:
+    def save(self, path: Path, identity: dict[str, Any], schedule: Schedule) -> None:
         temporary = path.with_suffix(".tmp")
         torch.save(
             {
@@ -103,13 +104,14 @@ class _State:
                 "optimiser": self.optimiser.state_dict(),
                 "step": self.step,
                 "seconds": self.seconds,
+                "schedule": schedule.state(),
                 "identity": identity,
             },
             temporary,
         )
         os.replace(temporary, path)
 
-    def load(self, path: Path, identity: dict[str, Any]) -> None:
+    def load(self, path: Path, identity: dict[str, Any], schedule: Schedule) -> None:
         try:
             data = torch.load(path, weights_only=True, map_location="cpu")
             known = data["identity"]
@@ -121,6 +123,7 @@ class _State:
         self.average.load_state_dict(data["average"])
         self.optimiser.load_state_dict(data["optimiser"])
         self.step, self.seconds = data["step"], data["seconds"]
+        schedule.restore(data.get("schedule", {}))
 
 
 def _validate(network: Network, batches: list[TrainingBatch]) -> tuple[float, ...]:
@@ -136,13 +139,14 @@ def _validate(network: Network, batches: list[TrainingBatch]) -> tuple[float, ..
     return float(angle.median()), float(angle.quantile(0.9)), float(miss.median())
 
 
-def step_learning_rate(recipe: Recipe, step: int) -> float:
-    """One cycle: linear warm-up over 3 % of the steps, then cosine to 1 % of the peak."""
-    warm = max(1, round(0.03 * recipe.steps))
-    if step < warm:
-        return recipe.learning_rate * (step + 1) / warm
-    progress = (step - warm) / max(1, recipe.steps - warm)
-    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+def _validation_loss(network: Network, recipe: Recipe, batches: list[TrainingBatch]) -> float:
+    network.eval()
+    with torch.no_grad():
+        losses = [
+            float(LOSSES[recipe.loss](network(inputs), network.target, quaternion, radius))
+            for inputs, quaternion, radius in batches
+        ]
+    return sum(losses) / len(losses)
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
@@ -219,9 +223,10 @@ def train(
     if start is not None:
         identity["start"] = start.digest
         state.start_from(start)
+    schedule = schedule_of(recipe)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
-        state.load(checkpoint, identity)
+        state.load(checkpoint, identity, schedule)
     stream = TrainingStream(recipe, experiment, seed, device, data)
     batches = validation_batches(recipe, experiment, seed, device, held_out)
     loss_of = LOSSES[recipe.loss]
@@ -231,11 +236,11 @@ def train(
     begin = last_saved = time.perf_counter()
     before = state.seconds
     running = 0.0
-    while state.step < recipe.steps:
+    while not schedule.finished(state.step):
         inputs, quaternion, radius = stream.batch(state.step)
         for group in state.optimiser.param_groups:
-            group["lr"] = step_learning_rate(recipe, state.step)
-        settling = state.step >= round((1 - recipe.settle_share) * recipe.steps)
+            group["lr"] = schedule.learning_rate(state.step)
+        settling = schedule.settling(state.step)
         state.network.train(not settling)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast and not settling):
@@ -254,20 +259,23 @@ def train(
         state.update_average(recipe.average)
         running = value if running == 0 else 0.98 * running + 0.02 * value
         progress(state.step, recipe.steps, running)
+        rate = state.optimiser.param_groups[0]["lr"]
+        if schedule.due(state.step):
+            schedule.observe(_validation_loss(state.average, recipe, batches))
         if watch is not None and state.step % watch_steps == 0:
             watch(state.step, state.average.eval())
 
         now = time.perf_counter()
         state.seconds = before + now - begin
         late = max_minutes is not None and now - begin > 60 * max_minutes
-        if state.step == recipe.steps or late or now - last_saved > 60 * checkpoint_minutes:
+        if schedule.finished(state.step) or late or now - last_saved > 60 * checkpoint_minutes:
             median, tail, miss = _validate(state.average, batches)
-            state.save(checkpoint, identity)
+            state.save(checkpoint, identity, schedule)
             _append(
                 folder / "training.csv",
                 {
                     "step": state.step, "loss": running, "seconds": round(state.seconds, 1),
-                    "learning_rate": step_learning_rate(recipe, state.step - 1),
+                    "learning_rate": rate,
                     "images": state.step * recipe.batch, "disorientation_median_deg": median,
                     "disorientation_90_deg": tail, "radius_median_nm": miss,
                 },
@@ -302,4 +310,4 @@ def train(
         "started_from": None if start is None else start.card,  # its cost is in the totals above
     }
     save_network(folder / "network.safetensors", network, card)
-    return TrainingResult(state.step == recipe.steps, state.step, state.seconds, simulations, network)
+    return TrainingResult(schedule.finished(state.step), state.step, state.seconds, simulations, network)

@@ -9,6 +9,7 @@ from scipy import stats
 from scipy.spatial.transform import Rotation
 
 from icobench.geometry.rotations import (
+    matrix_to_quaternion,
     quaternion_angle,
     quaternion_conjugate,
     quaternion_multiply,
@@ -56,6 +57,50 @@ def test_matrix_and_conjugate(pair, dtype):
     matrix = scipy_rotation(quaternion).as_matrix()
     close(quaternion_to_matrix(quaternion), matrix, dtype)
     close(quaternion_to_matrix(quaternion_conjugate(quaternion)), matrix.swapaxes(-1, -2), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_quaternion_of_every_kind_of_matrix(pair, dtype):
+    """Random ones, half turns about any axis, and turns where each component in turn is the largest."""
+    half = torch.nn.functional.normalize(pair[1][..., 1:].reshape(-1, 3), dim=1)
+    half_turns = torch.cat((torch.zeros(len(half), 1), half), 1)
+    axes = torch.nn.functional.normalize(torch.eye(4, dtype=torch.float64) + 1e-3, dim=1)
+    for quaternion in (pair[0], half_turns, torch.eye(4, dtype=torch.float64), axes):
+        matrix = quaternion_to_matrix(quaternion)
+        found = matrix_to_quaternion(matrix.to(dtype))
+        assert (found[..., 0] >= 0).all()
+        close(quaternion_to_matrix(found), matrix.to(dtype), dtype)
+
+
+def test_gradients_are_those_of_roma(pair):
+    """Another library's functions, differentiated by the same autograd; scalar last there."""
+    roma = pytest.importorskip("roma")
+
+    def last(quaternion):
+        return torch.roll(quaternion, -1, dims=-1)
+
+    quaternion = pair[0][0]
+    matrix = roma.unitquat_to_rotmat(last(quaternion))
+    cases = (
+        (quaternion_to_matrix, lambda q: roma.unitquat_to_rotmat(last(q)), quaternion),
+        (quaternion_to_rotation_vector, lambda q: roma.unitquat_to_rotvec(last(q)), quaternion),
+        (lambda m: quaternion_to_matrix(matrix_to_quaternion(m)),
+         lambda m: roma.unitquat_to_rotmat(roma.rotmat_to_unitquat(m)), matrix),
+    )  # fmt: skip
+    # Only tangents of the rotations themselves are the same whatever the formula.
+    turns = torch.eye(3, dtype=torch.float64) * 1e-9
+    for own, other, at in cases:
+        for turn in turns:
+            moved = quaternion_multiply(rotation_vector_to_quaternion(turn), quaternion)
+            step = moved - quaternion if at is quaternion else quaternion_to_matrix(moved) - matrix
+            slopes = [torch.func.jvp(one, (at,), (step / 1e-9,))[1] for one in (own, other)]
+            np.testing.assert_allclose(*slopes, atol=1e-6)
+
+
+def test_logarithm_is_differentiable_at_the_identity():
+    identity = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.functional.jacobian(quaternion_to_rotation_vector, identity)
+    np.testing.assert_allclose(slope[:, 1:], 2 * np.eye(3), atol=1e-15)
 
 
 def test_matrix_is_active():

@@ -23,8 +23,9 @@ from icobench.network.checkpoint import (
     save_network,
 )
 from icobench.network.recipe import RECIPES, Recipe
+from icobench.network.schedule import step_learning_rate
 from icobench.network.stream import TrainingStream
-from icobench.network.training import step_learning_rate, train, validation_batches
+from icobench.network.training import train, validation_batches
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

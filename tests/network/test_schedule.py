@@ -1,0 +1,72 @@
+"""The plateau rule on made-up losses, and in a training that is stopped and resumed."""
+
+from dataclasses import replace
+
+import pytest
+
+from icobench.errors import InputError
+from icobench.network.recipe import Recipe
+from icobench.network.schedule import FALL, FALLS, Cycle, Plateau, schedule_of
+from icobench.network.training import train
+from icobench.simulator.experiment import Experiment
+
+RECIPE = Recipe(
+    steps=1000, batch=8, variants=8, network={"widths": [4, 4, 8], "hidden": 8}, radius_nm=(28.0, 32.0),
+    patience=2, validate_steps=10,
+)  # fmt: skip
+
+
+def test_recipe_chooses():
+    assert type(schedule_of(replace(RECIPE, patience=None))) is Cycle
+    assert type(schedule_of(RECIPE)) is Plateau
+    with pytest.raises(InputError):
+        Recipe.from_dict({"steps": 10, "patience": 0})
+
+
+def test_rate_falls_when_the_loss_does_not():
+    rule = Plateau(RECIPE)
+    peak = RECIPE.learning_rate
+    assert [rule.learning_rate(step) for step in (0, 4, 9, 500)] == pytest.approx(
+        [0.1 * peak, 0.5 * peak, peak, peak]
+    )
+    assert [step for step in range(1, 31) if rule.due(step)] == [10, 20, 30]
+    for loss in (1.0, -0.5, -0.505, -2.0):  # logarithms; one that hardly improves is waited for
+        rule.observe(loss)
+    assert rule.learning_rate(500) == peak
+    for fall in range(1, FALLS + 1):
+        rule.observe(-2.0)
+        rule.observe(-2.005)
+        assert rule.learning_rate(500) == pytest.approx(peak * FALL**fall)
+        assert rule.settling(500) == (fall == FALLS)
+        assert not rule.finished(500)
+    again = Plateau(RECIPE)
+    again.restore(rule.state())
+    for one in (rule, again):
+        one.observe(-2.0)
+        assert not one.finished(500)
+        one.observe(-2.0)
+        assert one.finished(500)
+    assert Plateau(RECIPE).finished(1000)  # the ceiling
+
+
+def test_squares_improve_by_a_share():
+    rule = Plateau(replace(RECIPE, loss="mse", patience=1))
+    for loss in (1e-3, 0.98e-3, 0.9e-3):
+        rule.observe(loss)
+    assert rule.falls == 0
+    rule.observe(0.895e-3)
+    assert rule.falls == 1
+
+
+def test_training_ends_on_its_plateau_and_resumes(tmp_path, monkeypatch):
+    """Nothing is good enough here: 1 + 4 x 1 validations, one after each step."""
+    monkeypatch.setattr("icobench.network.schedule.PROGRESS", 1e9)
+    recipe = replace(RECIPE, steps=6, patience=1, validate_steps=1)
+    whole = train(recipe, Experiment(), tmp_path / "whole", seed=1)
+    assert whole.finished and whole.steps == 1 + FALLS + 1
+    part = train(recipe, Experiment(), tmp_path / "part", seed=1, max_minutes=0.0)
+    assert not part.finished and part.steps == 1
+    part = train(recipe, Experiment(), tmp_path / "part", seed=1)
+    assert part.steps == whole.steps
+    weights = (run.network.state_dict() for run in (whole, part))
+    assert all((a == b).all() for a, b in zip(*(one.values() for one in weights), strict=True))
