@@ -146,6 +146,28 @@ class Candidates(NamedTuple):
     score: Tensor
 
 
+def best_apart(found: Candidates, count: int) -> Candidates:
+    """The ``count`` best of each image's candidates that are apart from each other."""
+    radius, quaternion, score = found
+    left = score.clone()
+    chosen = []
+    for _ in range(min(count, score.shape[1])):
+        best = left.argmax(1, keepdim=True)
+        chosen.append(best)
+        near = (radius - radius.gather(1, best)).abs() < APART_NM
+        centre = torch.take_along_dim(quaternion, best.unsqueeze(-1), 1)
+        near &= disorientation(quaternion, centre) < APART_DEG
+        # What is suppressed stays below all others, for dictionaries too small to have enough.
+        left = torch.where(near, left - 1e12, left)
+        left = left.scatter(1, best, -math.inf)
+    picked = torch.cat(chosen, 1)
+    return Candidates(
+        radius.gather(1, picked),
+        torch.take_along_dim(quaternion, picked.unsqueeze(-1), 1),
+        score.gather(1, picked),
+    )
+
+
 @dataclass
 class Dictionary:
     """Stored patterns and what they are of.
@@ -233,26 +255,9 @@ class Dictionary:
         # Every candidate is an image's own business from here on: small tensors, on the CPU.
         score, shift = torch.cat(scores, 1).double().cpu(), torch.cat(shifts, 1).cpu()
         score, index = score.topk(min(SHORTLIST, score.shape[1]), dim=1)
-        radius = self.radius_nm[index]
         angle = shift.gather(1, index).double() * (2 * math.pi / SHIFTS)
         quaternion = to_fundamental_domain(rotate_about_beam(self.quaternion[index], angle))
-        left = score.clone()
-        chosen = []
-        for _ in range(min(count, score.shape[1])):
-            best = left.argmax(1, keepdim=True)
-            chosen.append(best)
-            near = (radius - radius.gather(1, best)).abs() < APART_NM
-            centre = torch.take_along_dim(quaternion, best.unsqueeze(-1), 1)
-            near &= disorientation(quaternion, centre) < APART_DEG
-            # What is suppressed stays below all others, for dictionaries too small to have enough.
-            left = torch.where(near, left - 1e12, left)
-            left = left.scatter(1, best, -math.inf)
-        picked = torch.cat(chosen, 1)
-        return Candidates(
-            radius.gather(1, picked),
-            torch.take_along_dim(quaternion, picked.unsqueeze(-1), 1),
-            score.gather(1, picked),
-        )
+        return best_apart(Candidates(self.radius_nm[index], quaternion, score), count)
 
     def save(self, path: Path) -> None:
         """Write as safetensors, whole or not at all."""
@@ -308,26 +313,42 @@ def build_dictionary(
     """
     options = options or DictionaryOptions()
     begin = time.perf_counter()
+    radius, quaternion = sample(options, simulator.body)
+    parts = []
+    whole = whole_half_space(simulator)
+    for rows in torch.arange(len(radius)).split(SIMULATED):
+        parts.append(polar_patterns(whole, radius[rows], quaternion[rows]).cpu())
+        progress(float(rows[-1] + 1) / len(radius))
+    return Dictionary(radius, quaternion, torch.cat(parts), dictionary_card(simulator, options, len(radius), begin))
+
+
+def whole_half_space(simulator: Simulator) -> Simulator:
+    """The same physics and body, on the detector whose patterns a dictionary stores."""
     whole = replace(
         simulator.experiment, pixels=128, sin_theta_max=1.0, centre_offset=(0.0, 0.0), detector=None,
         solid_angle_factor=False, pixel_average=False,
     )  # fmt: skip
-    own = Simulator(whole, device=simulator.device, body=simulator.body)
-    radius, quaternion = sample(options, simulator.body)
-    parts = []
-    for rows in torch.arange(len(radius)).split(SIMULATED):
-        intensity = own.intensity(radius[rows], quaternion[rows])
-        relative = intensity / intensity.amax((-2, -1), keepdim=True)
-        logs = torch.log10(relative.clamp_min(10**DEEPEST))
-        parts.append(sample_polar(logs).clamp(DEEPEST, 0).half().cpu())
-        progress(float(rows[-1] + 1) / len(radius))
-    card = {
+    return Simulator(whole, device=simulator.device, body=simulator.body)
+
+
+def polar_patterns(whole: Simulator, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+    """Simulate what is stored: (B, RINGS, SECTORS) float16, log10 of the intensity over its maximum."""
+    intensity = whole.intensity(radius_nm, quaternion)
+    relative = intensity / intensity.amax((-2, -1), keepdim=True)
+    logs = torch.log10(relative.clamp_min(10**DEEPEST))
+    return sample_polar(logs).clamp(DEEPEST, 0).half()
+
+
+def dictionary_card(
+    simulator: Simulator, options: DictionaryOptions, simulations: int, begin: float
+) -> dict[str, Any]:
+    """What is stored beside the patterns; ``begin`` is when the making began, by ``time.perf_counter``."""
+    return {
         "identity": _identity(simulator.experiment, simulator.body, options),
-        "simulations": len(radius),
+        "simulations": simulations,
         "seconds": time.perf_counter() - begin,
         "device": str(simulator.device),
     }
-    return Dictionary(radius, quaternion, torch.cat(parts), card)
 
 
 @lru_cache(maxsize=2)

@@ -31,20 +31,20 @@ def test_matrix_products_are_those_that_torch_counts(monkeypatch):
     monkeypatch.setattr(ceilings, "EDGE_OPERATIONS", 32)
     monkeypatch.setattr("icobench.simulator.skeleton.WHOLE_ROWS", 2)
     simulator = Simulator(Experiment(pixels=64))
-    radius, quaternion = bodies(3)
+    radius, quaternion = torch.tensor([40.0]), bodies(1)[1]
     work = least_work(simulator, radius, quaternion)
     with FlopCounterMode(display=False) as counter:
         simulator.field(radius, quaternion)
     # Some small products more, for the geometry of the segments.
-    assert work.operations <= counter.get_total_flops() / 3 <= 1.05 * work.operations
+    assert work.operations <= counter.get_total_flops() <= 1.05 * work.operations
     assert work.bytes == 8 * 64**2
 
 
 def test_larger_bodies_and_slices_ask_for_more():
     simulator = Simulator(Experiment(pixels=64))
     quaternion = bodies(1)[1]
-    small, large = (least_work(simulator, torch.tensor([r]), quaternion).operations for r in (30.0, 160.0))
-    assert 3 < large / small < 50
+    small, large = (least_work(simulator, torch.tensor([r]), quaternion).operations for r in (30.0, 90.0))
+    assert 3 < large / small < 20
     sliced = least_work(Simulator(Experiment(), "sliced"), torch.tensor([60.0]), quaternion)
     assert sliced.operations == pytest.approx(192 * 5 * 512**2 * 18)
     twice = least_work(Simulator(Experiment(), "propagated"), torch.tensor([60.0]), quaternion)

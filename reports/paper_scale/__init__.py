@@ -1,0 +1,1 @@
+"""The stages of ``reports/paper_scale.py``, a file each, and what they share."""
