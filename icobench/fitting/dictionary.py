@@ -319,7 +319,9 @@ def build_dictionary(
     for rows in torch.arange(len(radius)).split(SIMULATED):
         parts.append(polar_patterns(whole, radius[rows], quaternion[rows]).cpu())
         progress(float(rows[-1] + 1) / len(radius))
-    return Dictionary(radius, quaternion, torch.cat(parts), dictionary_card(simulator, options, len(radius), begin))
+    return Dictionary(
+        radius, quaternion, torch.cat(parts), dictionary_card(simulator, options, len(radius), begin)
+    )
 
 
 def whole_half_space(simulator: Simulator) -> Simulator:
@@ -328,6 +330,8 @@ def whole_half_space(simulator: Simulator) -> Simulator:
         simulator.experiment, pixels=128, sin_theta_max=1.0, centre_offset=(0.0, 0.0), detector=None,
         solid_angle_factor=False, pixel_average=False,
     )  # fmt: skip
+    if whole == simulator.experiment and simulator.method == "exact":
+        return simulator  # and its tables
     return Simulator(whole, device=simulator.device, body=simulator.body)
 
 

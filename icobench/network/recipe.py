@@ -32,8 +32,8 @@ class Recipe:
         loss: a key of :data:`~icobench.network.outputs.LOSSES`.
         learning_rate, weight_decay: of AdamW; one cycle of warm-up and cosine decay, unless there is a
             ``patience``.
-        patience: validations without progress after which the learning rate falls to a fifth; after three falls
-            the next plateau ends the training, and ``steps`` is a ceiling only. None for the one cycle.
+        patience: validations without progress after which the learning rate falls to a fifth; after three
+            falls the next plateau ends the training, and ``steps`` is a ceiling only. None for the one cycle.
         validate_steps: steps between those validations.
         average: decay of the exponential moving average that is evaluated and shipped.
         settle_share: last share of the steps, in which the batch norms keep their statistics and all is

@@ -6,6 +6,7 @@ S. Williams, A. Waterman and D. Patterson, Commun. ACM 52(4), 65 (2009).
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,14 +16,14 @@ from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.exact import BUCKET_BAND, ExactField
 from icobench.simulator.overlay import plan
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sliced import SLICES
 from icobench.simulator.skeleton import Skeleton
+from icobench.simulator.sliced import SLICES
 
 __all__ = ["Ceilings", "Work", "least_work", "measured_ceilings"]
 
 EDGE_OPERATIONS = 140
 """Of one segment at one node in :func:`~icobench.simulator.edge_sum.edge_sum`, counted in its compiled form:
-24 for the linear forms, 46 for two sines and cosines, 70 for the rest; an operation on float64 counts as one."""
+24 for the linear forms, 46 for two sines and cosines, 70 for the rest; float64 counts as float32 does."""
 
 SIZES = {"cuda": (1 << 28, 8192), "cpu": (1 << 25, 1536)}
 """Numbers copied, far more than a cache holds, and rows of the matrices."""
@@ -81,8 +82,8 @@ def measured_ceilings(device: torch.device | str, seconds: float = 1.0) -> Ceili
     numbers, rows = SIZES.get(device.type, SIZES["cpu"])
     source = torch.ones(numbers, device=device)
     target = torch.empty_like(source)
-    copy = _best(lambda: target.copy_(source), device, seconds)
-    del source, target
+    copy = _best(partial(target.copy_, source), device, seconds)
+    del source, target  # the matrices may need the room
     left = torch.rand(rows, rows, device=device)
     out = torch.empty_like(left)
     before = torch.get_float32_matmul_precision()
@@ -128,6 +129,6 @@ def least_work(simulator: Simulator, radius_nm: Tensor, quaternion: Tensor) -> W
     if isinstance(field, ExactField):
         device = simulator.device
         return _exact_work(field, radius_nm.to(device), quaternion.to(device))
-    points = field.padded**2
+    points = int(field.padded) ** 2  # type: ignore[arg-type]
     transforms = SLICES * (2 if simulator.method == "propagated" else 1)
     return Work(5.0 * points * math.log2(points) * transforms, 4.0 * 8 * points * transforms)

@@ -14,6 +14,7 @@ PAPER_NETWORK = replace(
 """The published recipe under a plateau rule; half an epoch of 11 x 20,046 images between validations."""
 
 COMPACT = RECIPES["compact"]
+LARGE_BATCHES = replace(COMPACT, batch=256, learning_rate=2e-3)
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,10 @@ class Scale:
         sizes: options of the networks among which the largest that pays off is looked for.
         size_minutes: training of each of them.
         evaluation_images: of fresh test sets for networks.
+        repeats: of timings of a network.
         fit_images, fit_block: images of the fits, and how many at once.
         starts, iterations: of the Monte Carlo simplex.
+        race: whether the race of simplices is run beside it.
         dictionaries: numbers of stored patterns.
         dictionary_images: matched with each of them.
         sweep_sizes, sweep_seeds: training images; repetitions.
@@ -53,7 +56,7 @@ class Scale:
     fits: int = 32
     probe_seconds: float = 2.0
     paper_network: Recipe = PAPER_NETWORK
-    compact: Recipe = replace(COMPACT, batch=256, learning_rate=2e-3)
+    compact: Recipe = LARGE_BATCHES
     compact_minutes: float = 6.0
     sizes: tuple[tuple[str, dict[str, Any]], ...] = (
         ("2 M", {}),
@@ -62,10 +65,12 @@ class Scale:
     )
     size_minutes: float = 6.5
     evaluation_images: int = 5000
+    repeats: int = 5
     fit_images: int = 500
     fit_block: int = 100
     starts: int = 50
     iterations: int = 50
+    race: bool = True
     dictionaries: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     dictionary_images: int = 200
     sweep_sizes: tuple[int, ...] = (156, 313, 626, 1_253, 2_506, 5_012, 10_023, 20_046)
@@ -78,28 +83,29 @@ class Scale:
 
 SMALL = Scale(
     name="small",
-    splits=(("train", 1_600), ("validation", 400), ("test", 400)),
+    splits=(("train", 1_600), ("validation", 400), ("test", 200)),
     sliced_images=4,
-    batches=(1, 8, 64, 256),
-    bodies=3,
-    fits=8,
+    batches=(1, 8, 64),
+    bodies=2,
+    fits=4,
     probe_seconds=0.5,
     paper_network=replace(
-        PAPER_NETWORK, steps=120, batch=16, learning_rate=5e-4, patience=1, validate_steps=20
+        PAPER_NETWORK, steps=24, batch=16, learning_rate=5e-4, patience=1, validate_steps=8
     ),
     compact=replace(COMPACT, batch=32),
-    compact_minutes=1.2,
+    compact_minutes=1.0,
     sizes=(("2 M", {}), ("3 M", {"widths": [40, 80, 160], "hidden": 320})),
-    size_minutes=0.7,
-    evaluation_images=300,
-    fit_images=12,
-    fit_block=6,
+    size_minutes=0.5,
+    evaluation_images=200,
+    repeats=1,
+    fit_images=8,
+    fit_block=4,
     dictionaries=(300, 1_000, 3_000),
-    dictionary_images=24,
+    dictionary_images=16,
     sweep_sizes=(8, 16, 32, 64, 128, 256, 512, 1_024),
     sweep_seeds=3,
-    sweep_minutes=0.12,
-    sweep_images=150,
+    sweep_minutes=0.08,
+    sweep_images=100,
     own_network=False,
     export=False,
 )

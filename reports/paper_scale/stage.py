@@ -3,17 +3,19 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
 from paper_scale.energy import PowerMeter
 from paper_scale.scales import Scale
 from paper_scale.store import Store
 
-from icobench.simulator.experiment import Experiment
-
-__all__ = ["OutOfTime", "Part", "Run", "Stage", "Work"]
+__all__ = ["OutOfTime", "Part", "Run", "Stage"]
 
 
 class OutOfTime(Exception):  # noqa: N818 (no error)
@@ -66,6 +68,14 @@ class Stage:
         self.store = Store(run.out, name, run.scale, run.seed, run.device)
         self.left: list[str] = []
 
+    @cached_property
+    def simulator(self) -> Simulator:
+        """The exact one, with its tables for all radii: they are made once and no method's cost."""
+        made = Simulator(self.run.experiment, device=self.run.device)
+        sizes = torch.arange(20.0, 171.0, 5.0)
+        made.intensity(sizes, torch.tensor([1.0, 0, 0, 0]).expand(len(sizes), 4))
+        return made
+
     @property
     def minutes_left(self) -> float:
         """Of this call."""
@@ -80,14 +90,14 @@ class Stage:
         if self.minutes_left <= 0:
             raise OutOfTime
 
-    def piece(self, name: str, function: Callable[[], Any]) -> Any:
+    def piece(self, name: str, function: Callable[[], Any], again: bool = False) -> Any:
         """The stored result, or that of ``function`` if there are minutes left; None if it is not finished.
 
-        An error is stored and the other pieces go on: what fails on a machine at hand for minutes only must
-        not take the rest with it.
+        A stored one is made ``again`` where that is asked for. An error is stored and the other pieces go on:
+        what fails on a machine at hand for minutes only must not take the rest with it.
         """
         known = self.store.get(name)
-        if known is not None:
+        if known is not None and not again:
             return known
         if self.minutes_left <= 0:
             self.left.append(name)
@@ -113,6 +123,3 @@ class Stage:
             self.left.append(name)
             return None
         return result
-
-
-Work = Callable[[Stage], None]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paper_scale.scales import Scale
 
 from icobench.errors import InputError
 from icobench.images.files import atomic_path
 from icobench.provenance import provenance
 from icobench.simulator.experiment import Experiment
+from paper_scale.scales import Scale
 
 __all__ = ["Store", "stored_results"]
 

@@ -1,0 +1,164 @@
+"""Stage 6: what every method costs before the first image and for each: seconds, simulations, joules."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icobench.comparison.ledger import CURRENCIES, Account, break_even
+from paper_scale.figures import figure_4b
+from paper_scale.fits import table_of
+from paper_scale.stage import Stage
+from paper_scale.store import stored_results
+
+__all__ = ["ledger", "value"]
+
+PAIRS = (
+    ("paper network", "simplex"), ("network", "simplex"), ("network+lm", "simplex"),
+    ("dictionary+lm", "simplex"), ("simplex-race", "simplex"), ("network+lm", "simplex-race"),
+    ("network+lm", "dictionary+lm"),
+)  # fmt: skip
+METHODS = (
+    ("simplex", "simplex"), ("simplex", "simplex-race"), ("hybrids", "network"),
+    ("hybrids", "network+simplex"), ("hybrids", "network+lm"), ("hybrids", "network+mle"),
+    ("hybrids", "dictionary+simplex"), ("hybrids", "dictionary+lm"),
+)  # fmt: skip
+
+
+def value(folder: Path, stage: str, piece: str, *path: str, unfinished: bool = False) -> Any:
+    """A stored number, None if there is none; of a piece that the clock stopped, too, if asked for."""
+    found = stored_results(folder, stage)["pieces"].get(piece)
+    states = ("done", "part") if unfinished else ("done",)
+    if not found or found["state"] not in states:
+        return None
+    result = found["result"]
+    for key in path:
+        if not isinstance(result, dict) or key not in result:
+            return None
+        result = result[key]
+    return result
+
+
+def _joules(folder: Path, stage: str, *starts: str) -> float | None:
+    pieces = stored_results(folder, stage)["pieces"]
+    own = [piece["joules"] for name, piece in pieces.items() if name.startswith(starts)]
+    return sum(own) if own and None not in own else None
+
+
+def _accounts(folder: Path) -> dict[str, tuple[Account, np.ndarray | None]]:
+    """Of every method that was run, with which images it solved."""
+    per_simulation = math.nan
+    speed = value(folder, "simulators", "speed exact 64", "images_per_second")
+    if speed:
+        per_simulation = 1 / speed
+    networks = value(folder, "hybrids", "networks") or []
+    dictionary = value(folder, "hybrids", "dictionary") or {}
+    found: dict[str, tuple[Account, np.ndarray | None]] = {}
+    for stage, method in METHODS:
+        rows = table_of(folder, stage, method)
+        if rows is None:
+            continue
+        seconds = simulations = 0.0
+        if "network" in method:
+            seconds += sum(float(card.get("training_seconds") or 0) for card in networks)
+            simulations += sum(float(card.get("training_simulations") or 0) for card in networks)
+        if method.startswith("dictionary"):
+            seconds += float(dictionary.get("seconds", 0))
+            simulations += float(dictionary.get("simulations", 0))
+        rows = rows.sort_values("image")
+        found[method] = (
+            Account(
+                method, seconds, simulations, rows["seconds"].to_numpy(float),
+                rows["evaluations"].to_numpy(float), per_simulation,
+            ),
+            rows["success"].to_numpy(bool),
+        )  # fmt: skip
+    paper = _paper_account(
+        folder, per_simulation, len(found["simplex"][0].seconds) if "simplex" in found else 1
+    )
+    if paper:
+        found["paper network"] = (paper, None)
+    return found
+
+
+def _paper_account(folder: Path, per_simulation: float, images: int) -> Account | None:
+    """The published network: its data set, its training, its time for an image; no simulation after that."""
+    trained = value(folder, "paper-network", "training paper", unfinished=True)
+    pace = value(folder, "paper-network", "evaluation paper", "speed", unfinished=True)
+    made = value(folder, "data", "paper set")
+    if not (trained and pace and made):
+        return None
+    return Account(
+        "paper network", trained["training_seconds"] + made["seconds"], float(made["images"]),
+        np.full(images, pace["one_image_ms"] / 1000), np.zeros(images), per_simulation,
+    )  # fmt: skip
+
+
+def _costs(folder: Path) -> dict[str, Any]:
+    accounts = _accounts(folder)
+    rows = {
+        name: {
+            "fixed_seconds": one.fixed_seconds, "fixed_simulations": one.fixed_simulations,
+            "seconds": float(one.seconds.mean()), "simulations": float(one.evaluations.mean()),
+            "images": len(one.seconds),
+        }
+        for name, (one, _) in accounts.items()
+    }  # fmt: skip
+    found = []
+    for first, second in PAIRS:
+        if first not in accounts or second not in accounts:
+            continue
+        (one, solved), (other, others) = accounts[first], accounts[second]
+        if len(one.seconds) != len(other.seconds):
+            continue
+        both = None if solved is None or others is None else (solved, others)
+        for currency in CURRENCIES:
+            crossing = break_even(one, other, currency, both)
+            images = crossing.images
+            found.append(
+                {
+                    "first": first, "second": second, "currency": currency, "images": images.value,
+                    "low": images.low, "high": images.high,
+                    "as_accurate": None if both is None else crossing.as_accurate,
+                }
+            )  # fmt: skip
+    return {"accounts": rows, "break_even": found}
+
+
+def _energy(folder: Path) -> dict[str, Any]:
+    """Joules of what was measured; None where the driver reports no power."""
+    out: dict[str, Any] = {
+        "data set": _joules(folder, "data", "paper set"),
+        "training paper": _joules(folder, "paper-network", "training paper"),
+        "training compact": _joules(folder, "compact-network", "training compact"),
+    }
+    for stage, method in METHODS:
+        total = _joules(folder, stage, f"{method} ")
+        rows = table_of(folder, stage, method)
+        out[f"{method}, per image"] = None if total is None or rows is None else total / len(rows)
+    return out
+
+
+def _figure_4a(folder: Path) -> str:
+    folders = [folder / f"evaluation-{name}" for name in ("paper", "compact")]
+    there = ",".join(str(one) for one in folders if (one / "evaluation.json").exists())
+    if not there:
+        return "no evaluation yet"
+    script = Path(__file__).parents[1] / "figure4a.py"
+    subprocess.run(
+        [sys.executable, str(script), "--evaluations", there, "--out", str(folder / "figure4a.png")],
+        check=True,
+    )
+    return "figure4a.png"
+
+
+def ledger(stage: Stage) -> None:
+    """From what the other stages stored; made anew in every call."""
+    out = stage.run.out
+    stage.piece("costs", lambda: _costs(out), again=True)
+    stage.piece("energy", lambda: _energy(out), again=True)
+    stage.piece("figure 4a", lambda: _figure_4a(out), again=True)
+    stage.piece("figure 4b", lambda: figure_4b(out), again=True)

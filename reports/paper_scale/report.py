@@ -1,0 +1,258 @@
+"""Everything that was stored, as one page of Markdown."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icobench.images.files import atomic_path
+from paper_scale.claims import claims
+from paper_scale.figures import sweep_points
+from paper_scale.ledger import value
+from paper_scale.scales import Scale
+from paper_scale.store import stored_results
+
+__all__ = ["report"]
+
+OWED = (
+    "**The run at the paper's scale on a GPU is still owed**: no GPU could be had when this was made. What "
+    "follows is the same script at a small scale on a CPU; it shows that every stage works, not what the "
+    "methods can do. Networks were trained for minutes or less."
+)
+
+
+def _number(found: Any, digits: int = 3) -> str:
+    if found is None:
+        return "-"
+    if isinstance(found, str):
+        return found
+    if not np.isfinite(found):
+        return "never" if found > 0 else "-"
+    return f"{found:,.0f}" if abs(found) >= 1000 else f"{found:.{digits}g}"
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [f"| {' | '.join(headers)} |", "|" + "---|" * len(headers)]
+    lines += [f"| {' | '.join(_number(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _head(folder: Path, scale: Scale, stages: Sequence[str]) -> Iterator[str]:
+    yield "# The published experiment, whole\n"
+    origins = [one for name in stages for one in stored_results(folder, name)["origins"]]
+    gpus = sorted({one["machine"]["gpu"] for one in origins if "gpu" in one["machine"]})
+    if not (scale.name == "paper" and gpus):
+        yield OWED + "\n"
+    minutes = {name: _minutes(folder, name) for name in stages}
+    machines = sorted({one["machine"]["processor"] for one in origins} | set(gpus))
+    cores = sorted({str(one["machine"]["cores"]) for one in origins})
+    commits = sorted({str(one["commit"])[:12] for one in origins})
+    yield (
+        f"Scale: **{scale.name}**. `python reports/paper_scale.py --scale {scale.name}` on "
+        f"{', '.join(machines)} ({'/'.join(cores)} cores), commit {', '.join(commits)}, seed 0. Minutes: "
+        + ", ".join(f"{name} {spent:.1f}" for name, spent in minutes.items() if spent)
+        + f"; {sum(minutes.values()):.1f} in all. Times on a shared machine are noisy.\n"
+    )
+    open_pieces = [
+        f"{name}/{piece} ({found['result'].get('error', 'unfinished')})"
+        for name in stages
+        for piece, found in stored_results(folder, name)["pieces"].items()
+        if found["state"] != "done"
+    ]
+    if open_pieces:
+        yield f"Not finished: {'; '.join(open_pieces)}.\n"
+
+
+def _minutes(folder: Path, stage: str) -> float:
+    return sum(piece["seconds"] for piece in stored_results(folder, stage)["pieces"].values()) / 60
+
+
+def _claims(folder: Path, scale: Scale) -> Iterator[str]:
+    yield "## Claim by claim\n"
+    yield (
+        "Ratio: by how much ours is better, where a lower number is; else ours over the paper's. Stielow et "
+        "al., Mach. Learn.: Sci. Technol. 1, 045007 (2020).\n"
+    )
+    rows = [
+        (one.what, f"{_number(one.paper)} {one.unit}", f"{_number(one.ours)} {one.unit}", one.ratio, one.note)
+        for one in claims(folder, scale)
+    ]
+    yield _table(["claim", "the paper", "ours", "ratio", "remark"], rows) + "\n"
+
+
+def _correctness(folder: Path) -> Iterator[str]:
+    yield "## Simulators on this device\n"
+    rows = []
+    for name in ("field float32", "field float64", "field sliced", "field propagated"):
+        found = value(folder, "simulators", name) or {}
+        for against, words in (("closed_form", "closed form"), ("cpu", "CPU"), ("float64", "float64")):
+            if against in found:
+                rows.append((name, words, found[against]["median"], found[against]["worst"]))
+    found = value(folder, "simulators", "derivatives") or {}
+    for against, words in (("differences", "differences, float64"), ("float32", "float32 and float64")):
+        for name, errors in found.get(against, {}).items():
+            rows.append((f"derivative by {name}", words, errors["median"], errors["worst"]))
+    fits = value(folder, "simulators", "fits") or {}
+    for name, words in (("apart_deg", "CPU, deg"), ("apart_nm", "CPU, nm"), ("error_deg", "truth, deg"),
+                        ("error_nm", "truth, nm")):  # fmt: skip
+        if name in fits:
+            rows.append(("Levenberg-Marquardt", words, fits[name]["median"], fits[name]["worst"]))
+    yield _table(["what", "against", "median", "worst"], rows) + "\n"
+    yield "Relative L2 errors, but for fits. The sliced method's error is its voxels'.\n"
+
+
+def _speeds(folder: Path, scale: Scale) -> Iterator[str]:
+    ceilings = value(folder, "simulators", "ceilings")
+    if ceilings:
+        yield (
+            f"Ceilings measured here: copy {ceilings['bytes_per_second'] / 1e9:,.1f} GB/s, matrix product "
+            f"{ceilings['operations_per_second'] / 1e12:,.3g} Tflop/s in float32.\n"
+        )
+    rows = []
+    for name in (*(f"speed exact {batch}" for batch in scale.batches), "speed sliced", "speed propagated"):
+        found = value(folder, "simulators", name)
+        if found:
+            share = f"{100 * found['share_of_ceiling']:.1f}"
+            cells = (
+                found["images_per_second"],
+                found["jacobians_per_second"],
+                share,
+                found.get("peak_memory_MiB"),
+            )
+            rows.append((name.removeprefix("speed "), found["batch"], *cells))
+    headers = ["method", "batch", "images/s", "with derivatives/s", "% of ceiling", "MiB"]
+    yield _table([headers[0], *headers[1:]], rows) + "\n"
+    yield (
+        "Share of the ceiling: the least time for the counted operations or for the least traffic, whichever "
+        "is longer, over the time taken.\n"
+    )
+
+
+def _networks(folder: Path, scale: Scale) -> Iterator[str]:
+    yield "## Networks\n"
+    rows = []
+    sizes = [("larger-network", size.replace(" ", "")) for size, _ in scale.sizes]
+    for stage, name in (("paper-network", "paper"), ("compact-network", "compact"), *sizes):
+        trained = value(folder, stage, f"training {name}", unfinished=True)
+        found = value(folder, stage, f"evaluation {name}", "clean", unfinished=True)
+        if trained and found:
+            turn, size = found["disorientation_deg"], found["radius_error_nm"]
+            rows.append(
+                (name, trained["parameters"] / 1e6, trained["training_seconds"] / 60, trained["images_seen"],
+                 turn["median"], turn["99"], size["median"], 100 * found["appendix_c_mean"]["median"])
+            )  # fmt: skip
+    headers = ["network", "M parameters", "minutes", "images seen", "deg", "deg, 99 %", "nm", "appendix C, %"]
+    yield _table(headers, rows) + "\n"
+    yield f"Clean test images, {scale.evaluation_images:,} fresh ones; medians.\n"
+    best = value(folder, "larger-network", "largest that pays off")
+    exported = value(folder, "larger-network", "export")
+    if best and exported:
+        kind = "half precision" if exported["half"] else "float32"
+        error = exported.get("clean", {}).get("disorientation_deg", {}).get("median")
+        kept = "" if exported["kept"] else "; weights of this scale are not kept"
+        yield (
+            f"Largest that pays off (at most {best['pays_off']:g} times the error of the next smaller one, "
+            f"same minutes): {best['name']}; exported in {exported['MiB']:.1f} MiB, {kind}, "
+            f"{_number(error)} deg as exported{kept}.\n"
+        )
+    yield "![Histograms of the errors](FOLDER/figure4a.png)\n"
+
+
+def _fits(folder: Path) -> Iterator[str]:
+    yield "## Fits\n"
+    rows = []
+    energy = value(folder, "ledger", "energy") or {}
+    for stage, names in (
+        ("simplex", ("simplex", "simplex-race")),
+        ("hybrids", ("network", "network+simplex", "network+lm", "network+mle", "dictionary+simplex",
+                     "dictionary+lm")),
+    ):  # fmt: skip
+        for name in names:
+            found = value(folder, stage, name)
+            if found:
+                turn, size = found["disorientation_deg"], found["radius_error_nm"]
+                rows.append(
+                    (name, found["images"], 100 * found["success_rate"], turn["median"], turn["90"],
+                     size["median"], found["evaluations"], found["seconds"],
+                     energy.get(f"{name}, per image"))
+                )  # fmt: skip
+    headers = ["method", "images", "success %", "deg", "deg, 90 %", "nm", "simulations", "s", "J"]
+    yield _table(headers, rows) + "\n"
+    digests = ", ".join(str(card.get("digest")) for card in value(folder, "hybrids", "networks") or [])
+    yield f"Noise-free images. Seconds and joules are per image. Networks of the hybrids: {digests or '-'}.\n"
+    rows = []
+    for name in stored_results(folder, "dictionaries")["pieces"]:
+        found = value(folder, "dictionaries", name)
+        if found:
+            rows.append(
+                (found["patterns"], found["simulation_seconds"], 1000 * found["match_seconds_per_image"],
+                 found["nearest"]["median_deg"], found["nearest"]["median_nm"],
+                 100 * found["nearest"]["any_within_5deg_5nm"], 100 * found["explained"],
+                 found["evaluations"])
+            )  # fmt: skip
+    headers = ["patterns", "s to make", "ms to match", "nearest: deg", "nm", "one of four near %", "fitted %",
+               "simulations"]  # fmt: skip
+    yield _table(headers, rows) + "\n"
+    yield "Near: within 5 degrees and 5 nm. Fitted: explained by Levenberg-Marquardt from the best four.\n"
+
+
+def _sweep(folder: Path) -> Iterator[str]:
+    yield "## Size of the training set\n"
+    rows = []
+    for size, found in sweep_points(folder).items():
+        turns = sorted(one["disorientation_deg"]["median"] for one in found)
+        radii = sorted(one["radius_error_nm"]["median"] for one in found)
+        rows.append(
+            (size, len(found), np.median(turns), turns[0], turns[-1], np.median(radii), radii[0], radii[-1])
+        )
+    yield _table(["training images", "seeds", "deg", "best", "worst", "nm", "best", "worst"], rows) + "\n"
+    yield "Compact network, clean images, the same number of steps for all; medians over test images.\n"
+    yield "![Errors against simulations](FOLDER/figure4b.png)\n"
+
+
+def _ledger(folder: Path) -> Iterator[str]:
+    yield "## Costs\n"
+    costs = value(folder, "ledger", "costs") or {"accounts": {}, "break_even": []}
+    rows = [
+        (name, one["fixed_seconds"], one["fixed_simulations"], one["seconds"], one["simulations"])
+        for name, one in costs["accounts"].items()
+    ]
+    headers = ["method", "s before", "simulations before", "s an image", "simulations an image"]
+    yield _table(headers, rows) + "\n"
+    rows = [
+        (one["first"], one["second"], one["currency"], one["images"],
+         f"{_number(one['low'])} to {_number(one['high'])}",
+         {True: "yes", False: "no", None: "not compared"}[one["as_accurate"]])
+        for one in costs["break_even"]
+    ]  # fmt: skip
+    headers = ["cheaper", "than", "in", "from so many images", "95 %", "as accurate"]
+    yield _table(headers, rows) + "\n"
+    energy = {name: joules for name, joules in (value(folder, "ledger", "energy") or {}).items() if joules}
+    if energy:
+        whole = ", ".join(f"{name} {_number(joules)} J" for name, joules in energy.items())
+        yield f"Energy of the GPU, from its driver's power readings: {whole}.\n"
+    else:
+        yield "Energy: the driver reported none.\n"
+
+
+def report(folder: Path, scale: Scale, stages: Sequence[str], path: Path) -> None:
+    """Write the page; figures are linked from its own folder.
+
+    Args:
+        folder: of the results.
+        scale: at which they were made.
+        stages: names, in order.
+        path: of the page.
+    """
+    parts = [
+        *_head(folder, scale, stages), *_claims(folder, scale), *_correctness(folder),
+        *_speeds(folder, scale), *_networks(folder, scale), *_fits(folder), *_sweep(folder), *_ledger(folder),
+    ]  # fmt: skip
+    try:
+        link = folder.resolve().relative_to(path.resolve().parent).as_posix()
+    except ValueError:
+        link = folder.resolve().as_posix()
+    text = "\n".join(parts).replace("(FOLDER/", f"({link}/")
+    with atomic_path(path.resolve()) as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,200 @@
+"""The staged script: what the clock stops goes on, what fails is told, and tiny stages end in a report."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from icobench.datasets.pattern_file import read_patterns
+from icobench.errors import InputError
+
+REPORTS = Path(__file__).parents[2] / "reports"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _reports_importable():
+    sys.path.insert(0, str(REPORTS))
+    yield
+    sys.path.remove(str(REPORTS))
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A run of every cheap stage in seconds."""
+    monkeypatch.setenv("ICOBENCH_COMPILE", "1")
+    from paper_scale.scales import SCALES
+    from paper_scale.stage import Run
+
+    scale = replace(
+        SCALES["small"], name="tiny", splits=(("train", 5), ("validation", 2), ("test", 3)), sliced_images=1,
+        fit_images=3, fit_block=2, starts=2, iterations=3, dictionaries=(20, 40), dictionary_images=1,
+        race=False,
+    )  # fmt: skip
+    return Run(scale, tmp_path / "out", tmp_path / "work", torch.device("cpu"))
+
+
+def document(run, stage):
+    return json.loads((run.out / f"{stage}.json").read_text())
+
+
+def test_pieces_are_resumed_retried_and_guarded(tiny, monkeypatch):
+    from paper_scale import main
+    from paper_scale.stage import OutOfTime, Part
+
+    calls = []
+
+    def work(stage):
+        def note(name, result):
+            calls.append(name)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        stage.piece("good", lambda: note("good", {"x": 1}))
+        stage.piece("bad", lambda: note("bad", RuntimeError("no such luck\nsecond line")))
+        stage.piece("long", lambda: note("long", Part({"x": 2}) if "long" not in calls else {"x": 3}))
+        stage.piece("late", lambda: note("late", OutOfTime() if "late" not in calls else 4))
+
+    monkeypatch.setitem(main.STAGES, "fake", work)
+    assert main.run_stage(replace(tiny, max_minutes=0.0), "fake") == main.MORE
+    assert calls == []
+    assert main.run_stage(tiny, "fake") == main.FAILED
+    found = document(tiny, "fake")
+    assert {name: piece["state"] for name, piece in found["pieces"].items()} == {
+        "good": "done", "bad": "failed", "long": "part",
+    }  # fmt: skip
+    assert found["pieces"]["bad"]["result"] == {"error": "RuntimeError: no such luck"}
+    assert found["scale"] == "tiny" and found["origins"][0]["commit"]
+    # What is finished is not made again; everything else is.
+    assert main.run_stage(tiny, "fake") == main.FAILED
+    assert calls == ["good", "bad", "long", "late", "bad", "long", "late"]
+    assert document(tiny, "fake")["pieces"]["long"] | {"seconds": 0, "origin": 0} == {
+        "state": "done", "result": {"x": 3}, "seconds": 0, "joules": None, "origin": 0,
+    }  # fmt: skip
+    other = replace(tiny, scale=replace(tiny.scale, bodies=17))
+    with pytest.raises(InputError, match="other settings"):
+        main.run_stage(other, "fake")
+
+
+def test_a_new_call_leaves_the_old_origin(tiny):
+    from paper_scale.store import Store
+
+    first = Store(tiny.out, "x", tiny.scale, 0, tiny.device)
+    first.put("a", "done", 1, 1.0, None)
+    second = Store(tiny.out, "x", tiny.scale, 0, tiny.device)
+    second.origin["commit"] = "another"
+    second.put("b", "done", 2, 1.0, 5.0)
+    found = document(tiny, "x")
+    assert [found["pieces"][name]["origin"] for name in "ab"] == [0, 1]
+    assert found["origins"][1]["commit"] == "another"
+
+
+def test_tiny_stages_and_their_page(tiny):
+    from paper_scale.claims import PAPER, claims
+    from paper_scale.fits import table_of
+    from paper_scale.main import DONE, MORE, STAGES, run_stage
+    from paper_scale.report import report
+
+    assert run_stage(tiny, "data") == DONE
+    made = document(tiny, "data")["pieces"]["paper set"]["result"]
+    assert made["images"] == 10 and made["made_in_one_go"]
+    assert len(read_patterns(tiny.work / "tiny.h5", "test")) == 3
+
+    # One block of two, then the rest.
+    assert run_stage(replace(tiny, max_minutes=1e-9), "simplex") == MORE
+    assert run_stage(tiny, "simplex") == DONE
+    rows, course = (table_of(tiny.out, "simplex", "simplex", what) for what in ("results", "curves"))
+    assert list(rows["image"]) == [0, 1, 2]
+    steps = tiny.scale.iterations + 1  # the start counts as one
+    assert course.groupby("image").size().tolist() == [steps] * 3
+    # Two simplices of five corners, then one to six evaluations an iteration of each.
+    assert (course[course["step"] == 0]["evaluations"] == 2 * 5).all()
+    assert rows["evaluations"].between(10 + 6 * 1 + 1, 10 + 6 * 6 + 5).all()
+    for _, own in course.groupby("image"):
+        assert (np.diff(own["objective"]) <= 0).all()
+
+    assert run_stage(tiny, "dictionaries") == DONE
+    sizes = [piece["result"]["patterns"] for piece in document(tiny, "dictionaries")["pieces"].values()]
+    assert sizes[0] < sizes[1] and abs(sizes[1] - 40) < 20
+
+    assert run_stage(tiny, "ledger") == DONE
+    page = tiny.out / "report.md"
+    report(tiny.out, tiny.scale, list(STAGES), page)
+    text = page.read_text()
+    assert "still owed" in text and "**tiny**" in text and "(figure4b.png)" in text
+    fits = {claim.what: claim for claim in claims(tiny.out, tiny.scale)}
+    counted = fits["simulations for an image, 50 x 50"]
+    assert counted.ours == pytest.approx(rows["evaluations"].mean())
+    assert counted.ratio == pytest.approx(PAPER["simplex_simulations"] / rows["evaluations"].mean())
+    assert fits["training the published network"].ratio is None
+    # Every row of a table has as many cells as its header.
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_power_meter_reads_watts_and_ignores_what_is_none():
+    import time
+
+    from paper_scale.energy import PowerMeter
+
+    script = "import time\nfor w in ('[N/A]', 100, 300):\n print(w, flush=True)\ntime.sleep(60)"
+    with PowerMeter([sys.executable, "-c", script]) as meter:
+        begin = time.perf_counter()
+        while len(meter.samples) < 2:
+            assert time.perf_counter() - begin < 30
+            time.sleep(0.01)
+    assert meter.joules == pytest.approx(200 * (time.perf_counter() - meter.begin), rel=0.5)
+    with PowerMeter(["no-such-program-here"]) as none:
+        pass
+    assert none.joules is None
+
+
+def test_every_stage_runs_without_what_a_gpu_machine_lacks(tmp_path):
+    """In a process where roma and others cannot be imported: all stages import, a tiny one runs."""
+    script = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED: raise ImportError(f"{name} is blocked")
+BLOCKED = {"roma", "optuna", "cma", "asv", "tifffile", "joblib", "submitit", "tqdm", "PIL"} - ALLOWED
+sys.meta_path.insert(0, Block())
+sys.path[:0] = [REPORTS, TREE]
+import torch
+from dataclasses import replace
+from pathlib import Path
+import paper_scale.main as main
+from paper_scale.scales import SCALES
+from paper_scale.stage import Run
+scale = replace(SCALES["small"], dictionaries=(20,), dictionary_images=1)
+run = Run(scale, Path(OUT), Path(OUT), torch.device("cpu"))
+assert main.run_stage(run, "dictionaries") == 0
+import icobench.fitting.cma_es, icobench.commands.networks, icobench.comparison.runner
+assert not {name.split(".")[0] for name in sys.modules} & BLOCKED
+"""
+    # matplotlib, which is there, brings Pillow along; no stage but the ledger draws.
+    given = {"REPORTS": str(REPORTS), "TREE": str(REPORTS.parent), "OUT": str(tmp_path), "ALLOWED": set()}
+    head = "".join(f"{name} = {value!r}\n" for name, value in given.items())
+    done = subprocess.run([sys.executable, "-c", head + script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert pd.Series(document(replace_out(tmp_path), "dictionaries")["pieces"]).size == 1
+
+
+def replace_out(folder):
+    class Out:
+        out = folder
+
+    return Out
+
+
+def test_bad_words(tmp_path, capsys):
+    from paper_scale.main import BAD_INPUT, main
+
+    assert main(["--stage", "nonsense", "--scale", "small", "--out", str(tmp_path)]) == BAD_INPUT
+    assert "unknown stage 'nonsense'" in capsys.readouterr().err
