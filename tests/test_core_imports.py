@@ -33,7 +33,6 @@ assert abs(float(fit.radius_nm) - 40) < 1e-2, fit.radius_nm
 
 
 def test_geometry_simulator_and_fits_need_no_other_package():
-    script = SCRIPT + RUN
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT + RUN], capture_output=True, text=True, cwd=Path(__file__).parents[1]
     )
