@@ -26,6 +26,9 @@ __all__ = ["Matched", "match_in_shards"]
 SHARD = 16_384
 """Patterns at once: 0.8 GB of spectra."""
 
+ON_GPU = 4096
+"""Patterns simulated at once where there is room."""
+
 
 @dataclass
 class Matched:
@@ -69,11 +72,12 @@ def match_in_shards(
     """
     radius, quaternion = sample(options, simulator.body)
     whole = whole_half_space(simulator)
+    together = SIMULATED if simulator.device.type == "cpu" else ON_GPU
     spent = [0.0, 0.0]
     found: list[Candidates] = []
     for rows in torch.arange(len(radius)).split(shard):
         begin = time.perf_counter()
-        parts = [polar_patterns(whole, radius[some], quaternion[some]) for some in rows.split(SIMULATED)]
+        parts = [polar_patterns(whole, radius[some], quaternion[some]) for some in rows.split(together)]
         # On the way to the CPU all work on a device is waited for.
         patterns = torch.cat([part.cpu() for part in parts])
         middle = time.perf_counter()

@@ -1,6 +1,7 @@
 """Stage 6: what every method costs before the first image and for each: seconds, simulations, joules."""
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,10 +148,13 @@ def _figure_4a(folder: Path) -> str:
     there = ",".join(str(one) for one in folders if (one / "evaluation.json").exists())
     if not there:
         return "no evaluation yet"
-    script = Path(__file__).parents[1] / "figure4a.py"
+    reports = Path(__file__).parents[1]
+    words = [sys.executable, str(reports / "figure4a.py"), "--evaluations", there]
+    # The package need not be installed.
     subprocess.run(
-        [sys.executable, str(script), "--evaluations", there, "--out", str(folder / "figure4a.png")],
+        [*words, "--out", str(folder / "figure4a.png")],
         check=True,
+        env=os.environ | {"PYTHONPATH": str(reports.parent)},
     )
     return "figure4a.png"
 
