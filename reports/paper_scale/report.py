@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from paper_scale.figures import sweep_points
 from paper_scale.ledger import value
 from paper_scale.scales import Scale
 from paper_scale.store import stored_results
+from paper_scale.tables import number, table
 
 __all__ = ["report"]
 
@@ -20,22 +20,6 @@ OWED = (
     "follows is the same script at a small scale on a CPU; it shows that every stage works, not what the "
     "methods can do. Networks were trained for minutes or less."
 )
-
-
-def _number(found: Any, digits: int = 3) -> str:
-    if found is None:
-        return "-"
-    if isinstance(found, str):
-        return found
-    if not np.isfinite(found):
-        return "never" if found > 0 else "-"
-    return f"{found:,.0f}" if abs(found) >= 1000 else f"{found:.{digits}g}"
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [f"| {' | '.join(headers)} |", "|" + "---|" * len(headers)]
-    lines += [f"| {' | '.join(_number(cell) for cell in row)} |" for row in rows]
-    return "\n".join(lines)
 
 
 def _head(folder: Path, scale: Scale, stages: Sequence[str]) -> Iterator[str]:
@@ -75,10 +59,10 @@ def _claims(folder: Path, scale: Scale) -> Iterator[str]:
         "al., Mach. Learn.: Sci. Technol. 1, 045007 (2020).\n"
     )
     rows = [
-        (one.what, f"{_number(one.paper)} {one.unit}", f"{_number(one.ours)} {one.unit}", one.ratio, one.note)
+        (one.what, f"{number(one.paper)} {one.unit}", f"{number(one.ours)} {one.unit}", one.ratio, one.note)
         for one in claims(folder, scale)
     ]
-    yield _table(["claim", "the paper", "ours", "ratio", "remark"], rows) + "\n"
+    yield table(["claim", "the paper", "ours", "ratio", "remark"], rows) + "\n"
 
 
 def _correctness(folder: Path) -> Iterator[str]:
@@ -98,7 +82,7 @@ def _correctness(folder: Path) -> Iterator[str]:
                         ("error_nm", "truth, nm")):  # fmt: skip
         if name in fits:
             rows.append(("Levenberg-Marquardt", words, fits[name]["median"], fits[name]["worst"]))
-    yield _table(["what", "against", "median", "worst"], rows) + "\n"
+    yield table(["what", "against", "median", "worst"], rows) + "\n"
     yield "Relative L2 errors, but for fits. The sliced method's error is its voxels'.\n"
 
 
@@ -122,7 +106,7 @@ def _speeds(folder: Path, scale: Scale) -> Iterator[str]:
             )
             rows.append((name.removeprefix("speed "), found["batch"], *cells))
     headers = ["method", "batch", "images/s", "with derivatives/s", "% of ceiling", "MiB"]
-    yield _table([headers[0], *headers[1:]], rows) + "\n"
+    yield table([headers[0], *headers[1:]], rows) + "\n"
     yield (
         "Share of the ceiling: the least time for the counted operations or for the least traffic, whichever "
         "is longer, over the time taken.\n"
@@ -143,7 +127,7 @@ def _networks(folder: Path, scale: Scale) -> Iterator[str]:
                  turn["median"], turn["99"], size["median"], 100 * found["appendix_c_mean"]["median"])
             )  # fmt: skip
     headers = ["network", "M parameters", "minutes", "images seen", "deg", "deg, 99 %", "nm", "appendix C, %"]
-    yield _table(headers, rows) + "\n"
+    yield table(headers, rows) + "\n"
     yield f"Clean test images, {scale.evaluation_images:,} fresh ones; medians.\n"
     best = value(folder, "larger-network", "largest that pays off")
     exported = value(folder, "larger-network", "export")
@@ -154,7 +138,7 @@ def _networks(folder: Path, scale: Scale) -> Iterator[str]:
         yield (
             f"Largest that pays off (at most {best['pays_off']:g} times the error of the next smaller one, "
             f"same minutes): {best['name']}; exported in {exported['MiB']:.1f} MiB, {kind}, "
-            f"{_number(error)} deg as exported{kept}.\n"
+            f"{number(error)} deg as exported{kept}.\n"
         )
     yield "![Histograms of the errors](FOLDER/figure4a.png)\n"
 
@@ -178,7 +162,7 @@ def _fits(folder: Path) -> Iterator[str]:
                      energy.get(f"{name}, per image"))
                 )  # fmt: skip
     headers = ["method", "images", "success %", "deg", "deg, 90 %", "nm", "simulations", "s", "J"]
-    yield _table(headers, rows) + "\n"
+    yield table(headers, rows) + "\n"
     digests = ", ".join(str(card.get("digest")) for card in value(folder, "hybrids", "networks") or [])
     yield f"Noise-free images. Seconds and joules are per image. Networks of the hybrids: {digests or '-'}.\n"
     rows = []
@@ -193,7 +177,7 @@ def _fits(folder: Path) -> Iterator[str]:
             )  # fmt: skip
     headers = ["patterns", "s to make", "ms to match", "nearest: deg", "nm", "one of four near %", "fitted %",
                "simulations"]  # fmt: skip
-    yield _table(headers, rows) + "\n"
+    yield table(headers, rows) + "\n"
     yield "Near: within 5 degrees and 5 nm. Fitted: explained by Levenberg-Marquardt from the best four.\n"
 
 
@@ -206,7 +190,7 @@ def _sweep(folder: Path) -> Iterator[str]:
         rows.append(
             (size, len(found), np.median(turns), turns[0], turns[-1], np.median(radii), radii[0], radii[-1])
         )
-    yield _table(["training images", "seeds", "deg", "best", "worst", "nm", "best", "worst"], rows) + "\n"
+    yield table(["training images", "seeds", "deg", "best", "worst", "nm", "best", "worst"], rows) + "\n"
     yield "Compact network, clean images, the same number of steps for all; medians over test images.\n"
     yield "![Errors against simulations](FOLDER/figure4b.png)\n"
 
@@ -219,18 +203,18 @@ def _ledger(folder: Path) -> Iterator[str]:
         for name, one in costs["accounts"].items()
     ]
     headers = ["method", "s before", "simulations before", "s an image", "simulations an image"]
-    yield _table(headers, rows) + "\n"
+    yield table(headers, rows) + "\n"
     rows = [
         (one["first"], one["second"], one["currency"], one["images"],
-         f"{_number(one['low'])} to {_number(one['high'])}",
+         f"{number(one['low'])} to {number(one['high'])}",
          {True: "yes", False: "no", None: "not compared"}[one["as_accurate"]])
         for one in costs["break_even"]
     ]  # fmt: skip
     headers = ["cheaper", "than", "in", "from so many images", "95 %", "as accurate"]
-    yield _table(headers, rows) + "\n"
+    yield table(headers, rows) + "\n"
     energy = {name: joules for name, joules in (value(folder, "ledger", "energy") or {}).items() if joules}
     if energy:
-        whole = ", ".join(f"{name} {_number(joules)} J" for name, joules in energy.items())
+        whole = ", ".join(f"{name} {number(joules)} J" for name, joules in energy.items())
         yield f"Energy of the GPU, from its driver's power readings: {whole}.\n"
     else:
         yield "Energy: the driver reported none.\n"
