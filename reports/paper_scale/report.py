@@ -1,5 +1,6 @@
 """Everything that was stored, as one page of Markdown."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -233,10 +234,9 @@ def report(folder: Path, scale: Scale, stages: Sequence[str], path: Path) -> Non
         *_head(folder, scale, stages), *_claims(folder, scale), *_correctness(folder),
         *_speeds(folder, scale), *_networks(folder, scale), *_fits(folder), *_sweep(folder), *_ledger(folder),
     ]  # fmt: skip
-    try:
-        link = folder.resolve().relative_to(path.resolve().parent).as_posix()
-    except ValueError:
-        link = folder.resolve().as_posix()
-    text = "\n".join(parts).replace("(FOLDER/", f"({link}/")
+    there = Path(os.path.relpath(folder, path.parent))
+    text = "\n".join(parts)
+    for figure in ("figure4a.png", "figure4b.png"):
+        text = text.replace(f"(FOLDER/{figure})", f"({(there / figure).as_posix()})")
     with atomic_path(path.resolve()) as temporary:
         temporary.write_text(text)
