@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("ICOBENCH_COMPILE", "0")
+# As for torch below; NumPy reads it when it is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
