@@ -38,6 +38,7 @@ class Claim:
         unit: for the table.
         note: how ours came about, where it is not plain.
         lower: whether a lower number is the better one; None if neither is.
+        comparable: whether ours was measured on as much as the paper's; no ratio otherwise.
     """
 
     what: str
@@ -46,11 +47,12 @@ class Claim:
     unit: str
     note: str = ""
     lower: bool | None = True
+    comparable: bool = True
 
     @property
     def ratio(self) -> float | None:
         """By how much ours is better, over 1 if it is; ours over the paper's where neither is better."""
-        if not self.ours:
+        if not self.ours or not self.comparable:
             return None
         return self.paper / self.ours if self.lower else self.ours / self.paper
 
@@ -72,14 +74,15 @@ def _fastest(folder: Path, batches: tuple[int, ...]) -> tuple[float | None, int]
     return speed or None, batch
 
 
-def _trainings(folder: Path) -> Iterator[Claim]:
+def _trainings(folder: Path, whole: bool) -> Iterator[Claim]:
     trained = value(folder, "paper-network", "training paper", unfinished=True) or {}
     ends = "to its plateau" if trained.get("finished") else "stopped before its plateau"
     if trained.get("finished") and trained["steps"] >= trained["recipe"]["steps"]:
         ends = "stopped at the scale's ceiling of steps, before its plateau"
+    on_plateau = ends == "to its plateau"
     yield Claim(
         "training the published network", PAPER["training_seconds"], trained.get("training_seconds"), "s",
-        f"{ends}, {trained.get('images_seen', 0):,} images seen" if trained else "",
+        f"{ends}, {trained.get('images_seen', 0):,} images seen" if trained else "", comparable=on_plateau,
     )  # fmt: skip
     for stage, name, words in (
         ("paper-network", "paper", "published network"), ("compact-network", "compact", "compact network"),
@@ -89,7 +92,7 @@ def _trainings(folder: Path) -> Iterator[Claim]:
         images = value(folder, *path, "images", unfinished=True)
         yield Claim(
             f"figure 4a, mean error, {words}", 100 * PAPER["mean_error"], _each(mean, 100), "%",
-            f"median of {images:,} images; the paper: well below" if images else "",
+            f"median of {images:,} images; the paper: well below" if images else "", comparable=whole,
         )  # fmt: skip
         pace = value(folder, stage, f"evaluation {name}", "speed", "one_image_ms", unfinished=True)
         yield Claim(f"one image, {words}", 1000 * PAPER["network_seconds"], pace, "ms")
@@ -103,6 +106,7 @@ def claims(folder: Path, scale: Scale) -> list[Claim]:
         scale: at which they were made.
     """
     speed, batch = _fastest(folder, scale.batches)
+    whole = sum(count for _, count in scale.splits) >= PAPER["data_images"]
     sliced = value(folder, "simulators", "speed sliced", "images_per_second")
     each = value(folder, "data", "paper set", "ms_per_image")
     images = value(folder, "data", "paper set", "images")
@@ -120,12 +124,13 @@ def claims(folder: Path, scale: Scale) -> list[Claim]:
             "the data set of 25,058", PAPER["data_seconds"], _each(each, PAPER["data_images"] / 1000), "s",
             f"from {images:,} images of the same kind, on disk" if images else "",
         ),
-        *_trainings(folder),
+        *_trainings(folder, whole),
         Claim("images fitted by 50 x 50", PAPER["simplex_images"], fits.get("images"), "", lower=False),
         Claim("simulations for an image, 50 x 50", PAPER["simplex_simulations"], fits.get("evaluations"), ""),
         Claim("evaluations of an iteration", PAPER["evaluations_per_iteration"], iteration, ""),
         Claim(
             "images from which the network is cheaper than the simplex, by simulations", PAPER["break_even"],
-            crossing[0]["images"] if crossing else None, "", "published network, this scale's data set", None,
+            crossing[0]["images"] if crossing else None, "", "published network, this scale's data set",
+            None, whole,
         ),
     ]  # fmt: skip

@@ -56,8 +56,8 @@ def _minutes(folder: Path, stage: str) -> float:
 def _claims(folder: Path, scale: Scale) -> Iterator[str]:
     yield "## Claim by claim\n"
     yield (
-        "Ratio: by how much ours is better, where a lower number is; else ours over the paper's. Stielow et "
-        "al., Mach. Learn.: Sci. Technol. 1, 045007 (2020).\n"
+        "Ratio: by how much ours is better, where a lower number is; else ours over the paper's; none where "
+        "this scale is not the paper's. Stielow et al., Mach. Learn.: Sci. Technol. 1, 045007 (2020).\n"
     )
     rows = [
         (one.what, f"{number(one.paper)} {one.unit}", f"{number(one.ours)} {one.unit}", one.ratio, one.note)
@@ -218,7 +218,7 @@ def _ledger(folder: Path) -> Iterator[str]:
         whole = ", ".join(f"{name} {number(joules)} J" for name, joules in energy.items())
         yield f"Energy of the GPU, from its driver's power readings: {whole}.\n"
     else:
-        yield "Energy: the driver reported none.\n"
+        yield "Energy: none reported; it takes a GPU whose driver tells its power.\n"
 
 
 def report(folder: Path, scale: Scale, stages: Sequence[str], path: Path) -> None:
