@@ -38,7 +38,8 @@ def table_of(folder: Path, stage: str, method: str, what: str = "results") -> "p
     """All stored rows of a method, None if there are none."""
     import pandas as pd
 
-    files = sorted((folder / stage).glob(f"{method}-*.{what}.parquet"))
+    # Five digits: simplex-00000, but not simplex-race-00000.
+    files = sorted((folder / stage).glob(f"{method}-{'[0-9]' * 5}.{what}.parquet"))
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True) if files else None
 
 

@@ -182,7 +182,7 @@ def _fits(folder: Path) -> Iterator[str]:
     yield "Near: within 5 degrees and 5 nm. Fitted: explained by Levenberg-Marquardt from the best four.\n"
 
 
-def _sweep(folder: Path) -> Iterator[str]:
+def _sweep(folder: Path, scale: Scale) -> Iterator[str]:
     yield "## Size of the training set\n"
     rows = []
     for size, found in sweep_points(folder).items():
@@ -192,7 +192,10 @@ def _sweep(folder: Path) -> Iterator[str]:
             (size, len(found), np.median(turns), turns[0], turns[-1], np.median(radii), radii[0], radii[-1])
         )
     yield table(["training images", "seeds", "deg", "best", "worst", "nm", "best", "worst"], rows) + "\n"
-    yield "Compact network, clean images, the same number of steps for all; medians over test images.\n"
+    yield (
+        "Compact network, clean images, the same number of steps for all, each trained for about "
+        f"{60 * scale.sweep_minutes:.0f} s; medians over test images.\n"
+    )
     yield "![Errors against simulations](FOLDER/figure4b.png)\n"
 
 
@@ -232,7 +235,7 @@ def report(folder: Path, scale: Scale, stages: Sequence[str], path: Path) -> Non
     """
     parts = [
         *_head(folder, scale, stages), *_claims(folder, scale), *_correctness(folder),
-        *_speeds(folder, scale), *_networks(folder, scale), *_fits(folder), *_sweep(folder), *_ledger(folder),
+        *_speeds(folder, scale), *_networks(folder, scale), *_fits(folder), *_sweep(folder, scale), *_ledger(folder),
     ]  # fmt: skip
     there = Path(os.path.relpath(folder, path.parent))
     text = "\n".join(parts)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -111,6 +112,10 @@ def test_tiny_stages_and_their_page(tiny):
     assert run_stage(tiny, "simplex") == DONE
     rows, course = (table_of(tiny.out, "simplex", "simplex", what) for what in ("results", "curves"))
     assert list(rows["image"]) == [0, 1, 2]
+    first = tiny.out / "simplex" / "simplex-00000.results.parquet"
+    shutil.copy(first, first.with_name("simplex-race-00000.results.parquet"))
+    assert len(table_of(tiny.out, "simplex", "simplex", "results")) == 3
+    assert len(table_of(tiny.out, "simplex", "simplex-race", "results")) == 2
     steps = tiny.scale.iterations + 1  # the start counts as one
     assert course.groupby("image").size().tolist() == [steps] * 3
     # Two simplices of five corners, then one to six evaluations an iteration of each.
