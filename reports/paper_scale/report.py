@@ -235,7 +235,8 @@ def report(folder: Path, scale: Scale, stages: Sequence[str], path: Path) -> Non
     """
     parts = [
         *_head(folder, scale, stages), *_claims(folder, scale), *_correctness(folder),
-        *_speeds(folder, scale), *_networks(folder, scale), *_fits(folder), *_sweep(folder, scale), *_ledger(folder),
+        *_speeds(folder, scale), *_networks(folder, scale), *_fits(folder), *_sweep(folder, scale),
+        *_ledger(folder),
     ]  # fmt: skip
     there = Path(os.path.relpath(folder, path.parent))
     text = "\n".join(parts)
