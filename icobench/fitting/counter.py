@@ -18,7 +18,7 @@ FURTHER_COST = 1
 
 JACOBIAN_COST = 4
 """Evaluations charged for one image with its four derivatives: 3 to 4 by the time of ``intensity_jacobian``
-over that of ``intensity`` in batches of 8 to 64 on two cores (``benchmarks/bench_simulator.py``)."""
+over that of ``intensity`` in batches of 8 to 64 on two cores (``benchmarks/bench_ratios.py``)."""
 
 
 class EvaluationBudgetError(RuntimeError):
