@@ -23,10 +23,11 @@ def toml_text(values: dict[str, Any], above: tuple[str, ...] = ()) -> str:
     """Booleans, numbers, strings, lists of these, and tables.
 
     Args:
-        values: what to write; no None, which TOML does not have.
+        values: what to write; None, which TOML does not have, is left out.
         above: names of the tables that these are in.
     """
-    lines = [f"{_key(name)} = {_value(one)}\n" for name, one in values.items() if not isinstance(one, dict)]
+    plain = {name: one for name, one in values.items() if one is not None and not isinstance(one, dict)}
+    lines = [f"{_key(name)} = {_value(one)}\n" for name, one in plain.items()]
     for name, one in values.items():
         if isinstance(one, dict):
             inner = (*above, _key(name))
