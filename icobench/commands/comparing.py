@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from icobench.options import (
     Sine,
     SolidAngle,
     Wavelength,
+    Workers,
     chosen_device,
     chosen_experiment,
     console,
@@ -24,6 +25,13 @@ from icobench.options import (
     progress_bar,
     say,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from icobench.comparison.campaign import Campaign
+    from icobench.comparison.runner import Comparison
+    from icobench.studies.comparison_workers import Inputs
 
 app = typer.Typer()
 
@@ -59,6 +67,7 @@ def compare(
     ] = None,
     model: Model = None,
     shard: Shard = "1/1",
+    workers: Workers = 0,
     seed: Seed = 0,
     device: Device = "auto",
     refractive_index: Index = None,
@@ -77,6 +86,8 @@ def compare(
     from icobench.comparison.test_sets import find_test_set
     from icobench.network.selection import load_network
     from icobench.reporting.html import write_report
+    from icobench.studies.comparison_workers import Inputs
+    from icobench.studies.pool import one_thread
     from icobench.studies.shards import WHOLE, parse_shard
 
     chosen_shard = parse_shard(shard)
@@ -103,13 +114,30 @@ def compare(
     own = "" if test_sets is None else "".join(f"-{find_test_set(name).name}" for name in settings.test_sets)
     folder = run or Path("runs") / f"{settings.preset}{own}"
     several = len(settings.test_sets) * settings.seeds > 1
-    made = (Campaign if several else Comparison)(folder, settings, experiment, seed, where, network)
-    made.shard = chosen_shard
-    if chosen_shard != WHOLE and not made.missing():
-        say(f"shard {shard}: nothing is missing")
+    with one_thread():
+        made = (Campaign if several else Comparison)(folder, settings, experiment, seed, where, network)
+        made.shard = chosen_shard
+        if chosen_shard != WHOLE and not made.missing():
+            say(f"shard {shard}: nothing is missing")
+            return
+        inputs = Inputs(experiment, model, config, tuple(method_file or ()))
+        _compute(made, inputs, workers, where)
+    if chosen_shard != WHOLE:
+        say(f"shard {shard}: finished; the command without --shard makes the report")
         return
+    _show(folder)
+    for name, reason in made.failures.items():
+        say(f"{name} failed: {reason}")
+    say(f"report: {write_report(folder)}")
+
+
+def _compute(made: "Comparison | Campaign", inputs: "Inputs", workers: int, device: "torch.device") -> None:
+    """Compute what is missing, with a progress bar."""
+    from icobench.comparison.campaign import Campaign
+    from icobench.studies.comparison_workers import automatic_workers, compute_blocks
 
     total = max(1, len(made.missing()))
+    workers = workers or automatic_workers(device, total)
     part = ""
     finished = 0
     try:
@@ -125,20 +153,20 @@ def compare(
                 nonlocal part
                 part = f"{name}: "
 
+            def stored(text: str) -> None:
+                nonlocal finished
+                finished += 1
+                update(finished / total, text)
+
+            if workers > 1:
+                compute_blocks(made, inputs, workers, device, stored)
             if isinstance(made, Campaign):
                 made.run(announce, begin)
             else:
                 made.run(announce)
     except KeyboardInterrupt:
-        say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
+        say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(made.folder))}")
         raise typer.Exit(130) from None
-    if chosen_shard != WHOLE:
-        say(f"shard {shard}: finished; the command without --shard makes the report")
-        return
-    _show(folder)
-    for name, reason in made.failures.items():
-        say(f"{name} failed: {reason}")
-    say(f"report: {write_report(folder)}")
 
 
 @app.command(

@@ -1,5 +1,6 @@
 """The comparison: every method on the same images, block by block, resumable."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import appendix_c_errors, disorientation
 from icobench.images.files import atomic_path, holds_others
-from icobench.network.selection import Networks
+from icobench.network.selection import Networks, predict
 from icobench.provenance import provenance
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
@@ -39,13 +40,18 @@ BLOCK = 8
 
 SUCCESS_DEG, SUCCESS_NM = 1.0, 1.0
 
+WARM_RADII_NM, WARM_IMAGES = (28.0, 164.0), 32
+"""Simulated before anything is timed: close enough to need every table of that range."""
+
 NOT_IDENTITY = ("preset", "methods", "seeds", "test_sets", "truth")
 """Settings that may change while a folder's test images stay; files are known by their content."""
 
 Announce = Callable[[str, int, int, float], None]
 
 
-def score(outcome: Outcome, method: str, truth: PatternSet, numbers: Tensor, bounds: tuple) -> "pd.DataFrame":
+def score(
+    outcome: Outcome, method: str, truth: PatternSet, numbers: Tensor, bounds: tuple, workers: int = 1
+) -> "pd.DataFrame":
     """Tidy rows of one block: one per image."""
     import pandas as pd
 
@@ -67,7 +73,7 @@ def score(outcome: Outcome, method: str, truth: PatternSet, numbers: Tensor, bou
         success=((angle < SUCCESS_DEG) & (miss < SUCCESS_NM)).numpy(),
         objective=outcome.objective.double().numpy(),
         evaluations=outcome.evaluations.numpy(),
-        seconds=outcome.seconds / len(numbers),
+        seconds=outcome.seconds / workers / len(numbers),
         radius_std_nm=outcome.radius_std_nm.double().numpy(),
         orientation_std_deg=outcome.orientation_std_deg.double().numpy(),
         bound_radius_nm=bounds[0].numpy(),
@@ -116,10 +122,13 @@ class Comparison:
         seed: of images and random starts.
         device: where to work.
         network: trained networks for the methods that need one.
+        helper: whether another process looks after the folder, and this one only computes blocks of it.
 
     Attributes:
         failures: methods that raised an error, and what it said.
         shard: number and total; only every n-th block is computed here.
+        workers: processes that share the machine. A method's seconds are those of the whole machine: its time
+            in one process over their number.
 
     Raises:
         InputError: unknown method, or the folder holds another run.
@@ -133,6 +142,7 @@ class Comparison:
         seed: int,
         device: torch.device,
         network: Networks | None,
+        helper: bool = False,
     ) -> None:
         self.folder, self.settings, self.seed, self.device = Path(folder), settings, seed, device
         names = tuple(available_methods()) if settings.methods == ("all",) else settings.methods
@@ -159,6 +169,9 @@ class Comparison:
         self.dictionary: Dictionary | None = None
         self.failures: dict[str, str] = {}
         self.shard = (1, 1)
+        self.workers = 1
+        self._patterns: PatternSet | None = None
+        self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
         self.identity: dict[str, Any] = {
             "settings": {
                 **{k: v for k, v in asdict(settings).items() if k not in NOT_IDENTITY},
@@ -168,7 +181,8 @@ class Comparison:
             "seed": seed,
             **({"source": self.source} if self.source else {}),
         }
-        self._open()
+        if not helper:
+            self._open()
 
     def _open(self) -> None:
         described = self.folder / "run.json"
@@ -195,8 +209,11 @@ class Comparison:
         """Write ``run.json``."""
         detector = self.options.detector
         noise = {"photons": detector.photons, "hole_degrees": detector.hole_degrees} if not self.own else {}
+        origin = provenance(self.seed, self.device, self.experiment)
+        if self.workers > 1:
+            origin["machine"]["workers"] = self.workers
         described = {
-            **provenance(self.seed, self.device, self.experiment),
+            **origin,
             "methods": {method.name: method.card for method in self.methods},
             "failures": self.failures,
             "settings": {
@@ -213,6 +230,8 @@ class Comparison:
 
     def test_set(self, progress: Callable[[int], None] = lambda done: None) -> PatternSet:
         """The test images, made once and kept in the folder."""
+        if self._patterns is not None:
+            return self._patterns
         path = self.folder / "test_set.h5"
         if not path.exists():
             patterns = self.own or generate_patterns(
@@ -222,7 +241,8 @@ class Comparison:
             write_patterns(
                 path, patterns, {"command": origin["command"], "seed": self.seed}, exact=self.own is not None
             )
-        return read_patterns(path)
+        self._patterns = read_patterns(path)
+        return self._patterns
 
     def _part(self, method: Method, block: int) -> Path:
         """Where a block is stored; another version, other options or other weights make other parts."""
@@ -235,11 +255,13 @@ class Comparison:
         blocks = range(number - 1, -(-self.images // BLOCK), total)
         return [(m, b) for m in self.methods for b in blocks if not self._part(m, b).exists()]
 
-    def bounds(self, truth: PatternSet) -> tuple[Tensor, Tensor]:
-        """Cramer-Rao bounds of radius and orientation at the truth (not charged to any method).
+    def bounds(self, block: int, truth: PatternSet) -> tuple[Tensor, Tensor]:
+        """Cramer-Rao bounds of radius and orientation at the truth of a block (not charged to any method).
 
         Without noise, or without a truth, there is no bound: NaN.
         """
+        if block in self._bounds:
+            return self._bounds[block]
         radius, turn = (torch.full((len(truth),), torch.nan, dtype=torch.float64) for _ in range(2))
         known = torch.isfinite(truth.radius_nm)
         if truth.kind == "counts" and known.any():
@@ -247,7 +269,56 @@ class Comparison:
             counter = CountingSimulator(self.simulator, len(own))
             objective = PoissonDeviance(own.images, own.mask, counter)
             radius[known], turn[known] = cramer_rao(objective, own.radius_nm, own.quaternion)
+        self._bounds[block] = radius, turn
         return radius, turn
+
+    def prepare(self) -> None:
+        """Make what is made once, lest the first method's time has it: images, kernel, tables, dictionary."""
+        patterns = self.test_set()
+        prepare_kernel(self.device)
+        if self.missing():
+            radius = torch.linspace(*WARM_RADII_NM, WARM_IMAGES, dtype=torch.float64)
+            upright = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64).expand(WARM_IMAGES, 4)
+            self.simulator.intensity(radius.to(self.device), upright.to(self.device))
+        if self.missing() and self.network is not None:
+            first = patterns.subset(torch.arange(min(BLOCK, len(patterns))))
+            with contextlib.suppress(Exception):  # whoever uses it will say what is wrong with it
+                predict(self.network, first.images, first.mask, self.experiment, first.kind)
+        if self.dictionary is None and any(method.needs_dictionary for method in self.methods):
+            self.dictionary = dictionary_for(self.simulator)
+
+    def compute(
+        self, method: Method, block: int, progress: Callable[[float], None] = lambda share: None
+    ) -> None:
+        """Reconstruct a block with a method and store it, after :meth:`prepare`.
+
+        A method that raises an error is noted in :attr:`failures`.
+
+        Args:
+            method: one of those compared.
+            block: number.
+            progress: called with the finished share.
+        """
+        patterns = self.test_set()
+        numbers = torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(patterns)))
+        truth = patterns.subset(numbers)
+        problem = Problem(
+            truth.images, truth.mask, truth.kind, self.simulator, self.network, self.seed, numbers
+        )
+        try:
+            outcome = method.run(problem, progress)
+        except Exception as error:  # a method of somebody else's may raise anything: the others go on
+            line = (str(error).strip().splitlines() or [""])[0]
+            self.failures[method.name] = f"{type(error).__name__}: {line}"
+            return
+        rows = score(outcome, method.name, truth, numbers, self.bounds(block, truth), self.workers)
+        course = curves(outcome, method.name, truth, numbers)
+        # The curves first: a part counts as finished once its results exist.
+        part = self._part(method, block)
+        with atomic_path(part.with_suffix(".curves")) as temporary:
+            course.to_parquet(temporary)
+        with atomic_path(part) as temporary:
+            rows.to_parquet(temporary)
 
     def run(self, announce: Announce = lambda method, block, blocks, share: None) -> "pd.DataFrame":
         """Compute what is missing, storing every block as it is finished; then collect.
@@ -261,22 +332,10 @@ class Comparison:
         Raises:
             InputError: no method finished a block.
         """
-        patterns = self.test_set()
+        self.prepare()
+        self._describe()
         blocks = -(-self.images // BLOCK)
-        missing = self.missing()
-        if missing:
-            # Thousands of images may lie ahead; what is made once must not count as any method's time.
-            prepare_kernel(self.device)
-        if any(method.needs_dictionary for method, _ in missing):
-            self.dictionary = dictionary_for(self.simulator)
-            self._describe()
-        bounds: dict[int, tuple[Tensor, Tensor]] = {}
-        for method, block in missing:
-            numbers = torch.arange(block * BLOCK, min((block + 1) * BLOCK, len(patterns)))
-            truth = patterns.subset(numbers)
-            problem = Problem(
-                truth.images, truth.mask, truth.kind, self.simulator, self.network, self.seed, numbers
-            )
+        for method, block in self.missing():
 
             def report(share: float, method: Method = method, block: int = block) -> None:
                 announce(method.name, block, blocks, share)
@@ -284,24 +343,11 @@ class Comparison:
             if method.name in self.failures:
                 continue
             report(0.0)
-            try:
-                outcome = method.run(problem, report)
-            except Exception as error:  # a method of somebody else's may raise anything: the others go on
-                line = (str(error).strip().splitlines() or [""])[0]
-                self.failures[method.name] = f"{type(error).__name__}: {line}"
+            self.compute(method, block, report)
+            if method.name in self.failures:
                 self._describe()
-                continue
-            if block not in bounds:
-                bounds[block] = self.bounds(truth)
-            rows = score(outcome, method.name, truth, numbers, bounds[block])
-            course = curves(outcome, method.name, truth, numbers)
-            # The curves first: a part counts as finished once its results exist.
-            part = self._part(method, block)
-            with atomic_path(part.with_suffix(".curves")) as temporary:
-                course.to_parquet(temporary)
-            with atomic_path(part) as temporary:
-                rows.to_parquet(temporary)
-            report(1.0)
+            else:
+                report(1.0)
         return self.collect()
 
     def _stored(self) -> Iterator[Path]:

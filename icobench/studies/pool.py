@@ -20,7 +20,7 @@ import torch
 
 from icobench.errors import InputError
 
-__all__ = ["WorkerPool", "default_workers"]
+__all__ = ["WorkerPool", "default_workers", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -36,6 +36,17 @@ def default_workers(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.device_count()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch in this process, as in a worker, so that results do not depend on who computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _begin(parent: int) -> None:
@@ -55,8 +66,8 @@ _ENVIRONMENT = threading.Lock()
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The environment of processes that are to have one thread."""
+def _environment() -> Iterator[None]:
+    """That of processes that are to have one thread."""
     with _ENVIRONMENT:
         before = {name: os.environ.get(name) for name in THREADS}
         os.environ.update(dict.fromkeys(THREADS, "1"))
@@ -85,7 +96,7 @@ class _Slot:
 
     def call(self, function: Function, job: tuple) -> Any:
         if self.process is None:
-            with _one_thread():
+            with _environment():
                 self.process = ProcessPoolExecutor(
                     1, multiprocessing.get_context("spawn"), _begin, (os.getpid(),)
                 )

@@ -1,0 +1,70 @@
+"""A comparison on several processes: the same results, failures noted, methods of a user's own."""
+
+import json
+
+import pandas as pd
+import torch
+
+from icobench.comparison.campaign import Campaign
+from icobench.comparison.methods.registry import METHODS
+from icobench.comparison.plugin_file import add_file
+from icobench.comparison.settings import read_settings
+from icobench.simulator.experiment import Experiment
+from icobench.studies.comparison_workers import Inputs, automatic_workers, compute_blocks
+from icobench.studies.pool import one_thread
+
+CPU = torch.device("cpu")
+PRESET = """
+images = 10
+test_sets = ["clean", "counting"]
+methods = ["few", "fragile", "dictionary+lm"]
+
+[define.few]
+starts = 2
+iterations = 3
+"""
+FILE = """
+from icobench.comparison.methods import METHODS, Method
+
+
+def run(problem, progress):
+    if problem.kind == "counts" and 8 in problem.numbers.tolist():
+        raise ValueError("eight")
+    return METHODS["dictionary+lm"].function(problem, progress)
+
+
+FRAGILE = Method("fragile", "fails at image 8 of counts", run)
+"""
+
+
+def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
+    preset, file = tmp_path / "own.toml", tmp_path / "fragile.py"
+    preset.write_text(PRESET)
+    file.write_text(FILE)
+    experiment = Experiment()
+    inputs = Inputs(experiment, config=preset, files=(file,))
+    try:
+        settings = read_settings(preset)
+        add_file(file)
+        results = {}
+        for workers in (1, 2):
+            with one_thread():
+                made = Campaign(tmp_path / str(workers), settings, experiment, 3, CPU, None)
+                if workers > 1:
+                    compute_blocks(made, inputs, workers, CPU)
+                    assert made.missing() == [(METHODS["fragile"], 1)]
+                results[workers] = made.run().drop(columns="seconds")
+                assert made.failures == {"counting, fragile": "ValueError: eight"}
+            described = json.loads((tmp_path / str(workers) / "counting" / "run.json").read_text())
+            assert described["machine"]["threads"] == 1
+            assert described["machine"].get("workers", 1) == workers
+            assert described["dictionary"]["simulations"] > 0
+        pd.testing.assert_frame_equal(results[1], results[2])
+    finally:
+        for name in ("few", "fragile"):
+            METHODS.pop(name, None)
+
+
+def test_no_more_workers_than_jobs():
+    assert automatic_workers(CPU, 1) == 1
+    assert 1 <= automatic_workers(CPU, 100) <= 8
