@@ -153,9 +153,9 @@ def _compute(made: "Comparison | Campaign", inputs: "Inputs", workers: int, devi
                 nonlocal part
                 part = f"{name}: "
 
-            def stored(text: str) -> None:
+            def stored(text: str, blocks: int) -> None:
                 nonlocal finished
-                finished += 1
+                finished = blocks
                 update(finished / total, text)
 
             if workers > 1:

@@ -234,15 +234,26 @@ class Comparison:
             return self._patterns
         path = self.folder / "test_set.h5"
         if not path.exists():
-            patterns = self.own or generate_patterns(
-                self.options, self.experiment, self.seed, self.device, progress
-            )
-            origin = provenance(self.seed, self.device, self.experiment)
-            write_patterns(
-                path, patterns, {"command": origin["command"], "seed": self.seed}, exact=self.own is not None
+            self.keep_test_set(
+                self.own or generate_patterns(self.options, self.experiment, self.seed, self.device, progress)
             )
         self._patterns = read_patterns(path)
         return self._patterns
+
+    @property
+    def lacks_images(self) -> bool:
+        """Whether the test images are still to be simulated."""
+        return self.own is None and not (self.folder / "test_set.h5").exists()
+
+    def keep_test_set(self, patterns: PatternSet) -> None:
+        """Store the test images."""
+        origin = provenance(self.seed, self.device, self.experiment)
+        write_patterns(
+            self.folder / "test_set.h5",
+            patterns,
+            {"command": origin["command"], "seed": self.seed},
+            exact=self.own is not None,
+        )
 
     def _part(self, method: Method, block: int) -> Path:
         """Where a block is stored; another version, other options or other weights make other parts."""

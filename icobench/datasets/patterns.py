@@ -1,7 +1,7 @@
 """Test and training sets: simulated patterns with their truth."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from icobench.images.log_image import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["PatternOptions", "PatternSet", "PatternSource", "generate_patterns"]
+__all__ = ["PatternOptions", "PatternSet", "PatternSource", "generate_patterns", "join_patterns"]
 
 CHUNK = 128
 
@@ -173,8 +173,13 @@ def generate_patterns(
     for start in range(0, options.images, CHUNK):
         parts.append(source.block(range(start, min(start + CHUNK, options.images))))
         progress(start + len(parts[-1]))
+    return join_patterns(parts)
+
+
+def join_patterns(parts: Sequence[PatternSet]) -> PatternSet:
+    """Consecutive parts of a set as one."""
     images, mask, radius, quaternion = (
         torch.cat([getattr(part, name) for part in parts])
         for name in ("images", "mask", "radius_nm", "quaternion")
     )
-    return PatternSet(images, mask, radius, quaternion, experiment, options.stored_kind)
+    return PatternSet(images, mask, radius, quaternion, parts[0].experiment, parts[0].kind)

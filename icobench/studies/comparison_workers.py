@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from icobench.comparison.campaign import Campaign
@@ -16,14 +17,21 @@ from icobench.comparison.methods import find_method
 from icobench.comparison.plugin_file import add_file
 from icobench.comparison.runner import Comparison
 from icobench.comparison.settings import ComparisonSettings, read_settings
+from icobench.datasets.patterns import PatternOptions, PatternSet, PatternSource, join_patterns
 from icobench.network.selection import Networks, load_network
 from icobench.simulator.experiment import Experiment
 from icobench.studies.pool import WorkerPool, default_workers
 
 __all__ = ["Inputs", "automatic_workers", "compute_blocks"]
 
+SIMULATED_TOGETHER = 8
+"""Test images made in one go by one worker."""
+
 MOST = 8
 """Workers at most unless more are asked for: each takes about a gigabyte of memory."""
+
+
+Announce = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,33 @@ def _compute(
         run.compute(find_method(method), block)
 
 
+@lru_cache(maxsize=1)
+def _source(options: PatternOptions, experiment: Experiment, seed: int, device: str) -> PatternSource:
+    return PatternSource(options, experiment, seed, device)
+
+
+def _simulate(
+    options: PatternOptions, experiment: Experiment, seed: int, first: int, last: int, rank: int, device: str
+) -> dict[str, np.ndarray]:
+    """Some test images; arrays, because tensors would go through shared memory, which may be small."""
+    made = _source(options, experiment, seed, device).block(range(first, last))
+    return {name: getattr(made, name).numpy() for name in ("images", "mask", "radius_nm", "quaternion")}
+
+
+def _simulate_test_set(run: Comparison, pool: WorkerPool, label: str, announce: Announce) -> None:
+    own = (run.options, run.experiment, run.seed)
+    jobs = [
+        (*own, start, min(start + SIMULATED_TOGETHER, run.images))
+        for start in range(0, run.images, SIMULATED_TOGETHER)
+    ]
+    parts = {}
+    for (*_, first, _), made in pool.run(_simulate, jobs):
+        tensors = {name: torch.from_numpy(values) for name, values in made.items()}
+        parts[first] = PatternSet(**tensors, experiment=run.experiment, kind=run.options.stored_kind)
+        announce(f"{label}{sum(map(len, parts.values()))} test images", 0)
+    run.keep_test_set(join_patterns([parts[first] for first in sorted(parts)]))
+
+
 def automatic_workers(device: torch.device, jobs: int) -> int:
     """One for each core or GPU, at most :data:`MOST`, and no more than there are jobs."""
     return max(1, min(default_workers(device), MOST, jobs))
@@ -95,7 +130,7 @@ def compute_blocks(
     inputs: Inputs,
     workers: int,
     device: torch.device,
-    announce: Callable[[str], None] = lambda text: None,
+    announce: Announce = lambda text, finished: None,
 ) -> None:
     """Compute and store what is missing; what fails is left for ``run``, which notes it and collects.
 
@@ -104,17 +139,20 @@ def compute_blocks(
         inputs: what those were made from.
         workers: number of processes.
         device: where they work.
-        announce: called after every block with the names of run and method.
+        announce: called with what is under way and the number of finished blocks.
     """
-    jobs: list[tuple] = []
-    names: dict[Path, str] = {}
-    for name, run in (made.runs if isinstance(made, Campaign) else {"": made}).items():
-        run.workers = workers
-        run.prepare()
-        own = (inputs, run.folder, run.settings, run.seed, run.network is not None, workers)
-        jobs += [(*own, method.name, block) for method, block in run.missing()]
-        names[run.folder] = f"{name}: " if name else ""
+    runs = made.runs if isinstance(made, Campaign) else {"": made}
+    labels = {run.folder: f"{name}: " if name else "" for name, run in runs.items()}
+    slow = [run for run in runs.values() if run.lacks_images and run.options.method != "exact"]
     with WorkerPool(workers, device) as pool:
-        for job, _ in pool.run(_compute, jobs):
+        for run in slow:
+            _simulate_test_set(run, pool, labels[run.folder], announce)
+        jobs: list[tuple] = []
+        for run in runs.values():
+            run.workers = workers
+            run.prepare()
+            own = (inputs, run.folder, run.settings, run.seed, run.network is not None, workers)
+            jobs += [(*own, method.name, block) for method, block in run.missing()]
+        for finished, (job, _) in enumerate(pool.run(_compute, jobs), 1):
             folder, method = job[1], job[-2]
-            announce(names[folder] + method)
+            announce(labels[folder] + method, finished)
