@@ -77,16 +77,16 @@ def reconstructing() -> list[str]:
     """The same for every method of the stored comparison."""
     compared = pd.read_parquet(HERE / "compare_quick" / "results.parquet")
     machine = json.loads((HERE / "compare_quick" / "run.json").read_text())["machine"]
-    threads = machine["threads"]
+    cores = machine["threads"] * machine.get("workers", 1)  # of which a method's seconds are
     lines = [
         "**Reconstructing them**, from the seconds per image of `reports/compare_quick`",
-        f"({machine['processor']}, {threads} threads, which count as {threads} cores):",
+        f"({machine['processor']}, {cores} threads, which count as {cores} cores):",
         "",
         "| method | s per image | core hours | days on 64 cores |",
         "|:--|--:|--:|--:|",
     ]
     for method, seconds in compared.groupby("method", sort=False)["seconds"].mean().items():
-        hours = IMAGES * seconds * threads / 3600
+        hours = IMAGES * seconds * cores / 3600
         lines.append(f"| {method} | {seconds:.3f} | {hours:,.0f} | {hours / 64 / 24:,.1f} |")
     return lines
 

@@ -86,7 +86,7 @@ def compare(
     from icobench.comparison.test_sets import find_test_set
     from icobench.network.selection import load_network
     from icobench.reporting.html import write_report
-    from icobench.studies.comparison_workers import Inputs
+    from icobench.studies.comparison_workers import Inputs, automatic_workers
     from icobench.studies.pool import one_thread
     from icobench.studies.shards import WHOLE, parse_shard
 
@@ -115,13 +115,15 @@ def compare(
     folder = run or Path("runs") / f"{settings.preset}{own}"
     several = len(settings.test_sets) * settings.seeds > 1
     with one_thread():
-        made = (Campaign if several else Comparison)(folder, settings, experiment, seed, where, network)
+        made = (Campaign if several else Comparison)(
+            folder, settings, experiment, seed, where, network, workers or automatic_workers(where)
+        )
         made.shard = chosen_shard
         if chosen_shard != WHOLE and not made.missing():
             say(f"shard {shard}: nothing is missing")
             return
         inputs = Inputs(experiment, model, config, tuple(method_file or ()))
-        _compute(made, inputs, workers, where)
+        _compute(made, inputs, where)
     if chosen_shard != WHOLE:
         say(f"shard {shard}: finished; the command without --shard makes the report")
         return
@@ -131,13 +133,12 @@ def compare(
     say(f"report: {write_report(folder)}")
 
 
-def _compute(made: "Comparison | Campaign", inputs: "Inputs", workers: int, device: "torch.device") -> None:
+def _compute(made: "Comparison | Campaign", inputs: "Inputs", device: "torch.device") -> None:
     """Compute what is missing, with a progress bar."""
     from icobench.comparison.campaign import Campaign
-    from icobench.studies.comparison_workers import automatic_workers, compute_blocks
+    from icobench.studies.comparison_workers import compute_blocks
 
     total = max(1, len(made.missing()))
-    workers = workers or automatic_workers(device, total)
     part = ""
     finished = 0
     try:
@@ -158,8 +159,8 @@ def _compute(made: "Comparison | Campaign", inputs: "Inputs", workers: int, devi
                 finished = blocks
                 update(finished / total, text)
 
-            if workers > 1:
-                compute_blocks(made, inputs, workers, device, stored)
+            if made.workers > 1 and total > 1:
+                compute_blocks(made, inputs, device, stored)
             if isinstance(made, Campaign):
                 made.run(announce, begin)
             else:

@@ -51,6 +51,7 @@ class Campaign:
         seed: of the first run; the others take the next ones.
         device: where to work.
         network: trained networks for the methods that need one.
+        workers: processes that share the machine.
 
     Raises:
         InputError: unknown method or test set, or the folder holds something else.
@@ -64,6 +65,7 @@ class Campaign:
         seed: int,
         device: torch.device,
         network: Networks | None,
+        workers: int = 1,
     ) -> None:
         self.folder, self.settings, self.seed = Path(folder), settings, seed
         self.experiment, self.device = experiment, device
@@ -76,7 +78,9 @@ class Campaign:
         self.runs: dict[str, Comparison] = {}
         for name, (test_set, own) in run_names(settings, seed).items():
             single = replace(settings, test_sets=(test_set,), seeds=1)
-            self.runs[name] = Comparison(self.folder / name, single, experiment, own, device, network)
+            self.runs[name] = Comparison(
+                self.folder / name, single, experiment, own, device, network, workers
+            )
         self._describe()
 
     @property
@@ -88,6 +92,11 @@ class Campaign:
     def shard(self, value: tuple[int, int]) -> None:
         for run in self.runs.values():
             run.shard = value
+
+    @property
+    def workers(self) -> int:
+        """Processes that share the machine."""
+        return next(iter(self.runs.values())).workers
 
     @property
     def failures(self) -> dict[str, str]:

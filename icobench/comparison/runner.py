@@ -122,13 +122,13 @@ class Comparison:
         seed: of images and random starts.
         device: where to work.
         network: trained networks for the methods that need one.
+        workers: processes that share the machine. A method's seconds are those of the whole machine: its time
+            in one process over their number.
         helper: whether another process looks after the folder, and this one only computes blocks of it.
 
     Attributes:
         failures: methods that raised an error, and what it said.
         shard: number and total; only every n-th block is computed here.
-        workers: processes that share the machine. A method's seconds are those of the whole machine: its time
-            in one process over their number.
 
     Raises:
         InputError: unknown method, or the folder holds another run.
@@ -142,6 +142,7 @@ class Comparison:
         seed: int,
         device: torch.device,
         network: Networks | None,
+        workers: int = 1,
         helper: bool = False,
     ) -> None:
         self.folder, self.settings, self.seed, self.device = Path(folder), settings, seed, device
@@ -169,7 +170,7 @@ class Comparison:
         self.dictionary: Dictionary | None = None
         self.failures: dict[str, str] = {}
         self.shard = (1, 1)
-        self.workers = 1
+        self.workers = workers
         self._patterns: PatternSet | None = None
         self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
         self.identity: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """A comparison's blocks on several processes of one machine.
 
-One thread each: on two cores that is 1.6 times as fast as one process with two, and no sum is divided
-differently where there are other cores.
+One thread each: on few cores that is faster than one process with several, and no sum is divided differently
+where there are other cores.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ SIMULATED_TOGETHER = 8
 """Test images made in one go by one worker."""
 
 MOST = 8
-"""Workers at most unless more are asked for: each takes about a gigabyte of memory."""
+"""Workers at most unless more are asked for: each has its own copy of everything in memory."""
 
 
 Announce = Callable[[str, int], None]
@@ -76,8 +76,7 @@ def _opened(
 ) -> Comparison:
     network = _networks(inputs, device) if trained else None
     where = torch.device(device)
-    run = Comparison(folder, settings, inputs.experiment, seed, where, network, helper=True)
-    run.workers = workers
+    run = Comparison(folder, settings, inputs.experiment, seed, where, network, workers, helper=True)
     run.prepare()
     return run
 
@@ -120,38 +119,35 @@ def _simulate_test_set(run: Comparison, pool: WorkerPool, label: str, announce: 
     run.keep_test_set(join_patterns([parts[first] for first in sorted(parts)]))
 
 
-def automatic_workers(device: torch.device, jobs: int) -> int:
-    """One for each core or GPU, at most :data:`MOST`, and no more than there are jobs."""
-    return max(1, min(default_workers(device), MOST, jobs))
+def automatic_workers(device: torch.device) -> int:
+    """One for each core or GPU, at most :data:`MOST`."""
+    return max(1, min(default_workers(device), MOST))
 
 
 def compute_blocks(
     made: Comparison | Campaign,
     inputs: Inputs,
-    workers: int,
     device: torch.device,
     announce: Announce = lambda text, finished: None,
 ) -> None:
     """Compute and store what is missing; what fails is left for ``run``, which notes it and collects.
 
     Args:
-        made: one run or several.
+        made: one run or several, which know how many processes there are to be.
         inputs: what those were made from.
-        workers: number of processes.
-        device: where they work.
+        device: where to work.
         announce: called with what is under way and the number of finished blocks.
     """
     runs = made.runs if isinstance(made, Campaign) else {"": made}
     labels = {run.folder: f"{name}: " if name else "" for name, run in runs.items()}
     slow = [run for run in runs.values() if run.lacks_images and run.options.method != "exact"]
-    with WorkerPool(workers, device) as pool:
+    with WorkerPool(made.workers, device) as pool:
         for run in slow:
             _simulate_test_set(run, pool, labels[run.folder], announce)
         jobs: list[tuple] = []
         for run in runs.values():
-            run.workers = workers
             run.prepare()
-            own = (inputs, run.folder, run.settings, run.seed, run.network is not None, workers)
+            own = (inputs, run.folder, run.settings, run.seed, run.network is not None, run.workers)
             jobs += [(*own, method.name, block) for method, block in run.missing()]
         for finished, (job, _) in enumerate(pool.run(_compute, jobs), 1):
             folder, method = job[1], job[-2]

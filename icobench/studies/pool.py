@@ -32,9 +32,11 @@ Function = Callable[..., Any]
 
 
 def default_workers(device: torch.device) -> int:
-    """One for each GPU, or for each core this process may use."""
+    """One for each GPU, or for each core this process may use or was given by SLURM."""
     if device.type == "cuda":
         return torch.cuda.device_count()
+    if (given := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
+        return max(1, int(given))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

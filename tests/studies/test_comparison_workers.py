@@ -50,9 +50,9 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
         results = {}
         for workers in (1, 2):
             with one_thread():
-                made = Campaign(tmp_path / str(workers), settings, experiment, 3, CPU, None)
+                made = Campaign(tmp_path / str(workers), settings, experiment, 3, CPU, None, workers)
                 if workers > 1:
-                    compute_blocks(made, inputs, workers, CPU)
+                    compute_blocks(made, inputs, CPU)
                     assert made.missing() == 2 * [(METHODS["fragile"], 1)]
                 results[workers] = made.run().drop(columns="seconds")
                 assert made.failures == dict.fromkeys(FAILED, "ValueError: eight")
@@ -66,6 +66,8 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
             METHODS.pop(name, None)
 
 
-def test_no_more_workers_than_jobs():
-    assert automatic_workers(CPU, 1) == 1
-    assert 1 <= automatic_workers(CPU, 100) <= 8
+def test_as_many_workers_as_slurm_gave_cores(monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert automatic_workers(CPU) == 3
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")
+    assert automatic_workers(CPU) == 8
