@@ -18,6 +18,9 @@ __all__ = ["overview", "verdict"]
 NOISE_ORDER = ("counting", "experiment", "voxels", "propagated", "clean")
 """Which test set speaks for the methods first."""
 
+ALIKE = 1.1
+"""Median errors within this factor of the best one are not called worse."""
+
 
 def _main(runs: dict[str, RunFolder]) -> str:
     """The run that the verdict is about: photon noise if there is one."""
@@ -35,26 +38,34 @@ def _solved(row: "Series") -> str:
     return f"{100 * row['success_rate']:.1f} % of {images} images ({100 * low:.0f} to {100 * high:.0f})"
 
 
+def _alike(table: "DataFrame", best: str) -> "DataFrame":
+    """The methods that cannot be told from the best one by their rate and median, itself included."""
+    rows = table.set_index("method")
+    images = int(rows.loc[best, "images"])
+    low, _ = success_interval(round(rows.loc[best, "success_rate"] * images), images)
+    return rows[
+        (rows["success_rate"] >= low)
+        & (rows["disorientation_median_deg"] <= ALIKE * rows.loc[best, "disorientation_median_deg"])
+    ]
+
+
 def _best(table: "DataFrame", name: str) -> str:
-    row = table.set_index("method").loc[best_fitting_method(table)]
+    best = best_fitting_method(table)
+    alike = _alike(table, best)
+    row = alike.loc[best]
+    others = [method for method in alike.index if method != best]
+    beside = f"; as accurate, medians within {100 * ALIKE - 100:.0f} %: {', '.join(others)}" if others else ""
     return (
-        f"Most accurate on {name}: {row.name} solves {_solved(row)} within 1 degree and 1 nm, median errors "
+        f"Most accurate on {name}: {best} solves {_solved(row)} within 1 degree and 1 nm, median errors "
         f"{number(row['disorientation_median_deg'])} degrees and {number(row['radius_median_nm'])} nm, for "
-        f"{number(row['evaluations_mean'])} simulations and {number(row['seconds_mean'])} s an image."
+        f"{number(row['evaluations_mean'])} simulations and {number(row['seconds_mean'])} s an image{beside}."
     )
 
 
 def _cheapest(table: "DataFrame") -> str | None:
     """The cheapest method within the best one's interval, where that is another."""
     best = best_fitting_method(table)
-    rows = table.set_index("method")
-    images = int(rows.loc[best, "images"])
-    low, _ = success_interval(round(rows.loc[best, "success_rate"] * images), images)
-    able = rows[
-        (rows["success_rate"] >= low)
-        & (rows["disorientation_median_deg"] <= 1.1 * rows.loc[best, "disorientation_median_deg"])
-    ]
-    row = able.sort_values("seconds_mean", kind="stable").iloc[0]
+    row = _alike(table, best).sort_values("seconds_mean", kind="stable").iloc[0]
     if row.name == best:
         return f"Nothing cheaper is as accurate as {best}."
     return (
