@@ -46,6 +46,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 """Type and default of the options that every command with shards has."""
 
 Words = list[str]
+Values = dict[str, Any]
 Command = Callable[..., None]
 
 
@@ -63,24 +64,43 @@ def _own_words(words: Words) -> Words:
     return kept
 
 
-def _sharded_file(words: Words, values: dict[str, Any]) -> tuple[Path, Callable[[int, int], Words]]:
-    """generate: every shard writes a file of its own, in a folder beside the set's."""
+def _sharded_file(words: Words, values: Values) -> tuple[Path, Callable[[int, int], tuple[Words, Values]]]:
+    """generate: every shard writes a file of its own, in a folder beside the set's.
+
+    Returns the folder, and from a shard's number and their total its words and values.
+    """
     out: Path = values["out"]
     folder = out.with_name(out.name + ".shards")
     place = next(i for i, word in enumerate(words) if i and Path(word) == out)
 
-    def command(shard: int, total: int) -> Words:
-        file = folder / f"shard-{shard:05d}.h5"
-        return [*words[:place], str(file), *words[place + 1 :], "--shard", f"{shard}/{total}"]
+    def command(shard: int, total: int) -> tuple[Words, Values]:
+        file, own = folder / f"shard-{shard:05d}.h5", f"{shard}/{total}"
+        own_words = [*words[:place], str(file), *words[place + 1 :], "--shard", own]
+        return own_words, {**values, "out": file, "shard": own}
 
     return folder, command
 
 
-def _shared_folder(words: Words, values: dict[str, Any]) -> tuple[Path, Callable[[int, int], Words]]:
+def _shared_folder(words: Words, values: Values) -> tuple[Path, Callable[[int, int], tuple[Words, Values]]]:
     """sweep, compare and tune: all shards write parts of one run folder."""
     if values["run"] is None:
         raise InputError("--executor slurm needs --run, where the shards meet")
-    return values["run"], lambda shard, total: [*words, "--shard", f"{shard}/{total}"]
+
+    def command(shard: int, total: int) -> tuple[Words, Values]:
+        own = f"{shard}/{total}"
+        return [*words, "--shard", own], {**values, "shard": own}
+
+    return values["run"], command
+
+
+def _carry_out(command: Command, values: Values) -> None:
+    """In a job: a command as if it had been given without a cluster."""
+    local = {name: default for name, (_, default) in OPTIONS.items()}
+    try:
+        command(**values, **local)
+    except typer.Exit as end:
+        if end.exit_code:
+            raise RuntimeError(f"icobench ended with code {end.exit_code}") from end
 
 
 def on_cluster(kind: str) -> Callable[[Command], Command]:
@@ -104,7 +124,7 @@ def on_cluster(kind: str) -> Callable[[Command], Command]:
                 raise InputError(f"--executor must be local or slurm, got {asked['executor']!r}")
             if values["shard"] != "1/1":
                 raise InputError("--executor slurm makes the shards itself; leave out --shard")
-            _on_slurm(kind, function, values, asked)
+            _on_slurm(kind, function, command, values, asked)
 
         own = inspect.signature(function)
         added = [
@@ -121,18 +141,24 @@ def on_cluster(kind: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def _on_slurm(kind: str, function: Command, values: dict[str, Any], asked: dict[str, Any]) -> None:
-    from icobench.studies.cluster import ClusterOptions, ClusterRun, parse_minutes
+def _on_slurm(kind: str, function: Command, command: Command, values: Values, asked: Values) -> None:
+    """Carry out ``function`` on a cluster; ``command`` is it as its module has it, for the jobs to find."""
+    from icobench.studies.cluster import ClusterOptions, ClusterRun, ShardCommand, parse_minutes
 
     words = _own_words(sys.argv[1:])
     if kind == "generate" and values["out"].exists():
         function(**values)  # which says whether it is this set
         return
-    folder, command = (_sharded_file if kind == "generate" else _shared_folder)(words, values)
+    folder, part = (_sharded_file if kind == "generate" else _shared_folder)(words, values)
     del asked["executor"]
     minutes, setup = parse_minutes(asked.pop("time")), tuple(asked.pop("setup") or ())
     run = ClusterRun(folder, words, ClusterOptions(minutes=minutes, setup=setup, **asked))
     total = len(run.shards)
+
+    def shard_command(shard: int) -> ShardCommand:
+        own_words, own_values = part(shard, total)
+        return ShardCommand(own_words, functools.partial(_carry_out, command, own_values))
+
     try:
         with progress_bar(f"{total} shards on SLURM") as update:
 
@@ -141,7 +167,7 @@ def _on_slurm(kind: str, function: Command, values: dict[str, Any], asked: dict[
                 text = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counted.items()))
                 update(counted["DONE"] / total, text)
 
-            states = run.wait(lambda shard: command(shard, total), progress)
+            states = run.wait(shard_command, progress)
     except KeyboardInterrupt:
         _stopped(run, folder)
         raise typer.Exit(130) from None

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from icobench.errors import InputError
 from icobench.images.files import atomic_path
 
-__all__ = ["FOLDER", "ClusterOptions", "ClusterRun", "ShardFailedError", "ShardJob", "parse_minutes"]
+__all__ = ["FOLDER", "ClusterOptions", "ClusterRun", "ShardCommand", "ShardJob", "parse_minutes"]
 
 FOLDER = "cluster"
 """Where in a run folder the state is."""
@@ -41,9 +41,6 @@ ALIVE = (
     "RESIZING",
     "SUSPENDED",
 )
-
-ShardFailedError = RuntimeError
-"""Shards are left that nothing could finish."""
 
 
 @dataclass(frozen=True)
@@ -99,36 +96,44 @@ def parse_minutes(text: str) -> int:
     return -(-seconds // 60)
 
 
+class ShardCommand(NamedTuple):
+    """What a shard does.
+
+    Attributes:
+        words: after ``icobench``, for the record.
+        call: does it; to be pickled by reference.
+    """
+
+    words: list[str]
+    call: Callable[[], None]
+
+
 class ShardJob:
-    """One shard as submitit runs it: a command of icobench, in the folder it was given in.
+    """One shard as submitit runs it, in the folder the command was given in.
 
     Args:
-        words: after ``icobench``.
+        command: what to do.
         shard: its number.
         state: folder of the run's state.
         cpus: threads.
     """
 
-    def __init__(self, words: list[str], shard: int, state: Path, cpus: int) -> None:
-        self.words, self.shard, self.state, self.cpus = words, shard, state, cpus
+    def __init__(self, command: ShardCommand, shard: int, state: Path, cpus: int) -> None:
+        self.command, self.shard, self.state, self.cpus = command, shard, state, cpus
         self.folder = os.getcwd()
 
     def __call__(self) -> None:
         import torch
 
-        from icobench.cli import app
-
         os.chdir(self.folder)
         torch.set_num_threads(self.cpus)
-        sys.argv = ["icobench", *self.words]
+        sys.argv = ["icobench", *self.command.words]
         begin = time.perf_counter()
         try:
-            code = app(self.words, standalone_mode=False)
+            self.command.call()
         except InputError as error:
             _write(self.state / f"refused-{self.shard:05d}.json", {"error": str(error)})
             raise
-        if code:
-            raise RuntimeError(f"icobench ended with code {code}")
         done = {
             "seconds": round(time.perf_counter() - begin, 3), "host": socket.gethostname(), "cpus": self.cpus,
             "job": os.environ.get("SLURM_JOB_ID"),
@@ -275,11 +280,11 @@ class ClusterRun:
                 found[shard] = state
         return found
 
-    def submit(self, jobs: dict[int, list[str]]) -> None:
+    def submit(self, jobs: dict[int, ShardCommand]) -> None:
         """Submit shards in arrays.
 
         Args:
-            jobs: words after ``icobench`` for every shard's number.
+            jobs: what to do, by the shard's number.
 
         Raises:
             InputError: no SLURM here, or it refuses.
@@ -317,12 +322,12 @@ class ClusterRun:
             self._save()
 
     def wait(
-        self, commands: Callable[[int], list[str]], progress: Callable[[dict[int, str]], None]
+        self, commands: Callable[[int], ShardCommand], progress: Callable[[dict[int, str]], None]
     ) -> dict[int, str]:
         """Submit what is neither done nor alive, and wait until all is over; failed shards are tried again.
 
         Args:
-            commands: words after ``icobench`` of a shard.
+            commands: what a shard does.
             progress: called with the states every few seconds.
 
         Returns:

@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import h5py
+import pandas as pd
 import pytest
+
+from icobench.studies.sweep import read_points
 
 SCRIPT = Path(__file__).parents[1] / "cluster" / "one-node-slurm"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct", "mariadbd")
@@ -141,3 +144,32 @@ def test_errors_are_those_of_the_command_and_of_the_site(slurm, tmp_path):
     assert code == 2
     assert "error: sbatch: " in text
     assert "partition" in text
+
+
+def test_comparisons_sweeps_and_searches_are_as_of_one_process(slurm, tmp_path):
+    lines = {
+        "compare": "compare --images 16 --test-sets clean,counting --methods dictionary+lm --run {}",
+        "sweep": "sweep --axis dictionary --points 125,250 --seeds 1 --images 8 --run {}",
+        "tune": "tune simplex --trials 4 --images 2 --budget 20 --run {}",
+    }
+    many = {
+        name: icobench(line.format(name) + " --executor slurm --shards 2 --time 10", tmp_path, slurm)
+        for name, line in lines.items()
+    }
+    for name, process in many.items():
+        code, text = ended(process)
+        assert code == 0, f"{name}: {text}"
+    for name in ("compare", "sweep"):
+        code, text = ended(icobench(lines[name].format(f"{name}-here"), tmp_path, slurm))
+        assert code == 0, text
+    ours, theirs = (
+        pd.read_parquet(tmp_path / name / "results.parquet") for name in ("compare-here", "compare")
+    )
+    pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
+    ours, theirs = (
+        read_points(tmp_path / name).drop(columns=["seconds", "fixed_seconds"])
+        for name in ("sweep-here", "sweep")
+    )
+    pd.testing.assert_frame_equal(ours, theirs)
+    summary = json.loads((tmp_path / "tune" / "summary.json").read_text())
+    assert summary["states"]["complete"] + summary["states"]["pruned"] == 4
