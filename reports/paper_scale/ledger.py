@@ -150,11 +150,12 @@ def _figure_4a(folder: Path) -> str:
         return "no evaluation yet"
     reports = Path(__file__).parents[1]
     words = [sys.executable, str(reports / "figure4a.py"), "--evaluations", there]
-    # The package need not be installed.
+    # The package need not be installed; what is found by the path of this call is still needed.
+    paths = [str(reports.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     subprocess.run(
         [*words, "--out", str(folder / "figure4a.png")],
         check=True,
-        env=os.environ | {"PYTHONPATH": str(reports.parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
     )
     return "figure4a.png"
 
