@@ -24,31 +24,36 @@ def data_set(stage: Stage) -> Path:
     Raises:
         OutOfTime: the stage's minutes are spent; finished blocks are kept.
     """
+    _generate(stage)
+    return _path(stage.run)
+
+
+def _path(run: Run) -> Path:
+    return run.work / f"{run.scale.name}.h5"
+
+
+def _generate(stage: Stage) -> int:
+    """How many images this call simulated."""
     run = stage.run
     run.work.mkdir(parents=True, exist_ok=True)
-    path = run.work / f"{run.scale.name}.h5"
-    generate_to_file(
-        path, paper_options(run), run.experiment, run.seed, run.device, progress=stage.check_clock
+    return generate_to_file(
+        _path(run), paper_options(run), run.experiment, run.seed, run.device, progress=stage.check_clock
     )
-    return path
 
 
 def _timed(stage: Stage) -> dict[str, Any]:
-    path = stage.run.work / f"{stage.run.scale.name}.h5"
-    if path.exists():  # made for another stage: its time is not known
-        path.unlink()
-    images, made = paper_options(stage.run).images, 0
-    begin = time.perf_counter()
-    parts = path.with_name(path.name + ".parts")
-    before = len(list(parts.glob("0*.h5"))) if parts.exists() else 0
-    data_set(stage)
-    seconds = time.perf_counter() - begin
-    made = images - min(images, before * 128)
+    path, images, made = _path(stage.run), paper_options(stage.run).images, 0
+    while not made:
+        # Made for another stage, or stopped after its last block and only joined now: its time is not known.
+        path.unlink(missing_ok=True)
+        begin = time.perf_counter()
+        made = _generate(stage)
+        seconds = time.perf_counter() - begin
     return {
         "images": images,
         "made_in_one_go": made == images,
-        "seconds": seconds * images / max(1, made),
-        "ms_per_image": 1000 * seconds / max(1, made),
+        "seconds": seconds * images / made,
+        "ms_per_image": 1000 * seconds / made,
         "file_MiB": path.stat().st_size / 2**20,
     }
 
