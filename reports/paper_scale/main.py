@@ -15,9 +15,10 @@ from paper_scale.report import report
 from paper_scale.scales import SCALES
 from paper_scale.simulators import simulators
 from paper_scale.stage import OutOfTime, Run, Stage
+from paper_scale.store import has_results
 from paper_scale.sweep import sweep
 
-__all__ = ["STAGES", "main", "run_stage"]
+__all__ = ["STAGES", "main", "page_of", "run_stage"]
 
 STAGES: dict[str, Callable[[Stage], None]] = {
     "simulators": simulators,
@@ -60,6 +61,13 @@ def run_stage(run: Run, name: str) -> int:
     return DONE
 
 
+def page_of(scale: str, home: Path) -> Path:
+    """The page of a scale: a small one has the page in front until there are results of the paper's."""
+    if scale != "paper" and has_results(home / "paper_scale" / "paper"):
+        return home / "paper_scale" / scale / "README.md"
+    return home / "paper_scale.md"
+
+
 def main(words: Sequence[str] | None = None, description: str | None = None) -> int:
     """Run stages; the exit code."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
@@ -68,25 +76,34 @@ def main(words: Sequence[str] | None = None, description: str | None = None) -> 
     parser.add_argument("--out", type=Path, help="results; reports/paper_scale/SCALE by default")
     parser.add_argument("--work", type=Path, help="data and checkpoints; runs/paper_scale/SCALE by default")
     parser.add_argument(
-        "--report", type=Path, help="page; reports/paper_scale.md, or in --out where that is given"
+        "--report",
+        type=Path,
+        help="page; in --out where that is given, else reports/paper_scale.md, or README.md beside a small\n"
+        "scale's results once there are some of the paper's",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--max-minutes", type=float, default=7.5, help="of each stage in this call")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="forget what these stages have stored and trained; in the first of several calls only",
+    )
     given = parser.parse_args(words)
     scale = SCALES[given.scale]
     out = given.out or HOME / "paper_scale" / scale.name
-    page = given.report or (given.out / "report.md" if given.out else HOME / "paper_scale.md")
+    page = given.report or (given.out / "report.md" if given.out else page_of(scale.name, HOME))
     try:
         names = list(STAGES) if given.stage == "all" else given.stage.split(",")
         if unknown := [name for name in names if name not in STAGES and name != "report"]:
             raise InputError(f"unknown stage {unknown[0]!r}; choose from {', '.join(STAGES)}, report, all")
         run = Run(
             scale, out, given.work or Path("runs/paper_scale") / scale.name, chosen_device(given.device),
-            given.max_minutes, given.seed,
+            given.max_minutes, given.seed, given.fresh,
         )  # fmt: skip
         codes = [run_stage(run, name) for name in names if name != "report"]
-        report(out, scale, list(STAGES), page)
+        if has_results(out):  # else there is nothing to say, and an older page to lose
+            report(out, scale, list(STAGES), page, not has_results(HOME / "paper_scale" / "paper"))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

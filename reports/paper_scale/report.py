@@ -16,26 +16,29 @@ from paper_scale.tables import number, table
 
 __all__ = ["report"]
 
-OWED = (
-    "**The run at the paper's scale on a GPU is still owed**: no GPU could be had when this was made. What "
-    "follows is the same script at a small scale on a CPU; it shows that every stage works, not what the "
-    "methods can do. Networks were trained for minutes or less."
+OWED = "**The run at the paper's scale on a GPU is still owed**: no GPU could be had when this was made. "
+
+SMALL = (
+    "What follows is the same script at a small scale on a CPU; it shows that every stage works, not what "
+    "the methods can do. Networks were trained for minutes or less."
 )
 
 
-def _head(folder: Path, scale: Scale, stages: Sequence[str]) -> Iterator[str]:
+def _head(folder: Path, scale: Scale, stages: Sequence[str], owed: bool) -> Iterator[str]:
     yield "# The published experiment, whole\n"
     origins = [one for name in stages for one in stored_results(folder, name)["origins"]]
     gpus = sorted({one["machine"]["gpu"] for one in origins if "gpu" in one["machine"]})
     if not (scale.name == "paper" and gpus):
-        yield OWED + "\n"
+        yield (OWED if owed else "") + SMALL + "\n"
     minutes = {name: _minutes(folder, name) for name in stages}
     machines = sorted({one["machine"]["processor"] for one in origins} | set(gpus))
+    seeds = sorted({one["seed"] for one in origins})
     cores = sorted({str(one["machine"]["cores"]) for one in origins})
     commits = sorted({str(one["commit"])[:12] for one in origins})
     yield (
         f"Scale: **{scale.name}**. `python reports/paper_scale.py --scale {scale.name}` on "
-        f"{', '.join(machines)} ({'/'.join(cores)} cores), commit {', '.join(commits)}, seed 0. Minutes: "
+        f"{', '.join(machines)} ({'/'.join(cores)} cores), commit {', '.join(commits)}, "
+        f"seed {', '.join(map(str, seeds))}. Minutes: "
         + ", ".join(f"{name} {spent:.1f}" for name, spent in minutes.items() if spent)
         + f"; {sum(minutes.values()):.1f} in all. Times on a shared machine are noisy.\n"
     )
@@ -224,7 +227,7 @@ def _ledger(folder: Path) -> Iterator[str]:
         yield "Energy: none reported; it takes a GPU whose driver tells its power.\n"
 
 
-def report(folder: Path, scale: Scale, stages: Sequence[str], path: Path) -> None:
+def report(folder: Path, scale: Scale, stages: Sequence[str], path: Path, owed: bool = True) -> None:
     """Write the page; figures are linked from its own folder.
 
     Args:
@@ -232,9 +235,10 @@ def report(folder: Path, scale: Scale, stages: Sequence[str], path: Path) -> Non
         scale: at which they were made.
         stages: names, in order.
         path: of the page.
+        owed: whether nothing has been run at the paper's scale.
     """
     parts = [
-        *_head(folder, scale, stages), *_claims(folder, scale), *_correctness(folder),
+        *_head(folder, scale, stages, owed), *_claims(folder, scale), *_correctness(folder),
         *_speeds(folder, scale), *_networks(folder, scale), *_fits(folder), *_sweep(folder, scale),
         *_ledger(folder),
     ]  # fmt: skip

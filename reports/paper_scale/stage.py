@@ -1,5 +1,6 @@
 """One call of one stage: pieces are made until the clock runs out; a rerun makes the rest."""
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from paper_scale.energy import PowerMeter
+from paper_scale.energy import PowerMeter, power_query
 from paper_scale.scales import Scale
 from paper_scale.store import Store
 
@@ -40,6 +41,7 @@ class Run:
         device: where to work.
         max_minutes: of each stage in this call.
         seed: of everything.
+        fresh: whether a stage forgets what was stored, and trained, before.
     """
 
     scale: Scale
@@ -48,6 +50,7 @@ class Run:
     device: torch.device
     max_minutes: float = 7.5
     seed: int = 0
+    fresh: bool = False
     experiment: Experiment = field(default_factory=Experiment)
 
 
@@ -65,8 +68,17 @@ class Stage:
     def __init__(self, run: Run, name: str) -> None:
         self.run, self.name = run, name
         self.begin = time.perf_counter()
+        if run.fresh:
+            (run.out / f"{name}.json").unlink(missing_ok=True)
+            for folder in (run.out / name, self.work):
+                shutil.rmtree(folder, ignore_errors=True)
         self.store = Store(run.out, name, run.scale, run.seed, run.device)
         self.left: list[str] = []
+
+    @property
+    def work(self) -> Path:
+        """Folder of this stage's checkpoints."""
+        return self.run.work / self.name
 
     @cached_property
     def simulator(self) -> Simulator:
@@ -90,6 +102,10 @@ class Stage:
         if self.minutes_left <= 0:
             raise OutOfTime
 
+    def wants(self, name: str) -> bool:
+        """Whether a piece is not finished and there are minutes left for it."""
+        return self.store.get(name) is None and self.minutes_left > 0
+
     def piece(self, name: str, function: Callable[[], Any], again: bool = False) -> Any:
         """The stored result, or that of ``function`` if there are minutes left; None if it is not finished.
 
@@ -104,16 +120,16 @@ class Stage:
             return None
         print(f"[{self.name}] {name}", flush=True)
         begin, state = time.perf_counter(), "done"
-        meter = PowerMeter(None if self.run.device.type == "cuda" else [])
+        meter = PowerMeter(power_query(self.run.device))
         try:
             with meter:
                 result = function()
                 if isinstance(result, Part):
                     state, result = "part", result.result
         except OutOfTime:
-            self.left.append(name)
+            # What it took is kept, and what an earlier call found.
+            state, result = "part", self.store.part(name)
             print(f"[{self.name}] {name}: stopped by the clock", flush=True)
-            return None
         except Exception as error:
             first = (str(error).strip().splitlines() or [""])[0]
             state, result = "failed", {"error": f"{type(error).__name__}: {first}"}

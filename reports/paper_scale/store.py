@@ -14,7 +14,7 @@ from icobench.provenance import provenance
 from icobench.simulator.experiment import Experiment
 from paper_scale.scales import Scale
 
-__all__ = ["Store", "stored_results"]
+__all__ = ["Store", "has_results", "stored_results"]
 
 
 def _plain(value: Any) -> Any:
@@ -59,6 +59,11 @@ class Store:
         piece = self.document["pieces"].get(name)
         return piece["result"] if piece and piece["state"] == "done" else None
 
+    def part(self, name: str) -> Any:
+        """The result of a piece that the clock stopped; empty if there is none."""
+        piece = self.document["pieces"].get(name)
+        return piece["result"] if piece and piece["state"] == "part" else {}
+
     def put(self, name: str, state: str, result: Any, seconds: float, joules: float | None) -> None:
         """Store a piece: "done", "part" (stopped by the clock; made on by the next call) or "failed"."""
         if self.origin not in self.document["origins"]:
@@ -80,3 +85,8 @@ def stored_results(folder: Path, stage: str) -> dict[str, Any]:
     """The document of a stage, empty if it never ran."""
     path = Path(folder) / f"{stage}.json"
     return json.loads(path.read_text()) if path.exists() else {"pieces": {}, "origins": [], "scale": ""}
+
+
+def has_results(folder: Path) -> bool:
+    """Whether any stage stored anything there."""
+    return any(Path(folder).glob("*.json"))

@@ -19,7 +19,7 @@ TEST_SEED = 60_000
 def _point(stage: Stage, steps: int, size: int, seed: int) -> Any:
     run = stage.run
     recipe = replace(run.scale.compact, pool=size, steps=steps)
-    folder = run.work / f"sweep-{size}-{seed}"
+    folder = stage.work / f"{size}-{seed}"
     result = train(
         recipe, run.experiment, folder, seed, run.device, max_minutes=max(0.05, stage.minutes_left - 0.2)
     )
@@ -34,11 +34,11 @@ def _point(stage: Stage, steps: int, size: int, seed: int) -> Any:
 
 
 def sweep(stage: Stage) -> None:
-    """All sizes with the first seed, then with the next: an unfinished sweep is still a curve."""
+    """All sizes with the run's seed, then with the next: an unfinished sweep is still a curve."""
     run = stage.run
     prepare_kernel(run.device)
     largest = replace(run.scale.compact, pool=run.scale.sweep_sizes[-1])
     steps = paced(stage, largest, run.scale.sweep_minutes, "sweep").steps
-    for seed in range(run.scale.sweep_seeds):
+    for seed in range(run.seed, run.seed + run.scale.sweep_seeds):
         for size in run.scale.sweep_sizes:
             stage.piece(f"{size} seed {seed}", lambda size=size, seed=seed: _point(stage, steps, size, seed))

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def test_pieces_are_resumed_retried_and_guarded(tiny, monkeypatch):
     def work(stage):
         def note(name, result):
             calls.append(name)
+            time.sleep(0.01)
             if isinstance(result, Exception):
                 raise result
             return result
@@ -68,8 +70,10 @@ def test_pieces_are_resumed_retried_and_guarded(tiny, monkeypatch):
     assert main.run_stage(tiny, "fake") == main.FAILED
     found = document(tiny, "fake")
     assert {name: piece["state"] for name, piece in found["pieces"].items()} == {
-        "good": "done", "bad": "failed", "long": "part",
+        "good": "done", "bad": "failed", "long": "part", "late": "part",
     }  # fmt: skip
+    spent = found["pieces"]["late"]["seconds"]
+    assert found["pieces"]["late"]["result"] == {} and spent > 0
     assert found["pieces"]["bad"]["result"] == {"error": "RuntimeError: no such luck"}
     assert found["scale"] == "tiny" and found["origins"][0]["commit"]
     # What is finished is not made again; everything else is.
@@ -78,6 +82,15 @@ def test_pieces_are_resumed_retried_and_guarded(tiny, monkeypatch):
     assert document(tiny, "fake")["pieces"]["long"] | {"seconds": 0, "origin": 0} == {
         "state": "done", "result": {"x": 3}, "seconds": 0, "joules": None, "origin": 0,
     }  # fmt: skip
+    # What the stopped call took is not lost.
+    late = document(tiny, "fake")["pieces"]["late"]
+    assert late["result"] == 4 and late["seconds"] >= spent + 0.01
+    # A fresh call makes everything again, of other settings, too.
+    ended = len(calls)
+    assert main.run_stage(replace(tiny, seed=5, fresh=True), "fake") == main.FAILED
+    assert calls[ended:] == ["good", "bad", "long", "late"]
+    assert document(tiny, "fake")["origins"][0]["seed"] == 5
+    assert main.run_stage(replace(tiny, fresh=True), "fake") == main.FAILED
     other = replace(tiny, scale=replace(tiny.scale, bodies=17))
     with pytest.raises(InputError, match="other settings"):
         main.run_stage(other, "fake")
@@ -144,8 +157,6 @@ def test_tiny_stages_and_their_page(tiny):
 
 
 def test_power_meter_reads_watts_and_ignores_what_is_none():
-    import time
-
     from paper_scale.energy import PowerMeter
 
     script = "import time\nfor w in ('[N/A]', 100, 300):\n print(w, flush=True)\ntime.sleep(60)"
@@ -158,6 +169,46 @@ def test_power_meter_reads_watts_and_ignores_what_is_none():
     with PowerMeter(["no-such-program-here"]) as none:
         pass
     assert none.joules is None
+
+
+def test_power_is_that_of_the_gpu_in_use(monkeypatch):
+    from paper_scale.energy import power_query
+
+    assert power_query(torch.device("cpu")) == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert power_query(torch.device("cuda"))[-1] == "--id=0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5a")
+    assert [power_query(torch.device("cuda", one))[-1] for one in (0, 1)] == ["--id=3", "--id=GPU-5a"]
+
+
+def test_the_set_is_timed_by_what_was_made(tiny):
+    """Stopped after its last block it is only joined in the next call: it is made again."""
+    from paper_scale import data
+    from paper_scale.main import DONE, MORE, run_stage
+    from paper_scale.stage import OutOfTime, Stage
+
+    stage = Stage(tiny, "data")
+
+    def stop(*_):
+        raise OutOfTime
+
+    stage.check_clock = stop
+    with pytest.raises(OutOfTime):
+        data.data_set(stage)
+    assert list(tiny.work.glob("*.parts/0*.h5")) and not (tiny.work / "tiny.h5").exists()
+    assert run_stage(replace(tiny, max_minutes=0), "data") == MORE
+    assert run_stage(tiny, "data") == DONE
+    assert document(tiny, "data")["pieces"]["paper set"]["result"]["made_in_one_go"]
+
+
+def test_a_small_page_never_replaces_the_paper_scale_s(tmp_path):
+    from paper_scale.main import page_of
+
+    front, small = tmp_path / "paper_scale.md", tmp_path / "paper_scale" / "small" / "README.md"
+    assert page_of("small", tmp_path) == page_of("paper", tmp_path) == front
+    (tmp_path / "paper_scale" / "paper").mkdir(parents=True)
+    (tmp_path / "paper_scale" / "paper" / "data.json").write_text("{}")
+    assert page_of("small", tmp_path) == small and page_of("paper", tmp_path) == front
 
 
 def test_every_stage_runs_without_what_a_gpu_machine_lacks(tmp_path):
