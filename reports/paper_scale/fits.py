@@ -1,6 +1,9 @@
 """Stage 4: the paper's simplex on many images with its course, the race, the hybrids, large dictionaries."""
 
+import contextlib
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ from icobench.comparison.methods.simplex import simplex_method
 from icobench.comparison.runner import curves, score
 from icobench.comparison.test_sets import find_test_set
 from icobench.datasets.patterns import PatternSet, generate_patterns
+from icobench.errors import InputError
 from icobench.fitting.dictionary import DictionaryOptions, build_dictionary, dictionary_for
 from icobench.fitting.large_dictionary import match_in_shards
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
@@ -19,9 +23,11 @@ from icobench.fitting.simplex import SimplexOptions
 from icobench.fitting.warm_start import judge
 from icobench.geometry.orientation import disorientation
 from icobench.images.files import atomic_path
-from icobench.network.selection import Networks, load_network
+from icobench.network.selection import Networks, load_network, predict
 from icobench.simulator.compiled import prepare_kernel
+from paper_scale.networks import exported
 from paper_scale.stage import Run, Stage
+from paper_scale.store import stored_results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,20 +91,38 @@ def _block(
     return summary(rows)
 
 
-def _method(stage: Stage, method: Method, networks: Networks | None = None) -> None:
+def _prepared(stage: Stage, networks: Networks | None = None) -> Callable[[], PatternSet]:
+    """The test images, made when they are first asked for; with them what no block's time shall have: the
+    simulator's tables, a network's first answer (see ``Comparison.prepare``)."""
+    run = stage.run
+
+    @cache
+    def images() -> PatternSet:
+        truth, _ = _images(run, run.scale.fit_images), stage.simulator
+        if networks is not None:
+            first = truth.subset(torch.arange(min(run.scale.fit_block, len(truth))))
+            with contextlib.suppress(Exception):  # whoever uses it will say what is wrong with it
+                predict(networks, first.images, first.mask, run.experiment, first.kind)
+        return truth
+
+    return images
+
+
+def _method(
+    stage: Stage, method: Method, images: Callable[[], PatternSet], networks: Networks | None = None
+) -> None:
     """A method on all images, a block a piece; then the whole."""
     run = stage.run
-    truth: PatternSet | None = None
     finished = True
     for block in torch.arange(run.scale.fit_images).split(run.scale.fit_block):
 
         def work(block: torch.Tensor = block) -> dict[str, Any]:
-            nonlocal truth
-            if truth is None:
-                truth = _images(run, run.scale.fit_images)
-            return _block(stage, method, block, truth.subset(block), networks)
+            return _block(stage, method, block, images().subset(block), networks)
 
-        finished &= stage.piece(f"{method.name} {int(block[0])}", work) is not None
+        name = f"{method.name} {int(block[0])}"
+        if stage.wants(name):
+            images()  # before the piece's clock and power meter run
+        finished &= stage.piece(name, work) is not None
     if finished:
 
         def whole() -> dict[str, Any]:
@@ -116,27 +140,54 @@ def simplex(stage: Stage) -> None:
     scale = stage.run.scale
     options = SimplexOptions(starts=scale.starts, iterations=scale.iterations)
     words = f"{scale.starts} random starts x {scale.iterations} iterations"
-    _method(stage, simplex_method("simplex", words, options))
+    images = _prepared(stage)
+    _method(stage, simplex_method("simplex", words, options), images)
     if scale.race:
-        _method(stage, METHODS["simplex-race"])
+        _method(stage, METHODS["simplex-race"], images)
 
 
-def _networks(run: Run) -> Networks:
-    own = run.out / "compact.safetensors"
-    return load_network(own if run.scale.own_network and own.exists() else None, run.device)
+def _networks(stage: Stage) -> Networks | None:
+    """The scale's networks; None if they are trained by this script and not there yet.
+
+    Raises:
+        InputError: the fits stored so far are another network's.
+    """
+    run = stage.run
+    own = None
+    if run.scale.own_network:
+        own = exported(run, "compact")
+        export = stored_results(run.out, "compact-network")["pieces"].get("export compact", {})
+        if export.get("state") != "done" or not own.is_file():
+            return None
+    networks = load_network(own, run.device).subset(run.experiment, "intensity")
+    known = "-".join(card["digest"] for card in stage.store.get("networks") or [])
+    if known and known != networks.digest:
+        raise InputError(
+            f"{stage.store.path}: holds fits of network {known}, not of {networks.digest}; put that one "
+            "back, or make the fits anew by --stage hybrids --fresh"
+        )
+    return networks
 
 
 def hybrids(stage: Stage) -> None:
     """Fits from a network's answer and from the dictionary of 1,000 patterns, on the simplex's images."""
     run = stage.run
     prepare_kernel(run.device)
-    networks = _networks(run).subset(run.experiment, "intensity")
-    stage.piece("networks", lambda: networks.cards)
+    networks = _networks(stage)
+    if networks is None:
+        print(f"[{stage.name}] left for later: {exported(run, 'compact')}, of the stage compact-network")
+        stage.left.append("networks")
+    else:
+        stage.piece("networks", lambda: networks.cards)
 
     stage.piece("dictionary", lambda: build_dictionary(stage.simulator).card)
     dictionary_for(stage.simulator)  # the methods look into the cache; filling it is no image's cost
+    images = _prepared(stage, networks)
     for name in HYBRIDS:
-        _method(stage, METHODS[name], networks if METHODS[name].needs_network else None)
+        if not METHODS[name].needs_network:
+            _method(stage, METHODS[name], images)
+        elif networks is not None:
+            _method(stage, METHODS[name], images, networks)
 
 
 def _errors(radius: torch.Tensor, quaternion: torch.Tensor, truth: PatternSet) -> dict[str, Any]:

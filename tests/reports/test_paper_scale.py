@@ -211,6 +211,118 @@ def test_a_small_page_never_replaces_the_paper_scale_s(tmp_path):
     assert page_of("small", tmp_path) == small and page_of("paper", tmp_path) == front
 
 
+@pytest.fixture
+def networked(tiny, tmp_path, monkeypatch):
+    """The tiny run with the smallest networks; the trainings it does, by folder."""
+    from paper_scale import fits, networks
+
+    smallest = {"widths": [4, 4, 4], "hidden": 8, "blocks": [0, 0, 0]}
+    published = replace(
+        tiny.scale.paper_network, architecture="compact", network={**smallest, "target": "quaternion"},
+        steps=2, batch=2,
+    )  # fmt: skip
+    scale = replace(
+        tiny.scale, paper_network=published, compact=replace(tiny.scale.compact, network=smallest, batch=2),
+        compact_minutes=0.0, sizes=(("1 M", smallest), ("2 M", {**smallest, "hidden": 16})), size_minutes=0.0,
+        evaluation_images=4, fit_images=2, fit_block=1, sweep_sizes=(2, 4), sweep_seeds=2, sweep_minutes=0.0,
+        sweep_images=3, own_network=True, export=True,
+    )  # fmt: skip
+    monkeypatch.setenv("ICOBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fits, "HYBRIDS", ("network", "network+lm", "dictionary+lm"))
+    monkeypatch.setattr(networks, "speed", lambda *_: {"one_image_ms": 1.0, "images_per_second": 1.0})
+    trained, train = [], networks.train
+
+    def noted(recipe, experiment, folder, *rest, **settings):
+        trained.append(folder.name)
+        return train(recipe, experiment, folder, *rest, **settings)
+
+    monkeypatch.setattr(networks, "train", noted)
+    return replace(tiny, scale=scale, seed=3), trained
+
+
+def test_networks_survive_a_lost_machine_and_are_not_mixed(networked, monkeypatch, capsys):
+    from paper_scale import networks
+    from paper_scale.figures import sweep_points
+    from paper_scale.main import DONE, MORE, STAGES, run_stage
+    from paper_scale.report import report
+    from paper_scale.stage import OutOfTime
+
+    run, trained = networked
+    stages = ("paper-network", "compact-network", "larger-network")
+
+    def states(stage):
+        return {name: piece["state"] for name, piece in document(run, stage)["pieces"].items()}
+
+    def stop(*_):
+        raise OutOfTime
+
+    # The clock stops every stage after its training, before the network is judged.
+    with monkeypatch.context() as stopped:
+        stopped.setattr(networks, "judged", stop)
+        assert [run_stage(run, stage) for stage in stages] == [MORE] * 3
+    first = ["train-paper", "probe-compact", "train-compact", "probe-1M", "train-1M"]
+    assert trained == first
+    assert states("compact-network")["training compact"] == "done"
+    # The hybrids wait for this network, and take no other.
+    assert run_stage(run, "hybrids") == MORE
+    assert "left for later" in capsys.readouterr().out
+    assert list(states("hybrids")) == ["dictionary", "dictionary+lm 0", "dictionary+lm 1", "dictionary+lm"]
+
+    # With the folder of work everything goes on.
+    kept = replace(run, out=run.out.with_name("kept"), work=run.work.with_name("kept-work"))
+    for name in ("out", "work"):
+        shutil.copytree(getattr(run, name), getattr(kept, name))
+    trained.clear()
+    assert run_stage(kept, "compact-network") == DONE
+    assert trained == []
+
+    # Without it, a network that was not judged is trained again; then its evaluation stays as it is.
+    shutil.rmtree(run.work)
+    assert [run_stage(run, stage) for stage in stages] == [DONE] * 3
+    assert trained == ["train-paper", "train-compact", "train-1M", "probe-2M", "train-2M"]
+    judged = document(run, "compact-network")["pieces"]["evaluation compact"]["result"]
+    assert judged["clean"]["networks"] == judged["digest"]
+    shutil.rmtree(run.work)
+    trained.clear()
+    assert [run_stage(run, stage) for stage in stages] == [DONE] * 3
+    assert trained == []
+
+    # An export that is still owed takes the weights, too.
+    for stage, piece, names in (
+        ("compact-network", "export compact", ["train-compact"]),
+        ("larger-network", "export", [f"train-{_largest(run)}"]),
+    ):
+        found = document(run, stage)
+        found["pieces"][piece]["state"] = "failed"
+        (run.out / f"{stage}.json").write_text(json.dumps(found))
+        assert run_stage(run, stage) == DONE
+        assert trained == names
+        trained.clear()
+
+    assert run_stage(run, "hybrids") == DONE
+    source = document(run, "compact-network")["pieces"]["export compact"]["result"]["source"]
+    cards = document(run, "hybrids")["pieces"]["networks"]["result"]
+    assert [card["digest"] for card in cards] == [source]
+    before = document(run, "hybrids")
+    shutil.copy(run.work / "larger-network" / f"train-{_largest(run)}" / "network.safetensors",
+                run.out / "compact.safetensors")  # fmt: skip
+    with pytest.raises(InputError, match="--stage hybrids --fresh"):
+        run_stage(run, "hybrids")
+    assert document(run, "hybrids") == before
+
+    assert run_stage(run, "sweep") == DONE
+    assert {size: [one["seed"] for one in rows] for size, rows in sweep_points(run.out).items()} == {
+        2: [3, 4], 4: [3, 4],
+    }  # fmt: skip
+    assert run_stage(run, "ledger") == DONE
+    report(run.out, run.scale, list(STAGES), run.out / "report.md")
+    assert "seed 3." in (run.out / "report.md").read_text()
+
+
+def _largest(run):
+    return document(run, "larger-network")["pieces"]["largest that pays off"]["result"]["name"]
+
+
 def test_every_stage_runs_without_what_a_gpu_machine_lacks(tmp_path):
     """In a process where roma and others cannot be imported: all stages import, a tiny one runs."""
     script = """
