@@ -18,7 +18,7 @@ from paper_scale.claims import PAPER
 from icobench.images.files import atomic_path
 from icobench.reporting.economy import accounts_of, published_text
 from icobench.reporting.run_folder import RunFolder, read_runs
-from icobench.reporting.tables import number
+from icobench.reporting.tables import number, summary_markdown, summary_table
 from icobench.reporting.verdict import overview, verdict
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ LOADED = (
     "laptop", "compare_quick", "compare_tuned", "fitters", "evaluation", "sweep_dataset", "tune_simplex",
     "paper_scale/small", "paper_set", "scaling", "peers", "figure2", "figure3", "figure5",
 )  # fmt: skip
-DESCRIBED = ("campaign.json", "run.json", "evaluation.json", "sweep.json", "study.json", "fitters.json")
+DESCRIBED = ("campaign.json", "run.json", "evaluation.json", "sweep.json", "summary.json", "fitters.json")
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,32 @@ def figure_5() -> str:
     )
 
 
+def search_text() -> str:
+    """What the search of the simplex found, and how that does on images it had not seen."""
+    found_there = stored("tune_simplex/summary.json")
+    if not found_there:
+        return "The search of the simplex is still owed."
+    cost = found_there["search"]
+    points = [
+        f"{number(row['objectives'][1])} simulations, 10^{row['objectives'][0]:.2f} "
+        f"({row['named'] or 'found'}: "
+        f"{row['values']['starts']} starts, {row['values']['rounds']} rounds)"
+        for row in found_there["front"]
+    ]
+    text = (
+        f"{cost['trials']} trials of accuracy against simulations, {cost['simulations']:,} simulations and "
+        f"{cost['seconds']:,.0f} s of work. Nothing tried was better in both than these, with their mean "
+        "error "
+        f"over 1 degree and 1 nm: {'; '.join(points)}."
+    )
+    compared = HERE / "compare_tuned"
+    if compared.is_dir():
+        (run,) = read_runs(compared).values()
+        text += f"\n\nThe frugal one beside the others, on {run.count} other images:\n\n"
+        text += summary_markdown(summary_table(run.results)).strip()
+    return text + "\n\n![Accuracy against simulations of all trials](tune_simplex/pareto.png)"
+
+
 FIGURES: tuple[tuple[str, Callable[[], str]], ...] = (
     ("Figure 2: augmentation", figure_2), ("Figure 3: patterns and reconstructions", figure_3),
     ("Figure 4a: errors of the network", figure_4a), ("Figure 4b: accuracy against simulations", figure_4b),
@@ -313,6 +339,8 @@ def page(folder: Path) -> str:
         "Stielow et al., Mach. Learn.: Sci. Technol. 1, 045007 (2020). Judgement: reproduced within 5 %.",
         "## Its figures",
         *(f"### {title}\n\n{text()}" for title, text in FIGURES),
+        "## A better simplex",
+        search_text(),
         "## Where everything comes from",
         origins(),
         "The other pages: [`fitters/fitters.md`](fitters/fitters.md), "
