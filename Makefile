@@ -49,6 +49,7 @@ reports: $(STAMP)
 	$(BIN)/python reports/figure4a.py
 	$(BIN)/python reports/figure4b.py
 	$(BIN)/python reports/figure5.py
+	$(BIN)/python reports/scaling.py
 	$(BIN)/python reports/claims.py
 	$(BIN)/icobench report reports/laptop
 

@@ -173,10 +173,10 @@ def figure_3() -> str:
         return "Not made yet."
     angles = [one["disorientation_deg"] for one in shown]
     return (
-        f"The paper shows targets beside what its network makes of them. Here {len(shown)} images with "
-        "photon "
-        f"noise from the network's best to its worst of the run, {number(min(angles))} to "
-        f"{number(max(angles))} degrees off.\n\n![Targets, reconstructions, differences](figure3.png)"
+        "The paper shows targets beside what its network makes of them. "
+        f"Here {len(shown)} images with photon noise from the network's best to its worst of the run, "
+        f"{number(min(angles))} to {number(max(angles))} degrees off.\n\n"
+        "![Targets, reconstructions, differences](figure3.png)"
     )
 
 
@@ -190,11 +190,10 @@ def figure_4a() -> str:
         for name, one in sets.items()
     ]
     return (
-        "The paper's mean error peaks well below 1 % of the allowed range, with a tail. Here, on 5,000 "
-        "images "
-        f"each: {'; '.join(parts)}. The published network is not among the curves: its training at the "
-        "paper's "
-        "scale is still owed (`paper_scale.md`).\n\n![Histograms](figure4a.png)"
+        "The paper's mean error peaks well below 1 % of the allowed range, with a tail. "
+        f"Here, on 5,000 images each: {'; '.join(parts)}. "
+        "The published network is not among the curves: its training at the paper's scale is still owed "
+        "(`paper_scale.md`).\n\n![Histograms](figure4a.png)"
     )
 
 
@@ -213,11 +212,9 @@ def figure_4b() -> str:
             methods[name]["simulations"] for name in ("simplex", "network+simplex", "dictionary+lm")
         )
         text += (
-            f" Started from the network, the simplex needs {number(random / warm)} times fewer "
-            "simulations. What "
-            "the paper does not show: a dictionary of 1,000 patterns is a start, too, which needs no "
-            "training; from "
-            f"there it takes {number(stored_start)}."
+            f" Started from the network, the simplex needs {number(random / warm)} times fewer simulations. "
+            "What the paper does not show: a dictionary of 1,000 patterns is a start, too, which needs no "
+            f"training; from there Levenberg-Marquardt takes {number(stored_start)}."
         )
     if sizes:
         ordered = sorted(sizes.items(), key=lambda pair: int(pair[0]))
@@ -241,12 +238,10 @@ def figure_5() -> str:
     ]
     return (
         "The paper's experimental images are not published. In their place stand four that pyMSFT 1.0.2 "
-        "made, "
-        f"so that neither simulator nor noise is ours. By {last[0]['method']}: {'; '.join(parts)}. They "
-        "have a "
-        "truth, which the paper's have not, but none of an experiment's surprises: this claim cannot be "
-        "checked "
-        "further.\n\n![Reconstructions of images that others made](figure5.png)"
+        "made, so that neither simulator nor noise is ours. "
+        f"By {last[0]['method']}: {'; '.join(parts)}. They have a truth, which the paper's have not, but "
+        "none of an experiment's surprises: this claim cannot be checked further.\n\n"
+        "![Reconstructions of images that others made](figure5.png)"
     )
 
 
@@ -258,15 +253,13 @@ def search_text() -> str:
     cost = found_there["search"]
     points = [
         f"{number(row['objectives'][1])} simulations, 10^{row['objectives'][0]:.2f} "
-        f"({row['named'] or 'found'}: "
-        f"{row['values']['starts']} starts, {row['values']['rounds']} rounds)"
+        f"({row['named'] or 'found'}: {row['values']['starts']} starts, {row['values']['rounds']} rounds)"
         for row in found_there["front"]
     ]
     text = (
         f"{cost['trials']} trials of accuracy against simulations, {cost['simulations']:,} simulations and "
-        f"{cost['seconds']:,.0f} s of work. Nothing tried was better in both than these, with their mean "
-        "error "
-        f"over 1 degree and 1 nm: {'; '.join(points)}."
+        f"{cost['seconds']:,.0f} s of work. Nothing tried was better in both than these, with their "
+        f"logarithmic mean of the error over 1 degree and 1 nm: {'; '.join(points)}."
     )
     compared = HERE / "compare_tuned"
     if compared.is_dir():
@@ -329,9 +322,8 @@ def page(folder: Path) -> str:
     runs = read_runs(folder) if folder.is_dir() else {}
     parts = [
         "# What the runs say",
-        "Made by `python reports/claims.py` from the results in this folder; `make reports` makes figures "
-        "and "
-        "page anew.",
+        "Made by `python reports/claims.py` from the results in this folder; `make reports` makes "
+        "figures and page anew.",
         "## The comparison",
         runs_text(runs, folder),
         "## The paper, claim by claim",

@@ -1,15 +1,17 @@
 """What ten million images cost, from the times of shards that really ran: writes scaling.md and scaling.json.
 
-    python reports/scaling.py SET.h5.shards MORE.h5.shards [--note "what else the machine did"]
+    python reports/scaling.py [SET.h5.shards MORE.h5.shards [--note "what else the machine did"]]
 
 Folders of ``icobench generate --executor slurm``, beside their sets, made with different numbers of images:
 so what a shard costs before its first image is told from what an image costs. The reconstructions' times are
-those of the stored comparison in reports/compare_quick.
+those of the stored comparison in reports/compare_quick. Without folders, the page is made anew from
+scaling.json.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,11 +93,8 @@ def reconstructing() -> list[str]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--note", default="")
-    folders, note = vars(parser.parse_args()).values()
+def measurements(folders: list[Path], note: str) -> dict[str, Any]:
+    """Of shards: what is stored in scaling.json."""
     shards = pd.concat([measured(folder) for folder in folders], ignore_index=True)
     if shards["images"].nunique() < 2 or shards["cores"].nunique() != 1:
         raise SystemExit("give shards of different numbers of images, and of the same number of cores")
@@ -103,25 +102,37 @@ def main() -> None:
     (start, each), *_ = np.linalg.lstsq(design, shards["seconds"].to_numpy(), rcond=None)
     largest = max(folders, key=lambda folder: folder.with_suffix("").stat().st_size)
     own = shards[shards["set"] == largest.name]
-    stored = largest.with_suffix("").stat().st_size / own["images"].sum()
-    origin = provenance(0, torch.device("cpu"), Experiment())
+    return {
+        **provenance(0, torch.device("cpu"), Experiment()),
+        "command": " ".join(["python reports/scaling.py", *(folder.name for folder in folders)]),
+        "note": note, "shards": shards.to_dict("records"), "start_seconds": float(start),
+        "seconds_per_image": float(each),
+        "bytes_per_image": largest.with_suffix("").stat().st_size / own["images"].sum(),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--note", default="")
+    folders, note = vars(parser.parse_args()).values()
+    if folders:
+        out = measurements(folders, note)
+        (HERE / "scaling.json").write_text(json.dumps(out, indent=1) + "\n")
+    out = json.loads((HERE / "scaling.json").read_text())
+    start, each, stored = (out[name] for name in ("start_seconds", "seconds_per_image", "bytes_per_image"))
+    shards = pd.DataFrame(out["shards"])
     text = [
         "# What ten million images cost",
         "",
-        *simulating(shards, float(start), float(each), stored, note),
+        *simulating(shards, start, each, stored, out["note"]),
         *reconstructing(),
         "",
         "These are extrapolations from one machine. They hold as long as a shard has its cores to itself,",
-        f"and the file system keeps up. Shards measured on {origin['machine']['processor']}; numbers in",
+        f"and the file system keeps up. Shards measured on {out['machine']['processor']}; numbers in",
         "`scaling.json`, made by `reports/scaling.py`.",
     ]
     (HERE / "scaling.md").write_text("\n".join(text) + "\n")
-    out = {
-        **origin, "command": " ".join(["python reports/scaling.py", *(folder.name for folder in folders)]),
-        "shards": shards.to_dict("records"), "start_seconds": start, "seconds_per_image": each,
-        "bytes_per_image": stored,
-    }  # fmt: skip
-    (HERE / "scaling.json").write_text(json.dumps(out, indent=1) + "\n")
 
 
 main()
