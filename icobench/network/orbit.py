@@ -35,8 +35,12 @@ METRIC = 14.0
 
 CODEBOOK_SIZE = 3000
 ITERATIONS = 25
-STILL = 1e-7
-"""Radians; a turn this small leaves the cube of it or, far off the orbit, a fraction."""
+STILL = 1e-3
+"""Radians; a Newton step this small leaves about its square."""
+
+FARTHEST = 0.1
+"""Radians; a longer Newton step may leave its hill, which is 0.3 wide."""
+
 CHUNK = 256
 
 CANDIDATES = 400
@@ -71,11 +75,19 @@ def _monomials() -> tuple[np.ndarray, np.ndarray]:
     return exponents, coefficients
 
 
-@lru_cache(maxsize=1)
-def _axes_and_scale() -> tuple[np.ndarray, float]:
+@lru_cache(maxsize=8)
+def _embedding_tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Five-fold axes (6, 3); places (3, 28) of the powers of x, y, z among 7 each; coefficients (28, 13)."""
     vertices = icosahedron().vertices
     axes = vertices[[i for i, v in enumerate(vertices) if tuple(v) > tuple(-v)]]
-    return axes, 1 / float(np.linalg.norm(_harmonics(axes).sum(0)))
+    exponents, coefficients = _monomials()
+    scale = 1 / float(np.linalg.norm(_harmonics(axes).sum(0)))
+    places = torch.as_tensor(exponents.T.copy()) + torch.tensor([[0], [DEGREE + 1], [2 * (DEGREE + 1)]])
+    return (
+        torch.as_tensor(axes, dtype=dtype, device=device),
+        places.to(device),
+        torch.as_tensor(scale * coefficients, dtype=dtype, device=device),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -104,16 +116,15 @@ def embed(quaternion: Tensor) -> Tensor:
     Components are the real spherical harmonics m = -6..6 summed over the six five-fold axes of
     the rotated body.
     """
-    axes, scale = _axes_and_scale()
-    exponents, coefficients = _monomials()
-    rotated = torch.as_tensor(axes).to(quaternion) @ quaternion_to_matrix(quaternion).mT
-    powers = [torch.ones_like(rotated)]
-    for _ in range(DEGREE):
-        powers.append(powers[-1] * rotated)
-    table = torch.stack(powers, -1)  # (..., 6 axes, 3, 7)
-    index = torch.as_tensor(exponents, device=quaternion.device)
-    monomials = table[..., 0, index[:, 0]] * table[..., 1, index[:, 1]] * table[..., 2, index[:, 2]]
-    return scale * (monomials.sum(-2) @ torch.as_tensor(coefficients).to(quaternion))
+    axes, places, coefficients = _embedding_tables(quaternion.dtype, quaternion.device)
+    rotated = axes @ quaternion_to_matrix(quaternion).mT
+    squared = rotated * rotated
+    cubed = squared * rotated
+    powers = (torch.ones_like(rotated), rotated, squared, cubed, squared * squared, cubed * squared,
+              cubed * cubed)  # fmt: skip
+    table = torch.stack(powers, -1).flatten(-2)  # (..., 6 axes, 21)
+    monomials = table[..., places[0]] * table[..., places[1]] * table[..., places[2]]
+    return monomials.sum(-2) @ coefficients
 
 
 @lru_cache(maxsize=1)
@@ -147,6 +158,20 @@ class Decoded(NamedTuple):
 
 
 @lru_cache(maxsize=1)
+def _derivatives() -> Tensor:
+    """(13, 130): what takes a vector u to ten vectors, whose products with embed(q) are derivatives.
+
+    Of the product u . embed(exp(w) q) at w = 0, w a rotation vector in the laboratory: three slopes, the
+    product itself, the nine of the curvature (the symmetric part of G_i G_j).
+    """
+    generators = _generators()
+    second = np.einsum("iab,jbc->ijac", generators, generators)
+    second = (second + second.transpose(1, 0, 2, 3)) / 2
+    operators = np.concatenate((generators, np.eye(DIMENSION)[None], second.reshape(9, DIMENSION, DIMENSION)))
+    return torch.as_tensor(operators.transpose(1, 2, 0).reshape(DIMENSION, -1))
+
+
+@lru_cache(maxsize=1)
 def _neighbours() -> Tensor:
     """The codes around each code, (N, 16)."""
     _, vectors = _codebook()
@@ -156,9 +181,9 @@ def _neighbours() -> Tensor:
 def decode(vector: Tensor, hypotheses: int = 2) -> Decoded:
     """Nearest points on the orbit: the best and the next local maxima.
 
-    Codes that score higher than all codes around them propose starts; Gauss-Newton with the embedding's
-    constant metric refines them. Where there are fewer maxima than hypotheses, the last ones
-    repeat the best with a score of -1.
+    Codes that score higher than all codes around them propose starts; Newton steps refine them, or
+    Gauss-Newton steps with the embedding's constant metric where the score is not concave. Where there are
+    fewer maxima than hypotheses, the last ones repeat the best with a score of -1.
 
     Args:
         vector: (B, 13), any norm.
@@ -172,36 +197,40 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
     codes, code_vectors = (table.to(vector.device) for table in _codebook())
     unit = torch.nn.functional.normalize(vector.double(), dim=-1)
     scores = unit @ code_vectors.T
-    best = scores.topk(CANDIDATES, dim=1)
+    best = scores.topk(CANDIDATES, dim=1, sorted=False)
     beside = _neighbours().to(vector.device)[best.indices].flatten(1)
     around = scores.gather(1, beside).unflatten(1, (CANDIDATES, -1)).amax(-1)
     starts = best.values.masked_fill(best.values < around, -torch.inf).topk(hypotheses, dim=1)
     missing = torch.isinf(starts.values)
     places = torch.where(missing, starts.indices[:, :1], starts.indices)
-    picks = best.indices.gather(1, places)
-    quaternion = codes[picks]
-    generators = torch.as_tensor(_generators(), device=vector.device)
-    # Slope along the three turns, and the height itself, as one product with the embedding.
-    slopes = torch.cat((torch.einsum("bi,dij->bjd", unit, generators), unit.unsqueeze(-1)), -1)
+    quaternion = _climb(codes[best.indices.gather(1, places)], unit)
+    points = embed(quaternion)
+    score = (points @ unit.unsqueeze(-1)).squeeze(-1).masked_fill(missing, -1.0)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    quaternion, points = (torch.take_along_dim(one, order.unsqueeze(-1), 1) for one in (quaternion, points))
+    # Two starts may have climbed the same hill (closer than about 2 degrees).
+    same = (points @ points.mT > 0.99).tril(-1).any(-1)
+    return Decoded(to_fundamental_domain(quaternion), score.gather(1, order).masked_fill(same, -1.0))
+
+
+def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
+    """Maxima of the product of embed(q) with unit vectors (B, 13), from nearby orientations (B, K, 4)."""
+    derivatives = (unit @ _derivatives().to(unit.device)).unflatten(1, (DIMENSION, -1))
     moving = torch.ones_like(quaternion[..., :1], dtype=torch.bool)
     for _ in range(ITERATIONS):
-        measured = embed(quaternion) @ slopes
-        # The curvature of the cosine falls with its height.
-        turn = measured[..., :3] / (METRIC * measured[..., 3:].clamp_min(0.4))
+        slope, height, curvature = (embed(quaternion) @ derivatives).split((3, 1, 9), -1)
+        factor, fault = torch.linalg.cholesky_ex(-curvature.unflatten(-1, (3, 3)))
+        newton = torch.cholesky_solve(slope.unsqueeze(-1), factor).squeeze(-1)
+        fair = (fault == 0).unsqueeze(-1) & (newton.norm(dim=-1, keepdim=True) < FARTHEST)
+        # The metric's share of the curvature falls with the height.
+        turn = torch.where(fair, newton, slope / (METRIC * height.clamp_min(0.4)))
         step = rotation_vector_to_quaternion(torch.where(moving, turn, 0.0))
         quaternion = quaternion_normalize(quaternion_multiply(step, quaternion))
         # Each stops for itself, so that no answer depends on the others in the batch.
-        moving = moving & (turn.norm(dim=-1, keepdim=True) > STILL)
+        moving = moving & ~(fair & (turn.norm(dim=-1, keepdim=True) < STILL))
         if not moving.any():
             break
-    score = (embed(quaternion) * unit.unsqueeze(1)).sum(-1).masked_fill(missing, -1.0)
-    order = score.argsort(dim=1, descending=True, stable=True)
-    quaternion = torch.take_along_dim(quaternion, order.unsqueeze(-1), 1)
-    score = score.gather(1, order)
-    # Two starts may have climbed the same hill (closer than about 2 degrees).
-    points = embed(quaternion)
-    same = (points @ points.mT > 0.99).tril(-1).any(-1)
-    return Decoded(to_fundamental_domain(quaternion), score.masked_fill(same, -1.0))
+    return quaternion
 
 
 def small_turn(vector: Tensor, quaternion: Tensor) -> Tensor:

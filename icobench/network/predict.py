@@ -65,11 +65,13 @@ def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
 
     A half turn about the beam is nearly invisible at small angles (small bodies, cropped detectors).
     """
+    missing = decoded.score == -1
+    if not missing.any():
+        return decoded
     half_turn = decoded.quaternion.new_full(decoded.quaternion.shape[:1], math.pi)
     twin = to_fundamental_domain(rotate_about_beam(decoded.quaternion[:, 0], half_turn))
     unit = torch.nn.functional.normalize(vector.double(), dim=-1)
     score = (embed(twin) * unit).sum(-1, keepdim=True)
-    missing = decoded.score == -1
     return Decoded(
         torch.where(missing.unsqueeze(-1), twin.unsqueeze(1), decoded.quaternion),
         torch.where(missing, score, decoded.score),

@@ -97,6 +97,25 @@ def test_second_hypothesis_is_the_other_one(generator):
         assert ((embed(nearby) * unit.unsqueeze(1)).sum(-1) <= score + 1e-4).all()
 
 
+@pytest.mark.parametrize("noise", [0.03, 0.3])
+def test_decoding_ends_on_a_maximum_however_far_the_vector_lies_from_the_orbit(generator, noise):
+    """No slope and a falling score on all sides, by central differences over 1e-3 rad; none of 4,000 random
+    orientations scores higher."""
+    quaternion = random_orientations(100, generator)
+    vector = embed(quaternion) + noise * torch.randn(100, DIMENSION, generator=generator, dtype=torch.float64)
+    found = decode(vector, 1)
+    unit = torch.nn.functional.normalize(vector, dim=1)
+    for axis in torch.cat((torch.eye(3), torch.ones(1, 3) / 3**0.5)).double():
+        turns = [rotation_vector_to_quaternion(sign * 1e-3 * axis) for sign in (1, -1)]
+        ahead, behind = (
+            (embed(quaternion_multiply(turn, found.quaternion[:, 0])) * unit).sum(1) for turn in turns
+        )
+        assert float((ahead - behind).abs().max()) / 2e-3 < 1e-5
+        assert bool((ahead + behind < 2 * found.score[:, 0]).all())
+    others = unit @ embed(random_orientations(4000, generator)).T
+    assert bool((others.amax(1) <= found.score[:, 0]).all())
+
+
 def test_small_turns_are_read_from_the_vector(generator):
     """To first order: errors of the square of the turn."""
     quaternion = random_orientations(20, generator)
