@@ -1,11 +1,14 @@
 """What each choice in the compact network buys: short trainings that differ in one thing, at one budget.
 
-    python reports/ablation.py [--steps 1500] [--images 1000] [--only NAME,...] [--out reports/ablation]
+    python reports/ablation.py [--steps 600] [--images 1000] [--workers 2] [--only NAME,...]
+        [--sweep reports/sweep_dataset] [--out reports/ablation]
 
 Every run trains for the same number of steps and is tested on the same fresh images, clean and under
-the realistic chain. A run's result is one file; what exists is not computed again. Afterwards the table
+the realistic chain. A run's result is one file; what exists is not computed again. Afterwards the tables
 (ablation.md) and the error against the distance from the fundamental domain's boundary (boundary.png) are
-drawn from the files. These are small runs: they order the choices, they are not what the networks can do.
+drawn from the files; how much the number of training images buys is read from the stored points of
+`icobench sweep --axis dataset`. These are small runs: they order the choices, they are not what the networks
+can do.
 """
 
 import argparse
@@ -28,6 +31,8 @@ from icobench.network.training import train
 from icobench.provenance import provenance
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
+from icobench.studies.pool import WorkerPool
+from icobench.studies.sweep import read_points
 
 TEST_SEED = 30_000
 PLAIN = {"harmonic": False}
@@ -43,9 +48,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any], int]] = {
     "no mirror": ("one version of each image", {"variants": 1}, 1),
     "augmented": ("the eleven filters at random", {"images": "augmented"}, 1),
     "realistic": ("mostly the realistic chain", {"images": "realistic"}, 1),
-    "pool 1000": ("1,000 images again and again", {"pool": 1_000}, 1),
-    "pool 5000": ("5,000 images again and again", {"pool": 5_000}, 1),
-    "pool 20000": ("20,000 images again and again", {"pool": 20_000}, 1),
+    "pool": ("2,000 images again and again, not a stream", {"pool": 2_000}, 1),
     "paper": ("the published network on clean images", {"architecture": "paper", "loss": "mse"}, 1),
 }
 """Name, what is meant, what differs from the base, number of seeds."""
@@ -56,10 +59,11 @@ def recipe_of(changes: dict[str, Any], steps: int) -> Recipe:
     return replace(RECIPES["compact"], steps=steps, **changes)
 
 
-def run(name: str, seed: int, steps: int, images: int, path: Path) -> None:
-    """Train, test, store."""
+def run(name: str, seed: int, steps: int, images: int, path: Path, rank: int, where: str) -> None:
+    """Train, test, store; for worker processes."""
     recipe = recipe_of(CHOICES[name][1], steps)
-    experiment, device = Experiment(), torch.device("cpu")
+    experiment, device = Experiment(), torch.device(where)
+    prepare_kernel(device)
     with tempfile.TemporaryDirectory() as folder:
         result = train(recipe, experiment, Path(folder), seed, device)
         networks = Networks((load_trained(Path(folder) / "network.safetensors"),))
@@ -108,6 +112,31 @@ def table(stored: dict[tuple[str, int], dict]) -> str:
     return "\n".join(lines)
 
 
+def dataset_table(folder: Path) -> str:
+    """Markdown: the network's errors against the number of images that it was trained with."""
+    described, points = json.loads((folder / "sweep.json").read_text()), read_points(folder)
+    recipe = described["identity"]["recipe"]
+    lines = [
+        f"From `{described['command']}`: {recipe['steps']} steps of {recipe['batch']} images, "
+        f"{described['identity']['images']} {described['identity']['test_set']} test images.\n",
+        "| training images | seeds | deg | 99 % | nm |",
+        "|---|---|---|---|---|",
+    ]
+    for size, own in points.groupby("point"):
+        seeds = own.groupby("repetition")
+
+        def cell(column: str, part: float, seeds: Any = seeds) -> str:
+            values = seeds[column].quantile(part)
+            return f"{values.median():.3g} ({values.min():.3g} to {values.max():.3g})"
+
+        cells = [
+            f"{size:,}", str(len(seeds)), cell("disorientation_deg", 0.5), cell("disorientation_deg", 0.99),
+            cell("radius_error_nm", 0.5),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def boundary_figure(stored: dict[tuple[str, int], dict], path: Path) -> None:
     """Median error against distance from the boundary for the four targets."""
     from matplotlib.figure import Figure
@@ -131,7 +160,8 @@ def boundary_figure(stored: dict[tuple[str, int], dict], path: Path) -> None:
         xlabel="distance from the fundamental domain's boundary (deg)", ylabel="median disorientation (deg)",
         yscale="log",
     )  # fmt: skip
-    axes.legend(title="target, same trunk and budget")
+    if axes.lines:
+        axes.legend(title="target, same trunk and budget")
     axes.grid(alpha=0.3)
     with atomic_path(path.resolve()) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
@@ -139,28 +169,32 @@ def boundary_figure(stored: dict[tuple[str, int], dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
     parser.add_argument("--only", help="comma-separated names")
+    parser.add_argument("--sweep", type=Path, default=Path("reports/sweep_dataset"))
     parser.add_argument("--out", type=Path, default=Path("reports/ablation"))
     arguments = parser.parse_args()
     chosen = arguments.only.split(",") if arguments.only else list(CHOICES)
     if unknown := set(chosen) - set(CHOICES):
         parser.error(f"unknown choice {', '.join(sorted(unknown))}; choose from {', '.join(CHOICES)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    prepare_kernel(torch.device("cpu"))
 
     def path_of(name: str, seed: int) -> Path:
         return arguments.out / f"{name.replace(' ', '-')}-steps{arguments.steps}-seed{seed}.json"
 
-    # Every choice once before any a second time.
-    jobs = sorted(
-        ((name, seed) for name in chosen for seed in range(CHOICES[name][2])), key=lambda job: job[1]
-    )
-    for name, seed in jobs:
-        if not path_of(name, seed).exists():
-            print(f"{name}, seed {seed}", flush=True)
-            run(name, seed, arguments.steps, arguments.images, path_of(name, seed))
+    # The longest first, then every choice once before any a second time.
+    every = ((name, seed) for name in chosen for seed in range(CHOICES[name][2]))
+    order = sorted(every, key=lambda job: (job[0] != "paper", job[1]))
+    missing = [
+        (name, seed, arguments.steps, arguments.images, path_of(name, seed))
+        for name, seed in order
+        if not path_of(name, seed).exists()
+    ]
+    with WorkerPool(min(arguments.workers, max(1, len(missing))), torch.device("cpu")) as pool:
+        for job, _ in pool.run(run, missing):
+            print(f"{job[0]}, seed {job[1]}", flush=True)
     stored = {
         (name, seed): json.loads(path_of(name, seed).read_text())
         for name in CHOICES
@@ -169,6 +203,8 @@ def main() -> None:
     }
     head = f"{arguments.steps} steps of 32 images each, {arguments.images} test images"
     text = f"# What each choice buys\n\nSmall runs: {head}, medians over seeds (range).\n\n{table(stored)}\n"
+    if arguments.sweep.is_dir():
+        text += f"\n## The number of training images\n\n{dataset_table(arguments.sweep)}\n"
     with atomic_path((arguments.out / "ablation.md").resolve()) as temporary:
         temporary.write_text(text)
     boundary_figure(stored, arguments.out / "boundary.png")
