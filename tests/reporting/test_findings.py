@@ -1,0 +1,97 @@
+"""What a comparison cost and what is said of it."""
+
+import numpy as np
+import pytest
+
+from icobench.reporting.economy import (
+    accounts_of,
+    break_even_table,
+    break_evens,
+    efficiency_table,
+    ledger_table,
+    paired_table,
+    published_text,
+)
+from icobench.reporting.findings import best_fitting_method, reading, training_cost
+from icobench.reporting.tables import number, summary_table
+from tests.reporting.made_runs import COST, made_results
+
+
+def test_reading_names_the_leader_and_its_cost():
+    results = made_results()
+    results["success"] = results["method"] == "network+lm"
+    table = summary_table(results)
+    text = reading(table, results)
+    assert "network+lm solved most: 100 %" in text
+    assert number(table["evaluations_mean"][3]) in text
+    assert "fastest was network" in text
+    assert best_fitting_method(table) == "network+lm"
+
+
+def test_reading_of_ties_failures_and_single_methods():
+    results = made_results()
+    results["success"] = True
+    text = reading(summary_table(results), results)
+    assert "share the highest success rate" in text
+    assert "network simulates least" in text
+    results["success"] = False
+    assert "No method solved any image" in reading(summary_table(results), results)
+    alone = results[results["method"] == "network"]
+    assert best_fitting_method(summary_table(alone)) == "network"
+    assert "1 method." in reading(summary_table(alone), alone)
+
+
+def test_training_cost():
+    table = summary_table(made_results())
+    spent = table["evaluations_mean"][1]
+    text = training_cost({"training_seconds": 7200, "training_simulations": 450_000}, table)
+    for words in ("2.00 hours", "450,000", f"fit {number(450_000 / spent)} images with simplex"):
+        assert words in text
+    assert "does not say" in training_cost({}, table)
+    assert "No network" in training_cost(None, table)
+
+
+def test_ledger_in_both_currencies():
+    results = made_results()
+    run = {
+        "network": {"training_seconds": 7200.0, "training_simulations": 450_000},
+        "dictionary": {"seconds": 9.0, "simulations": 1000},
+        "methods": {name: {"needs_network": "network" in name} for name in COST},
+    }
+    accounts = accounts_of(results, run)
+    headers, rows = ledger_table(accounts)
+    assert [row[0] for row in rows] == list(COST)
+    assert all(len(row) == len(headers) for row in rows)
+    by_name = {row[0]: row for row in rows}
+    assert by_name["network"][1:3] == ["450,000", "7,200"]
+    assert by_name["simplex"][1:3] == ["0", "0"]
+    found = break_evens(results, accounts)
+    pairs = {(one.first, one.second, one.currency): one.images.value for one in found}
+    spent = results[results["method"] == "simplex"]["evaluations"].mean()
+    assert pairs[("network", "simplex", "simulations")] == pytest.approx(450_000 / spent)
+    assert pairs[("network", "simplex", "seconds")] == pytest.approx(7200 / 4.501, rel=1e-3)
+    assert not any(first == "simplex" for first, _, _ in pairs)
+    text = published_text(accounts)
+    assert "break-even at 3.1 images" in text
+    assert f"break-even at {450_000 / spent:.1f} images" in text
+    _, cells = break_even_table(found)
+    assert cells[0][:2] == ["network", "simplex"]
+
+
+def test_neighbours_are_tested_and_efficiencies_given():
+    results = made_results()
+    headers, rows = paired_table(results)
+    assert len(rows) == len(COST) - 1
+    assert all(len(row) == len(headers) for row in rows)
+    headers, rows = efficiency_table(results)
+    assert [row[0] for row in rows] == list(COST)
+    without = results.assign(bound_orientation_deg=np.nan, bound_radius_nm=np.nan)
+    assert efficiency_table(without)[1] == []
+
+
+def test_a_method_that_failed_half_way_has_no_break_even():
+    results = made_results()
+    results = results[(results["method"] != "network") | (results["image"] < 3)]
+    run = {"network": {"training_seconds": 7200.0, "training_simulations": 450_000}}
+    found = break_evens(results, accounts_of(results, run))
+    assert not any("network" in (one.first, one.second) for one in found)

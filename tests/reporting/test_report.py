@@ -1,0 +1,183 @@
+"""The report page and the folder that it is read from."""
+
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from icobench.comparison.runner import Comparison
+from icobench.comparison.settings import ComparisonSettings
+from icobench.errors import InputError
+from icobench.images.masks import usable_pixels
+from icobench.network.selection import load_network
+from icobench.reporting.html import write_report
+from icobench.reporting.run_folder import read_run
+from icobench.simulator.experiment import Experiment
+from tests.reporting.made_runs import COST
+
+
+class _Page(HTMLParser):
+    """Collects tags and refuses a page whose tags do not close."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_report_is_complete_and_self_contained(finished):
+    text = finished.read_text()
+    page = _Page()
+    page.feed(text)
+    assert page.open == []
+    # Two figures, three pictures for each of three images of every method, and an icon.
+    assert len(page.sources) == 2 + 3 * 3 * len(COST) + 1
+    assert all(source.startswith("data:") for source in page.sources)
+    assert page.tags.count("script") == 1
+    assert not re.search(r"(src|href)=.https?://|<script src|@import|url\(", text)
+    for method in COST:
+        assert method in text
+    assert "a&lt;b&gt;&amp;c" in text
+    assert "<b>" not in text
+    assert "not recorded" in text  # The commit.
+    for word in ("2025-01-02", "abacus", "torch 2.x", "450,000", "123,456", "2.00 hours", "3 degrees"):
+        assert word in text
+
+
+def test_report_leaves_figures_and_no_temporary_files(finished):
+    names = {path.name for path in finished.parent.iterdir()}
+    assert names == {
+        "results.parquet", "curves.parquet", "test_set.h5", "run.json",
+        "report.html", "error_against_evaluations.svg", "targets_reached.svg",
+    }  # fmt: skip
+    for name in ("error_against_evaluations.svg", "targets_reached.svg"):
+        ElementTree.parse(finished.parent / name)
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "curves.parquet", "test_set.h5", "run.json"])
+def test_missing_and_damaged_files(run_folder, name):
+    path = run_folder / name
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match=re.escape(name)) as caught:
+        write_report(run_folder)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(InputError, match=f"{re.escape(name)}: no such file"):
+        write_report(run_folder)
+    assert not (run_folder / "report.html").exists()
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def _rewritten(folder, name, change):
+    path = folder / name
+    if name == "run.json":
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    else:
+        change(pd.read_parquet(path)).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("results.parquet", lambda t: t.drop(columns="evaluations"), "no column evaluations"),
+        ("results.parquet", lambda t: t.iloc[:0], "no result"),
+        ("results.parquet", lambda t: t.assign(image=t["image"] + 5), "fewer than the results"),
+        ("results.parquet", lambda t: t.assign(seconds="long"), "wrong type"),
+        ("curves.parquet", lambda t: t.drop(columns="step"), "no column step"),
+        ("run.json", lambda r: r.pop("experiment"), "no experiment"),
+        ("run.json", lambda r: r.update(settings=3), "no settings"),
+        ("run.json", lambda r: r.update(machine=[1]), "machine is not an object"),
+        ("run.json", lambda r: r["experiment"].update(wavelength_nm=-1), "not an experiment"),
+        ("run.json", lambda r: r["experiment"].update(pixels=64), "images of 32 pixels"),
+    ],
+)
+def test_files_that_do_not_fit(run_folder, name, change, message):
+    _rewritten(run_folder, name, change)
+    with pytest.raises(InputError, match=message):
+        write_report(run_folder)
+
+
+def test_report_without_network_or_answers(run_folder):
+    def unanswered(table):
+        table = table[~table["method"].str.contains("network")].copy()
+        table[["radius_nm", "disorientation_deg", "radius_error_nm"]] = np.nan
+        return table.assign(success=False)
+
+    _rewritten(run_folder, "results.parquet", unanswered)
+    _rewritten(run_folder, "run.json", lambda run: run.update(network=None))
+    text = write_report(run_folder).read_text()
+    assert "No method solved any image" in text
+    assert "No method gave an answer that could be simulated" in text
+    assert "No network took part" in text
+
+
+def test_log_images_become_intensities(run_folder):
+    with h5py.File(run_folder / "test_set.h5", "r+") as stream:
+        counts = stream["/entry_1/data_1/data"][()]
+        del stream["/entry_1/data_1/data"]
+        relative = counts / counts.max((1, 2), keepdims=True)
+        image = np.clip(1 + np.log10(np.maximum(relative, 1e-6)) / 6, 0, 1)
+        stream["/entry_1/data_1/data"] = (255 * image).round().astype(np.uint8)
+        stream["/icobench"].attrs["kind"] = "log"
+    run = read_run(run_folder)
+    # One of 255 steps over six decades is a factor 1.056.
+    intensity, mask = run.load(range(run.count))
+    seen = mask & (intensity > 0)
+    assert run.kind == "log"
+    assert seen.mean() > 0.5
+    assert np.allclose(intensity[seen], relative[seen], rtol=0.03)
+
+
+def test_mask_leaves_out_bad_and_invalid_pixels(inputs):
+    run = read_run(inputs)
+    expected = usable_pixels(run.experiment, 3.0).numpy()
+    intensity, mask = run.load([4, 0])
+    assert (mask == expected).all()
+    assert intensity.shape == mask.shape == (2, *expected.shape)
+
+
+def test_images_that_were_left_out_are_made_anew(tmp_path):
+    settings = ComparisonSettings("test", 3, ("counting",), methods=("network",), photons=2e4)
+    made = Comparison(tmp_path / "run", settings, Experiment(), 7, torch.device("cpu"), load_network())
+    made.run()
+    before, mask = read_run(tmp_path / "run").load([2, 0])
+    (tmp_path / "run" / "test_set.h5").unlink()
+    again = read_run(tmp_path / "run")
+    assert (again.kind, again.count) == ("counts", 3)
+    after = again.load([2, 0])
+    assert (after[0] == before).all()
+    assert (after[1] == mask).all()
+
+
+def test_report_says_what_it_costs(finished):
+    page = finished.read_text()
+    for heading in (
+        "Targets reached",
+        "What it costs",
+        "When the cost before the first image is repaid",
+        "Efficiency",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    assert "31,000" in page
