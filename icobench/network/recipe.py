@@ -42,6 +42,9 @@ class Recipe:
         decades: dynamic range of log images.
         background: largest standard deviation of the half-normal noise of 8-bit log images; half of the
             clean images have such noise and rounding. 0 for neither.
+        hidden_peak: share of log images that are taken over the brightest pixel outside of a random centre,
+            as where a hole hides the forward peak or a detector is saturated there.
+        counted: share of log images that show photon counts.
         photons: range of the log-uniform photon number on the usable pixels.
         hole_degrees: range of the uniform central hole.
         sine: range of the cropped detector's half width over k.
@@ -68,6 +71,8 @@ class Recipe:
     radius_nm: tuple[float, float] = (28.0, 164.0)
     decades: float = 6.0
     background: float = 0.0
+    hidden_peak: float = 0.0
+    counted: float = 0.0
     photons: tuple[float, float] = (4e4, 1e7)
     hole_degrees: tuple[float, float] = (0.0, 5.0)
     sine: tuple[float, float] = (0.5, 1.0)
@@ -123,7 +128,8 @@ RECIPES = {
     # The same for photon counts and for flawed log images.
     "compact-counts": Recipe(steps=8_500, batch=32, learning_rate=1.5e-3),
     "compact-realistic": Recipe(
-        steps=8_500, images="realistic", batch=32, learning_rate=1.5e-3, settle_share=0.3
+        steps=8_500, images="realistic", batch=32, learning_rate=1.5e-3, settle_share=0.3, hidden_peak=0.5,
+        counted=0.25,
     ),
     # The published network; a GPU's work.
     "paper": Recipe(

@@ -17,6 +17,9 @@ from icobench.simulator.experiment import Experiment
 
 __all__ = ["TrainingBatch", "TrainingStream"]
 
+HIDDEN_DEGREES = 9.0
+"""Largest centre that is hidden from the scale of a log image; the realistic chain's holes reach 8.2."""
+
 
 class TrainingBatch(NamedTuple):
     """One step's images.
@@ -93,7 +96,8 @@ class TrainingStream:
     ) -> tuple[Tensor, Tensor]:
         """Brightness and mask of log images under the recipe's filters."""
         recipe = self.recipe
-        images = log_image(intensity, recipe.decades)
+        intensity, scale = self._scaled(intensity, rng, generator)
+        images = log_image(intensity, recipe.decades, scale)
         mask = self.valid.expand(images.shape)
         if recipe.background:
             spread = recipe.background * torch.rand(len(images), 1, 1, generator=generator)
@@ -113,6 +117,31 @@ class TrainingStream:
             shown[rows], usable[rows] = out.images, out.mask
         return shown, usable
 
+    def _scaled(
+        self, intensity: Tensor, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Intensities, some as photon counts, and for each the one that is to be shown as 1."""
+        recipe, count = self.recipe, len(intensity)
+        scale = intensity.amax((-2, -1))
+        if recipe.counted:
+            photons = np.exp(rng.uniform(*np.log(recipe.photons), count))
+            chosen = torch.as_tensor(rng.random(count) < recipe.counted)
+            rows = chosen.nonzero().squeeze(1).to(self.device)
+            mean = (intensity * self.valid)[rows]
+            mean = mean * self._column(photons)[rows] / mean.sum((-2, -1), keepdim=True)
+            intensity = intensity.clone()
+            intensity[rows] = torch.poisson(mean.cpu(), generator=generator).to(intensity)
+            scale = intensity.amax((-2, -1))
+        if recipe.hidden_peak:
+            hidden = np.sin(np.radians(rng.uniform(0, HIDDEN_DEGREES, count)))
+            hidden = np.where(rng.random(count) < recipe.hidden_peak, hidden, -1.0)
+            scale = (intensity * (self.sine > self._column(hidden)) * self.valid).amax((-2, -1))
+        return intensity, scale
+
+    def _column(self, values: np.ndarray) -> Tensor:
+        """(B,) numbers -> (B, 1, 1) on the device."""
+        return torch.as_tensor(values, dtype=torch.float32, device=self.device)[:, None, None]
+
     def _counts(
         self, intensity: Tensor, hardness: float, rng: np.random.Generator, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
@@ -124,11 +153,8 @@ class TrainingStream:
         low, high = np.log(recipe.photons)
         photons = np.exp(rng.uniform(high + hardness * (low - high), high, count))
 
-        def column(values: np.ndarray) -> Tensor:
-            return torch.as_tensor(values, dtype=torch.float32, device=self.device)[:, None, None]
-
-        mask = self.valid & (self.sine >= column(hole)) & (self.edge <= column(sine) + 1e-6)
+        mask = self.valid & (self.sine >= self._column(hole)) & (self.edge <= self._column(sine) + 1e-6)
         usable = intensity * mask
-        mean = usable * (column(photons) / usable.sum((-2, -1), keepdim=True))
+        mean = usable * (self._column(photons) / usable.sum((-2, -1), keepdim=True))
         counts = torch.poisson(mean.cpu(), generator=generator).to(self.device)
         return count_brightness(counts), mask
