@@ -53,6 +53,7 @@ def reconstruct(
     saturation: Annotated[
         float | None, typer.Option(help="Pixels whose stored number is this or more are bad.")
     ] = None,
+    decades: Annotated[float, typer.Option(help="Dynamic range of log images.")] = 6.0,
     distance_mm: DistanceMm = None,
     pixel_mm: PixelMm = None,
     centre: Centre = None,
@@ -69,7 +70,8 @@ def reconstruct(
     ] = None,
     preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
     fit_sin_theta: Annotated[
-        float | None, typer.Option(help="Leave out pixels beyond this sine of the angle; 0.8 by default.")
+        float | None,
+        typer.Option(help="Leave pixels beyond this sine of the angle out of fits; 0.8 by default."),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -111,7 +113,7 @@ def reconstruct(
     flat = distance_mm is not None or pixel_mm is not None
     detector = chosen_detector(distance_mm, pixel_mm, beam) if flat else None
     experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
-    with open_images(images, kind, dataset, mask, saturation) as opened:
+    with open_images(images, kind, dataset, mask, saturation, decades) as opened:
         source, experiment = on_grid(opened, experiment, detector, beam, pixels)
         where = chosen_device(device)
         network = load_network(model, where) if chosen.needs_network else None

@@ -45,7 +45,8 @@ def reconstruct_images(
         simulator: of the experiment the images are believed to come from.
         network: for methods that need it.
         seed: of random starts.
-        fit_sin_theta: pixels beyond this sine of the scattering angle are left out.
+        fit_sin_theta: pixels beyond this sine of the scattering angle are left out of fits. Networks see
+            them: they were trained with them, and are less accurate without, on voxels as well.
         progress: called with the finished share.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along.
 
@@ -68,7 +69,8 @@ def reconstruct_images(
     fitted = (simulator.experiment.sin_theta() <= fit_sin_theta + 1e-9) & simulator.valid.cpu()
     rows = []
     for numbers, stack, problems in source.blocks(BLOCK):
-        images, mask = torch.from_numpy(stack.images), torch.from_numpy(stack.mask) & fitted
+        images, usable = torch.from_numpy(stack.images), torch.from_numpy(stack.mask)
+        mask = usable & fitted
         bright = ((images > 0) & mask).flatten(1).any(1).tolist()
         for number, seen in zip(numbers.tolist(), bright, strict=True):
             if not seen:
@@ -82,8 +84,9 @@ def reconstruct_images(
 
         if len(chosen):
             problem = Problem(
-                images[good], mask[good], stack.kind, simulator, network, seed, chosen, nuisance=nuisance
-            )
+                images[good], mask[good], stack.kind, simulator, network, seed, chosen, nuisance=nuisance,
+                network_mask=usable[good] & simulator.valid.cpu(),
+            )  # fmt: skip
             rows.append(_rows(chosen, method.run(problem, report)))
         if problems:
             rows.append(_failed(problems))
@@ -129,11 +132,13 @@ def fit_centre(
     images = torch.from_numpy(stack.images)[good]
     for _ in range(CENTRE_ROUNDS):
         fitted = (experiment.sin_theta() <= fit_sin_theta + 1e-9) & experiment.valid()
-        mask = torch.from_numpy(stack.mask)[good] & fitted
+        usable = torch.from_numpy(stack.mask)[good]
+        mask = usable & fitted
         own = Simulator(experiment, device=simulator.device)
         problem = Problem(
-            images, mask, stack.kind, own, network, seed, torch.from_numpy(numbers)[good], rescue=False
-        )
+            images, mask, stack.kind, own, network, seed, torch.from_numpy(numbers)[good], rescue=False,
+            network_mask=usable & experiment.valid(),
+        )  # fmt: skip
         found = method.run(problem)
         steps, _ = centre_steps(problem.objective(), found.radius_nm, found.quaternion)
         step = steps.median(0).values.clamp(-LONGEST_CENTRE_STEP, LONGEST_CENTRE_STEP)

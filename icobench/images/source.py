@@ -23,6 +23,9 @@ __all__ = ["Block", "FileSource", "ImageSource", "ImageStack", "open_images"]
 LEAST_PIXELS = 16
 """A side of the smallest frame that is accepted."""
 
+DECADES = 6.0
+"""Dynamic range that log images are brought to, that of fits and networks."""
+
 DECIDING = 8
 """Usable frames that decide whether floating-point numbers are counts or log images."""
 
@@ -128,10 +131,16 @@ class FileSource(ImageSource):
     """The images of one file, a context manager; made by :func:`open_images`."""
 
     def __init__(
-        self, path: Path, kind: str, dataset: str | None, mask: str | None, saturation: float | None
+        self,
+        path: Path,
+        kind: str,
+        dataset: str | None,
+        mask: str | None,
+        saturation: float | None,
+        decades: float,
     ) -> None:
         self.path = path
-        self._saturation = saturation
+        self._saturation, self._decades = saturation, decades
         self._files = ExitStack()
         with self._files:
             self._frames = open_frames(path, dataset, self._files)
@@ -141,6 +150,10 @@ class FileSource(ImageSource):
             self._shared, self._each = self._mask(mask)
             self.shape = (self._frames.shape[1], self._frames.shape[2])
             self.kind = self._decide() if kind == "auto" else kind
+            if self.kind != "log" and decades != DECADES:
+                raise InputError(
+                    f"{self.where}: photon counts have no decades; say --kind log if they are not"
+                )
             self._files = self._files.pop_all()
 
     def __enter__(self) -> "FileSource":
@@ -228,6 +241,12 @@ class FileSource(ImageSource):
             if problem is not None:
                 problems[number] = problem
                 images[place], usable[place] = 0, False
+        if self.kind == "log" and self._decades != DECADES:
+            dark = images == 0
+            images = np.where(dark, 0, 1 + (images - 1) * (self._decades / DECADES)).clip(0, 1)
+            images = images.astype(np.float32)
+            if self._decades < DECADES:
+                usable &= ~dark  # nobody knows how far below
         return Block(np.array(numbers), ImageStack(images, usable, self.kind, self.path), problems)
 
     def _stat(self) -> tuple[int, int, int] | None:
@@ -253,6 +272,7 @@ def open_images(
     dataset: str | None = None,
     mask: str | None = None,
     saturation: float | None = None,
+    decades: float = DECADES,
 ) -> FileSource:
     """Open a file of images; frames are read when they are asked for.
 
@@ -269,6 +289,8 @@ def open_images(
         mask: another file (any of these formats), or a dataset within an HDF5 file; (H, W) or (N, H, W),
             non-zero = bad. By default ``/entry_1/data_1/mask`` of an HDF5 file and "mask" of an ``.npz``.
         saturation: numbers as stored at or above this are bad.
+        decades: dynamic range of log images: 0 stands for 10^-decades of 1 or less. They are brought to six
+            decades; of fewer, pixels at 0 are not usable.
 
     Raises:
         InputError: what is wrong with the file as a whole: unreadable, no such dataset, not real numbers, not
@@ -278,4 +300,6 @@ def open_images(
         raise InputError(f"kind must be auto, counts or log, got {kind!r}")
     if saturation is not None and not (math.isfinite(saturation) and saturation > 0):
         raise InputError(f"saturation must be a positive number, got {saturation:g}")
-    return FileSource(Path(path), kind, dataset, mask, saturation)
+    if not (math.isfinite(decades) and decades > 0):
+        raise InputError(f"decades must be a positive number, got {decades:g}")
+    return FileSource(Path(path), kind, dataset, mask, saturation, decades)

@@ -13,6 +13,7 @@ from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import random_quaternions, rotate_about_beam
 from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
 from icobench.network.checkpoint import TrainedNetwork
+from icobench.network.familiar import familiar
 from icobench.network.inputs import brightness, network_input
 from icobench.network.orbit import DIMENSION, Decoded, decode, embed
 from icobench.network.outputs import interpret
@@ -28,8 +29,11 @@ VERSIONS = (0, 4, 2, 6, 1, 5, 3, 7)
 itself; only the mirror image tells it something new, so the first two are enough."""
 
 
+KINDS = ("counts", "log", "intensity")
+
+
 class NetworkAnswer(NamedTuple):
-    """A network's reconstruction of N images; all tensors on the CPU, float64.
+    """A network's reconstruction of N images; all tensors on the CPU, float64 but for ``familiar``.
 
     Attributes:
         radius_nm: (N,).
@@ -38,6 +42,7 @@ class NetworkAnswer(NamedTuple):
         score: (N, K) cosine between predicted and decoded orbit vector.
         radius_std_nm: (N,) predicted standard deviation, NaN from a network without.
         orientation_std_deg: (N,) predicted root mean square angle, NaN likewise.
+        familiar: (N,) whether training has seen such images: hole, reach, photons and pixels.
     """
 
     radius_nm: Tensor
@@ -45,6 +50,7 @@ class NetworkAnswer(NamedTuple):
     score: Tensor
     radius_std_nm: Tensor
     orientation_std_deg: Tensor
+    familiar: Tensor
 
 
 @lru_cache(maxsize=1)
@@ -85,6 +91,18 @@ def _orbit_vector(output: Tensor, target: Target) -> Tensor:
     return embed(target.decode(output).quaternion[:, 0]).float()
 
 
+def _check(images: Tensor, mask: Tensor, experiment: Experiment, kind: str, versions: int) -> None:
+    shape = (len(images), experiment.pixels, experiment.pixels)
+    if images.shape != shape or mask.shape != shape or mask.dtype != torch.bool:
+        raise ValueError(
+            f"images and bool masks must have the shape {shape}, got {tuple(images.shape)} and "
+            f"{mask.dtype} {tuple(mask.shape)}"
+        )
+    if kind not in KINDS or not 1 <= versions <= len(VERSIONS):
+        raise ValueError(f"kind must be one of {', '.join(KINDS)} and versions 1 to 8, "
+                         f"got {kind!r} and {versions}")  # fmt: skip
+
+
 @torch.no_grad()
 def answer(
     trained: TrainedNetwork,
@@ -108,7 +126,9 @@ def answer(
 
     Raises:
         InputError: the network was not made for this experiment.
+        ValueError: wrong shapes, kind or number of versions.
     """
+    _check(images, mask, experiment, kind, versions)
     if problems := trained.misfits(experiment):
         raise InputError(f"the network's weights were made for {'; '.join(problems)}")
     device = next(trained.network.parameters()).device
@@ -139,4 +159,5 @@ def answer(
         decoded.score,
         radius_variance.double().sqrt(),
         turn_variance.double().sqrt(),
+        familiar(trained.recipe, images, mask, experiment, kind),
     )

@@ -12,10 +12,11 @@ from torch import Tensor
 from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
 from icobench.network.checkpoint import TrainedNetwork, load_trained
+from icobench.network.familiar import whole
 from icobench.network.predict import NetworkAnswer, answer
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Networks", "load_network", "predict", "shipped_weights"]
+__all__ = ["Networks", "agreeing", "load_network", "predict", "shipped_weights"]
 
 AGREEMENT = (1.5, 0.9)
 """The network for clean images is believed within so many of the robust network's standard deviations, of
@@ -48,17 +49,17 @@ class Networks:
     def choose(self, experiment: Experiment, kind: str) -> list[TrainedNetwork]:
         """The members that answer for images of this kind, the most special first.
 
-        Photon counts go to a network for counts, noise-free intensities to the one for clean images, log
-        images to that and a robust one: for flawed images or, without it, for counts. Where the network for
-        clean images was not made for the experiment (another refractive index, a cropped detector), the
-        next one answers.
+        Photon counts go to a network for counts. Noise-free intensities and log images go to the one for
+        clean images and to a robust one for those that are not, or not complete: for counts or for flawed
+        images. Where the network for clean images was not made for the experiment (another refractive
+        index, a cropped detector), the next one answers.
 
         Raises:
             InputError: none was made for this experiment.
         """
         orders = {
             "counts": ("counts", "realistic", "augmented", "clean"),
-            "intensity": ("clean", "realistic", "augmented", "counts"),
+            "intensity": ("clean", "counts", "realistic", "augmented"),
             "log": ("clean", "realistic", "augmented", "counts"),
         }
         fitting = [m for m in self.members if not m.misfits(experiment)]
@@ -67,9 +68,7 @@ class Networks:
             raise InputError(f"the network's weights were made for {reasons}")
         order = orders[kind]
         fitting.sort(key=lambda member: order.index(member.recipe.images))
-        if kind == "log" and fitting[0].recipe.images == "clean":
-            return fitting[:2]
-        return fitting[:1]
+        return fitting[: 2 if fitting[0].recipe.images == "clean" else 1]
 
     def subset(self, experiment: Experiment, kind: str) -> "Networks":
         """Only the members of :meth:`choose`."""
@@ -94,11 +93,9 @@ def load_network(
     return Networks(tuple(load_trained(one, device) for one in paths))
 
 
-def _take(use: Tensor, first: NetworkAnswer, second: NetworkAnswer) -> NetworkAnswer:
-    def one(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(use.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
-
-    return NetworkAnswer(*(one(a, b) for a, b in zip(first, second, strict=True)))
+def _replaced(answers: NetworkAnswer, rows: Tensor, better: NetworkAnswer) -> NetworkAnswer:
+    """Answers of all images, those of some rows replaced."""
+    return NetworkAnswer(*(a.index_copy(0, rows, b) for a, b in zip(answers, better, strict=True)))
 
 
 def predict(
@@ -112,8 +109,9 @@ def predict(
 ) -> NetworkAnswer:
     """Reconstruct images with the networks made for them.
 
-    A log image may be clean or not. The network for clean images is far more precise on those, and wrong on
-    others; so it is believed where its orbit vector is that of an orientation, and the robust network agrees
+    The network for clean images is far more precise on those, and wrong on others. It is only asked for
+    images that are complete; noise-free intensities it then answers. A log image may be clean or not:
+    there it is believed where its orbit vector is that of an orientation, and the robust network agrees
     with it within its own error bars.
 
     Args:
@@ -127,14 +125,35 @@ def predict(
 
     Raises:
         InputError: no network was made for this experiment.
+        ValueError: wrong shapes, kind or number of versions.
     """
     chosen = networks.choose(experiment, kind)
-    answers = [answer(one, images, mask, experiment, kind, hypotheses, versions) for one in chosen]
-    if len(answers) == 1:
-        return answers[0]
-    special, robust = answers
+
+    def ask(one: TrainedNetwork, rows: Tensor) -> NetworkAnswer:
+        where = rows.to(images.device)
+        return answer(one, images[where], mask[where], experiment, kind, hypotheses, versions)
+
+    every = torch.arange(len(images))
+    if len(chosen) == 1:
+        return answer(chosen[0], images, mask, experiment, kind, hypotheses, versions)
+    complete = whole(mask, experiment)
+    rows = complete.nonzero().squeeze(1)
+    if kind == "intensity" and len(rows) == len(images):
+        return ask(chosen[0], every)
+    robust = ask(chosen[1], every)
+    if not len(rows):
+        return robust
+    special = ask(chosen[0], rows)
+    if kind == "log":
+        beside = NetworkAnswer(*(part[rows] for part in robust))
+        believed = agreeing(special, beside) & (special.score[:, 0] >= CLEAN_SCORE)
+        rows, special = rows[believed], NetworkAnswer(*(part[believed] for part in special))
+    return _replaced(robust, rows, special)
+
+
+def agreeing(special: NetworkAnswer, robust: NetworkAnswer) -> Tensor:
+    """Where the answer of the network for clean images lies within the robust one's error bars, (N,)."""
     turn = disorientation(special.quaternion[:, 0], robust.quaternion[:, 0])
     size = (special.radius_nm - robust.radius_nm).abs()
-    agreed = turn <= AGREEMENT[0] * robust.orientation_std_deg
-    agreed &= size <= AGREEMENT[1] * robust.radius_std_nm
-    return _take(agreed & (special.score[:, 0] >= CLEAN_SCORE), special, robust)
+    near = turn <= AGREEMENT[0] * robust.orientation_std_deg
+    return near & (size <= AGREEMENT[1] * robust.radius_std_nm)

@@ -124,7 +124,8 @@ class TrainingStream:
         recipe, count = self.recipe, len(intensity)
         scale = intensity.amax((-2, -1))
         if recipe.counted:
-            photons = np.exp(rng.uniform(*np.log(recipe.photons), count))
+            low, high = np.log(recipe.photons)
+            photons = np.exp(rng.uniform(low, high, count))
             chosen = torch.as_tensor(rng.random(count) < recipe.counted)
             rows = chosen.nonzero().squeeze(1).to(self.device)
             mean = (intensity * self.valid)[rows]

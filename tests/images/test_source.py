@@ -200,3 +200,24 @@ def test_a_dataset_that_grows(tmp_path, frames):
         stream[DATA_PATH].resize(9, axis=0)
     assert len(source) == 7
     assert "changed" in source.warnings()[0]
+
+
+@pytest.mark.parametrize("decades", [4.0, 8.0])
+def test_other_decades_are_brought_to_six(tmp_path, decades):
+    """Intensities are the same; what lies below a shorter range is masked, below six decades it is 0."""
+    intensity = 10 ** -np.linspace(0, 7.5, 400).reshape(20, 20)
+    path = save(tmp_path / "log.npy", (1 + np.log10(intensity) / decades).clip(0, 1))
+    with open_images(path, "log", decades=decades) as source:
+        _, stack, _ = source.read((0,))
+    expected, known = (1 + np.log10(intensity) / 6).clip(0, 1), intensity > 10**-decades
+    np.testing.assert_array_equal(stack.mask[0], known if decades < 6 else True)
+    np.testing.assert_allclose(stack.images[0][known], expected[known], atol=1e-6)
+    np.testing.assert_array_equal(stack.images[0][~known], 0)
+
+
+def test_decades_of_counts_are_refused(tmp_path, frames):
+    path = save(tmp_path / "counts.npy", frames)
+    with pytest.raises(InputError, match="no decades"):
+        open_images(path, decades=4.0)
+    with pytest.raises(InputError, match="positive"):
+        open_images(path, "log", decades=0.0)

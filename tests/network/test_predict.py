@@ -74,7 +74,7 @@ def test_shapes_and_several_pieces(untrained, image):
     assert found.quaternion.shape == (65, 3, 4)
     assert found.score.shape == (65, 3)
     for column in found:
-        assert column.dtype == torch.float64
+        assert column.dtype == (torch.bool if column is found.familiar else torch.float64)
         assert torch.isfinite(column).all()
         torch.testing.assert_close(column[63], column[0], rtol=1e-5, atol=1e-5)
 
@@ -101,7 +101,7 @@ def member(images):
     ("experiment", "kind", "expected"),
     [
         (EXPERIMENT, "counts", ["counts"]),
-        (EXPERIMENT, "intensity", ["clean"]),
+        (EXPERIMENT, "intensity", ["clean", "counts"]),
         (EXPERIMENT, "log", ["clean", "realistic"]),
         (SILVER, "counts", ["counts"]),
         (SILVER, "log", ["counts"]),
@@ -129,9 +129,9 @@ def test_the_specialist_is_believed_where_the_robust_network_agrees(monkeypatch,
     apart = torch.tensor([[1e-3, 0, 0], [0.2, 0, 0], [1e-3, 0, 0], [0, 0, 0]]).double().unsqueeze(1)
     moved = quaternion_multiply(rotation_vector_to_quaternion(apart), quaternion)
     radius, ones = torch.full((4,), 60.0).double(), torch.ones(4).double()
-    robust = NetworkAnswer(radius, quaternion, ones[:, None], ones, ones)
+    robust = NetworkAnswer(radius, quaternion, ones[:, None], ones, ones, ones > 0)
     finer = torch.tensor([60.5, 60.5, 70.0, 60.0]).double()
-    special = NetworkAnswer(finer, moved, ones[:, None], ones / 100, ones / 100)
+    special = NetworkAnswer(finer, moved, ones[:, None], ones / 100, ones / 100, ones > 0)
     monkeypatch.setattr(
         selection, "answer", lambda trained, *_: special if trained.digest == "clean" else robust
     )
@@ -141,6 +141,38 @@ def test_the_specialist_is_believed_where_the_robust_network_agrees(monkeypatch,
     )
     torch.testing.assert_close(found.radius_nm, torch.tensor([60.5, 60.0, 60.0, 60.0]).double())
     torch.testing.assert_close(found.radius_std_nm, torch.tensor([0.01, 1, 1, 0.01]).double())
+
+
+def test_incomplete_intensities_go_to_the_network_for_counts(monkeypatch):
+    """Image 1 of three has a hole; it alone is answered by the other network, in a batch as alone."""
+
+    def said(trained, images, *_):
+        size = 50.0 if trained.digest == "clean" else 90.0
+        many = torch.full((len(images),), size, dtype=torch.float64)
+        one = torch.zeros(len(images), 1, 4, dtype=torch.float64)
+        return NetworkAnswer(many, one, many[:, None], many, many, many > 0)
+
+    monkeypatch.setattr(selection, "answer", said)
+    networks = Networks((member("counts"), member("clean")))
+    mask = EXPERIMENT.valid().repeat(3, 1, 1)
+    mask[1, 60:68, 60:68] = False
+    images = torch.zeros(3, 128, 128)
+    assert predict(networks, images, mask, EXPERIMENT, "intensity").radius_nm.tolist() == [50, 90, 50]
+    assert predict(networks, images[:1], mask[:1], EXPERIMENT, "intensity").radius_nm.tolist() == [50]
+    shifted = dataclasses.replace(EXPERIMENT, centre_offset=(0.5, 0.0))
+    assert predict(networks, images, mask, shifted, "intensity").radius_nm.tolist() == [90] * 3
+
+
+def test_wrong_shapes_and_kinds_are_refused(untrained, image):
+    mask = EXPERIMENT.valid()
+    for wrong in (
+        lambda: answer(untrained, image, mask, EXPERIMENT),
+        lambda: answer(untrained, image, mask[None].double(), EXPERIMENT),
+        lambda: answer(untrained, image, mask[None], EXPERIMENT, "count"),
+        lambda: answer(untrained, image, mask[None], EXPERIMENT, versions=9),
+    ):
+        with pytest.raises(ValueError, match="must"):
+            wrong()
 
 
 def test_loading_one_several_or_none(tmp_path):

@@ -51,6 +51,7 @@ class Problem:
         numbers: (N,) numbers of the images within their set; random starts depend on them.
         budget: most evaluations per image, None for no bound.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along, by methods that can.
+        network_mask: (N, H, W) what the network sees, ``mask`` by default.
         rescue: whether hybrids race from the dictionary for images that no hypothesis explains; in vain, and
             at ten times the cost, where the model is wrong.
     """
@@ -64,6 +65,7 @@ class Problem:
     numbers: Tensor | None = None
     budget: int | None = None
     nuisance: tuple[str, ...] = ()
+    network_mask: Tensor | None = None
     rescue: bool = True
 
     def objective(self) -> Objective:
@@ -85,7 +87,8 @@ class Problem:
         """
         if self.network is None:
             raise InputError("this method needs a trained network")
-        return predict(self.network, self.images, self.mask, self.simulator.experiment, self.kind)
+        mask = self.mask if self.network_mask is None else self.network_mask
+        return predict(self.network, self.images, mask, self.simulator.experiment, self.kind)
 
 
 @dataclass
@@ -98,7 +101,7 @@ class Outcome:
         objective: (N,); NaN where none was evaluated.
         evaluations: (N,) simulator evaluations.
         radius_std_nm, orientation_std_deg: (N,) estimated standard deviations.
-        status: N words: ok, ok-race, poor-fit, ambiguous or not-converged.
+        status: N words: ok, ok-race, poor-fit, ambiguous, not-converged or outside-training.
         trace: course of the fit, for curves.
         seconds: wall time of the method for all N images.
         nuisance: (N, P) fitted nuisance parameters, None if there were none.

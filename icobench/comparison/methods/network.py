@@ -6,7 +6,10 @@ from icobench.comparison.methods.base import Method, Outcome, Problem, Progress
 from icobench.fitting.result import Trace
 from icobench.fitting.warm_start import AMBIGUOUS, OK
 
-__all__ = ["NETWORK"]
+__all__ = ["NETWORK", "UNTRAINED"]
+
+UNTRAINED = "outside-training"
+"""The status of images unlike those that the network was trained with; its error bars do not hold there."""
 
 AMBIGUOUS_SCORE_GAP = 0.1
 """Two hypotheses whose scores are closer than this cannot be told apart by the network alone."""
@@ -19,12 +22,16 @@ def _run(problem: Problem, progress: Progress) -> Outcome:
     none = torch.zeros(count, dtype=torch.long)
     quaternion = answer.quaternion[:, 0]
     gap = answer.score[:, 0] - answer.score[:, 1]
+    status = [
+        UNTRAINED if not known else AMBIGUOUS if close else OK
+        for known, close in zip(answer.familiar.tolist(), (gap < AMBIGUOUS_SCORE_GAP).tolist(), strict=True)
+    ]
     trace = Trace()
     trace.add(none, answer.radius_nm, quaternion, nothing)
     progress(1.0)
     return Outcome(
         answer.radius_nm, quaternion, nothing, none, answer.radius_std_nm, answer.orientation_std_deg,
-        [AMBIGUOUS if close else OK for close in (gap < AMBIGUOUS_SCORE_GAP).tolist()], trace,
+        status, trace,
     )  # fmt: skip
 
 
