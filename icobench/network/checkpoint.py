@@ -20,6 +20,9 @@ __all__ = ["StoredWeights", "TrainedNetwork", "load_trained", "read_weights", "s
 
 FORMAT = "icobench-2"
 
+SPREAD_FACTORS = "spread_factors"
+"""Key of the card, see :func:`~icobench.network.calibration.spread_factors`."""
+
 
 @dataclass(frozen=True)
 class TrainedNetwork:
@@ -36,6 +39,11 @@ class TrainedNetwork:
     card: dict[str, Any]
     recipe: Recipe
     digest: str
+
+    def factors(self) -> tuple[float, float]:
+        """By what the predicted spreads of radius and orientation are to be multiplied."""
+        stored = self.card.get(SPREAD_FACTORS, {})
+        return float(stored.get("radius", 1.0)), float(stored.get("orientation", 1.0))
 
     def misfits(self, experiment: Experiment) -> list[str]:
         """What of an experiment the network was not trained for, in words; empty if nothing."""

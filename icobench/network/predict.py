@@ -152,12 +152,13 @@ def answer(
     vector, radius, radius_variance, turn_variance = (
         torch.cat(part).cpu() for part in zip(*outputs, strict=True)
     )
+    radius_factor, turn_factor = trained.factors()
     decoded = _with_twin(vector, decode(vector, hypotheses))
     return NetworkAnswer(
         radius.double(),
         decoded.quaternion,
         decoded.score,
-        radius_variance.double().sqrt(),
-        turn_variance.double().sqrt(),
+        radius_factor * radius_variance.double().sqrt(),
+        turn_factor * turn_variance.double().sqrt(),
         familiar(trained.recipe, images, mask, experiment, kind),
     )

@@ -16,7 +16,8 @@ from torch import Tensor
 from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
 from icobench.network.architectures import Network, build_network
-from icobench.network.checkpoint import StoredWeights, save_network
+from icobench.network.calibration import spread_factors
+from icobench.network.checkpoint import SPREAD_FACTORS, StoredWeights, save_network
 from icobench.network.outputs import LOSSES, interpret
 from icobench.network.recipe import Recipe
 from icobench.network.schedule import Schedule, schedule_of
@@ -307,6 +308,7 @@ def train(
         "device": str(device),
         "torch": torch.__version__,
         "search": search,
+        SPREAD_FACTORS: spread_factors(network, batches),
         "started_from": None if start is None else start.card,  # its cost is in the totals above
     }
     save_network(folder / "network.safetensors", network, card)
