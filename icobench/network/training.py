@@ -16,14 +16,14 @@ from torch import Tensor
 from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
 from icobench.network.architectures import Network, build_network
-from icobench.network.checkpoint import StoredWeights, save_network
+from icobench.network.checkpoint import StoredWeights, misfit, not_finite, save_network
 from icobench.network.outputs import LOSSES, interpret
 from icobench.network.recipe import Recipe
 from icobench.network.schedule import Schedule, schedule_of
 from icobench.network.stream import TrainingBatch, TrainingStream
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["DivergedError", "TrainingResult", "train"]
 
 VALIDATION_STEP = 10**9
 """Step number whose batches are kept for validation; training never gets there."""
@@ -32,6 +32,14 @@ LOG_FIELDS = (
     "step", "loss", "learning_rate", "seconds", "images",
     "disorientation_median_deg", "disorientation_90_deg", "radius_median_nm",
 )  # fmt: skip
+
+
+class DivergedError(InputError):
+    """Loss, gradient or weights became infinite or NaN."""
+
+    def __init__(self, what: str, step: int, checkpoint: Path) -> None:
+        kept = f"; {checkpoint} holds the last good state" if checkpoint.exists() else ""
+        super().__init__(f"{what} at step {step}{kept}")
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,9 @@ class _State:
         Raises:
             InputError: they belong to another architecture.
         """
-        try:
-            self.network.load_state_dict(start.weights)
-        except RuntimeError as error:
-            raise InputError("the weights to start from belong to another architecture") from error
+        if (wrong := misfit(self.network, start.weights)) is not None:
+            raise InputError(f"the weights to start from belong to another architecture ({wrong})")
+        self.network.load_state_dict(start.weights)
         self.average.load_state_dict(start.weights)
 
     def update_average(self, decay: float) -> None:
@@ -94,6 +101,15 @@ class _State:
         torch._foreach_lerp_([own[name] for name in floats], [source[name] for name in floats], 1 - decay)
         for name in own.keys() - set(floats):
             own[name].copy_(source[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint holds, by name."""
+        moments = self.optimiser.state_dict()["state"]
+        return {
+            **{f"network {name}": value for name, value in self.network.state_dict().items()},
+            **{f"average {name}": value for name, value in self.average.state_dict().items()},
+            **{f"{name} {i}": value for i, own in moments.items() for name, value in own.items()},
+        }
 
     def save(self, path: Path, identity: dict[str, Any], schedule: Schedule) -> None:
         temporary = path.with_suffix(".tmp")
@@ -123,6 +139,8 @@ class _State:
         self.average.load_state_dict(data["average"])
         self.optimiser.load_state_dict(data["optimiser"])
         self.step, self.seconds = data["step"], data["seconds"]
+        if (name := not_finite(self.tensors())) is not None:
+            raise InputError(f"{path}: {name} is not finite")
         schedule.restore(data.get("schedule", {}))
 
 
@@ -212,8 +230,8 @@ def train(
         search: what finding the recipe has cost, for the card.
 
     Raises:
-        InputError: the folder's checkpoint belongs to another run; the loss became NaN (the last
-            good checkpoint is kept).
+        InputError: the folder's checkpoint belongs to another run.
+        DivergedError: loss, gradient or weights became infinite or NaN (the last good checkpoint is kept).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -246,14 +264,14 @@ def train(
         with torch.autocast(device.type, torch.bfloat16, enabled=fast and not settling):
             output = forward(inputs)
         loss = loss_of(output, state.network.target, quaternion, radius)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise InputError(
-                f"the loss became {value} at step {state.step}; {checkpoint} holds the last good state"
-            )
         state.optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+        # Read together: every reading waits for the device.
+        value, slope = torch.stack((loss.detach(), norm)).tolist()
+        for what, number in (("loss", value), ("gradient", slope)):
+            if not math.isfinite(number):
+                raise DivergedError(f"the {what} became {number}", state.step, checkpoint)
         state.optimiser.step()
         state.step += 1
         state.update_average(recipe.average)
@@ -269,6 +287,8 @@ def train(
         state.seconds = before + now - begin
         late = max_minutes is not None and now - begin > 60 * max_minutes
         if schedule.finished(state.step) or late or now - last_saved > 60 * checkpoint_minutes:
+            if (name := not_finite(state.tensors())) is not None:
+                raise DivergedError(f"{name} became infinite or NaN", state.step, checkpoint)
             median, tail, miss = _validate(state.average, batches)
             state.save(checkpoint, identity, schedule)
             _append(
