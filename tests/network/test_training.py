@@ -25,7 +25,7 @@ from icobench.network.checkpoint import (
     save_network,
 )
 from icobench.network.outputs import LOSSES
-from icobench.network.recipe import RECIPES, Recipe
+from icobench.network.recipe import RECIPES, Recipe, read_recipe
 from icobench.network.schedule import step_learning_rate
 from icobench.network.stream import TrainingStream
 from icobench.network.training import DivergedError, train, validation_batches
@@ -136,12 +136,52 @@ def test_learning_rate_is_one_cycle():
 
 
 def test_recipe_refuses_nonsense():
-    for wrong in ({"steps": 0}, {"steps": 1, "batch": 31}, {"steps": 1, "batch": 9, "variants": 9}):
+    for wrong in (
+        {"steps": 0},
+        {"steps": 1, "batch": 0},
+        {"steps": 1, "batch": 31},
+        {"steps": 1, "batch": 9, "variants": 9},
+    ):
         with pytest.raises(ValueError, match="multiple of variants"):
             Recipe(**wrong)
     for wrong in ({"images": "blurred"}, {"loss": "hinge"}):
         with pytest.raises(ValueError, match="unknown images"):
             Recipe(steps=1, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("learning_rate", (0.0, -1e-3, math.nan, math.inf)),
+        ("average", (1.0, -0.1)),
+        ("settle_share", (1.5, math.nan)),
+        ("whole_share", (-0.1,)),
+        ("default_index_share", (1.1,)),
+        ("warm_share", (2.0,)),
+        ("radius_nm", ((160.0, 30.0), (-5.0, 30.0), (math.nan, math.nan), (30.0,), 30.0)),
+        ("photons", ((0.0, 1e5), (1e6, 1e5))),
+        ("hole_degrees", ((3.0, 1.0), (0.0, 95.0))),
+        ("sine", ((1.0, 0.5), (0.5, 1.5))),
+        ("refraction", ((0.1, 0.0), (0.0, 1.0))),
+        ("absorption", ((0.1, 0.0), (-0.1, 0.0))),
+        ("steps", (1.5,)),
+        ("pool", (2.5,)),
+        ("batch", (32.0,)),
+    ],
+)
+def test_recipe_names_the_number_that_makes_no_sense(name, values):
+    for value in values:
+        with pytest.raises(InputError, match=f"not a recipe: {name} must be"):
+            Recipe.from_dict({"steps": 1, name: list(value) if isinstance(value, tuple) else value})
+
+
+def test_batch_of_nothing_in_a_file(tmp_path):
+    (tmp_path / "own.toml").write_text("steps = 3\nbatch = 0\n")
+    with pytest.raises(InputError, match=r"own\.toml: not a recipe: .*batch a multiple of variants"):
+        read_recipe(tmp_path / "own.toml")
+    (tmp_path / "own.toml").write_text('steps = 3\nlearning_rate = "fast"\n')
+    with pytest.raises(InputError, match=r"own\.toml: not a recipe"):
+        read_recipe(tmp_path / "own.toml")
 
 
 def test_recipes_round_trip():
@@ -262,7 +302,7 @@ def test_nan_reaches_no_weights(tmp_path, monkeypatch, wrong, name):
 
 
 def test_weights_that_overflow_are_not_saved(tmp_path):
-    wild = dataclasses.replace(TINY, steps=1, learning_rate=3e37, weight_decay=1e3)
+    wild = dataclasses.replace(TINY, steps=1, learning_rate=1e30, weight_decay=1e10)
     with pytest.raises(DivergedError, match=r"became infinite or NaN at step 1$"):
         train(wild, EXPERIMENT, tmp_path, seed=3)
     assert list(tmp_path.iterdir()) == []
