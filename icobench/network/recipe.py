@@ -39,8 +39,8 @@ class Recipe:
         images: "clean": noise-free log images; "augmented": each under one of the eleven filters of
             :mod:`icobench.images.augment` at random; "realistic": under the realistic chain three times in
             four, under any filter else; "counts": photon counts as described below.
-        pool: number of different simulated bodies, a data set that is used again and again; None
-            simulates new ones in every step.
+        pool: number of different simulated bodies, each of its own refractive index, a data set that is used
+            again and again; None simulates new ones in every step.
         batch: images per step, a multiple of ``variants``.
         variants: turned and mirrored versions taken of each simulated image, 2 to 8; 1 takes it as it is.
         loss: a key of :data:`~icobench.network.outputs.LOSSES`.

@@ -17,6 +17,7 @@ from icobench.errors import InputError
 from icobench.geometry.orientation import random_orientations
 from icobench.images.log_image import log_image
 from icobench.network.architectures import build_network
+from icobench.network.bodies import Bodies
 from icobench.network.checkpoint import (
     FORMAT,
     TrainedNetwork,
@@ -110,6 +111,33 @@ def test_a_pool_is_drawn_from_again_and_again():
     # Held-out images never come from the pool.
     fresh = torch.cat([batch.radius_nm for batch in validation_batches(recipe, EXPERIMENT, 3, CPU, None)])
     assert not torch.isin(fresh, radii).any()
+
+
+def test_a_pool_costs_one_simulation_a_body(monkeypatch):
+    """Also where its bodies are of several materials, each of the same one in every step."""
+    recipe = dataclasses.replace(TINY, steps=100, pool=16, variants=1, default_index_share=0.5)
+    bodies, simulated = Bodies(recipe, EXPERIMENT, 3, CPU), []
+    simulate = Simulator.intensity
+
+    def counted(self, radius, quaternion):
+        simulated.extend(zip(radius.tolist(), [self.experiment.refractive_index] * len(radius), strict=True))
+        return simulate(self, radius, quaternion)
+
+    monkeypatch.setattr(Simulator, "intensity", counted)
+    drawn = [bodies.patterns(step) for step in range(20)]
+    assert len(simulated) == len(set(simulated)) == 16
+    index = {
+        key
+        for one in drawn
+        for key in zip(one.radius_nm.tolist(), one.refractive_index.tolist(), strict=True)
+    }
+    assert index == set(simulated)
+    assert 4 <= sum(own == EXPERIMENT.refractive_index for _, own in index) <= 12
+    one = drawn[7]
+    expected = bodies.simulator.with_refractive_index(complex(one.refractive_index[5])).intensity(
+        one.radius_nm[5:6], one.quaternion[5:6]
+    )
+    torch.testing.assert_close(one.intensity[5:6], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_stored_images_are_used_as_they_are(generator):
