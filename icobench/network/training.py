@@ -17,6 +17,7 @@ from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
 from icobench.network.architectures import Network, build_network
 from icobench.network.checkpoint import StoredWeights, misfit, not_finite, save_network
+from icobench.network.identity import run_differences, run_identity
 from icobench.network.outputs import LOSSES, interpret
 from icobench.network.recipe import Recipe
 from icobench.network.schedule import Schedule, schedule_of
@@ -133,8 +134,12 @@ class _State:
             known = data["identity"]
         except Exception as error:
             raise InputError(f"{path}: not a readable checkpoint") from error
-        if known != identity:
-            raise InputError(f"{path}: belongs to another recipe, experiment or seed")
+        try:
+            other = run_differences(known, identity)
+        except InputError as error:
+            raise InputError(f"{path}: not a readable checkpoint") from error
+        if other:
+            raise InputError(f"{path}: belongs to another run ({'; '.join(other)}); choose another folder")
         self.network.load_state_dict(data["network"])
         self.average.load_state_dict(data["average"])
         self.optimiser.load_state_dict(data["optimiser"])
@@ -230,16 +235,16 @@ def train(
         search: what finding the recipe has cost, for the card.
 
     Raises:
-        InputError: the folder's checkpoint belongs to another run.
+        InputError: the folder's checkpoint belongs to another run; the line names what differs.
         DivergedError: loss, gradient or weights became infinite or NaN (the last good checkpoint is kept).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(device)
-    identity = {"recipe": repr(recipe), "experiment": repr(experiment), "seed": seed}
+    begun = None if start is None else start.digest
+    identity = run_identity(recipe, experiment, seed, fast, begun, data, held_out)
     state = _State(recipe, seed, device)
     if start is not None:
-        identity["start"] = start.digest
         state.start_from(start)
     schedule = schedule_of(recipe)
     checkpoint = folder / "checkpoint.pt"
@@ -319,6 +324,7 @@ def train(
         "recipe": recipe.to_dict(),
         "experiment": experiment.to_dict(),
         "seed": seed,
+        "data": identity["data"],  # digest of the set it learnt from; None for simulations
         "steps": state.step,
         "images": state.step * recipe.batch,
         "training_seconds": round(state.seconds, 1),
