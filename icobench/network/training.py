@@ -16,7 +16,8 @@ from torch import Tensor
 from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
 from icobench.network.architectures import Network, build_network
-from icobench.network.checkpoint import StoredWeights, misfit, not_finite, save_network
+from icobench.network.canonical import require_canonical
+from icobench.network.checkpoint import StoredWeights, TrainedNetwork, misfit, not_finite, save_network
 from icobench.network.identity import run_differences, run_identity
 from icobench.network.outputs import LOSSES, interpret
 from icobench.network.recipe import Recipe
@@ -235,17 +236,22 @@ def train(
         search: what finding the recipe has cost, for the card.
 
     Raises:
-        InputError: the folder's checkpoint belongs to another run; the line names what differs.
+        InputError: the experiment is not on the canonical grid, or the recipe leaves its material out; the
+            folder's checkpoint belongs to another run, the line names what differs.
         DivergedError: loss, gradient or weights became infinite or NaN (the last good checkpoint is kept).
     """
+    require_canonical(experiment)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(device)
     begun = None if start is None else start.digest
     identity = run_identity(recipe, experiment, seed, fast, begun, data, held_out)
     state = _State(recipe, seed, device)
     if start is not None:
         state.start_from(start)
+    itself = TrainedNetwork(state.network, {"experiment": experiment.to_dict()}, recipe, "")
+    if refused := itself.misfits(experiment):
+        raise InputError(f"the recipe is for {'; '.join(refused)}")
+    folder.mkdir(parents=True, exist_ok=True)
     schedule = schedule_of(recipe)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():

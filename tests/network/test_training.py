@@ -31,7 +31,7 @@ from icobench.network.recipe import RECIPES, Recipe, read_recipe
 from icobench.network.schedule import step_learning_rate
 from icobench.network.stream import TrainingStream
 from icobench.network.training import DivergedError, train, validation_batches
-from icobench.simulator.experiment import Experiment
+from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
 
 TINY = Recipe(
@@ -235,6 +235,32 @@ def test_resuming_is_bit_for_bit(finished, tmp_path):
     first, second = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (folder, tmp_path))
     for name in ("network", "average"):
         assert all(torch.equal(first[name][key], second[name][key]) for key in first[name])
+
+
+@pytest.mark.parametrize(
+    ("experiment", "named"),
+    [
+        (Experiment(sin_theta_max=0.5), "not sin_theta_max 0.5"),
+        (Experiment(pixels=64, solid_angle_factor=True), "not 64 x 64 pixels, a solid-angle factor"),
+        (Experiment(centre_offset=(1.0, 0.0)), "not an off-centre beam"),
+        (Experiment(detector=FlatDetector(50.0, 0.4)), "not a flat detector"),
+        (Experiment(refractive_index=0.7 + 0.08j), "the recipe is for refractive index"),
+        (Experiment(refractive_index=0.95 + 0.02j), "the recipe is for refractive index"),
+    ],
+)
+def test_experiments_that_the_network_would_refuse(tmp_path, experiment, named):
+    with pytest.raises(InputError, match=named):
+        train(TINY, experiment, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_wavelength_and_material(tmp_path):
+    own = Experiment(wavelength_nm=10.0, refractive_index=0.95 + 0.02j)
+    train(dataclasses.replace(TINY, images="clean", steps=1), own, tmp_path)
+    trained = load_trained(tmp_path / "network.safetensors")
+    assert Experiment.from_dict(trained.card["experiment"]) == own
+    assert trained.misfits(own) == []
+    assert len(trained.misfits(EXPERIMENT)) == 2
 
 
 def test_training_moves_the_network(finished):
