@@ -102,14 +102,13 @@ def training_data(
 
     Args:
         path, decades: of :func:`read_training_set`.
-        experiment: for which the set must have been made, if given.
+        experiment: of the training, for which the set must have been made; None for the default one.
 
     Raises:
         InputError: as :func:`read_training_set` does, or the set was made for another experiment.
     """
     found = read_training_set(path, decades)
-    if experiment is not None:
-        found.require(experiment)
+    found.require(experiment or Experiment())
     return found.known, found.held_out
 
 

@@ -39,9 +39,10 @@ LOG_FIELDS = (
 class DivergedError(InputError):
     """Loss, gradient or weights became infinite or NaN."""
 
-    def __init__(self, what: str, step: int, checkpoint: Path) -> None:
-        kept = f"; {checkpoint} holds the last good state" if checkpoint.exists() else ""
-        super().__init__(f"{what} at step {step}{kept}")
+
+def _diverged(what: str, step: int, checkpoint: Path) -> DivergedError:
+    kept = f"; {checkpoint} holds the last good state" if checkpoint.exists() else ""
+    return DivergedError(f"{what} at step {step}{kept}")
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ def train(
         value, slope = torch.stack((loss.detach(), norm)).tolist()
         for what, number in (("loss", value), ("gradient", slope)):
             if not math.isfinite(number):
-                raise DivergedError(f"the {what} became {number}", state.step, checkpoint)
+                raise _diverged(f"the {what} became {number}", state.step, checkpoint)
         state.optimiser.step()
         state.step += 1
         state.update_average(recipe.average)
@@ -300,7 +301,7 @@ def train(
         late = max_minutes is not None and now - begin > 60 * max_minutes
         if schedule.finished(state.step) or late or now - last_saved > 60 * checkpoint_minutes:
             if (name := not_finite(state.tensors())) is not None:
-                raise DivergedError(f"{name} became infinite or NaN", state.step, checkpoint)
+                raise _diverged(f"{name} became infinite or NaN", state.step, checkpoint)
             median, tail, miss = _validate(state.average, batches)
             state.save(checkpoint, identity, schedule)
             _append(

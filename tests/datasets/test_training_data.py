@@ -99,7 +99,7 @@ def test_a_set_belongs_to_its_experiment(tmp_path):
     assert read_training_set(tmp_path / "set.h5", 6.0).experiment == silver
     assert len(training_data(tmp_path / "set.h5", 6.0, silver)) == 2
     with pytest.raises(InputError, match=r"set\.h5: made for another experiment \(refractive_index \[0\.89"):
-        training_data(tmp_path / "set.h5", 6.0, Experiment())
+        training_data(tmp_path / "set.h5", 6.0)
 
 
 def test_log_images_get_no_second_background(tmp_path):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import random_orientations
-from icobench.images.log_image import intensity_from_log, log_image
+from icobench.images.log_image import log_image
 from icobench.network.architectures import build_network
 from icobench.network.bodies import Bodies
 from icobench.network.checkpoint import (
@@ -25,9 +25,8 @@ from icobench.network.checkpoint import (
     read_weights,
     save_network,
 )
-from icobench.network.identity import data_digest
 from icobench.network.outputs import LOSSES
-from icobench.network.recipe import RECIPES, Recipe, read_recipe
+from icobench.network.recipe import RECIPES, Recipe
 from icobench.network.schedule import step_learning_rate
 from icobench.network.stream import TrainingStream
 from icobench.network.training import DivergedError, train, validation_batches
@@ -178,41 +177,6 @@ def test_recipe_refuses_nonsense():
             Recipe(steps=1, **wrong)
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("learning_rate", (0.0, -1e-3, math.nan, math.inf)),
-        ("average", (1.0, -0.1)),
-        ("settle_share", (1.5, math.nan)),
-        ("whole_share", (-0.1,)),
-        ("default_index_share", (1.1,)),
-        ("warm_share", (2.0,)),
-        ("radius_nm", ((160.0, 30.0), (-5.0, 30.0), (math.nan, math.nan), (30.0,), 30.0)),
-        ("photons", ((0.0, 1e5), (1e6, 1e5))),
-        ("hole_degrees", ((3.0, 1.0), (0.0, 95.0))),
-        ("sine", ((1.0, 0.5), (0.5, 1.5))),
-        ("refraction", ((0.1, 0.0), (0.0, 1.0))),
-        ("absorption", ((0.1, 0.0), (-0.1, 0.0))),
-        ("steps", (1.5,)),
-        ("pool", (2.5,)),
-        ("batch", (32.0,)),
-    ],
-)
-def test_recipe_names_the_number_that_makes_no_sense(name, values):
-    for value in values:
-        with pytest.raises(InputError, match=f"not a recipe: {name} must be"):
-            Recipe.from_dict({"steps": 1, name: list(value) if isinstance(value, tuple) else value})
-
-
-def test_batch_of_nothing_in_a_file(tmp_path):
-    (tmp_path / "own.toml").write_text("steps = 3\nbatch = 0\n")
-    with pytest.raises(InputError, match=r"own\.toml: not a recipe: .*batch a multiple of variants"):
-        read_recipe(tmp_path / "own.toml")
-    (tmp_path / "own.toml").write_text('steps = 3\nlearning_rate = "fast"\n')
-    with pytest.raises(InputError, match=r"own\.toml: not a recipe"):
-        read_recipe(tmp_path / "own.toml")
-
-
 def test_recipes_round_trip():
     for recipe in RECIPES.values():
         assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
@@ -284,102 +248,6 @@ def test_training_log(finished):
     assert [row["step"] for row in rows] == ["4"]
     assert int(rows[0]["images"]) == 4 * 16
     assert 0 < float(rows[0]["disorientation_median_deg"]) <= float(rows[0]["disorientation_90_deg"]) < 45
-
-
-SET = torch.linspace(0, 1, 3 * 128**2).reshape(3, 128, 128), torch.tensor([30.0, 31, 32]), torch.eye(4)[:3]
-
-
-@pytest.mark.parametrize(
-    ("other", "named"),
-    [
-        ({"recipe": dataclasses.replace(TINY, learning_rate=1e-3)}, "recipe.learning_rate 0.002, not 0.001"),
-        (
-            {"recipe": dataclasses.replace(TINY, pool=3, batch=8)},
-            "recipe.pool None, not 3; recipe.batch 16, not 8",
-        ),
-        (
-            {"experiment": Experiment(refractive_index=0.9 + 0.08j)},
-            "experiment.refractive_index [1.0, 0.08594366926962348], not [0.9, 0.08]",
-        ),
-        ({"seed": 4}, "seed 3, not 4"),
-        ({"fast": False}, "fast True, not False"),
-        ({"data": SET}, f"data None, not {data_digest(*SET)}"),
-        ({"held_out": SET}, f"held_out None, not {data_digest(*SET)}"),
-    ],
-    ids=["recipe", "two fields", "experiment", "seed", "fast", "data", "held-out set"],
-)
-def test_a_checkpoint_of_another_run_is_refused(finished, other, named):
-    folder, _ = finished
-    before = (folder / "checkpoint.pt").read_bytes()
-    settings = {"recipe": TINY, "experiment": EXPERIMENT, "seed": 3, **other}
-    with pytest.raises(InputError) as refused:
-        train(folder=folder, **settings)
-    assert str(refused.value) == (
-        f"{folder / 'checkpoint.pt'}: belongs to another run ({named}); choose another folder"
-    )
-    assert (folder / "checkpoint.pt").read_bytes() == before
-
-
-def test_a_stored_set_is_in_the_identity_and_on_the_card(tmp_path):
-    recipe = dataclasses.replace(TINY, steps=1)
-    for _ in range(2):
-        train(recipe, EXPERIMENT, tmp_path, data=SET, held_out=SET)
-    assert read_weights(tmp_path / "network.safetensors").card["data"] == data_digest(*SET)
-    other = SET[0], SET[1] + 1, SET[2]
-    with pytest.raises(InputError, match=f"data {data_digest(*SET)}, not {data_digest(*other)}"):
-        train(recipe, EXPERIMENT, tmp_path, data=other, held_out=SET)
-    with pytest.raises(InputError, match=f"data {data_digest(*SET)}, not None"):
-        train(recipe, EXPERIMENT, tmp_path, held_out=SET)
-
-
-def test_fields_that_a_checkpoint_lacks_are_defaults(finished, tmp_path):
-    """New fields of recipes do not invalidate old checkpoints."""
-    folder, whole = finished
-    stored = torch.load(folder / "checkpoint.pt", weights_only=True)
-    del stored["identity"]["recipe"]["patience"], stored["identity"]["experiment"]["pixel_average"]
-    torch.save(stored, tmp_path / "checkpoint.pt")
-    assert same(train(TINY, EXPERIMENT, tmp_path, seed=3).network, whole.network)
-    with pytest.raises(InputError, match=r"recipe\.patience None, not 2"):
-        train(dataclasses.replace(TINY, patience=2), EXPERIMENT, tmp_path, seed=3)
-    stored["identity"]["recipe"]["colour"] = "red"
-    torch.save(stored, tmp_path / "checkpoint.pt")
-    with pytest.raises(InputError, match=r"recipe\.colour red, not unknown"):
-        train(TINY, EXPERIMENT, tmp_path, seed=3)
-
-
-def test_checkpoints_of_early_versions_go_on(finished, tmp_path):
-    folder, whole = finished
-    stored = torch.load(folder / "checkpoint.pt", weights_only=True)
-    stored["identity"] = {"recipe": repr(TINY), "experiment": repr(EXPERIMENT), "seed": 3}
-    torch.save(stored, tmp_path / "checkpoint.pt")
-    assert same(train(TINY, EXPERIMENT, tmp_path, seed=3).network, whole.network)
-    stored["step"] = 0
-    torch.save(stored, tmp_path / "checkpoint.pt")
-    start = read_weights(folder / "network.safetensors")
-    other = dataclasses.replace(TINY, steps=5)
-    with pytest.raises(InputError, match=f"another recipe; seed 3, not 4; start None, not {start.digest}"):
-        train(other, EXPERIMENT, tmp_path, seed=4, start=start)
-    stored["identity"] = {"seed": 3}
-    torch.save(stored, tmp_path / "checkpoint.pt")
-    with pytest.raises(InputError, match=r"checkpoint\.pt: not a readable checkpoint"):
-        train(TINY, EXPERIMENT, tmp_path, seed=3)
-
-
-def test_digest_of_a_set():
-    """It changes with shape, truth and pixels, but not with the last bits of log images' intensities."""
-    levels = torch.randint(0, 256, (3, 128, 128), generator=torch.Generator().manual_seed(1)) / 255
-    intensity = intensity_from_log(levels)
-    own = data_digest(intensity, *SET[1:])
-    rounded = intensity.nextafter(torch.tensor(math.inf)).nextafter(torch.tensor(math.inf))
-    assert data_digest(rounded, *SET[1:]) == own
-    others = [
-        (intensity[:2], SET[1][:2], SET[2][:2]),
-        (intensity.flip(0), *SET[1:]),
-        (intensity, SET[1].flip(0), SET[2]),
-        (intensity, SET[1], SET[2].flip(0)),
-    ]
-    digests = [data_digest(*other) for other in others]
-    assert len({own, *digests}) == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None], ids=["empty", "noise", "foreign"])
