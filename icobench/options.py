@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Centre",
+    "DataWavelength",
     "Device",
     "DistanceMm",
     "Index",
@@ -51,6 +52,9 @@ SolidAngle = Annotated[
     bool, typer.Option("--solid-angle-factor/--no-solid-angle-factor", help="Intensity times k / k_z.")
 ]
 Wavelength = Annotated[float, typer.Option("--wavelength", help="Wavelength in nm.")]
+DataWavelength = Annotated[
+    float | None, typer.Option("--wavelength", help="Wavelength in nm; 13.5, or that of --data.")
+]
 Model = Annotated[Path | None, typer.Option(help="Weights (.safetensors); the shipped ones by default.")]
 Shard = Annotated[str, typer.Option(help="i/n: the i-th of n parts, counted from 1.")]
 Workers = Annotated[

@@ -292,6 +292,10 @@ def test_frames_of_a_flat_detector_are_reconstructed(call, tmp_path):
         ("generate out.h5 --photons -1", "photons must lie in"),
         ("train --preset huge", "unknown preset 'huge'"),
         ("train --data nowhere.h5", "nowhere.h5: no such file"),
+        ("train --refractive-index some", "--refractive-index must be a complex number"),
+        ("train --wavelength 0", "wavelength_nm must be positive"),
+        ("train --preset smoke --refractive-index 0.7+0.1j", "the recipe is for refractive index"),
+        ("sweep --axis dataset --sin-theta-max 0.5", "training needs 128 x 128 pixels"),
         ("evaluate --sets clean,moon", "unknown test set 'moon'"),
         ("evaluate --model nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("sweep --axis moon", "unknown axis 'moon'"),
@@ -327,6 +331,27 @@ def test_train_on_a_stored_set_then_evaluate(call, tmp_path):
     assert {path.name for path in (tmp_path / "e").iterdir()} == {
         "evaluation.json", "evaluation.md", "evaluation.parquet",
     }  # fmt: skip
+
+
+def test_train_for_another_wavelength_and_material(call, tmp_path):
+    """Streamed, or on a set, which says itself what it was made for."""
+    from icobench.network.checkpoint import read_weights
+
+    line = "--wavelength 13 --refractive-index 0.9+0.08j"
+    assert call(f"generate set.h5 --images 5 --detector clean --seed 4 {line}")[0] == 0
+    trained = "train --preset smoke --steps 1"
+    for run in (f"--run a {line}", "--run b --data set.h5", f"--run c --data set.h5 {line}"):
+        code, _, err = call(f"{trained} {run}")
+        assert code == 0, err
+    for run in "abc":
+        card = read_weights(tmp_path / run / "network.safetensors").card
+        assert card["experiment"]["refractive_index"] == [0.9, 0.08]
+        assert card["experiment"]["wavelength_nm"] == 13
+        assert (card["data"] is None) == (run == "a")
+    code, _, err = call(f"{trained} --run d --data set.h5 --wavelength 13.5")
+    assert code == 2
+    assert "made for another experiment (wavelength_nm 13.0, not 13.5)" in one_line(err)
+    assert not (tmp_path / "d").exists()
 
 
 def test_generate_in_shards_then_merge(call, tmp_path):

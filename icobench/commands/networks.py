@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from icobench.errors import InputError
-from icobench.options import Device, Seed, chosen_device, examples, progress_bar, say
+from icobench.options import (
+    DataWavelength,
+    Device,
+    Index,
+    Seed,
+    chosen_device,
+    chosen_experiment,
+    examples,
+    progress_bar,
+    say,
+)
 
 app = typer.Typer()
 
@@ -39,18 +49,24 @@ def train(
     fast: Annotated[bool, typer.Option(help="bfloat16, and compiled networks on CUDA.")] = True,
     seed: Seed = 0,
     device: Device = "auto",
+    refractive_index: Index = None,
+    wavelength: DataWavelength = None,
 ) -> None:
-    """Train a network, on images streamed from the simulator or on a stored set."""
+    """Train a network, on images streamed from the simulator or on a stored set.
+
+    A stored set is of whole, noise-free images with a centred beam: generate --detector clean, or --preset
+    paper.
+    """
     from dataclasses import replace
 
     from icobench.network.checkpoint import read_weights
     from icobench.network.recipe import RECIPES, read_recipe
     from icobench.network.training import train as run_training
     from icobench.simulator.compiled import prepare_kernel
-    from icobench.simulator.experiment import Experiment
 
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
+    experiment = chosen_experiment(refractive_index, 1.0, False, 13.5 if wavelength is None else wavelength)
     recipe, search = RECIPES[preset], None
     if config is not None:
         recipe, search = read_recipe(config)
@@ -65,14 +81,23 @@ def train(
     where = chosen_device(device)
     known = held_out = None
     if data is not None:
-        from icobench.datasets.training_data import training_data
+        from icobench.datasets.training_data import read_training_set
 
-        known, held_out = training_data(data, recipe.decades)
+        stored = read_training_set(data, recipe.decades)
+        if refractive_index is None:
+            experiment = replace(experiment, refractive_index=stored.experiment.refractive_index)
+        if wavelength is None:
+            experiment = replace(experiment, wavelength_nm=stored.experiment.wavelength_nm)
+        # Averages over pixels have no option here: they are the set's.
+        experiment = replace(experiment, pixel_average=stored.experiment.pixel_average)
+        stored.require(experiment)
+        recipe = stored.fitting(recipe)
+        known, held_out = stored.known, stored.held_out
     elif preset != "smoke":
         prepare_kernel(where)
     with progress_bar(f"training {preset}") as update:
         result = run_training(
-            recipe, Experiment(), folder, seed, where, max_minutes, fast, data=known, held_out=held_out,
+            recipe, experiment, folder, seed, where, max_minutes, fast, data=known, held_out=held_out,
             start=begun, search=search,
             progress=lambda step, steps, loss: update(
                 step / steps, f"step {step}/{steps}, loss {loss:.4f}"

@@ -80,7 +80,8 @@ def sweep(
     from icobench.comparison.methods.hybrids import REFINEMENTS
     from icobench.comparison.test_sets import TEST_SETS as COMPARED
     from icobench.comparison.test_sets import find_test_set
-    from icobench.datasets.training_data import training_data
+    from icobench.datasets.training_data import read_training_set
+    from icobench.network.canonical import require_canonical
     from icobench.network.recipe import RECIPES
     from icobench.reporting.studies import sweep_markdown, write_sweep
     from icobench.studies.points import LOG_SET, SweepSettings
@@ -110,13 +111,17 @@ def sweep(
             raise InputError("log images have no photons to vary")
         find_test_set(chosen).options(images, 1.0)
     whole = None
+    experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
     if axis == "dataset":
+        require_canonical(experiment)
         whole = training_set
         if data is not None and recipe is not None:
-            whole = len(training_data(data, recipe.decades)[0][1])
+            stored = read_training_set(data, recipe.decades)
+            stored.require(experiment)
+            recipe, whole = stored.fitting(recipe), len(stored.known[1])
     settings = SweepSettings(
         axis, images, chosen, seed, measured, starts, iterations, recipe, data and data.resolve(),
-        chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength),
+        experiment,
     )  # fmt: skip
     own = parse_shard(shard)
     folder = run or Path("runs") / f"sweep-{axis}"

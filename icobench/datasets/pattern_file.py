@@ -23,7 +23,9 @@ from icobench.simulator.experiment import Experiment
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["CHUNK_IMAGES", "TRUTH_GROUP", "PatternWriter", "read_patterns", "write_patterns"]
+__all__ = [
+    "CHUNK_IMAGES", "TRUTH_GROUP", "PatternWriter", "read_patterns", "stored_settings", "write_patterns",
+]  # fmt: skip
 
 TRUTH_GROUP = "/icobench"
 WAVELENGTH_PATH = "/entry_1/instrument_1/source_1/wavelength"
@@ -199,6 +201,21 @@ def read_patterns(path: Path, split: str | None = None) -> PatternSet:
             raise
         raise InputError(f"{path}: not a set of patterns with truth ({error})") from error
     return PatternSet(torch.where(usable, images, 0.0), usable, radius, quaternion, experiment, kind)
+
+
+def stored_settings(path: Path) -> dict[str, Any]:
+    """What ``icobench generate`` made a set with; empty for sets that say nothing of it.
+
+    Raises:
+        InputError: not a set of patterns.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as stream:
+            return json.loads(stream[TRUTH_GROUP].attrs.get("settings", "{}"))
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a set of patterns with truth ({error})") from error
 
 
 def _rows(path: Path, splits: list[list[Any]], split: str | None) -> slice:

@@ -40,7 +40,7 @@ class Patterns(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """One step's bodies; ``place`` is their row in the store, -1 for those to be simulated."""
+    """One step's bodies; ``place`` is their row in the store, -1 where there is none."""
 
     place: Tensor
     radius_nm: Tensor
@@ -75,10 +75,14 @@ class Bodies:
     ) -> None:
         self.recipe, self.experiment, self.seed, self.device = recipe, experiment, seed, device
         self.simulator = Simulator(experiment, device=device)
-        self.stored = None if data is None else (data[0].to(device), data[1], data[2])
+        self.stored = None if data is None else self._given(*data)
         self.given = data is not None
         self.last = -2
         self.ready: dict[int, Patterns] = {}
+
+    def _given(self, images: Tensor, radius: Tensor, quaternion: Tensor) -> Patterns:
+        index = torch.full((len(radius),), self.experiment.refractive_index, dtype=torch.complex128)
+        return Patterns(images.to(self.device), radius, quaternion, index)
 
     def patterns(self, step: int) -> Patterns:
         """The patterns of ``batch / variants`` bodies for one step."""
@@ -91,18 +95,24 @@ class Bodies:
     def _simulated(self, steps: range) -> dict[int, Patterns]:
         drawn = [self._draw(step) for step in steps]
         every = _Drawn(*(torch.cat(part) for part in zip(*drawn, strict=True)))
-        pixels = self.experiment.pixels
-        images = torch.empty(len(every.place), pixels, pixels, device=self.device)
-        kept = every.place >= 0
-        if self.stored is not None and kept.any():
-            images[kept.to(self.device)] = self.stored[0][every.place[kept].to(self.device)]
-        # One call of the simulator for all bodies of one material.
-        for index in torch.unique(torch.view_as_real(every.refractive_index[~kept]), dim=0).tolist():
-            own = complex(*index)
-            rows = (~kept & (every.refractive_index == own)).nonzero().squeeze(1)
-            images[rows.to(self.device)] = self._intensity(every.radius_nm[rows], every.quaternion[rows], own)
+        if self.stored is not None:
+            images = self.stored.intensity[every.place.to(self.device)]
+        else:
+            images = self._intensities(*every[1:])
         split = images.split([len(one.place) for one in drawn])
         return {step: Patterns(image, *one[1:]) for step, image, one in zip(steps, split, drawn, strict=True)}
+
+    def _intensities(self, radius: Tensor, quaternion: Tensor, index: Tensor) -> Tensor:
+        """One call of the simulator for all bodies of one material."""
+        materials = [complex(*one) for one in torch.unique(torch.view_as_real(index), dim=0).tolist()]
+        if len(materials) == 1:
+            return self._intensity(radius, quaternion, materials[0])
+        pixels = self.experiment.pixels
+        images = torch.empty(len(radius), pixels, pixels, device=self.device)
+        for own in materials:
+            rows = (index == own).nonzero().squeeze(1)
+            images[rows.to(self.device)] = self._intensity(radius[rows], quaternion[rows], own)
+        return images
 
     def _intensity(self, radius: Tensor, quaternion: Tensor, index: complex) -> Tensor:
         with torch.no_grad():
@@ -113,21 +123,18 @@ class Bodies:
         recipe = self.recipe
         rng, generator = _random(self.seed, 1, step, 0)
         fresh = recipe.batch // recipe.variants
-        index = self._indices(rng, fresh)
         nowhere = torch.full((fresh,), -1)
         if not self.given and recipe.pool is None:
+            index = self._indices(rng, fresh)
             radius = torch.as_tensor(rng.uniform(*recipe.radius_nm, fresh))
             return _Drawn(nowhere, radius, random_orientations(fresh, generator), index)
         if self.stored is None and recipe.pool is not None and recipe.pool <= CACHED_POOL:
-            radius, quaternion = self._pool(np.arange(recipe.pool))
-            own = self.experiment.refractive_index
-            self.stored = (self._intensity(radius, quaternion, own), radius, quaternion)
+            pool = self._pool(np.arange(recipe.pool))
+            self.stored = Patterns(self._intensities(*pool), *pool)
         if self.stored is None:
-            numbers = rng.integers(recipe.pool or 0, size=fresh)
-            return _Drawn(nowhere, *self._pool(numbers), index)
-        place = torch.as_tensor(rng.integers(len(self.stored[1]), size=fresh))
-        usual = index == self.experiment.refractive_index
-        return _Drawn(torch.where(usual, place, -1), self.stored[1][place], self.stored[2][place], index)
+            return _Drawn(nowhere, *self._pool(rng.integers(recipe.pool or 0, size=fresh)))
+        place = torch.as_tensor(rng.integers(len(self.stored.radius_nm), size=fresh))
+        return _Drawn(place, *(part[place] for part in self.stored[1:]))
 
     def _indices(self, rng: np.random.Generator, count: int) -> Tensor:
         """(count,) complex128: the experiment's index, or one of a fixed grid.
@@ -137,18 +144,22 @@ class Bodies:
         """
         recipe = self.recipe
         own = self.experiment.refractive_index
-        if recipe.log_images or self.given:
+        if recipe.log_images:
             return torch.full((count,), own, dtype=torch.complex128)
         refraction, absorption = np.linspace(*recipe.refraction, 4), np.linspace(*recipe.absorption, 4)
         column, row = divmod(rng.integers(INDEX_GRID, size=count), 4)
         other = 1 - refraction[column] + 1j * absorption[row]
         return torch.as_tensor(np.where(rng.random(count) < recipe.default_index_share, own, other))
 
-    def _pool(self, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Radii and orientations of bodies by their number in the pool, the same in every step."""
-        radii, orientations = [], []
+    def _pool(self, numbers: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Radii, orientations and indices of bodies by their number in the pool, the same in every step.
+
+        So a pool of N bodies costs N simulations, whatever their materials.
+        """
+        radii, orientations, indices = [], [], []
         for number in numbers.tolist():
             rng, generator = _random(self.seed, 5, number)
             radii.append(rng.uniform(*self.recipe.radius_nm))
             orientations.append(random_orientations(1, generator))
-        return torch.tensor(radii, dtype=torch.float64), torch.cat(orientations)
+            indices.append(self._indices(rng, 1))
+        return torch.tensor(radii, dtype=torch.float64), torch.cat(orientations), torch.cat(indices)

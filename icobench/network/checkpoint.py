@@ -16,7 +16,9 @@ from icobench.network.architectures import Network, build_network
 from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["StoredWeights", "TrainedNetwork", "load_trained", "read_weights", "save_network"]
+__all__ = [
+    "StoredWeights", "TrainedNetwork", "load_trained", "misfit", "not_finite", "read_weights", "save_network",
+]  # fmt: skip
 
 FORMAT = "icobench-2"
 
@@ -86,11 +88,36 @@ class StoredWeights(NamedTuple):
     digest: str
 
 
+def not_finite(weights: dict[str, torch.Tensor]) -> str | None:
+    """Name of the first tensor with an infinite or NaN number, None if there is none."""
+    return next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
+
+
+def misfit(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
+    """The first parameter in which weights differ from a network's, in words; None if they fit."""
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in [*own, *given]:
+        if name not in given:
+            return f"there is no {name}"
+        if name not in own:
+            return f"{name} is not the network's"
+        if own[name] != given[name]:
+            return f"{name} is of shape {given[name]}, not {own[name]}"
+    return None
+
+
 def save_network(path: Path, network: Network, card: dict[str, Any]) -> None:
-    """Write weights and card to ``path`` (safetensors), whole or not at all."""
+    """Write weights and card to ``path`` (safetensors), whole or not at all.
+
+    Raises:
+        InputError: a weight is infinite or NaN.
+    """
     path = Path(path)
     temporary = path.with_suffix(".tmp")
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if (name := not_finite(state)) is not None:
+        raise InputError(f"{path}: not written, {name} is not finite")
     save_file(state, str(temporary), metadata={"format": FORMAT, "card": json.dumps(card)})
     os.replace(temporary, path)
 
@@ -110,7 +137,8 @@ def _digest(weights: dict[str, torch.Tensor]) -> str:
     found = hashlib.sha256()
     for name in sorted(weights):
         found.update(name.encode())
-        found.update(weights[name].numpy().tobytes())
+        # As bytes: numpy does not know bfloat16.
+        found.update(weights[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:12]
 
 
@@ -118,7 +146,7 @@ def read_weights(path: Path | str) -> StoredWeights:
     """Read weights and card.
 
     Raises:
-        InputError: missing, damaged or foreign file.
+        InputError: missing, damaged or foreign file, or a weight in it is infinite or NaN.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,6 +154,8 @@ def read_weights(path: Path | str) -> StoredWeights:
     try:
         card = _read_card(path)
         weights = load_file(str(path))
+        if (name := not_finite(weights)) is not None:
+            raise ValueError(f"{name} is not finite")
     except (SafetensorError, InputError, ValueError, KeyError, TypeError) as error:
         raise _foreign(path, error) from error
     return StoredWeights(weights, card, _digest(weights))
@@ -140,12 +170,14 @@ def load_trained(path: Path | str, device: torch.device | str = "cpu") -> Traine
     """Load weights and card, ready for inference.
 
     Raises:
-        InputError: missing, damaged or foreign file.
+        InputError: missing, damaged or foreign file, or a weight in it is infinite or NaN.
     """
     stored = read_weights(path)
     try:
         recipe = Recipe.from_dict(stored.card["recipe"])
         network = build_network(stored.card["architecture"], stored.card["network"])
+        if (wrong := misfit(network, stored.weights)) is not None:
+            raise ValueError(wrong)
         network.load_state_dict(stored.weights)
     except (InputError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _foreign(Path(path), error) from error

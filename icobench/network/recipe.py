@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,19 @@ __all__ = ["IMAGES", "RECIPES", "Recipe", "read_recipe"]
 
 IMAGES = ("clean", "augmented", "realistic", "counts")
 """Kinds of training images, see :class:`Recipe`."""
+
+COUNTS = ("steps", "batch", "variants", "pool", "patience", "validate_steps")
+
+RANGES = ("radius_nm", "photons", "hole_degrees", "sine", "refraction", "absorption")
+"""Fields with a low and a high number."""
+
+BOUNDS = {
+    "learning_rate": (1e-30, 1e30), "weight_decay": (0, 1e12), "average": (0, 0.999999),
+    "settle_share": (0, 1), "radius_nm": (1e-3, 1e6), "decades": (1e-3, 300), "background": (0, 1),
+    "photons": (1e-3, 1e12), "hole_degrees": (0, 80), "sine": (0.01, 1), "whole_share": (0, 1),
+    "refraction": (-10, 0.999), "absorption": (0, 10), "default_index_share": (0, 1), "warm_share": (0, 1),
+}  # fmt: skip
+"""What makes sense at all; the bounds of a detector as in :class:`~icobench.images.detector.Detector`."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +39,8 @@ class Recipe:
         images: "clean": noise-free log images; "augmented": each under one of the eleven filters of
             :mod:`icobench.images.augment` at random; "realistic": under the realistic chain three times in
             four, under any filter else; "counts": photon counts as described below.
-        pool: number of different simulated bodies, a data set that is used again and again; None
-            simulates new ones in every step.
+        pool: number of different simulated bodies, each of its own refractive index, a data set that is used
+            again and again; None simulates new ones in every step.
         batch: images per step, a multiple of ``variants``.
         variants: turned and mirrored versions taken of each simulated image, 2 to 8; 1 takes it as it is.
         loss: a key of :data:`~icobench.network.outputs.LOSSES`.
@@ -49,11 +63,14 @@ class Recipe:
         hole_degrees: range of the uniform central hole.
         sine: range of the cropped detector's half width over k.
         whole_share: share of images on the whole detector.
-        refraction: range of 1 - Re n; beyond ``default_index_share`` of the batches.
+        refraction: range of 1 - Re n; beyond ``default_index_share`` of the bodies.
         absorption: range of Im n, likewise.
-        default_index_share: share of batches with the experiment's own index.
+        default_index_share: share of bodies with the experiment's own index.
         warm_share: photon counts get harder, from bright, whole images to the full range, over this share of
             the steps.
+
+    Raises:
+        ValueError: a number that makes no sense; the message names it.
     """
 
     steps: int
@@ -85,7 +102,11 @@ class Recipe:
     validate_steps: int = 500
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch % self.variants or not 1 <= self.variants <= 8:
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Integral):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
+        if min(self.steps, self.batch) < 1 or not 1 <= self.variants <= 8 or self.batch % self.variants:
             raise ValueError("steps must be positive and batch a multiple of variants (1 to 8)")
         if self.pool is not None and self.pool < 1:
             raise ValueError("the pool of simulated images must not be empty")
@@ -93,6 +114,13 @@ class Recipe:
             raise ValueError("patience and validate_steps must be positive")
         if self.images not in IMAGES or self.loss not in LOSSES:
             raise ValueError(f"unknown images {self.images!r} or loss {self.loss!r}")
+        for name, (least, most) in BOUNDS.items():
+            value = getattr(self, name)
+            pair = value if name in RANGES else (value, value)
+            # Not the other way round: NaN must not pass.
+            if not isinstance(pair, tuple) or len(pair) != 2 or not least <= pair[0] <= pair[1] <= most:
+                form = "two ordered numbers" if name in RANGES else "a number"
+                raise ValueError(f"{name} must be {form} from {least:g} to {most:g}, got {value}")
 
     @property
     def log_images(self) -> bool:

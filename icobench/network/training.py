@@ -17,14 +17,23 @@ from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
 from icobench.network.architectures import Network, build_network
 from icobench.network.calibration import spread_factors
-from icobench.network.checkpoint import SPREAD_FACTORS, StoredWeights, save_network
+from icobench.network.canonical import require_canonical
+from icobench.network.checkpoint import (
+    SPREAD_FACTORS,
+    StoredWeights,
+    TrainedNetwork,
+    misfit,
+    not_finite,
+    save_network,
+)
+from icobench.network.identity import run_differences, run_identity
 from icobench.network.outputs import LOSSES, interpret
 from icobench.network.recipe import Recipe
 from icobench.network.schedule import Schedule, schedule_of
 from icobench.network.stream import TrainingBatch, TrainingStream
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["DivergedError", "TrainingResult", "train"]
 
 VALIDATION_STEP = 10**9
 """Step number whose batches are kept for validation; training never gets there."""
@@ -33,6 +42,15 @@ LOG_FIELDS = (
     "step", "loss", "learning_rate", "seconds", "images",
     "disorientation_median_deg", "disorientation_90_deg", "radius_median_nm",
 )  # fmt: skip
+
+
+class DivergedError(InputError):
+    """Loss, gradient or weights became infinite or NaN."""
+
+
+def _diverged(what: str, step: int, checkpoint: Path) -> DivergedError:
+    kept = f"; {checkpoint} holds the last good state" if checkpoint.exists() else ""
+    return DivergedError(f"{what} at step {step}{kept}")
 
 
 @dataclass(frozen=True)
@@ -81,10 +99,9 @@ class _State:
         Raises:
             InputError: they belong to another architecture.
         """
-        try:
-            self.network.load_state_dict(start.weights)
-        except RuntimeError as error:
-            raise InputError("the weights to start from belong to another architecture") from error
+        if (wrong := misfit(self.network, start.weights)) is not None:
+            raise InputError(f"the weights to start from belong to another architecture ({wrong})")
+        self.network.load_state_dict(start.weights)
         self.average.load_state_dict(start.weights)
 
     def update_average(self, decay: float) -> None:
@@ -95,6 +112,15 @@ class _State:
         torch._foreach_lerp_([own[name] for name in floats], [source[name] for name in floats], 1 - decay)
         for name in own.keys() - set(floats):
             own[name].copy_(source[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint holds, by name."""
+        moments = self.optimiser.state_dict()["state"]
+        return {
+            **{f"network {name}": value for name, value in self.network.state_dict().items()},
+            **{f"average {name}": value for name, value in self.average.state_dict().items()},
+            **{f"{name} {i}": value for i, own in moments.items() for name, value in own.items()},
+        }
 
     def save(self, path: Path, identity: dict[str, Any], schedule: Schedule) -> None:
         temporary = path.with_suffix(".tmp")
@@ -118,12 +144,18 @@ class _State:
             known = data["identity"]
         except Exception as error:
             raise InputError(f"{path}: not a readable checkpoint") from error
-        if known != identity:
-            raise InputError(f"{path}: belongs to another recipe, experiment or seed")
+        try:
+            other = run_differences(known, identity)
+        except InputError as error:
+            raise InputError(f"{path}: not a readable checkpoint") from error
+        if other:
+            raise InputError(f"{path}: belongs to another run ({'; '.join(other)}); choose another folder")
         self.network.load_state_dict(data["network"])
         self.average.load_state_dict(data["average"])
         self.optimiser.load_state_dict(data["optimiser"])
         self.step, self.seconds = data["step"], data["seconds"]
+        if (name := not_finite(self.tensors())) is not None:
+            raise InputError(f"{path}: {name} is not finite")
         schedule.restore(data.get("schedule", {}))
 
 
@@ -204,7 +236,8 @@ def train(
         fast: autocast to bfloat16, and compile the network on CUDA.
         checkpoint_minutes: time between checkpoints.
         data: a set to train on instead of simulations: intensities (N, 128, 128), radii (N,), orientations
-            (N, 4), kept on the device.
+            (N, 4), kept on the device. Log images have their own noise and want a recipe without background:
+            :meth:`~icobench.datasets.training_data.TrainingSet.fitting`.
         held_out: a set to validate on instead of fresh simulations, likewise.
         start: weights of the same architecture to go on from, instead of random ones.
         progress: called with step, steps and the running loss.
@@ -213,17 +246,22 @@ def train(
         search: what finding the recipe has cost, for the card.
 
     Raises:
-        InputError: the folder's checkpoint belongs to another run; the loss became NaN (the last
-            good checkpoint is kept).
+        InputError: the experiment is not on the canonical grid, or the recipe leaves its material out; the
+            folder's checkpoint belongs to another run, the line names what differs.
+        DivergedError: loss, gradient or weights became infinite or NaN (the last good checkpoint is kept).
     """
+    require_canonical(experiment)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(device)
-    identity = {"recipe": repr(recipe), "experiment": repr(experiment), "seed": seed}
+    begun = None if start is None else start.digest
+    identity = run_identity(recipe, experiment, seed, fast, begun, data, held_out)
     state = _State(recipe, seed, device)
     if start is not None:
-        identity["start"] = start.digest
         state.start_from(start)
+    itself = TrainedNetwork(state.network, {"experiment": experiment.to_dict()}, recipe, "")
+    if refused := itself.misfits(experiment):
+        raise InputError(f"the recipe is for {'; '.join(refused)}")
+    folder.mkdir(parents=True, exist_ok=True)
     schedule = schedule_of(recipe)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
@@ -247,14 +285,14 @@ def train(
         with torch.autocast(device.type, torch.bfloat16, enabled=fast and not settling):
             output = forward(inputs)
         loss = loss_of(output, state.network.target, quaternion, radius)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise InputError(
-                f"the loss became {value} at step {state.step}; {checkpoint} holds the last good state"
-            )
         state.optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
+        # Read together: every reading waits for the device.
+        value, slope = torch.stack((loss.detach(), norm)).tolist()
+        for what, number in (("loss", value), ("gradient", slope)):
+            if not math.isfinite(number):
+                raise _diverged(f"the {what} became {number}", state.step, checkpoint)
         state.optimiser.step()
         state.step += 1
         state.update_average(recipe.average)
@@ -270,6 +308,8 @@ def train(
         state.seconds = before + now - begin
         late = max_minutes is not None and now - begin > 60 * max_minutes
         if schedule.finished(state.step) or late or now - last_saved > 60 * checkpoint_minutes:
+            if (name := not_finite(state.tensors())) is not None:
+                raise _diverged(f"{name} became infinite or NaN", state.step, checkpoint)
             median, tail, miss = _validate(state.average, batches)
             state.save(checkpoint, identity, schedule)
             _append(
@@ -300,6 +340,7 @@ def train(
         "recipe": recipe.to_dict(),
         "experiment": experiment.to_dict(),
         "seed": seed,
+        "data": identity["data"],  # digest of the set it learnt from; None for simulations
         "steps": state.step,
         "images": state.step * recipe.batch,
         "training_seconds": round(state.seconds, 1),

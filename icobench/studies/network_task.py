@@ -9,7 +9,6 @@ import torch
 
 from icobench.comparison.evaluation import evaluation_set
 from icobench.datasets.patterns import PatternSet
-from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
 from icobench.network.architectures import Network
 from icobench.network.checkpoint import TrainedNetwork
@@ -20,7 +19,7 @@ from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.studies.simplex_task import Note, Report
 
-__all__ = ["RUNGS", "DivergedError", "NetworkTask"]
+__all__ = ["RUNGS", "NetworkTask"]
 
 RUNGS = 9
 """Parts of the budget after which a network is looked at: Hyperband's unit of resource."""
@@ -29,10 +28,6 @@ JUDGED_ON = {"clean": "clean", "counts": "counting", "realistic": "realistic", "
 
 APART = 10**6
 """Between the seeds of training and of validation images, for readers; their streams are apart anyway."""
-
-
-class DivergedError(RuntimeError):
-    """Training met a loss that is no number."""
 
 
 @lru_cache(maxsize=1)
@@ -100,7 +95,7 @@ class NetworkTask:
             note: called with seconds and simulations so far.
 
         Raises:
-            DivergedError: the loss became infinite or NaN.
+            DivergedError: loss, gradient or weights became infinite or NaN.
         """
         import time
 
@@ -131,10 +126,6 @@ class NetworkTask:
             result = train(
                 recipe, self.experiment, folder, self.seed, device, watch=watch, watch_steps=watch_steps
             )
-        except InputError as error:
-            if "the loss became" in str(error):
-                raise DivergedError(str(error)) from error
-            raise
         finally:
             (folder / "checkpoint.pt").unlink(missing_ok=True)
         note({"seconds": time.perf_counter() - begin, "simulations": result.simulations})

@@ -190,7 +190,7 @@ def _network(settings: SweepSettings, point: int, seed: int, tests: PatternSet, 
         # A batch's other refractive indices would be simulated on top of the pool.
         recipe = replace(recipe, pool=point, default_index_share=1.0)
     else:
-        whole, held_out = training_data(settings.data, recipe.decades)
+        whole, held_out = training_data(settings.data, recipe.decades, settings.experiment)
         data = _portion(whole, point, seed)
     result = train(
         recipe, settings.experiment, folder, seed, simulator.device, data=data, held_out=held_out,

@@ -13,8 +13,9 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.files import atomic_path
+from icobench.network.training import DivergedError
 from icobench.provenance import provenance
-from icobench.studies.network_task import RUNGS, DivergedError, NetworkTask
+from icobench.studies.network_task import RUNGS, NetworkTask
 from icobench.studies.owners import beating
 from icobench.studies.pool import WorkerPool
 from icobench.studies.search_space import SearchSpace

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -262,3 +263,17 @@ def test_a_small_network_is_searched(tmp_path):
     assert found.learning_rate == summary["front"][0]["values"]["learning_rate"]
     assert cost == summary["search"]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["states"]["fail"] == 0
+
+
+def test_a_network_that_diverges_is_pruned(tmp_path):
+    recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
+    path = tmp_path / "space.toml"
+    path.write_text(
+        '[parameters.learning_rate]\ntype = "float"\nlow = 1e-4\nhigh = 1e30\nlog = true\n'
+        "[enqueue.wild]\nlearning_rate = 1e30\n"
+    )
+    task = NetworkTask(2, recipe, 0, Experiment())
+    study = run_search(Search(tmp_path / "run", None, task, read_space("network", path), 1, 0), CPU)
+    (trial,) = study.get_trials()
+    assert trial.state.name == "PRUNED"
+    assert re.search(r"(loss|gradient) became", trial.user_attrs["error"])
