@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from network_targets import targets_text
 from paper_scale.claims import PAPER
 
 from icobench.images.files import atomic_path
@@ -27,7 +28,8 @@ SAME = 1.05
 
 LOADED = (
     "laptop", "compare_quick", "compare_tuned", "fitters", "evaluation", "sweep_dataset", "tune_simplex",
-    "paper_scale/small", "paper_set", "scaling", "peers", "figure2", "figure3", "figure5",
+    "paper_scale/small", "paper_set", "scaling", "peers", "figure2", "figure3", "figure5", "photon_numbers",
+    "choices", "paper_small",
 )  # fmt: skip
 DESCRIBED = ("campaign.json", "run.json", "evaluation.json", "sweep.json", "summary.json", "fitters.json")
 
@@ -329,13 +331,16 @@ def page(folder: Path) -> str:
         "## The paper, claim by claim",
         claims_table(claims(runs)),
         "Stielow et al., Mach. Learn.: Sci. Technol. 1, 045007 (2020). Judgement: reproduced within 5 %.",
+        "## The networks' targets",
+        targets_text(stored("evaluation/evaluation.json")),
         "## Its figures",
         *(f"### {title}\n\n{text()}" for title, text in FIGURES),
         "## A better simplex",
         search_text(),
         "## Where everything comes from",
         origins(),
-        "The other pages: [`fitters/fitters.md`](fitters/fitters.md), "
+        "The other pages: [`ablation/ablation.md`](ablation/ablation.md) (what each choice in the network "
+        "buys), [`fitters/fitters.md`](fitters/fitters.md), "
         "[`evaluation/evaluation.md`](evaluation/evaluation.md), [`paper_scale.md`](paper_scale.md), "
         "[`scaling.md`](scaling.md), [`peers.md`](peers.md).",
     ]

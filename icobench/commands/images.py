@@ -64,6 +64,9 @@ def reconstruct(
     fit_beam: Annotated[
         bool, typer.Option("--fit-centre", help="Find the beam's position from the first images.")
     ] = False,
+    versions: Annotated[
+        int, typer.Option(help="Versions of an image that the network averages; 2: mirrored.", min=1, max=8)
+    ] = 1,
     nuisance: Annotated[
         str | None,
         typer.Option(help="Fit along, by lm and mle: comma-separated background, centre, refractive_index."),
@@ -125,7 +128,7 @@ def reconstruct(
                 offset = fit_centre(source, chosen, simulator, network, seed, fit_sin_theta)
                 simulator = Simulator(replace(experiment, centre_offset=offset), device=where)
             table = reconstruct_images(
-                source, chosen, simulator, network, seed, fit_sin_theta, update, further
+                source, chosen, simulator, network, seed, fit_sin_theta, update, further, versions
             )
         if preview is not None and table["radius_nm"].notna().any():
             from icobench.reporting.preview import write_preview

@@ -183,9 +183,14 @@ def summarise(evaluated: Evaluated) -> dict[str, Any]:
 
 
 def speed(networks: Networks, experiment: Experiment, repeats: int = 5) -> dict[str, float]:
-    """Best times of prediction: one image in ms, and images/s in batches of 256, photon counts."""
-    truth = generate_patterns(PatternOptions(256), experiment, 0)
-    one = truth.subset(torch.arange(1))
+    """Best times of prediction: one image in ms, and images/s in batches of 256.
+
+    Keys "one_image_ms" and "images_per_second" for photon counts; with "log_" before them for clean log
+    images, for which two networks are asked.
+    """
+    counts = generate_patterns(PatternOptions(256), experiment, 0)
+    clean = generate_patterns(PatternOptions(256, detector=DETECTORS["clean"]), experiment, 0)
+    clean.images, clean.kind = log_image(clean.images), "log"
     device = next(networks.members[0].network.parameters()).device
 
     def best(patterns: PatternSet) -> float:
@@ -198,4 +203,10 @@ def speed(networks: Networks, experiment: Experiment, repeats: int = 5) -> dict[
             times.append(time.perf_counter() - begin)
         return min(times[1:])
 
-    return {"one_image_ms": 1e3 * best(one), "images_per_second": len(truth) / best(truth)}
+    found = {}
+    for prefix, truth in (("", counts), ("log_", clean)):
+        if prefix and not any(member.recipe.log_images for member in networks.members):
+            continue
+        found[f"{prefix}one_image_ms"] = 1e3 * best(truth.subset(torch.arange(1)))
+        found[f"{prefix}images_per_second"] = len(truth) / best(truth)
+    return found

@@ -36,6 +36,7 @@ def reconstruct_images(
     fit_sin_theta: float = FIT_SIN_THETA,
     progress: Callable[[float], None] = lambda share: None,
     nuisance: tuple[str, ...] = (),
+    versions: int = 1,
 ) -> "pd.DataFrame":
     """Radius and orientation of every image, read and fitted block by block.
 
@@ -49,6 +50,7 @@ def reconstruct_images(
             them: they were trained with them, and are less accurate without, on voxels as well.
         progress: called with the finished share.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along.
+        versions: turned and mirrored versions of an image that the network averages, 1 to 8.
 
     Returns:
         a row per image: index, radius_nm, q_w, q_x, q_y, q_z, radius_std_nm, orientation_std_deg, objective
@@ -85,7 +87,7 @@ def reconstruct_images(
         if len(chosen):
             problem = Problem(
                 images[good], mask[good], stack.kind, simulator, network, seed, chosen, nuisance=nuisance,
-                network_mask=usable[good] & simulator.valid.cpu(),
+                network_mask=usable[good] & simulator.valid.cpu(), versions=versions,
             )  # fmt: skip
             rows.append(_rows(chosen, method.run(problem, report)))
         if problems:

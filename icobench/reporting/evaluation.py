@@ -44,10 +44,12 @@ def evaluation_table(evaluated: Sequence[Evaluated], pace: dict[str, float]) -> 
         notes.append(
             text + f"; second hypothesis nearer in {100 * summary['second_hypothesis_nearer']:.2f} %."
         )
-    notes.append(
-        f"One image takes {pace['one_image_ms']:.1f} ms; batches run at "
-        f"{pace['images_per_second']:.0f} images/s."
-    )
+    for prefix, what in (("", "image of counts"), ("log_", "log image")):
+        if f"{prefix}one_image_ms" in pace:
+            notes.append(
+                f"One {what} takes {pace[f'{prefix}one_image_ms']:.1f} ms; batches run at "
+                f"{pace[f'{prefix}images_per_second']:.0f} images/s."
+            )
     return "\n".join([*lines, "", *notes])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from icobench.comparison.evaluation import evaluate, evaluation_set, speed, summarise
 from icobench.datasets.pattern_file import read_patterns
 from icobench.datasets.patterns import PatternSet
-from icobench.datasets.training_data import training_data
+from icobench.datasets.training_data import read_training_set
 from icobench.network.architectures import build_network
 from icobench.network.bodies import AHEAD
 from icobench.network.checkpoint import load_trained, read_weights, save_network
@@ -164,8 +164,8 @@ def paper_network(stage: Stage) -> None:
     prepare_kernel(run.device)
     recipe = run.scale.paper_network
     if _lacks_training(stage, "paper"):
-        data, held_out = training_data(data_set(stage), recipe.decades)
-        training(stage, "paper", recipe, data, held_out)
+        found = read_training_set(data_set(stage), recipe.decades)
+        training(stage, "paper", found.fitting(recipe), found.known, found.held_out)
     _judge_after(stage, "paper", "paper test", "clean")
 
 

@@ -96,7 +96,7 @@ def test_table_and_files(counting, networks, tmp_path):
     pace = {"one_image_ms": 4.2, "images_per_second": 1234.0}
     text = evaluation_table([counting], pace)
     assert text.count("| counting |") == 4
-    assert "One image takes 4.2 ms; batches run at 1234 images/s." in text
+    assert "One image of counts takes 4.2 ms; batches run at 1234 images/s." in text
     write_evaluation(tmp_path / "e", [counting], pace, networks.cards, EXPERIMENT, 7, torch.device("cpu"))
     stored = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     assert stored["sets"]["counting"]["images"] == 12

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from icobench.comparison.methods import METHODS, Problem, hybrids
+from icobench.comparison.methods import METHODS, Problem, base, hybrids
 from icobench.comparison.reconstruct import fit_centre, reconstruct_images
 from icobench.datasets.pattern_file import write_patterns
 from icobench.datasets.patterns import PatternOptions, generate_patterns
@@ -17,7 +17,7 @@ from icobench.images.counts import photon_counts
 from icobench.images.detector import DETECTORS, Detector
 from icobench.images.masks import usable_pixels
 from icobench.images.source import open_images
-from icobench.network.selection import load_network
+from icobench.network.selection import load_network, predict
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -135,6 +135,36 @@ def test_images_of_another_groups_simulator(network):
     assert table["objective"][0] < 1.1
     # The others were made with refraction or another index: found roughly, and said so.
     assert (table["status"][1:] == "poor-fit").all()
+
+
+def test_networks_see_what_fits_leave_out(monkeypatch, network):
+    """Pixels beyond --fit-sin-theta are the fit's worry; the file's own mask is everybody's."""
+    asked = []
+
+    def listening(networks, images, mask, experiment, kind, versions):
+        asked.append((mask, versions))
+        return predict(networks, images, mask, experiment, kind, versions=versions)
+
+    monkeypatch.setattr(base, "predict", listening)
+    stack = open_images("tests/data/pymsft_patterns.cxi")
+    experiment = Experiment(solid_angle_factor=True)
+    _, block, _ = stack.read(range(4))
+    reconstruct_images(
+        stack, METHODS["network"], Simulator(experiment), network, fit_sin_theta=0.5, versions=2
+    )
+    ((mask, versions),) = asked
+    assert versions == 2
+    assert torch.equal(mask, torch.from_numpy(block.mask) & experiment.valid())
+
+
+def test_far_holes_and_few_photons_are_outside_of_the_training(network):
+    detectors = (DETECTORS["counting"], Detector(photons=1e5, hole_degrees=10), Detector(photons=2e3))
+    for detector, expected in zip(detectors, ("ok", "outside-training", "outside-training"), strict=True):
+        tests = generate_patterns(
+            PatternOptions(2, detector=detector, radius_range_nm=(50, 150)), Experiment(), 79
+        )
+        work = Problem(tests.images, tests.mask, tests.kind, Simulator(Experiment()), network)
+        assert set(METHODS["network"].run(work).status) == {expected}
 
 
 def test_the_beam_is_found(network, tmp_path):

@@ -52,6 +52,7 @@ class Problem:
         budget: most evaluations per image, None for no bound.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along, by methods that can.
         network_mask: (N, H, W) what the network sees, ``mask`` by default.
+        versions: turned and mirrored versions of an image that the network averages, 1 to 8.
         rescue: whether hybrids race from the dictionary for images that no hypothesis explains; in vain, and
             at ten times the cost, where the model is wrong.
     """
@@ -66,6 +67,7 @@ class Problem:
     budget: int | None = None
     nuisance: tuple[str, ...] = ()
     network_mask: Tensor | None = None
+    versions: int = 1
     rescue: bool = True
 
     def objective(self) -> Objective:
@@ -88,7 +90,8 @@ class Problem:
         if self.network is None:
             raise InputError("this method needs a trained network")
         mask = self.mask if self.network_mask is None else self.network_mask
-        return predict(self.network, self.images, mask, self.simulator.experiment, self.kind)
+        experiment = self.simulator.experiment
+        return predict(self.network, self.images, mask, experiment, self.kind, versions=self.versions)
 
 
 @dataclass

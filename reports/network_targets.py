@@ -1,0 +1,83 @@
+"""What the shipped networks were meant to reach, and what `icobench evaluate` found."""
+
+from typing import Any, NamedTuple
+
+from icobench.reporting.tables import number
+
+__all__ = ["targets_text"]
+
+
+class Target(NamedTuple):
+    """A limit for one value of an evaluation, and why it is missed where it is."""
+
+    what: str
+    path: tuple[str, ...]
+    factor: float
+    limit: float
+    unit: str
+    at_least: bool = False
+    why: str = ""
+
+
+RADIUS_WHY = (
+    "the network's own limit, not photon noise: averaging mirror images (`--versions 2`) takes a seventh "
+    "off, another read-out of the same features nothing; a fit after it (`network+lm`) removes it"
+)
+SPEED_WHY = (
+    "113 million multiplications an image, at some 70 thousand million a second on these cores; bfloat16 was "
+    "half as fast again, with answers that depend on the batch in the third digit"
+)
+
+
+def _sets(name: str, orientation: float, far: float, radius: float, mean: float) -> tuple[Target, ...]:
+    def target(
+        what: str, column: str, key: str, factor: float, limit: float, unit: str, why: str = ""
+    ) -> Target:
+        return Target(f"{name}: {what}", ("sets", name, column, key), factor, limit, unit, why=why)
+
+    share = "the radius's share of it"
+    return (
+        target("disorientation, median", "disorientation_deg", "median", 1, orientation, "deg"),
+        target("disorientation, 99 %", "disorientation_deg", "99", 1, far, "deg"),
+        target("radius, median", "radius_error_nm", "median", 1, radius, "nm", RADIUS_WHY),
+        target("appendix C mean, median", "appendix_c_mean", "median", 100, mean, "%", share),
+    )
+
+
+TARGETS = (
+    *_sets("clean", 0.10, 0.6, 0.10, 0.08),
+    *_sets("realistic", 1.0, 8.0, 0.8, 0.8),
+    Target(
+        "counting: disorientation over the Cramer-Rao bound",
+        ("sets", "counting", "disorientation_deg_over_bound_median"), 1, 3.0, "",
+    ),
+    Target(
+        "counting: radius over the Cramer-Rao bound",
+        ("sets", "counting", "radius_error_nm_over_bound_median"), 1, 3.0, "", why=RADIUS_WHY,
+    ),
+    Target("one image of counts", ("speed", "one_image_ms"), 1, 5.0, "ms", why=SPEED_WHY),
+    Target(
+        "batches of counts", ("speed", "images_per_second"), 1, 1000.0, "images/s", at_least=True,
+        why=SPEED_WHY,
+    ),
+)  # fmt: skip
+
+
+def targets_text(evaluation: dict[str, Any]) -> str:
+    """Markdown: every target, what was measured, and why it fell short where it did."""
+    lines = ["| target | limit | measured | | why not |", "|---|---|---|---|---|"]
+    for target in TARGETS:
+        value: Any = evaluation
+        for key in target.path:
+            value = value.get(key, {}) if isinstance(value, dict) else {}
+        if not isinstance(value, float | int):
+            continue
+        value *= target.factor
+        met = value >= target.limit if target.at_least else value <= target.limit
+        sign = ">=" if target.at_least else "<="
+        lines.append(
+            f"| {target.what} | {sign} {number(target.limit)} {target.unit} | {number(value)} "
+            f"{target.unit} | "
+            f"{'met' if met else 'missed'} | {'' if met else target.why} |"
+        )
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet."
