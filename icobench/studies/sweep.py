@@ -161,6 +161,9 @@ class Sweep:
     ) -> "pd.DataFrame":
         """Compute what is missing of this shard; then the table of all that is stored."""
         jobs, missing = self.jobs(), self.missing()
+        if not jobs:  # more shards than points
+            progress(1.0, f"{self.settings.axis}, no points in this shard")
+            return read_points(self.folder)
         done = len(jobs) - len(missing)
 
         def inner(part: float) -> None:

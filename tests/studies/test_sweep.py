@@ -90,6 +90,16 @@ def test_shards_on_machines_of_their_own_merge_to_the_whole(measured, tmp_path):
         merge_sweeps(tmp_path / "y", [tmp_path / "whole", tmp_path / "2"])
 
 
+def test_a_shard_without_points_has_nothing_to_do(measured, tmp_path):
+    seen = []
+    for number in (3, 1, 2):
+        shard = Sweep(tmp_path / "run", SETTINGS, (1, 2), 1, (number, 3))
+        shard.run(CPU, progress=lambda share, text: seen.append(share))
+    assert sorted(measured) == [(1, 0), (2, 0)]
+    assert seen[0] == 1.0
+    assert len(read_points(tmp_path / "run")) == 2 * 4
+
+
 def test_another_experiment_or_number_of_shards_is_refused(measured, tmp_path):
     run = tmp_path / "run"
     Sweep(run, SETTINGS, (1, 2), 1, (1, 2)).run(CPU)
