@@ -20,6 +20,7 @@ from icobench.studies.pool import WorkerPool
 from icobench.studies.search_space import SearchSpace
 from icobench.studies.simplex_task import BLOCK, SimplexTask
 from icobench.studies.study import (
+    check_described,
     describe_study,
     finished,
     open_study,
@@ -166,8 +167,9 @@ def run_search(
         **provenance(search.seed, device, search.task.experiment), "identity": search.identity,
         "storage": search.url, "trials": search.trials,
     }  # fmt: skip
-    describe_study(search.folder, described)
+    check_described(search.folder, described)
     study = search.open()
+    describe_study(search.folder, described)
     for number in recover(study, search.folder):
         progress(0.0, f"trial {number} was lost with its worker, queued again")
     if shard[0] == 1:

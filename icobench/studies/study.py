@@ -1,6 +1,7 @@
 """Optuna studies: opened and checked, dead workers' trials found and queued again."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DESCRIPTION",
+    "check_described",
     "describe_study",
     "finished",
     "load_described",
@@ -27,6 +29,11 @@ __all__ = [
 DESCRIPTION = "search.json"
 
 JOURNAL = "journal.log"
+TORN = "journal.log.torn"
+"""Half lines that were cut off the journal."""
+
+GRACE_SECONDS = 30
+"""A lock that does not change for so long is of a dead process, and broken."""
 
 REQUEUES = 3
 """A trial whose worker died so often is given up."""
@@ -50,18 +57,56 @@ def _one_line(storage: str) -> Iterator[None]:
         ) from error
 
 
+def _cut_torn_line(path: Path, lock: Any) -> None:
+    """Cut a journal back to its last newline; what a lost machine or a full disk left is kept beside it.
+
+    Optuna would append to half a line, which makes a line that nobody can read.
+    """
+
+    def torn() -> bool:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            return file.read() not in (b"", b"\n")
+
+    if not path.exists() or not torn():
+        return
+    lock.acquire()
+    try:
+        if torn():  # no other process is in the middle of a line
+            whole = path.read_bytes()
+            end = whole.rfind(b"\n") + 1
+            with path.with_name(TORN).open("ab") as file:
+                file.write(whole[end:] + b"\n")
+            os.truncate(path, end)
+    finally:
+        lock.release()
+
+
 def _storage(folder: Path, url: str | None) -> Any:
     import optuna
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
 
     if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        # Optuna's other lock is a link to the journal. A relative path or a moved folder leaves it pointing
+        # nowhere: it has no age then, and is never broken. A file has one, and the two keep each other out.
+        path = folder.resolve() / JOURNAL
+        lock = JournalFileOpenLock(str(path), GRACE_SECONDS)
+        _cut_torn_line(path, lock)
+        return JournalStorage(JournalFileBackend(str(path), lock))
     if url.startswith(("redis://", "rediss://", "unix://")):
         return JournalStorage(JournalRedisBackend(url))
     if "://" not in url:
         raise InputError(f"--storage must be a URL such as sqlite:///search.db, got {url!r}")
     return optuna.storages.RDBStorage(url)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 def open_study(
@@ -88,6 +133,8 @@ def open_study(
     name = identity["name"]
     own = json.loads(json.dumps(identity))
     with _one_line(url or str(folder / JOURNAL)):
+        if url is None:
+            _make(folder)
         storage = _storage(folder, url)
         both: dict[str, Any] = {"study_name": name, "storage": storage, "sampler": sampler, "pruner": pruner}
         try:
@@ -109,8 +156,8 @@ def open_study(
         return study
 
 
-def describe_study(folder: Path, values: dict[str, Any]) -> None:
-    """Note in the run folder what is searched.
+def check_described(folder: Path, values: dict[str, Any]) -> None:
+    """Whether a run folder may be used for a search; nothing is written.
 
     Raises:
         InputError: the folder holds something else.
@@ -118,23 +165,25 @@ def describe_study(folder: Path, values: dict[str, Any]) -> None:
     described = folder / DESCRIPTION
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file, not a run folder")
-    if not described.exists() and holds_others(folder, DESCRIPTION, JOURNAL, f"{JOURNAL}.lock", "workers"):
-        raise InputError(f"{folder}: not empty and not a search; choose another --run")
-    if described.exists():
-        try:
-            known = json.loads(described.read_text())
-            name, url = known["identity"]["name"], known["storage"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{described}: damaged") from error
-        if (name, url) != (values["identity"]["name"], values["storage"]):
-            raise InputError(
-                f"{folder}: holds the search {name} in {url or 'a journal'}; choose another --run"
-            )
+    if not described.exists():
+        # Locks of the journal come and go under names of their own.
+        journals = [path.name for path in folder.glob(f"{JOURNAL}*")]
+        if holds_others(folder, DESCRIPTION, "workers", *journals):
+            raise InputError(f"{folder}: not empty and not a search; choose another --run")
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
-    with atomic_path(described) as temporary:
+        known = json.loads(described.read_text())
+        name, url = known["identity"]["name"], known["storage"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{described}: damaged") from error
+    if (name, url) != (values["identity"]["name"], values["storage"]):
+        raise InputError(f"{folder}: holds the search {name} in {url or 'a journal'}; choose another --run")
+
+
+def describe_study(folder: Path, values: dict[str, Any]) -> None:
+    """Note in the run folder what is searched: after the study was opened, which may refuse it."""
+    _make(folder)
+    with atomic_path(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n")
 
 

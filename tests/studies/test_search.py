@@ -163,6 +163,7 @@ def test_trials_of_the_dead_are_found_at_the_start(tmp_path):
 def test_studies_and_storages_that_do_not_fit_are_refused(tmp_path):
     run_search(search(tmp_path / "run", 2), CPU)
     before = (tmp_path / "run" / "journal.log").read_bytes()
+    described = (tmp_path / "run" / "search.json").read_bytes()
     other = search(tmp_path / "run", 2)
     space = replace(
         other.space, parameters={**other.space.parameters, "starts": {"type": "int", "low": 1, "high": 2}}
@@ -174,6 +175,7 @@ def test_studies_and_storages_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds the search simplex in a journal"):
         run_search(replace(other, multi=True), CPU)
     assert (tmp_path / "run" / "journal.log").read_bytes() == before
+    assert (tmp_path / "run" / "search.json").read_bytes() == described
     (tmp_path / "run" / "journal.log").write_bytes(before[:200] + b"\x00{\n" + before[200:])
     with pytest.raises(InputError, match=r"journal.log: cannot be used as a storage"):
         run_search(other, CPU)
@@ -185,6 +187,39 @@ def test_studies_and_storages_that_do_not_fit_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             open_study(tmp_path, url, other.identity)
+
+
+def test_a_mistyped_storage_leaves_the_folder_to_the_right_one(tmp_path):
+    with pytest.raises(InputError, match="cannot be used as a storage"):
+        run_search(search(tmp_path / "run", 1, url="moon://base"), CPU)
+    assert len(run_search(search(tmp_path / "run", 2), CPU).get_trials()) == 2
+
+
+def test_a_torn_last_line_is_cut_off_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("icobench.studies.study.alive", lambda *_: False)  # the machine was lost
+    journal = tmp_path / "run" / "journal.log"
+    for trials, cut in ((2, 20), (4, 1)):  # in the middle of a line, and before its end
+        run_search(search(tmp_path / "run", trials), CPU)
+        whole = journal.read_bytes()
+        journal.write_bytes(whole[:-cut])
+    study = run_search(search(tmp_path / "run", 6), CPU)
+    assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.get_trials()) == 6
+    for line in journal.read_text().splitlines():
+        json.loads(line)
+    pieces = (tmp_path / "run" / "journal.log.torn").read_bytes().splitlines()
+    assert len(pieces) == 2
+    assert pieces[1] == whole.splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("ignore:The value of `grace_period`")
+def test_a_dead_processs_lock_is_broken_in_a_relative_folder_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("icobench.studies.study.GRACE_SECONDS", 1)
+    monkeypatch.chdir(tmp_path)
+    own = search(Path("run"), 1)
+    study = own.open()
+    (tmp_path / "run" / "journal.log.lock").touch()
+    study.set_user_attr("through", True)
+    assert own.open().user_attrs["through"]
 
 
 def test_a_database_serves_as_well(tmp_path):
