@@ -84,6 +84,7 @@ def tune_simplex_command(
     """Search starts, races and first simplices of the Monte Carlo simplex at a fixed budget.
 
     Hopeless settings are stopped early: a Wilcoxon test over the images, against the best.
+    A setting's value does not depend on --workers, each of one thread; which settings are tried does.
     """
     from icobench.comparison.test_sets import find_test_set
     from icobench.simulator.experiment import Experiment
@@ -123,6 +124,7 @@ def tune_network_command(
     """Search architecture and training settings at a fixed number of training images.
 
     Hopeless networks are stopped early: Hyperband on the validation disorientation.
+    A setting's value does not depend on --workers, each of one thread; which settings are tried does.
     """
     from dataclasses import replace
 

@@ -16,7 +16,7 @@ from icobench.images.files import atomic_path
 from icobench.provenance import provenance
 from icobench.studies.network_task import RUNGS, DivergedError, NetworkTask
 from icobench.studies.owners import beating
-from icobench.studies.pool import WorkerPool
+from icobench.studies.pool import WorkerPool, in_process
 from icobench.studies.search_space import SearchSpace
 from icobench.studies.simplex_task import BLOCK, SimplexTask
 from icobench.studies.study import (
@@ -153,6 +153,9 @@ def run_search(
 ) -> "optuna.Study":
     """Do the trials that are missing.
 
+    On a CPU every trial is computed by one thread, here or in a worker: a setting's value is the same for
+    every number of workers. Which settings are tried is not, as workers do not wait for each other.
+
     Args:
         search: what to do; the same again goes on.
         device: where to work.
@@ -187,7 +190,7 @@ def run_search(
     first_worker = (shard[0] - 1) * workers
     while (left := search.trials - finished(study) - running(study)) > 0:
         before = finished(study)
-        with WorkerPool(min(workers, left), device, died) as pool:
+        with WorkerPool(min(workers, left), device, died) as pool, in_process(device):
             for _ in pool.run(one_trial, [(search, first_worker)] * left):
                 tell()
         recover(study, search.folder)

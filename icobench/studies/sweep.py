@@ -17,7 +17,7 @@ from icobench.errors import InputError
 from icobench.images.files import atomic_path, holds_others
 from icobench.provenance import provenance
 from icobench.studies.points import SweepSettings, measure
-from icobench.studies.pool import WorkerPool
+from icobench.studies.pool import WorkerPool, in_process
 from icobench.studies.shards import WHOLE, share
 
 if TYPE_CHECKING:
@@ -159,7 +159,11 @@ class Sweep:
     def run(
         self, device: torch.device, workers: int = 1, progress: Progress = lambda share, text: None
     ) -> "pd.DataFrame":
-        """Compute what is missing of this shard; then the table of all that is stored."""
+        """Compute what is missing of this shard; then the table of all that is stored.
+
+        On a CPU every point is computed by one thread, here or in a worker: results are the same for every
+        number of workers.
+        """
         jobs, missing = self.jobs(), self.missing()
         if not jobs:  # more shards than points
             progress(1.0, f"{self.settings.axis}, no points in this shard")
@@ -170,7 +174,7 @@ class Sweep:
             progress((done + part) / len(jobs), f"{self.settings.axis}, {done + 1} of {len(jobs)} points")
 
         inner(0.0)
-        with WorkerPool(min(workers, max(1, len(missing))), device) as pool:
+        with WorkerPool(min(workers, max(1, len(missing))), device) as pool, in_process(device):
             if pool.workers == 1:
                 for point, repetition in missing:
                     compute(self.settings, self.folder, point, repetition, 0, str(device), inner)

@@ -47,6 +47,7 @@ class Bowl(SimplexTask):
         if self.deadly and Path(self.deadly).exists() and values["starts"] == 60:
             Path(self.deadly).unlink()
             os.kill(os.getpid(), signal.SIGKILL)
+        assert torch.get_num_threads() == 1
         loss = math.log10(values["rotation_deg"] / 10) ** 2
         for image in range(self.images):
             note({"seconds": 0.5 * (image + 1), "simulations": 10 * (image + 1)})
@@ -109,7 +110,12 @@ def test_the_papers_settings_are_the_papers():
 
 
 def test_a_search_is_seeded_and_goes_on_as_it_would_have(tmp_path):
-    whole = run_search(search(tmp_path / "whole", 14), CPU)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # of which a trial has one
+    try:
+        whole = run_search(search(tmp_path / "whole", 14), CPU)
+    finally:
+        torch.set_num_threads(threads)
     run_search(search(tmp_path / "parts", 5), CPU)
     parts = run_search(search(tmp_path / "parts", 14), CPU)
     assert told(parts) == told(whole)

@@ -100,6 +100,22 @@ def test_a_shard_without_points_has_nothing_to_do(measured, tmp_path):
     assert len(read_points(tmp_path / "run")) == 2 * 4
 
 
+def test_points_of_this_process_have_one_thread_as_a_workers(measured, monkeypatch, tmp_path):
+    threads = []
+    inner = sweep.measure
+    monkeypatch.setattr(
+        sweep, "measure", lambda *values: threads.append(torch.get_num_threads()) or inner(*values)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Sweep(tmp_path / "run", SETTINGS, (1, 2), 1).run(CPU)
+        assert threads == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_another_experiment_or_number_of_shards_is_refused(measured, tmp_path):
     run = tmp_path / "run"
     Sweep(run, SETTINGS, (1, 2), 1, (1, 2)).run(CPU)
