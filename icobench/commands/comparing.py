@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icobench.commands.cluster import on_cluster
+from icobench.commands.cluster import arguments_are_good, on_cluster
 from icobench.errors import InputError
 from icobench.options import (
     Device,
@@ -114,6 +114,7 @@ def compare(
     own = "" if test_sets is None else "".join(f"-{find_test_set(name).name}" for name in settings.test_sets)
     folder = run or Path("runs") / f"{settings.preset}{own}"
     several = len(settings.test_sets) * settings.seeds > 1
+    arguments_are_good()
     with one_thread():
         made = (Campaign if several else Comparison)(
             folder, settings, experiment, seed, where, network, workers or automatic_workers(where)

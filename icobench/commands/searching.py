@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from icobench.commands.cluster import on_cluster
+from icobench.commands.cluster import arguments_are_good, on_cluster
 from icobench.errors import InputError
 from icobench.options import Device, Seed, Shard, Workers, chosen_device, examples, progress_bar, say
 
@@ -33,10 +33,12 @@ Trials = Annotated[int, typer.Option(help="Trials in total, pruned ones included
 def _search(search: "Search", device: str, workers: int, shard: str) -> None:
     from icobench.reporting.searches import write_search_figures
     from icobench.studies.pool import default_workers
-    from icobench.studies.search import run_search, write_best
+    from icobench.studies.search import check_search, run_search, write_best
     from icobench.studies.shards import WHOLE, parse_shard
 
     where, own = chosen_device(device), parse_shard(shard)
+    check_search(search)
+    arguments_are_good()
     try:
         with progress_bar(f"tuning the {search.kind}") as update:
             study = run_search(search, where, workers or default_workers(where), own, update)

@@ -20,6 +20,7 @@ from icobench.studies.pool import WorkerPool, in_process
 from icobench.studies.search_space import SearchSpace
 from icobench.studies.simplex_task import BLOCK, SimplexTask
 from icobench.studies.study import (
+    DESCRIPTION,
     check_described,
     describe_study,
     finished,
@@ -144,6 +145,17 @@ def one_trial(search: Search, first_worker: int, rank: int, device: str) -> int 
     return trial.number
 
 
+def check_search(search: Search) -> None:
+    """Whether a search may be done in its folder; a folder that it does not have yet is not made.
+
+    Raises:
+        InputError: the folder or its study is of another search.
+    """
+    check_described(search.folder, search.identity["name"], search.url)
+    if (search.folder / DESCRIPTION).exists():
+        search.open()
+
+
 def run_search(
     search: Search,
     device: torch.device,
@@ -170,7 +182,7 @@ def run_search(
         **provenance(search.seed, device, search.task.experiment), "identity": search.identity,
         "storage": search.url, "trials": search.trials,
     }  # fmt: skip
-    check_described(search.folder, described)
+    check_search(search)
     study = search.open()
     describe_study(search.folder, described)
     for number in recover(study, search.folder):

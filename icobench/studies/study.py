@@ -156,7 +156,7 @@ def open_study(
         return study
 
 
-def check_described(folder: Path, values: dict[str, Any]) -> None:
+def check_described(folder: Path, name: str, url: str | None) -> None:
     """Whether a run folder may be used for a search; nothing is written.
 
     Raises:
@@ -173,11 +173,13 @@ def check_described(folder: Path, values: dict[str, Any]) -> None:
         return
     try:
         known = json.loads(described.read_text())
-        name, url = known["identity"]["name"], known["storage"]
+        there = known["identity"]["name"], known["storage"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{described}: damaged") from error
-    if (name, url) != (values["identity"]["name"], values["storage"]):
-        raise InputError(f"{folder}: holds the search {name} in {url or 'a journal'}; choose another --run")
+    if there != (name, url):
+        raise InputError(
+            f"{folder}: holds the search {there[0]} in {there[1] or 'a journal'}; choose another --run"
+        )
 
 
 def describe_study(folder: Path, values: dict[str, Any]) -> None:

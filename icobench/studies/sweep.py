@@ -111,26 +111,39 @@ class Sweep:
         self.points = tuple(points)
         self._open()
 
+    @staticmethod
+    def check(folder: Path, settings: SweepSettings, shards: int = 1) -> int:
+        """Whether a folder may be used for a sweep; nothing is written.
+
+        Returns:
+            into how many shards it is divided.
+
+        Raises:
+            InputError: the folder holds something else.
+        """
+        described = folder / "sweep.json"
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file, not a run folder")
+        if not described.exists():
+            if holds_others(folder, "sweep.json", "points"):
+                raise InputError(f"{folder}: not empty and not a sweep; choose another --run")
+            return shards
+        known = _read(described)
+        if known.get("identity") != settings.identity:
+            raise InputError(
+                f"{folder}: holds a sweep with other settings; choose another --run"
+                f" ({_difference(known.get('identity'), settings.identity)})"
+            )
+        if 1 != known.get("shards", 1) != shards != 1:
+            raise InputError(
+                f"{folder}: was divided into {known['shards']} shards, not {shards}; "
+                "keep the number, or leave out --shard to compute all that is missing here"
+            )
+        return max(shards, known.get("shards", 1))
+
     def _open(self) -> None:
         described = self.folder / "sweep.json"
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder}: is a file, not a run folder")
-        shards = self.shard[1]
-        if described.exists():
-            known = _read(described)
-            if known.get("identity") != self.settings.identity:
-                raise InputError(
-                    f"{self.folder}: holds a sweep with other settings; choose another --run"
-                    f" ({_difference(known.get('identity'), self.settings.identity)})"
-                )
-            if 1 != known.get("shards", 1) != shards != 1:
-                raise InputError(
-                    f"{self.folder}: was divided into {known['shards']} shards, not {shards}; "
-                    "keep the number, or leave out --shard to compute all that is missing here"
-                )
-            shards = max(shards, known.get("shards", 1))
-        elif holds_others(self.folder, "sweep.json", "points"):
-            raise InputError(f"{self.folder}: not empty and not a sweep; choose another --run")
+        shards = self.check(self.folder, self.settings, self.shard[1])
         try:
             (self.folder / "points").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -253,6 +266,9 @@ def merge_sweeps(out: Path, folders: Sequence[Path]) -> int:
     Raises:
         InputError: folders of different sweeps, different results of one point, or points missing.
     """
+    for folder in folders:
+        if not (Path(folder) / "sweep.json").exists():
+            raise InputError(f"{folder}: no sweep (it has no sweep.json)")
     described = [_read(Path(folder) / "sweep.json") for folder in folders]
     first = described[0]
     for folder, one in zip(folders, described, strict=True):

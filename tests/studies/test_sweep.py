@@ -74,6 +74,9 @@ def test_shards_on_machines_of_their_own_merge_to_the_whole(measured, tmp_path):
     with pytest.raises(InputError, match="3 of 6 points are in no folder"):
         merge_sweeps(tmp_path / "all", [tmp_path / "1"])
     assert not (tmp_path / "all").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: no sweep"):
+        merge_sweeps(tmp_path / "all", [tmp_path / "1", tmp_path / "empty"])
     assert merge_sweeps(tmp_path / "all", [tmp_path / "2", tmp_path / "1"]) == 6
     Sweep(tmp_path / "whole", SETTINGS, (1, 2, 4), 2).run(CPU)
     merged, whole = read_points(tmp_path / "all"), read_points(tmp_path / "whole")
