@@ -102,6 +102,35 @@ def _storage(folder: Path, url: str | None) -> Any:
     return optuna.storages.RDBStorage(url)
 
 
+def absolute_storage(url: str | None) -> str | None:
+    """A storage's URL as it is stored: the file of an SQLite database by its absolute path.
+
+    Raises:
+        InputError: not a URL.
+    """
+    if url is None or not url.startswith("sqlite"):
+        return url
+    from sqlalchemy.engine import make_url
+
+    with _one_line(url):
+        known = make_url(url)
+    file = known.database
+    if not file or file == ":memory:" or file.startswith("file:"):
+        return url
+    return known.set(database=str(Path(file).resolve())).render_as_string(hide_password=False)
+
+
+def _check_exists(folder: Path, url: str | None) -> None:
+    """Storages that Optuna would make where there is none."""
+    from sqlalchemy.engine import make_url
+
+    path = folder / JOURNAL if url is None else None
+    if url is not None and url.startswith("sqlite") and (file := make_url(url).database):
+        path = None if file == ":memory:" or file.startswith("file:") else Path(file)
+    if path is not None and not path.exists():
+        raise InputError(f"{path}: no such file; the search's trials are there")
+
+
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +144,7 @@ def open_study(
     identity: dict[str, Any],
     sampler: "optuna.samplers.BaseSampler | None" = None,
     pruner: "optuna.pruners.BasePruner | None" = None,
+    create: bool = True,
 ) -> "optuna.Study":
     """The study of a run folder, made if there is none.
 
@@ -123,6 +153,7 @@ def open_study(
         url: of another storage.
         identity: name, directions, search space and all else that its values depend on.
         sampler, pruner: of new trials.
+        create: whether a study that is not there is made.
 
     Raises:
         InputError: a storage that is corrupt, locked or not there, or a study of another search.
@@ -133,13 +164,17 @@ def open_study(
     name = identity["name"]
     own = json.loads(json.dumps(identity))
     with _one_line(url or str(folder / JOURNAL)):
-        if url is None:
+        if not create:
+            _check_exists(folder, url)
+        elif url is None:
             _make(folder)
         storage = _storage(folder, url)
         both: dict[str, Any] = {"study_name": name, "storage": storage, "sampler": sampler, "pruner": pruner}
         try:
             study = optuna.load_study(**both)
-        except KeyError:
+        except KeyError as error:
+            if not create:
+                raise InputError(f"{url or folder}: has no study {name}") from error
             directions: Any = ["minimize"] * identity["objectives"]
             study = optuna.create_study(**both, directions=directions, load_if_exists=True)
         known = study.user_attrs.get("identity")
@@ -173,10 +208,10 @@ def check_described(folder: Path, name: str, url: str | None) -> None:
         return
     try:
         known = json.loads(described.read_text())
-        there = known["identity"]["name"], known["storage"]
+        there = known["identity"]["name"], absolute_storage(known["storage"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{described}: damaged") from error
-    if there != (name, url):
+    if there != (name, absolute_storage(url)):
         raise InputError(
             f"{folder}: holds the search {there[0]} in {there[1] or 'a journal'}; choose another --run"
         )
@@ -201,7 +236,7 @@ def load_described(folder: Path) -> tuple["optuna.Study", dict[str, Any]]:
         identity, url = known["identity"], known["storage"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no search, or damaged") from error
-    return open_study(folder, url, identity), known
+    return open_study(folder, url, identity, create=False), known
 
 
 def finished(study: "optuna.Study") -> int:
@@ -231,8 +266,22 @@ def queue_first(study: "optuna.Study", first: dict[str, dict[str, Any]]) -> None
             study.enqueue_trial(values, user_attrs={"named": name, "attempt": 1})
 
 
-def requeue(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", why: str) -> bool:
-    """Fail a trial whose worker is gone and queue its settings again; False if somebody else just did."""
+def reserved(study: "optuna.Study", first: dict[str, dict[str, Any]]) -> int:
+    """Named settings that nobody has queued yet: left to the one who will."""
+    known = {trial.user_attrs.get("named") for trial in study.get_trials(deepcopy=False)}
+    return len(set(first) - known)
+
+
+def requeue(
+    study: "optuna.Study", trial: "optuna.trial.FrozenTrial", why: str, stopped: bool = False
+) -> bool:
+    """Fail a trial whose worker is gone and queue its settings again; False if somebody else just did.
+
+    Args:
+        study, trial: the trial, and its study.
+        why: to be noted.
+        stopped: whether the worker was told to stop, which says nothing against the trial.
+    """
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
@@ -242,22 +291,22 @@ def requeue(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", why: str) 
         study.tell(trial.number, state=TrialState.FAIL)
     except (ValueError, UpdateFinishedTrialError):
         return False
-    if attempt < REQUEUES:
+    if stopped or attempt < REQUEUES:
         carried = {key: trial.user_attrs[key] for key in ("named",) if key in trial.user_attrs}
-        study.enqueue_trial(
-            fixed, user_attrs={**carried, "attempt": attempt + 1, "instead_of": trial.number, "why": why}
-        )
+        carried.update(attempt=attempt if stopped else attempt + 1, instead_of=trial.number, why=why)
+        study.enqueue_trial(fixed, user_attrs=carried)
     return True
 
 
-def recover(study: "optuna.Study", folder: Path) -> list[int]:
-    """Queue trials again whose workers have died; their numbers."""
+def recover(study: "optuna.Study", folder: Path, stopped: bool = False) -> list[int]:
+    """Queue trials again whose workers have died, or were ``stopped``; their numbers."""
     from optuna.trial import TrialState
 
     found = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
         owner = trial.user_attrs.get("worker")
-        if not alive(owner, folder, begun) and requeue(study, trial, "its worker died"):
+        why = "its worker was stopped" if stopped else "its worker died"
+        if not alive(owner, folder, begun) and requeue(study, trial, why, stopped):
             found.append(trial.number)
     return found

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from icobench.studies.owners import alive, beating
 from icobench.studies.search import Search, run_search, search_cost, write_best
 from icobench.studies.search_space import read_space
 from icobench.studies.simplex_task import BLOCK, SimplexTask, race_options
-from icobench.studies.study import open_study, recover
+from icobench.studies.status import describe
+from icobench.studies.study import open_study, recover, requeue
 from icobench.studies.toml_text import toml_text
 
 CPU = torch.device("cpu")
@@ -80,12 +82,33 @@ def test_search_spaces_are_data(tmp_path):
         "[enqueue.x]\na = 1": "no parameters",
         "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2\n[enqueue.x]\nb = 1": "which is no parameter",
         "parameters = ": "not a TOML file",
+        "[parameters.a]\ntype = 'int'\nlow = 0.5\nhigh = 1": "must be whole numbers",
+        "[parameters.a]\ntype = 'categorical'\nchoices = [1, 1]": "there twice",
+        "[parameters.a]\ntype = 'categorical'\nchoices = [1]\nwhen = 'b'": "a: when must name a",
+        "[parameters.a]\ntype = 'categorical'\nchoices = ['x']\n"
+        "[parameters.b]\ntype = 'int'\nlow = 1\nhigh = 2\nwhen = 'a=y'": "'a=y' is met by no value of a",
+        "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2\n[enqueue.x]\na = 3": "x: a = 3 is not among",
+        "[parameters.a]\ntype = 'categorical'\nchoices = [0, 1]\n[enqueue.x]\na = 2": "x: a = 2 is not",
+        "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2": "space.toml: a: no parameter of the simplex",
+        "[parameters.rounds]\ntype = 'categorical'\nchoices = [0]": "space.toml: starts: missing",
+        "[parameters.starts]\ntype = 'int'\nlow = 0\nhigh = 9": "starts: values must lie in 1",
     }
     for text, message in cases.items():
         path = tmp_path / "space.toml"
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             read_space("simplex", path)
+    with pytest.raises(InputError, match=r"learning_rates: a recipe has none"):
+        path.write_text("[parameters.learning_rates]\ntype = 'float'\nlow = 1\nhigh = 2")
+        read_space("network", path)
+
+
+def test_a_setting_that_cannot_be_tried_leaves_no_trial_at_work(tmp_path):
+    own = search(tmp_path / "run", 2)
+    space = replace(own.space, enqueue={"paper": {"starts": "many"}})
+    with pytest.raises(ValueError, match="many"):
+        run_search(replace(own, space=space), CPU)
+    assert [trial.state.name for trial in own.open().get_trials()] == ["FAIL"]
 
 
 def test_the_papers_settings_are_the_papers():
@@ -143,6 +166,80 @@ def test_a_killed_worker_loses_its_trial_alone(tmp_path):
     assert again[0].params == failed[0].params
     assert again[0].state == TrialState.COMPLETE
     assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials) == 4
+
+
+def test_named_settings_are_tried_whichever_shard_comes_first(tmp_path):
+    run_search(search(tmp_path / "run", 4), CPU, shard=(2, 2))
+    study = run_search(search(tmp_path / "run", 4), CPU, shard=(1, 2))
+    trials = study.get_trials()
+    assert sorted(trial.user_attrs.get("named", "") for trial in trials) == ["", "", "ours", "paper"]
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+
+
+@dataclass(frozen=True)
+class Stopped(Bowl):
+    """Ctrl-C in the middle of every trial."""
+
+    def evaluate(self, values, folder, device, report, note):
+        raise KeyboardInterrupt
+
+
+def test_who_stops_a_search_loses_no_setting(tmp_path):
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            run_search(
+                search(tmp_path / "run", 2, task=Stopped(2 * BLOCK, "counting", 2500, 0, Experiment())), CPU
+            )
+    study = run_search(search(tmp_path / "run", 2), CPU)
+    done = [trial for trial in study.get_trials() if trial.state != TrialState.FAIL]
+    assert [(trial.user_attrs["named"], trial.user_attrs["attempt"]) for trial in done] == [
+        ("paper", 1), ("ours", 1),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mistaken(Bowl):
+    """Somebody takes the worker of the first trial for dead."""
+
+    run: str = ""
+
+    def evaluate(self, values, folder, device, report, note):
+        if folder.name == "00000":
+            study = search(Path(self.run)).open()
+            assert requeue(study, study.get_trials()[0], "its worker died")
+        return super().evaluate(values, folder, device, report, note)
+
+
+def test_a_trial_that_others_gave_up_does_not_end_the_search(tmp_path):
+    run = tmp_path / "run"
+    task = Mistaken(2 * BLOCK, "counting", 2500, 0, Experiment(), run=str(run))
+    trials = run_search(search(run, 3, task=task), CPU).get_trials()
+    assert [trial.state == TrialState.FAIL for trial in trials] == [True, False, False, False]
+    assert trials[2].user_attrs["instead_of"] == 0
+
+
+def test_a_worker_of_another_run_folder_is_given_time(tmp_path):
+    with beating(tmp_path / "theirs") as owner:
+        pass
+    foreign = {**owner, "host": "elsewhere"}
+    assert not alive(foreign, tmp_path / "theirs", time.time())
+    assert alive(foreign, tmp_path / "ours", time.time() - 3600)
+    assert not alive(foreign, tmp_path / "ours", time.time() - 7 * 86_400)
+
+
+def test_a_look_at_a_search_makes_no_database(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_search(search(tmp_path / "run", 1, url="sqlite:///search.db"), CPU)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    lines, _ = describe(tmp_path / "run")
+    assert lines[0].startswith("search simplex of 1 trials: 1 complete")
+    run_search(search(tmp_path / "run", 2, url="sqlite:///../search.db"), CPU)  # the same file
+    (tmp_path / "search.db").unlink()
+    with pytest.raises(InputError, match=r"search.db: no such file"):
+        describe(tmp_path / "run")
+    assert not (tmp_path / "search.db").exists()
+    assert list(Path().iterdir()) == []
 
 
 def test_trials_of_the_dead_are_found_at_the_start(tmp_path):
