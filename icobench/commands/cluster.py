@@ -48,6 +48,13 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 }
 """Type and default of the options that every command with shards has."""
 
+KEPT = {
+    "sweep": ("points/*.json", "training/*/checkpoint.pt"),
+    "compare": ("**/parts/*.parquet",),
+    "generate": ("{shard}.parts/*.h5",),
+}
+"""Where in a run folder the finished pieces of a command's work are; a search's trials begin anew."""
+
 Words = list[str]
 Values = dict[str, Any]
 Command = Callable[..., None]
@@ -151,6 +158,10 @@ def _shared_folder(words: Words, values: Values) -> tuple[Path, Callable[[int, i
     return values["run"], command
 
 
+def _kept(kind: str, folder: Path, shard: int) -> tuple[tuple[Path, str], ...]:
+    return tuple((folder, pattern.format(shard=shard_name(shard))) for pattern in KEPT.get(kind, ()))
+
+
 def _carry_out(command: Command, values: Values) -> None:
     """In a job: a command as if it had been given without a cluster."""
     local = {name: default for name, (_, default) in OPTIONS.items()}
@@ -236,8 +247,9 @@ def _on_slurm(kind: str, function: Command, command: Command, values: Values, as
 
     def shard_command(shard: int) -> ShardCommand:
         own_words, own_values = part(shard, total)
-        output = folder / shard_name(shard) if kind == "generate" else None
-        return ShardCommand(own_words, functools.partial(_carry_out, command, own_values), output)
+        output = (folder / shard_name(shard)).resolve() if kind == "generate" else None
+        call = functools.partial(_carry_out, command, own_values)
+        return ShardCommand(own_words, call, output, _kept(kind, folder.resolve(), shard))
 
     try:
         with progress_bar(f"{total} shards on SLURM") as update:

@@ -45,6 +45,11 @@ UNSEEN_SECONDS = 300.0
 
 LARGEST_ARRAY = 1000
 
+FULL_LENGTH = 0.75
+"""Share of the time limit after which an attempt was stopped by it, and not by somebody who came first."""
+
+VAIN_ATTEMPTS = 2
+
 ALIVE = (
     "PENDING",
     "RUNNING",
@@ -121,11 +126,14 @@ class ShardCommand(NamedTuple):
         words: after ``icobench``, for the record.
         call: does it; to be pickled by reference.
         output: file without which a shard is not done, whatever was noted.
+        kept: folders with a pattern each: the files that a later attempt goes on from. Without any, nobody
+            looks whether an attempt has got anywhere.
     """
 
     words: list[str]
     call: Callable[[], None]
     output: Path | None = None
+    kept: tuple[tuple[Path, str], ...] = ()
 
 
 class ShardJob:
@@ -136,16 +144,31 @@ class ShardJob:
         shard: its number.
         state: folder of the run's state.
         cpus: threads.
+        minutes: time limit.
     """
 
-    def __init__(self, command: ShardCommand, shard: int, state: Path, cpus: int) -> None:
+    def __init__(self, command: ShardCommand, shard: int, state: Path, cpus: int, minutes: int) -> None:
         self.command, self.shard, self.state, self.cpus = command, shard, state, cpus
+        self.minutes = minutes
         self.folder = os.getcwd()
+        self.vain = 0
+        self.begin, self.before = 0.0, frozenset[tuple[str, int, int]]()
+
+    def _kept(self) -> frozenset[tuple[str, int, int]]:
+        """What is stored that a later attempt goes on from."""
+        found = set()
+        for folder, pattern in self.command.kept:
+            for path in folder.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
+                    known = path.stat()
+                    found.add((str(path), known.st_size, known.st_mtime_ns))
+        return frozenset(found)
 
     def __call__(self) -> None:
         import torch
 
         os.chdir(self.folder)
+        self.begin, self.before = time.monotonic(), self._kept()
         torch.set_num_threads(self.cpus)
         sys.argv = ["icobench", *self.command.words]
         begin = time.perf_counter()
@@ -162,9 +185,21 @@ class ShardJob:
         _write(self.state / f"done-{self.shard:05d}.json", done)
 
     def checkpoint(self) -> Any:
-        """What submitit starts again after a time-out or preemption: the same, as finished parts are kept."""
+        """What submitit starts again after a time-out or preemption: the same, as finished parts are kept.
+
+        None, which ends the shard, after two attempts of full length that stored nothing: so would a hundred.
+        """
         from submitit.helpers import DelayedSubmission
 
+        if self.command.kept and time.monotonic() - self.begin > FULL_LENGTH * 60 * self.minutes:
+            self.vain = 0 if self._kept() - self.before else self.vain + 1
+        if self.vain >= VAIN_ATTEMPTS:
+            text = (
+                f"--time is shorter than one point: {self.vain} attempts of {self.minutes} minutes "
+                "stored nothing; give it more"
+            )
+            _write(self.state / f"refused-{self.shard:05d}.json", {"error": text})
+            return None
         return DelayedSubmission(self)
 
 
@@ -397,15 +432,17 @@ class ClusterRun:
             with _uninterrupted():
                 try:
                     with executor.batch():
-                        made = [
-                            executor.submit(ShardJob(jobs[n], n, self.state, options.cpus)) for n in piece
-                        ]
+                        made = [executor.submit(self._job(n, jobs[n])) for n in piece]
                 except (
                     submitit.core.utils.FailedJobError,
                     submitit.core.utils.FailedSubmissionError,
                 ) as error:
                     raise InputError(f"sbatch: {_sbatch_message(str(error))}") from error
                 self._note({number: job.job_id for number, job in zip(piece, made, strict=True)})
+
+    def _job(self, shard: int, command: ShardCommand) -> ShardJob:
+        assert self.options is not None
+        return ShardJob(command, shard, self.state, self.options.cpus, self.options.minutes)
 
     def _note(self, taken: dict[int, str]) -> None:
         """Remember what SLURM has taken, and what it took before: a job that was thought lost may live."""

@@ -12,7 +12,7 @@ import pytest
 from icobench import cli
 from icobench.errors import InputError
 from icobench.studies import cluster
-from icobench.studies.cluster import ClusterOptions, ClusterRun, ShardCommand, parse_minutes
+from icobench.studies.cluster import ClusterOptions, ClusterRun, ShardCommand, ShardJob, parse_minutes
 
 PROGRAMS = {
     "srun": "",
@@ -198,6 +198,40 @@ def test_a_shard_is_done_as_long_as_its_file_is_there(slurm):
         run_of(Path("run")).wait(command, after(1, seen))
     assert seen == [{1: "DONE", 2: "PENDING"}]
     assert submitted(slurm) == 2
+
+
+def test_a_time_limit_shorter_than_one_point_is_said(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)  # a job takes its command's
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)
+    points = tmp_path / "points"
+    points.mkdir()
+    clock = [0.0]
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: clock[0])
+
+    def requeued(minutes: float, work=lambda: None, **more) -> bool:
+        """An attempt that is stopped after so long: whether there is to be another."""
+
+        def call():
+            clock[0] += 60 * minutes
+            work()
+            raise Enough
+
+        job.command = ShardCommand(["sweep"], call, **{"kept": ((points, "*.json"),), **more})
+        with pytest.raises(Enough):
+            job()
+        return job.checkpoint() is not None
+
+    job = ShardJob(ShardCommand(["sweep"], print), 3, tmp_path, 1, 10)
+    assert all(requeued(9.5, kept=()) for _ in range(4))  # nobody can know
+    assert all(requeued(3) for _ in range(4))  # others came first
+    assert requeued(9.5)
+    assert requeued(9.5, (points / "1.json").touch)
+    assert requeued(9.5)
+    assert not (tmp_path / "refused-00003.json").exists()
+    assert not requeued(9.5)
+    assert "--time is shorter than one point" in (tmp_path / "refused-00003.json").read_text()
 
 
 def test_times_as_sbatch_takes_them():
