@@ -316,6 +316,7 @@ class ClusterRun:
     def _save(self) -> None:
         if self.options is not None:
             self.described["options"] = asdict(self.options)
+        self.state.mkdir(parents=True, exist_ok=True)
         _write(self.state / "jobs.json", self.described)
 
     @property
@@ -469,7 +470,7 @@ class ClusterRun:
         assert self.options is not None
         for path in self.state.glob("refused-*.json"):
             path.unlink()  # mended meanwhile, or refused again
-        self._forget_lost({shard: commands(shard).output for shard in self.shards})
+        self._forget_lost(commands)
         left = dict.fromkeys(self.shards, self.options.retries)
         first = True
         while True:
@@ -492,10 +493,11 @@ class ClusterRun:
                 return states
             time.sleep(POLL_SECONDS)
 
-    def _forget_lost(self, outputs: dict[int, Path | None]) -> None:
+    def _forget_lost(self, commands: Callable[[int], ShardCommand]) -> None:
         """Shards whose files are gone are not done: the set was made of them, and moved away."""
-        for shard, output in outputs.items():
-            if output is not None and self.done(shard) and not output.exists():
+        for shard in self.shards:
+            output = commands(shard).output if self.done(shard) else None
+            if output is not None and not output.exists():
                 (self.state / f"done-{shard:05d}.json").unlink()
                 self.described["jobs"].pop(str(shard), None)
 

@@ -2,9 +2,10 @@
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,15 @@ def _cut_torn_line(path: Path, lock: Any) -> None:
         lock.release()
 
 
+def _break_dangling(lock: Path) -> None:
+    """Remove a lock that is a link to nowhere: Optuna's wait for one that nobody removes has no end."""
+    while lock.is_symlink() and not lock.exists():
+        with suppress(FileNotFoundError):
+            if time.time() - lock.lstat().st_mtime > GRACE_SECONDS:
+                lock.unlink()
+        time.sleep(0.1)
+
+
 def _storage(folder: Path, url: str | None) -> Any:
     import optuna
     from optuna.storages import JournalStorage
@@ -93,6 +103,7 @@ def _storage(folder: Path, url: str | None) -> Any:
         # nowhere: it has no age then, and is never broken. A file has one, and the two keep each other out.
         path = folder.resolve() / JOURNAL
         lock = JournalFileOpenLock(str(path), GRACE_SECONDS)
+        _break_dangling(path.with_name(f"{JOURNAL}.lock"))
         _cut_torn_line(path, lock)
         return JournalStorage(JournalFileBackend(str(path), lock))
     if url.startswith(("redis://", "rediss://", "unix://")):

@@ -322,7 +322,11 @@ def test_a_dead_processs_lock_is_broken_in_a_relative_folder_too(tmp_path, monke
     study = own.open()
     (tmp_path / "run" / "journal.log.lock").touch()
     study.set_user_attr("through", True)
+    lock = tmp_path / "run" / "journal.log.lock"
+    lock.symlink_to("run/journal.log")  # as Optuna's own lock, which points nowhere
+    os.utime(lock, (0, 0), follow_symlinks=False)
     assert own.open().user_attrs["through"]
+    assert not lock.is_symlink()
 
 
 def test_a_database_serves_as_well(tmp_path):
