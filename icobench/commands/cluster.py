@@ -70,7 +70,7 @@ class _Good(Exception):  # noqa: N818 (no error)
 _CHECKING: ContextVar[bool] = ContextVar("checking", default=False)
 
 
-def arguments_are_good(pieces: int | None = None) -> None:
+def arguments_are_good(pieces: int | None = None, more: Callable[[], None] = lambda: None) -> None:
     """Called by every command with shards, between the checks of its arguments and the first thing it writes.
 
     With ``--executor slurm`` the command is first called here, up to this line: what it refuses is refused
@@ -78,8 +78,10 @@ def arguments_are_good(pieces: int | None = None) -> None:
 
     Args:
         pieces: into how many the work can be divided, if that is known.
+        more: checks that the command makes by itself while it begins.
     """
     if _CHECKING.get():
+        more()
         raise _Good(pieces)
 
 

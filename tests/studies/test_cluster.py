@@ -105,6 +105,17 @@ def test_wrong_arguments_are_refused_before_anything_is_submitted(slurm, monkeyp
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("line", ["compare --methods dictionary+lm", "sweep --axis starts", "tune simplex"])
+def test_a_folder_of_something_else_is_refused_before_too(slurm, monkeypatch, capsys, line):
+    Path("run").mkdir()
+    Path("run/thesis.tex").write_text("mine")
+    code, err = icobench(f"{line} --run run --executor slurm", monkeypatch, capsys)
+    assert code == 2
+    assert "run: not empty and not a" in err
+    assert submitted(slurm) == 0
+    assert [path.name for path in Path("run").iterdir()] == ["thesis.tex"]
+
+
 def test_what_is_not_installed_is_said_first(slurm, monkeypatch, capsys):
     line = "sweep --axis starts --run run --executor slurm"
     with monkeypatch.context() as patch:
