@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         _option(str, "Limit of a shard, hh:mm:ss or minutes; one that meets it is requeued and goes on."),
         "1:00:00",
     ),
-    "cpus": (_option(int, "Cores, and threads, of a shard.", min=1), 1),
+    "cpus": (_option(int, "Cores of a shard; sweep and tune use several with --workers 0.", min=1), 1),
     "gpus": (_option(int, "GPUs of a shard.", min=0), 0),
     "memory": (_option(str | None, "Memory of a shard, such as 8G."), None),
     "account": (_option(str | None, "To be charged."), None),
@@ -85,6 +85,14 @@ def arguments_are_good(pieces: int | None = None, more: Callable[[], None] = lam
         raise _Good(pieces)
 
 
+def _here(values: Values) -> Values:
+    """A command's values on this machine: the nodes may have a GPU although it has none."""
+    import torch
+
+    absent = values["device"] == "cuda" and not torch.cuda.is_available()
+    return {**values, "device": "cpu"} if absent else values
+
+
 def _check(function: Command, values: Values) -> int | None:
     """Let a command check its arguments; the number of pieces of its work, if known.
 
@@ -94,14 +102,12 @@ def _check(function: Command, values: Values) -> int | None:
     from icobench.comparison.methods.registry import METHODS
     from icobench.comparison.test_sets import TEST_SETS
 
-    # The nodes may have a GPU although this machine has none.
-    here = {**values, "device": "cpu"} if values["device"] == "cuda" else values
     # What a user's file adds is added again by the command itself.
     tables: tuple[dict[str, Any], ...] = (METHODS, TEST_SETS)
     known = [dict(table) for table in tables]
     token = _CHECKING.set(True)
     try:
-        function(**here)
+        function(**_here(values))
     except _Good as good:
         return good.pieces
     finally:
@@ -287,7 +293,7 @@ def _on_slurm(kind: str, function: Command, command: Command, values: Values, as
         for file in files:
             file.unlink()
         return
-    function(**values)
+    function(**_here(values))
 
 
 def _stopped(run: "ClusterRun", folder: Path) -> None:

@@ -198,6 +198,37 @@ def test_who_stops_a_search_loses_no_setting(tmp_path):
 
 
 @dataclass(frozen=True)
+class Slow(Bowl):
+    """All trials but the first take longer than anybody waits; the first ends when another has begun."""
+
+    def evaluate(self, values, folder, device, report, note):
+        begun = folder.parents[1] / "begun"
+        if folder.name != "00000":
+            begun.touch()
+            time.sleep(600)
+        while not begun.exists():
+            time.sleep(0.05)
+        return super().evaluate(values, folder, device, report, note)
+
+
+@pytest.mark.filterwarnings("ignore:.*tasks have been successfully executed")
+def test_trials_of_stopped_workers_are_not_counted_as_deaths(tmp_path):
+    def stop(share, text):
+        if share > 0:
+            raise KeyboardInterrupt
+
+    task = Slow(2 * BLOCK, "counting", 2500, 0, Experiment())
+    with pytest.raises(KeyboardInterrupt):
+        run_search(search(tmp_path / "run", 2, task=task), CPU, workers=2, progress=stop)
+    trials = search(tmp_path / "run", 2).open().get_trials()
+    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+    again = [trial for trial in trials if "instead_of" in trial.user_attrs]
+    assert again
+    assert {trial.user_attrs["attempt"] for trial in again} == {1}
+    assert {trial.state for trial in again} == {TrialState.WAITING}
+
+
+@dataclass(frozen=True)
 class Mistaken(Bowl):
     """Somebody takes the worker of the first trial for dead."""
 
