@@ -2,9 +2,12 @@
 
 import functools
 import inspect
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +36,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         _option(str, "Limit of a shard, hh:mm:ss or minutes; one that meets it is requeued and goes on."),
         "1:00:00",
     ),
-    "cpus": (_option(int, "Cores, and threads, of a shard.", min=1), 1),
+    "cpus": (_option(int, "Cores of a shard; sweep and tune use several with --workers 0.", min=1), 1),
     "gpus": (_option(int, "GPUs of a shard.", min=0), 0),
     "memory": (_option(str | None, "Memory of a shard, such as 8G."), None),
     "account": (_option(str | None, "To be charged."), None),
@@ -45,9 +48,74 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 }
 """Type and default of the options that every command with shards has."""
 
+KEPT = {
+    "sweep": ("points/*.json", "training/*/checkpoint.pt"),
+    "compare": ("**/parts/*.parquet",),
+    "generate": ("{shard}.parts/*.h5",),
+}
+"""Where in a run folder the finished pieces of a command's work are; a search's trials begin anew."""
+
 Words = list[str]
 Values = dict[str, Any]
 Command = Callable[..., None]
+
+
+class _Good(Exception):  # noqa: N818 (no error)
+    """Raised where a command would begin that is only checked."""
+
+    def __init__(self, pieces: int | None) -> None:
+        self.pieces = pieces
+
+
+_CHECKING: ContextVar[bool] = ContextVar("checking", default=False)
+
+
+def arguments_are_good(pieces: int | None = None, more: Callable[[], None] = lambda: None) -> None:
+    """Called by every command with shards, between the checks of its arguments and the first thing it writes.
+
+    With ``--executor slurm`` the command is first called here, up to this line: what it refuses is refused
+    before anything is submitted.
+
+    Args:
+        pieces: into how many the work can be divided, if that is known.
+        more: checks that the command makes by itself while it begins.
+    """
+    if _CHECKING.get():
+        more()
+        raise _Good(pieces)
+
+
+def _here(values: Values) -> Values:
+    """A command's values on this machine: the nodes may have a GPU although it has none."""
+    import torch
+
+    absent = values["device"] == "cuda" and not torch.cuda.is_available()
+    return {**values, "device": "cpu"} if absent else values
+
+
+def _check(function: Command, values: Values) -> int | None:
+    """Let a command check its arguments; the number of pieces of its work, if known.
+
+    Raises:
+        InputError: what the command would say without a cluster.
+    """
+    from icobench.comparison.methods.registry import METHODS
+    from icobench.comparison.test_sets import TEST_SETS
+
+    # What a user's file adds is added again by the command itself.
+    tables: tuple[dict[str, Any], ...] = (METHODS, TEST_SETS)
+    known = [dict(table) for table in tables]
+    token = _CHECKING.set(True)
+    try:
+        function(**_here(values))
+    except _Good as good:
+        return good.pieces
+    finally:
+        _CHECKING.reset(token)
+        for table, before in zip(tables, known, strict=True):
+            table.clear()
+            table.update(before)
+    raise AssertionError("a command with shards must call arguments_are_good")
 
 
 def _own_words(words: Words) -> Words:
@@ -64,6 +132,11 @@ def _own_words(words: Words) -> Words:
     return kept
 
 
+def shard_name(shard: int) -> str:
+    """Of the file that a shard of a set writes."""
+    return f"shard-{shard:05d}.h5"
+
+
 def _sharded_file(words: Words, values: Values) -> tuple[Path, Callable[[int, int], tuple[Words, Values]]]:
     """generate: every shard writes a file of its own, in a folder beside the set's.
 
@@ -74,7 +147,7 @@ def _sharded_file(words: Words, values: Values) -> tuple[Path, Callable[[int, in
     place = next(i for i, word in enumerate(words) if i and Path(word) == out)
 
     def command(shard: int, total: int) -> tuple[Words, Values]:
-        file, own = folder / f"shard-{shard:05d}.h5", f"{shard}/{total}"
+        file, own = folder / shard_name(shard), f"{shard}/{total}"
         own_words = [*words[:place], str(file), *words[place + 1 :], "--shard", own]
         return own_words, {**values, "out": file, "shard": own}
 
@@ -91,6 +164,10 @@ def _shared_folder(words: Words, values: Values) -> tuple[Path, Callable[[int, i
         return [*words, "--shard", own], {**values, "shard": own}
 
     return values["run"], command
+
+
+def _kept(kind: str, folder: Path, shard: int) -> tuple[tuple[Path, str], ...]:
+    return tuple((folder, pattern.format(shard=shard_name(shard))) for pattern in KEPT.get(kind, ()))
 
 
 def _carry_out(command: Command, values: Values) -> None:
@@ -141,9 +218,24 @@ def on_cluster(kind: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def _meaning(function: Command, values: Values) -> Values:
+    """A command with its values as JSON has them; paths are absolute, however they were spelled."""
+
+    def plain(value: Any) -> str:
+        return str(Path(value).resolve())
+
+    return json.loads(json.dumps({"command": function.__name__, **values}, default=plain))
+
+
 def _on_slurm(kind: str, function: Command, command: Command, values: Values, asked: Values) -> None:
     """Carry out ``function`` on a cluster; ``command`` is it as its module has it, for the jobs to find."""
-    from icobench.studies.cluster import ClusterOptions, ClusterRun, ShardCommand, parse_minutes
+    from icobench.studies.cluster import (
+        ClusterOptions,
+        ClusterRun,
+        ShardCommand,
+        check_cluster,
+        parse_minutes,
+    )
 
     words = _own_words(sys.argv[1:])
     if kind == "generate" and values["out"].exists():
@@ -152,17 +244,30 @@ def _on_slurm(kind: str, function: Command, command: Command, values: Values, as
     folder, part = (_sharded_file if kind == "generate" else _shared_folder)(words, values)
     del asked["executor"]
     minutes, setup = parse_minutes(asked.pop("time")), tuple(asked.pop("setup") or ())
-    run = ClusterRun(folder, words, ClusterOptions(minutes=minutes, setup=setup, **asked))
+    options = ClusterOptions(minutes=minutes, setup=setup, **asked)
+    check_cluster()
+    pieces = _check(function, values)
+    if pieces is not None and pieces < options.shards:
+        say(f"{pieces} shards, as there are no more pieces of work")
+        options = replace(options, shards=pieces)
+    run = ClusterRun(folder, words, options, _meaning(function, values))
     total = len(run.shards)
 
     def shard_command(shard: int) -> ShardCommand:
         own_words, own_values = part(shard, total)
-        return ShardCommand(own_words, functools.partial(_carry_out, command, own_values))
+        output = (folder / shard_name(shard)).resolve() if kind == "generate" else None
+        call = functools.partial(_carry_out, command, own_values)
+        return ShardCommand(own_words, call, output, _kept(kind, folder.resolve(), shard))
 
     try:
         with progress_bar(f"{total} shards on SLURM") as update:
+            trouble = ""
 
             def progress(states: dict[int, str]) -> None:
+                nonlocal trouble
+                if run.trouble and run.trouble != trouble:
+                    say(f"{run.trouble}; waiting for it, nothing is submitted again meanwhile")
+                trouble = run.trouble
                 counted = Counter(states.values())
                 text = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counted.items()))
                 update(counted["DONE"] / total, text)
@@ -183,12 +288,12 @@ def _on_slurm(kind: str, function: Command, command: Command, values: Values, as
     if kind == "generate":
         from icobench.datasets.generation import merge_shards
 
-        files = [folder / f"shard-{shard:05d}.h5" for shard in run.shards]
+        files = [folder / shard_name(shard) for shard in run.shards]
         say(f"wrote {merge_shards(values['out'], files)} images to {values['out']}")
         for file in files:
             file.unlink()
         return
-    function(**values)
+    function(**_here(values))
 
 
 def _stopped(run: "ClusterRun", folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icobench.commands.cluster import on_cluster
+from icobench.commands.cluster import arguments_are_good, on_cluster
 from icobench.errors import InputError
 from icobench.options import (
     Device,
@@ -78,7 +78,7 @@ def compare(
     """Reconstruct the same test images with every method; table, figures and report."""
     from dataclasses import replace
 
-    from icobench.comparison.campaign import Campaign
+    from icobench.comparison.campaign import Campaign, check_runs
     from icobench.comparison.methods import available_methods, find_method
     from icobench.comparison.plugin_file import add_file
     from icobench.comparison.runner import Comparison
@@ -114,6 +114,7 @@ def compare(
     own = "" if test_sets is None else "".join(f"-{find_test_set(name).name}" for name in settings.test_sets)
     folder = run or Path("runs") / f"{settings.preset}{own}"
     several = len(settings.test_sets) * settings.seeds > 1
+    arguments_are_good(more=lambda: check_runs(folder, settings, experiment, seed, where, network))
     with one_thread():
         made = (Campaign if several else Comparison)(
             folder, settings, experiment, seed, where, network, workers or automatic_workers(where)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from icobench.commands.cluster import on_cluster
+from icobench.commands.cluster import arguments_are_good, on_cluster
 from icobench.errors import InputError
 from icobench.options import (
     Centre,
@@ -110,6 +110,7 @@ def generate(
     count = len(shard_range(options.images, number, total))
     if not out.resolve().parent.is_dir():
         raise InputError(f"{out.parent}: no such folder")
+    arguments_are_good(options.images)
     try:
         with progress_bar(f"simulating {count} images") as update:
             made = generate_to_file(

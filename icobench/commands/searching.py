@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from icobench.commands.cluster import on_cluster
+from icobench.commands.cluster import arguments_are_good, on_cluster
 from icobench.errors import InputError
 from icobench.options import Device, Seed, Shard, Workers, chosen_device, examples, progress_bar, say
 
@@ -33,10 +33,12 @@ Trials = Annotated[int, typer.Option(help="Trials in total, pruned ones included
 def _search(search: "Search", device: str, workers: int, shard: str) -> None:
     from icobench.reporting.searches import write_search_figures
     from icobench.studies.pool import default_workers
-    from icobench.studies.search import run_search, write_best
+    from icobench.studies.search import check_search, run_search, write_best
     from icobench.studies.shards import WHOLE, parse_shard
 
     where, own = chosen_device(device), parse_shard(shard)
+    check_search(search)
+    arguments_are_good()
     try:
         with progress_bar(f"tuning the {search.kind}") as update:
             study = run_search(search, where, workers or default_workers(where), own, update)
@@ -84,6 +86,7 @@ def tune_simplex_command(
     """Search starts, races and first simplices of the Monte Carlo simplex at a fixed budget.
 
     Hopeless settings are stopped early: a Wilcoxon test over the images, against the best.
+    A setting's value does not depend on --workers, each of one thread; which settings are tried does.
     """
     from icobench.comparison.test_sets import find_test_set
     from icobench.simulator.experiment import Experiment
@@ -123,6 +126,7 @@ def tune_network_command(
     """Search architecture and training settings at a fixed number of training images.
 
     Hopeless networks are stopped early: Hyperband on the validation disorientation.
+    A setting's value does not depend on --workers, each of one thread; which settings are tried does.
     """
     from dataclasses import replace
 

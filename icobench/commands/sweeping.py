@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from icobench.commands.cluster import on_cluster
+from icobench.commands.cluster import arguments_are_good, on_cluster
 from icobench.errors import InputError
 from icobench.options import (
     Device,
@@ -72,7 +72,8 @@ def sweep(
 ) -> None:
     """Accuracy against what costs simulations: training set, dictionary, simplex budget; or against photons.
 
-    Started again, the same command computes what is missing.
+    Started again, the same command computes what is missing. Every worker has one thread, so that results on
+    a CPU are the same for every number of workers; --workers 0 uses all cores.
     """
     from dataclasses import replace
 
@@ -125,9 +126,10 @@ def sweep(
     )  # fmt: skip
     own = parse_shard(shard)
     folder = run or Path("runs") / f"sweep-{axis}"
-    study = Sweep(
-        folder, settings, parse_points(points or AXES[axis].points, whole), seeds or AXES[axis].seeds, own
-    )
+    values, repetitions = parse_points(points or AXES[axis].points, whole), seeds or AXES[axis].seeds
+    Sweep.check(folder, settings, own[1])
+    arguments_are_good(len(values) * repetitions)
+    study = Sweep(folder, settings, values, repetitions, own)
     try:
         with progress_bar(f"sweep over {axis}") as update:
             study.run(where, workers or default_workers(where), update)

@@ -21,7 +21,7 @@ from icobench.simulator.experiment import Experiment
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CAMPAIGN_FILE", "Campaign", "run_names"]
+__all__ = ["CAMPAIGN_FILE", "Campaign", "check_runs", "run_names"]
 
 CAMPAIGN_FILE = "campaign.json"
 
@@ -39,6 +39,40 @@ def run_names(settings: ComparisonSettings, seed: int) -> dict[str, tuple[str, i
                 raise InputError(f"two test sets have the name {name}")
             names[name] = test_set, own
     return names
+
+
+def _check_folder(folder: Path, settings: ComparisonSettings, seed: int) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, not a run folder")
+    occupied = holds_others(folder, CAMPAIGN_FILE, *run_names(settings, seed))
+    if occupied and not (folder / CAMPAIGN_FILE).exists():
+        raise InputError(f"{folder}: not empty and not a folder of runs; choose another --run")
+
+
+def check_runs(
+    folder: Path,
+    settings: ComparisonSettings,
+    experiment: Experiment,
+    seed: int,
+    device: torch.device,
+    network: Networks | None,
+) -> None:
+    """Refuse what a comparison or campaign in a folder would refuse; nothing is written.
+
+    Args:
+        folder, settings, experiment, seed, device, network: as for :class:`Campaign`.
+
+    Raises:
+        InputError: as for :class:`Campaign`.
+    """
+    names = run_names(settings, seed)
+    if len(settings.test_sets) * settings.seeds == 1:
+        Comparison(folder, settings, experiment, seed, device, network, helper=True).check()
+        return
+    _check_folder(folder, settings, seed)
+    for name, (test_set, own) in names.items():
+        single = replace(settings, test_sets=(test_set,), seeds=1)
+        Comparison(folder / name, single, experiment, own, device, network, helper=True).check()
 
 
 class Campaign:
@@ -69,12 +103,7 @@ class Campaign:
     ) -> None:
         self.folder, self.settings, self.seed = Path(folder), settings, seed
         self.experiment, self.device = experiment, device
-        described = self.folder / CAMPAIGN_FILE
-        occupied = holds_others(self.folder, CAMPAIGN_FILE, *run_names(settings, seed))
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder}: is a file, not a run folder")
-        if occupied and not described.exists():
-            raise InputError(f"{self.folder}: not empty and not a folder of runs; choose another --run")
+        _check_folder(self.folder, settings, seed)
         self.runs: dict[str, Comparison] = {}
         for name, (test_set, own) in run_names(settings, seed).items():
             single = replace(settings, test_sets=(test_set,), seeds=1)

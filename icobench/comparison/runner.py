@@ -185,7 +185,12 @@ class Comparison:
         if not helper:
             self._open()
 
-    def _open(self) -> None:
+    def check(self) -> None:
+        """Whether the folder may be used for this run; nothing is written.
+
+        Raises:
+            InputError: it holds something else.
+        """
         described = self.folder / "run.json"
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file, not a run folder")
@@ -200,6 +205,9 @@ class Comparison:
                 )
         elif holds_others(self.folder, "run.json", "parts"):
             raise InputError(f"{self.folder}: not empty and not a run folder; choose another --run")
+
+    def _open(self) -> None:
+        self.check()
         try:
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
         except OSError as error:

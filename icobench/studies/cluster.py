@@ -4,11 +4,15 @@ A shard is a command of icobench with ``--shard i/n``: it computes what is missi
 be killed and started again at any time. What is submitted and what is done stands in ``RUN/cluster``.
 """
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,17 +23,32 @@ from typing import Any, NamedTuple
 from icobench.errors import InputError
 from icobench.images.files import atomic_path
 
-__all__ = ["FOLDER", "ClusterOptions", "ClusterRun", "ShardCommand", "ShardJob", "parse_minutes"]
+__all__ = [
+    "FOLDER",
+    "ClusterOptions",
+    "ClusterRun",
+    "ShardCommand",
+    "ShardJob",
+    "check_cluster",
+    "parse_minutes",
+]
 
 FOLDER = "cluster"
 """Where in a run folder the state is."""
 
 POLL_SECONDS = 5.0
 
+ACCOUNTING_SECONDS = 120.0
+
 UNSEEN_SECONDS = 300.0
 """A job that accounting has not heard of after this long is lost."""
 
 LARGEST_ARRAY = 1000
+
+FULL_LENGTH = 0.75
+"""Share of the time limit after which an attempt was stopped by it, and not by somebody who came first."""
+
+VAIN_ATTEMPTS = 2
 
 ALIVE = (
     "PENDING",
@@ -40,7 +59,9 @@ ALIVE = (
     "REQUEUE_HOLD",
     "RESIZING",
     "SUSPENDED",
+    "UNKNOWN",
 )
+"""States of jobs that may still end well; UNKNOWN while accounting does not answer."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +99,9 @@ def parse_minutes(text: str) -> int:
     Raises:
         InputError: not such a time, or less than a minute.
     """
-    days, _, clock = text.rpartition("-")
+    days, dash, clock = text.strip().rpartition("-")
+    if dash and not days.isdecimal():
+        raise InputError(f"--time must be positive: minutes, h:m:s or d-h:m:s, got {text!r}")
     try:
         parts = [int(part) for part in clock.split(":")]
         seconds = 0
@@ -102,10 +125,15 @@ class ShardCommand(NamedTuple):
     Attributes:
         words: after ``icobench``, for the record.
         call: does it; to be pickled by reference.
+        output: file without which a shard is not done, whatever was noted.
+        kept: folders with a pattern each: the files that a later attempt goes on from. Without any, nobody
+            looks whether an attempt has got anywhere.
     """
 
     words: list[str]
     call: Callable[[], None]
+    output: Path | None = None
+    kept: tuple[tuple[Path, str], ...] = ()
 
 
 class ShardJob:
@@ -116,16 +144,31 @@ class ShardJob:
         shard: its number.
         state: folder of the run's state.
         cpus: threads.
+        minutes: time limit.
     """
 
-    def __init__(self, command: ShardCommand, shard: int, state: Path, cpus: int) -> None:
+    def __init__(self, command: ShardCommand, shard: int, state: Path, cpus: int, minutes: int) -> None:
         self.command, self.shard, self.state, self.cpus = command, shard, state, cpus
+        self.minutes = minutes
         self.folder = os.getcwd()
+        self.vain = 0
+        self.begin, self.before = 0.0, frozenset[tuple[str, int, int]]()
+
+    def _kept(self) -> frozenset[tuple[str, int, int]]:
+        """What is stored that a later attempt goes on from."""
+        found = set()
+        for folder, pattern in self.command.kept:
+            for path in folder.glob(pattern):
+                with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
+                    known = path.stat()
+                    found.add((str(path), known.st_size, known.st_mtime_ns))
+        return frozenset(found)
 
     def __call__(self) -> None:
         import torch
 
         os.chdir(self.folder)
+        self.begin, self.before = time.monotonic(), self._kept()
         torch.set_num_threads(self.cpus)
         sys.argv = ["icobench", *self.command.words]
         begin = time.perf_counter()
@@ -142,9 +185,21 @@ class ShardJob:
         _write(self.state / f"done-{self.shard:05d}.json", done)
 
     def checkpoint(self) -> Any:
-        """What submitit starts again after a time-out or preemption: the same, as finished parts are kept."""
+        """What submitit starts again after a time-out or preemption: the same, as finished parts are kept.
+
+        None, which ends the shard, after two attempts of full length that stored nothing: so would a hundred.
+        """
         from submitit.helpers import DelayedSubmission
 
+        if self.command.kept and time.monotonic() - self.begin > FULL_LENGTH * 60 * self.minutes:
+            self.vain = 0 if self._kept() - self.before else self.vain + 1
+        if self.vain >= VAIN_ATTEMPTS:
+            text = (
+                f"--time is shorter than one point: {self.vain} attempts of {self.minutes} minutes "
+                "stored nothing; give it more"
+            )
+            _write(self.state / f"refused-{self.shard:05d}.json", {"error": text})
+            return None
         return DelayedSubmission(self)
 
 
@@ -173,38 +228,82 @@ def _submitit() -> Any:
     return submitit
 
 
+def check_cluster() -> None:
+    """Whether jobs can be submitted from here at all.
+
+    Raises:
+        InputError: submitit is not installed, or there is no SLURM.
+    """
+    _submitit()
+    if shutil.which("srun") is None:
+        raise InputError("--executor slurm: there is no SLURM (srun) on this machine")
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C to the end: a job that SLURM has just taken must be noted, or nobody could cancel it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    # A terminal interrupts sbatch as well, which inherits this mask.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+        if pressed:
+            raise KeyboardInterrupt
+
+
 class ClusterRun:
     """A command's shards on the cluster.
 
+    A folder belongs to a command from the moment that SLURM has taken the first of its jobs.
+
     Args:
         folder: of the run; the state is in a folder of its own there.
-        command: words after ``icobench``, to recognise a rerun.
+        command: words after ``icobench``, for the record.
         options: what is asked of SLURM; None to look at what is there.
+        values: what the words mean, to recognise a rerun however it is spelled; the words themselves if None.
+
+    Attributes:
+        trouble: why SLURM does not say how its jobs are; empty if it does.
 
     Raises:
         InputError: the folder has another command's shards, or another number of them.
     """
 
     def __init__(
-        self, folder: Path, command: list[str] | None = None, options: ClusterOptions | None = None
+        self,
+        folder: Path,
+        command: list[str] | None = None,
+        options: ClusterOptions | None = None,
+        values: dict[str, Any] | None = None,
     ) -> None:
         self.state = Path(folder).resolve() / FOLDER
         self.options = options
         self.watcher: Any = None
+        self.trouble = ""
         described = self.state / "jobs.json"
         self.described: dict[str, Any] = {"jobs": {}}
         if described.exists():
             try:
                 self.described = json.loads(described.read_text())
-                known = self.described["command"], self.described["shards"]
+                _ = [self.described[name] for name in ("command", "shards", "jobs")]
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{described}: damaged") from error
+        if self.described["jobs"]:
+            known = self.described["command"], self.described["shards"]
             if options is not None and known[1] != options.shards:
                 raise InputError(
                     f"{folder}: was divided into {known[1]} shards, not {options.shards}; "
                     f"keep --shards {known[1]} or choose another folder"
                 )
-            if command is not None and known[0] != command:
+            same = self.described["values"] == values if "values" in self.described else known[0] == command
+            if command is not None and not same:
                 raise InputError(
                     f"{folder}: has the shards of another command (icobench {' '.join(known[0])}); "
                     "choose another folder"
@@ -212,16 +311,12 @@ class ClusterRun:
         elif options is None:
             raise InputError(f"{folder}: nothing was submitted from here")
         else:
-            self.described = {"command": command, "shards": options.shards, "jobs": {}}
-            try:
-                (self.state / "logs").mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
-            self._save()
+            self.described = {"command": command, "values": values, "shards": options.shards, "jobs": {}}
 
     def _save(self) -> None:
         if self.options is not None:
             self.described["options"] = asdict(self.options)
+        self.state.mkdir(parents=True, exist_ok=True)
         _write(self.state / "jobs.json", self.described)
 
     @property
@@ -256,10 +351,11 @@ class ClusterRun:
         }
         for job in open_ones.values():
             self.watcher.register_job(job["id"])
+        self.trouble = ""
         if open_ones:
             # What is finished may be requeued by hand, so that nothing is taken as final here.
             self.watcher._finished.clear()
-            self.watcher.update()
+            self.trouble = self._ask()
         found = {}
         for shard in self.shards:
             if self.done(shard):
@@ -268,6 +364,8 @@ class ClusterRun:
                 found[shard] = "REFUSED"
             elif shard not in open_ones:
                 found[shard] = "NONE"
+            elif self.trouble:
+                found[shard] = "UNKNOWN"
             else:
                 job = open_ones[shard]
                 state = self.watcher.get_state(job["id"], mode="cache").split(" ")[0]
@@ -279,6 +377,25 @@ class ClusterRun:
                     state = "COMPLETING" if time.time() - first < 30 else "LOST"
                 found[shard] = state
         return found
+
+    def _ask(self) -> str:
+        """Ask accounting for all registered jobs; why it did not answer, empty if it did.
+
+        submitit's own question passes over an error, and a running job would look like a lost one.
+        """
+        try:
+            answer = subprocess.run(
+                self.watcher._make_command(), capture_output=True, text=True, timeout=ACCOUNTING_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return f"sacct did not answer for {ACCOUNTING_SECONDS:.0f} s"
+        except OSError as error:
+            return f"sacct: {error.strerror}"
+        if answer.returncode:
+            lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
+            return f"sacct failed: {lines[-1] if lines else f'code {answer.returncode}'}"
+        self.watcher._info_dict.update(self.watcher.read_info(answer.stdout))
+        return ""
 
     def submit(self, jobs: dict[int, ShardCommand]) -> None:
         """Submit shards in arrays.
@@ -292,6 +409,10 @@ class ClusterRun:
         submitit, options = _submitit(), self.options
         assert options is not None
         limit = _largest_array()
+        try:
+            (self.state / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.state.parent}: cannot be made ({error.strerror})") from error
         try:
             executor = submitit.SlurmExecutor(self.state / "logs", max_num_timeout=100)
         except RuntimeError as error:
@@ -309,17 +430,30 @@ class ClusterRun:
         numbers = sorted(jobs)
         for start in range(0, len(numbers), limit):
             piece = numbers[start : start + limit]
-            try:
-                with executor.batch():
-                    made = [executor.submit(ShardJob(jobs[n], n, self.state, options.cpus)) for n in piece]
-            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-                raise InputError(f"sbatch: {_sbatch_message(str(error))}") from error
-            for number, job in zip(piece, made, strict=True):
-                before = self.described["jobs"].get(str(number), {}).get("attempt", 0)
-                self.described["jobs"][str(number)] = {
-                    "id": job.job_id, "attempt": before + 1, "submitted": time.time(),
-                }  # fmt: skip
-            self._save()
+            with _uninterrupted():
+                try:
+                    with executor.batch():
+                        made = [executor.submit(self._job(n, jobs[n])) for n in piece]
+                except (
+                    submitit.core.utils.FailedJobError,
+                    submitit.core.utils.FailedSubmissionError,
+                ) as error:
+                    raise InputError(f"sbatch: {_sbatch_message(str(error))}") from error
+                self._note({number: job.job_id for number, job in zip(piece, made, strict=True)})
+
+    def _job(self, shard: int, command: ShardCommand) -> ShardJob:
+        assert self.options is not None
+        return ShardJob(command, shard, self.state, self.options.cpus, self.options.minutes)
+
+    def _note(self, taken: dict[int, str]) -> None:
+        """Remember what SLURM has taken, and what it took before: a job that was thought lost may live."""
+        for number, job in taken.items():
+            last = self.described["jobs"].get(str(number), {})
+            before = [*last.get("before", []), *([last["id"]] if last else [])]
+            self.described["jobs"][str(number)] = {
+                "id": job, "attempt": last.get("attempt", 0) + 1, "submitted": time.time(), "before": before,
+            }  # fmt: skip
+        self._save()
 
     def wait(
         self, commands: Callable[[int], ShardCommand], progress: Callable[[dict[int, str]], None]
@@ -336,6 +470,7 @@ class ClusterRun:
         assert self.options is not None
         for path in self.state.glob("refused-*.json"):
             path.unlink()  # mended meanwhile, or refused again
+        self._forget_lost(commands)
         left = dict.fromkeys(self.shards, self.options.retries)
         first = True
         while True:
@@ -351,19 +486,28 @@ class ClusterRun:
                         left[shard] -= 1
                 self.submit({shard: commands(shard) for shard in again})
                 states.update(dict.fromkeys(again, "PENDING"))
-            first = False
+            # While SLURM does not say what lives, nobody knows what is to be tried again.
+            first = first and bool(self.trouble)
             progress(states)
             if not any(state in ALIVE for state in states.values()):
                 return states
             time.sleep(POLL_SECONDS)
 
-    def cancel(self) -> None:
-        """Take back all that is not done."""
-        submitit = _submitit()
+    def _forget_lost(self, commands: Callable[[int], ShardCommand]) -> None:
+        """Shards whose files are gone are not done: the set was made of them, and moved away."""
         for shard in self.shards:
-            job = self.described["jobs"].get(str(shard))
-            if job is not None and not self.done(shard):
-                submitit.SlurmJob(self.state / "logs", job["id"]).cancel(check=False)
+            output = commands(shard).output if self.done(shard) else None
+            if output is not None and not output.exists():
+                (self.state / f"done-{shard:05d}.json").unlink()
+                self.described["jobs"].pop(str(shard), None)
+
+    def cancel(self) -> None:
+        """Take back all that is not done, earlier attempts too."""
+        jobs = [self.described["jobs"].get(str(shard)) for shard in self.shards if not self.done(shard)]
+        names = [name for job in jobs if job is not None for name in (*job.get("before", []), job["id"])]
+        if names:
+            # What has ended long ago is unknown to it, and no harm.
+            subprocess.run(["scancel", *names], capture_output=True)
 
     def last_lines(self) -> Iterator[tuple[int, str]]:
         """Last line of every unfinished shard's log."""

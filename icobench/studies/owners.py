@@ -20,6 +20,9 @@ BEAT_SECONDS = 10.0
 SILENT_SECONDS = 120.0
 """A worker of another machine is dead after so long a silence; one of this machine once it has ended."""
 
+FOREIGN_SECONDS = 86_400.0
+"""A trial of a run folder that cannot be seen from here is given up so long after it began."""
+
 
 def _started(pid: int) -> str | None:
     """When a process started, as numbers are given again; None if it has ended."""
@@ -36,6 +39,13 @@ def _started(pid: int) -> str | None:
     except PermissionError:
         pass
     return ""
+
+
+def _home(folder: Path) -> int:
+    """A number that machines agree on if they share a run folder, and hardly if each has its own."""
+    hearts = folder / "workers"
+    hearts.mkdir(parents=True, exist_ok=True)
+    return hearts.stat().st_ino
 
 
 @contextmanager
@@ -56,6 +66,7 @@ def beating(folder: Path) -> Iterator[dict[str, Any]]:
     try:
         yield {
             "host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "beat": name,
+            "home": _home(folder),
         }  # fmt: skip
     finally:
         ended.set()
@@ -66,6 +77,8 @@ def beating(folder: Path) -> Iterator[dict[str, Any]]:
 def alive(owner: dict[str, Any] | None, folder: Path, since: float) -> bool:
     """Whether a trial's worker lives.
 
+    Machines with a run folder each may work on one database: another's hearts are not to be seen.
+
     Args:
         owner: what it noted, None if it had not come to that.
         folder: of the run.
@@ -75,6 +88,8 @@ def alive(owner: dict[str, Any] | None, folder: Path, since: float) -> bool:
         return time.time() - since < SILENT_SECONDS
     if owner["host"] == socket.gethostname():
         return owner["started"] is not None and _started(owner["pid"]) == owner["started"]
+    if owner.get("home", _home(folder)) != _home(folder):
+        return time.time() - since < FOREIGN_SECONDS
     # Both times are the file server's: machines' clocks differ.
     now = folder / "workers" / f".now-{uuid.uuid4().hex}"
     try:

@@ -20,7 +20,7 @@ import torch
 
 from icobench.errors import InputError
 
-__all__ = ["WorkerPool", "default_workers", "one_thread"]
+__all__ = ["WorkerPool", "default_workers", "in_process", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -49,6 +49,14 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_process(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """For work that this process may do itself or leave to workers: on a CPU, with their one thread.
+
+    Sums of several threads differ in their last bits, and a training makes another network of that.
+    """
+    return one_thread() if device.type == "cpu" else contextlib.nullcontext()
 
 
 def _begin(parent: int) -> None:

@@ -1,5 +1,6 @@
 """Searches: trials of a task by any number of workers, each in a process that may be killed."""
 
+import contextlib
 import json
 import time
 import warnings
@@ -17,16 +18,20 @@ from icobench.network.training import DivergedError
 from icobench.provenance import provenance
 from icobench.studies.network_task import RUNGS, NetworkTask
 from icobench.studies.owners import beating
-from icobench.studies.pool import WorkerPool
+from icobench.studies.pool import WorkerPool, in_process
 from icobench.studies.search_space import SearchSpace
 from icobench.studies.simplex_task import BLOCK, SimplexTask
 from icobench.studies.study import (
+    DESCRIPTION,
+    absolute_storage,
+    check_described,
     describe_study,
     finished,
     open_study,
     queue_first,
     recover,
     requeue,
+    reserved,
     running,
 )
 from icobench.studies.toml_text import toml_text
@@ -77,7 +82,7 @@ class Search:
             "space": self.space.digest, "task": self.task.identity, "sampler_seed": self.seed,
         }  # fmt: skip
 
-    def open(self, worker: int = 0) -> "optuna.Study":
+    def open(self, worker: int = 0, create: bool = True) -> "optuna.Study":
         """The study with a sampler for its next trial.
 
         Seeded by the number of trials, so that a search that was stopped goes on as it would have.
@@ -91,27 +96,31 @@ class Search:
                 pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=BLOCK)
         else:
             pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3)
-        study = open_study(self.folder, self.url, self.identity, pruner=pruner)
+        study = open_study(self.folder, self.url, self.identity, pruner=pruner, create=create)
         key = (PURPOSE, len(study.get_trials(deepcopy=False)), worker)
         seed = int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1)[0])
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         return study
 
 
+def _left(search: Search, study: "optuna.Study") -> int:
+    """Trials that may be begun; the named ones, which the first shard queues, have their place kept."""
+    named = reserved(study, search.space.first(search.multi))
+    return search.trials - finished(study) - running(study) - named
+
+
 def one_trial(search: Search, first_worker: int, rank: int, device: str) -> int | None:
     """Ask for a setting, evaluate it, tell its value; the trial's number, None if enough are at work."""
     import optuna
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
     study = search.open(first_worker + rank)
     recover(study, search.folder)
-    if finished(study) + running(study) >= search.trials:
+    if _left(search, study) <= 0:
         return None
     with beating(search.folder) as owner:
         trial = study.ask()
-        trial.set_user_attr("worker", owner)
-        values = search.space.suggest(trial, search.multi)
-        trial.set_user_attr("values", values)
 
         def report(step: int, value: float) -> None:
             if search.multi:
@@ -124,24 +133,47 @@ def one_trial(search: Search, first_worker: int, rank: int, device: str) -> int 
         def note(costs: dict[str, float]) -> None:
             trial.set_user_attr("costs", costs)
 
+        def tell(state: TrialState, error: Exception | None = None, values: Any = None) -> None:
+            # Whoever took this worker for dead has queued the settings again: the search goes on.
+            with contextlib.suppress(UpdateFinishedTrialError):
+                if error is not None:
+                    name = "" if isinstance(error, DivergedError) else f"{type(error).__name__}: "
+                    trial.set_user_attr("error", f"{name}{error}")
+                study.tell(trial, values, state, skip_if_finished=True)
+
         try:
+            trial.set_user_attr("worker", owner)
+            values = search.space.suggest(trial, search.multi)
+            trial.set_user_attr("values", values)
             folder = search.folder / "trials" / f"{trial.number:05d}"
             accuracy, cost = search.task.evaluate(values, folder, device, report, note)
         except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
+            tell(TrialState.PRUNED)
+        except UpdateFinishedTrialError:
+            pass
         except DivergedError as error:
-            trial.set_user_attr("error", str(error))
-            study.tell(trial, state=TrialState.FAIL if search.multi else TrialState.PRUNED)
+            tell(TrialState.FAIL if search.multi else TrialState.PRUNED, error)
         except Exception as error:
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            study.tell(trial, state=TrialState.FAIL)
+            tell(TrialState.FAIL, error)
             raise
         except BaseException:  # stopped: nobody's fault
-            requeue(study, study.get_trials(deepcopy=False)[trial.number], "its worker was stopped")
+            own = study.get_trials(deepcopy=False)[trial.number]
+            requeue(study, own, "its worker was stopped", stopped=True)
             raise
         else:
-            study.tell(trial, (accuracy, cost) if search.multi else accuracy)
+            tell(TrialState.COMPLETE, values=(accuracy, cost) if search.multi else accuracy)
     return trial.number
+
+
+def check_search(search: Search) -> None:
+    """Whether a search may be done in its folder; a folder that it does not have yet is not made.
+
+    Raises:
+        InputError: the folder or its study is of another search.
+    """
+    check_described(search.folder, search.identity["name"], search.url)
+    if (search.folder / DESCRIPTION).exists():
+        search.open(create=False)
 
 
 def run_search(
@@ -152,6 +184,9 @@ def run_search(
     progress: Progress = lambda share, text: None,
 ) -> "optuna.Study":
     """Do the trials that are missing.
+
+    On a CPU every trial is computed by one thread, here or in a worker: a setting's value is the same for
+    every number of workers. Which settings are tried is not, as workers do not wait for each other.
 
     Args:
         search: what to do; the same again goes on.
@@ -165,10 +200,11 @@ def run_search(
     """
     described = {
         **provenance(search.seed, device, search.task.experiment), "identity": search.identity,
-        "storage": search.url, "trials": search.trials,
+        "storage": absolute_storage(search.url), "trials": search.trials,
     }  # fmt: skip
-    describe_study(search.folder, described)
+    check_search(search)
     study = search.open()
+    describe_study(search.folder, described)
     for number in recover(study, search.folder):
         progress(0.0, f"trial {number} was lost with its worker, queued again")
     if shard[0] == 1:
@@ -184,11 +220,15 @@ def run_search(
 
     tell()
     first_worker = (shard[0] - 1) * workers
-    while (left := search.trials - finished(study) - running(study)) > 0:
+    while (left := _left(search, study)) > 0:
         before = finished(study)
-        with WorkerPool(min(workers, left), device, died) as pool:
-            for _ in pool.run(one_trial, [(search, first_worker)] * left):
-                tell()
+        try:
+            with WorkerPool(min(workers, left), device, died) as pool, in_process(device):
+                for _ in pool.run(one_trial, [(search, first_worker)] * left):
+                    tell()
+        except (KeyboardInterrupt, SystemExit):
+            recover(study, search.folder, stopped=True)  # of the workers, which the pool has just ended
+            raise
         recover(study, search.folder)
         if finished(study) == before:
             time.sleep(1)

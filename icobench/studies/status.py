@@ -86,7 +86,12 @@ def describe(run: Path) -> tuple[list[str], list[tuple[str, ...]]]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder}: damaged ({error})") from error
-    shards = _shards(ClusterRun(folder)) if (folder / FOLDER / "jobs.json").exists() else []
+    shards = []
+    if (folder / FOLDER / "jobs.json").exists():
+        run_there = ClusterRun(folder)
+        shards = _shards(run_there)
+        if run_there.trouble:
+            lines.append(run_there.trouble)
     if shards:
         counted = Counter(row[1] for row in shards)
         lines.append("shards: " + ", ".join(f"{count} {state}" for state, count in sorted(counted.items())))

@@ -17,7 +17,7 @@ from icobench.errors import InputError
 from icobench.images.files import atomic_path, holds_others
 from icobench.provenance import provenance
 from icobench.studies.points import SweepSettings, measure
-from icobench.studies.pool import WorkerPool
+from icobench.studies.pool import WorkerPool, in_process
 from icobench.studies.shards import WHOLE, share
 
 if TYPE_CHECKING:
@@ -111,26 +111,39 @@ class Sweep:
         self.points = tuple(points)
         self._open()
 
+    @staticmethod
+    def check(folder: Path, settings: SweepSettings, shards: int = 1) -> int:
+        """Whether a folder may be used for a sweep; nothing is written.
+
+        Returns:
+            into how many shards it is divided.
+
+        Raises:
+            InputError: the folder holds something else.
+        """
+        described = folder / "sweep.json"
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file, not a run folder")
+        if not described.exists():
+            if holds_others(folder, "sweep.json", "points"):
+                raise InputError(f"{folder}: not empty and not a sweep; choose another --run")
+            return shards
+        known = _read(described)
+        if known.get("identity") != settings.identity:
+            raise InputError(
+                f"{folder}: holds a sweep with other settings; choose another --run"
+                f" ({_difference(known.get('identity'), settings.identity)})"
+            )
+        if 1 != known.get("shards", 1) != shards != 1:
+            raise InputError(
+                f"{folder}: was divided into {known['shards']} shards, not {shards}; "
+                "keep the number, or leave out --shard to compute all that is missing here"
+            )
+        return max(shards, known.get("shards", 1))
+
     def _open(self) -> None:
         described = self.folder / "sweep.json"
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder}: is a file, not a run folder")
-        shards = self.shard[1]
-        if described.exists():
-            known = _read(described)
-            if known.get("identity") != self.settings.identity:
-                raise InputError(
-                    f"{self.folder}: holds a sweep with other settings; choose another --run"
-                    f" ({_difference(known.get('identity'), self.settings.identity)})"
-                )
-            if 1 != known.get("shards", 1) != shards != 1:
-                raise InputError(
-                    f"{self.folder}: was divided into {known['shards']} shards, not {shards}; "
-                    "keep the number, or leave out --shard to compute all that is missing here"
-                )
-            shards = max(shards, known.get("shards", 1))
-        elif holds_others(self.folder, "sweep.json", "points"):
-            raise InputError(f"{self.folder}: not empty and not a sweep; choose another --run")
+        shards = self.check(self.folder, self.settings, self.shard[1])
         try:
             (self.folder / "points").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -159,15 +172,22 @@ class Sweep:
     def run(
         self, device: torch.device, workers: int = 1, progress: Progress = lambda share, text: None
     ) -> "pd.DataFrame":
-        """Compute what is missing of this shard; then the table of all that is stored."""
+        """Compute what is missing of this shard; then the table of all that is stored.
+
+        On a CPU every point is computed by one thread, here or in a worker: results are the same for every
+        number of workers.
+        """
         jobs, missing = self.jobs(), self.missing()
+        if not jobs:  # more shards than points
+            progress(1.0, f"{self.settings.axis}, no points in this shard")
+            return read_points(self.folder)
         done = len(jobs) - len(missing)
 
         def inner(part: float) -> None:
             progress((done + part) / len(jobs), f"{self.settings.axis}, {done + 1} of {len(jobs)} points")
 
         inner(0.0)
-        with WorkerPool(min(workers, max(1, len(missing))), device) as pool:
+        with WorkerPool(min(workers, max(1, len(missing))), device) as pool, in_process(device):
             if pool.workers == 1:
                 for point, repetition in missing:
                     compute(self.settings, self.folder, point, repetition, 0, str(device), inner)
@@ -246,6 +266,9 @@ def merge_sweeps(out: Path, folders: Sequence[Path]) -> int:
     Raises:
         InputError: folders of different sweeps, different results of one point, or points missing.
     """
+    for folder in folders:
+        if not (Path(folder) / "sweep.json").exists():
+            raise InputError(f"{folder}: no sweep (it has no sweep.json)")
     described = [_read(Path(folder) / "sweep.json") for folder in folders]
     first = described[0]
     for folder, one in zip(folders, described, strict=True):

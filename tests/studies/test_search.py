@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +28,8 @@ from icobench.studies.owners import alive, beating
 from icobench.studies.search import Search, run_search, search_cost, write_best
 from icobench.studies.search_space import read_space
 from icobench.studies.simplex_task import BLOCK, SimplexTask, race_options
-from icobench.studies.study import open_study, recover
+from icobench.studies.status import describe
+from icobench.studies.study import open_study, recover, requeue
 from icobench.studies.toml_text import toml_text
 
 CPU = torch.device("cpu")
@@ -48,6 +50,7 @@ class Bowl(SimplexTask):
         if self.deadly and Path(self.deadly).exists() and values["starts"] == 60:
             Path(self.deadly).unlink()
             os.kill(os.getpid(), signal.SIGKILL)
+        assert torch.get_num_threads() == 1
         loss = math.log10(values["rotation_deg"] / 10) ** 2
         for image in range(self.images):
             note({"seconds": 0.5 * (image + 1), "simulations": 10 * (image + 1)})
@@ -80,12 +83,33 @@ def test_search_spaces_are_data(tmp_path):
         "[enqueue.x]\na = 1": "no parameters",
         "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2\n[enqueue.x]\nb = 1": "which is no parameter",
         "parameters = ": "not a TOML file",
+        "[parameters.a]\ntype = 'int'\nlow = 0.5\nhigh = 1": "must be whole numbers",
+        "[parameters.a]\ntype = 'categorical'\nchoices = [1, 1]": "there twice",
+        "[parameters.a]\ntype = 'categorical'\nchoices = [1]\nwhen = 'b'": "a: when must name a",
+        "[parameters.a]\ntype = 'categorical'\nchoices = ['x']\n"
+        "[parameters.b]\ntype = 'int'\nlow = 1\nhigh = 2\nwhen = 'a=y'": "'a=y' is met by no value of a",
+        "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2\n[enqueue.x]\na = 3": "x: a = 3 is not among",
+        "[parameters.a]\ntype = 'categorical'\nchoices = [0, 1]\n[enqueue.x]\na = 2": "x: a = 2 is not",
+        "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2": "space.toml: a: no parameter of the simplex",
+        "[parameters.rounds]\ntype = 'categorical'\nchoices = [0]": "space.toml: starts: missing",
+        "[parameters.starts]\ntype = 'int'\nlow = 0\nhigh = 9": "starts: values must lie in 1",
     }
     for text, message in cases.items():
         path = tmp_path / "space.toml"
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             read_space("simplex", path)
+    with pytest.raises(InputError, match=r"learning_rates: a recipe has none"):
+        path.write_text("[parameters.learning_rates]\ntype = 'float'\nlow = 1\nhigh = 2")
+        read_space("network", path)
+
+
+def test_a_setting_that_cannot_be_tried_leaves_no_trial_at_work(tmp_path):
+    own = search(tmp_path / "run", 2)
+    space = replace(own.space, enqueue={"paper": {"starts": "many"}})
+    with pytest.raises(ValueError, match="many"):
+        run_search(replace(own, space=space), CPU)
+    assert [trial.state.name for trial in own.open().get_trials()] == ["FAIL"]
 
 
 def test_the_papers_settings_are_the_papers():
@@ -110,7 +134,12 @@ def test_the_papers_settings_are_the_papers():
 
 
 def test_a_search_is_seeded_and_goes_on_as_it_would_have(tmp_path):
-    whole = run_search(search(tmp_path / "whole", 14), CPU)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # of which a trial has one
+    try:
+        whole = run_search(search(tmp_path / "whole", 14), CPU)
+    finally:
+        torch.set_num_threads(threads)
     run_search(search(tmp_path / "parts", 5), CPU)
     parts = run_search(search(tmp_path / "parts", 14), CPU)
     assert told(parts) == told(whole)
@@ -140,6 +169,111 @@ def test_a_killed_worker_loses_its_trial_alone(tmp_path):
     assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials) == 4
 
 
+def test_named_settings_are_tried_whichever_shard_comes_first(tmp_path):
+    run_search(search(tmp_path / "run", 4), CPU, shard=(2, 2))
+    study = run_search(search(tmp_path / "run", 4), CPU, shard=(1, 2))
+    trials = study.get_trials()
+    assert sorted(trial.user_attrs.get("named", "") for trial in trials) == ["", "", "ours", "paper"]
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+
+
+@dataclass(frozen=True)
+class Stopped(Bowl):
+    """Ctrl-C in the middle of every trial."""
+
+    def evaluate(self, values, folder, device, report, note):
+        raise KeyboardInterrupt
+
+
+def test_who_stops_a_search_loses_no_setting(tmp_path):
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            run_search(
+                search(tmp_path / "run", 2, task=Stopped(2 * BLOCK, "counting", 2500, 0, Experiment())), CPU
+            )
+    study = run_search(search(tmp_path / "run", 2), CPU)
+    done = [trial for trial in study.get_trials() if trial.state != TrialState.FAIL]
+    assert [(trial.user_attrs["named"], trial.user_attrs["attempt"]) for trial in done] == [
+        ("paper", 1), ("ours", 1),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Slow(Bowl):
+    """All trials but the first take longer than anybody waits; the first ends when another has begun."""
+
+    def evaluate(self, values, folder, device, report, note):
+        begun = folder.parents[1] / "begun"
+        if folder.name != "00000":
+            begun.touch()
+            time.sleep(600)
+        while not begun.exists():
+            time.sleep(0.05)
+        return super().evaluate(values, folder, device, report, note)
+
+
+@pytest.mark.filterwarnings("ignore:.*tasks have been successfully executed")
+def test_trials_of_stopped_workers_are_not_counted_as_deaths(tmp_path):
+    def stop(share, text):
+        if share > 0:
+            raise KeyboardInterrupt
+
+    task = Slow(2 * BLOCK, "counting", 2500, 0, Experiment())
+    with pytest.raises(KeyboardInterrupt):
+        run_search(search(tmp_path / "run", 2, task=task), CPU, workers=2, progress=stop)
+    trials = search(tmp_path / "run", 2).open().get_trials()
+    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+    again = [trial for trial in trials if "instead_of" in trial.user_attrs]
+    assert again
+    assert {trial.user_attrs["attempt"] for trial in again} == {1}
+    assert {trial.state for trial in again} == {TrialState.WAITING}
+
+
+@dataclass(frozen=True)
+class Mistaken(Bowl):
+    """Somebody takes the worker of the first trial for dead."""
+
+    run: str = ""
+
+    def evaluate(self, values, folder, device, report, note):
+        if folder.name == "00000":
+            study = search(Path(self.run)).open()
+            assert requeue(study, study.get_trials()[0], "its worker died")
+        return super().evaluate(values, folder, device, report, note)
+
+
+def test_a_trial_that_others_gave_up_does_not_end_the_search(tmp_path):
+    run = tmp_path / "run"
+    task = Mistaken(2 * BLOCK, "counting", 2500, 0, Experiment(), run=str(run))
+    trials = run_search(search(run, 3, task=task), CPU).get_trials()
+    assert [trial.state == TrialState.FAIL for trial in trials] == [True, False, False, False]
+    assert trials[2].user_attrs["instead_of"] == 0
+
+
+def test_a_worker_of_another_run_folder_is_given_time(tmp_path):
+    with beating(tmp_path / "theirs") as owner:
+        pass
+    foreign = {**owner, "host": "elsewhere"}
+    assert not alive(foreign, tmp_path / "theirs", time.time())
+    assert alive(foreign, tmp_path / "ours", time.time() - 3600)
+    assert not alive(foreign, tmp_path / "ours", time.time() - 7 * 86_400)
+
+
+def test_a_look_at_a_search_makes_no_database(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_search(search(tmp_path / "run", 1, url="sqlite:///search.db"), CPU)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    lines, _ = describe(tmp_path / "run")
+    assert lines[0].startswith("search simplex of 1 trials: 1 complete")
+    run_search(search(tmp_path / "run", 2, url="sqlite:///../search.db"), CPU)  # the same file
+    (tmp_path / "search.db").unlink()
+    with pytest.raises(InputError, match=r"search.db: no such file"):
+        describe(tmp_path / "run")
+    assert not (tmp_path / "search.db").exists()
+    assert list(Path().iterdir()) == []
+
+
 def test_trials_of_the_dead_are_found_at_the_start(tmp_path):
     run = tmp_path / "run"
     study = run_search(search(run, 2), CPU)
@@ -164,6 +298,7 @@ def test_trials_of_the_dead_are_found_at_the_start(tmp_path):
 def test_studies_and_storages_that_do_not_fit_are_refused(tmp_path):
     run_search(search(tmp_path / "run", 2), CPU)
     before = (tmp_path / "run" / "journal.log").read_bytes()
+    described = (tmp_path / "run" / "search.json").read_bytes()
     other = search(tmp_path / "run", 2)
     space = replace(
         other.space, parameters={**other.space.parameters, "starts": {"type": "int", "low": 1, "high": 2}}
@@ -175,6 +310,7 @@ def test_studies_and_storages_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds the search simplex in a journal"):
         run_search(replace(other, multi=True), CPU)
     assert (tmp_path / "run" / "journal.log").read_bytes() == before
+    assert (tmp_path / "run" / "search.json").read_bytes() == described
     (tmp_path / "run" / "journal.log").write_bytes(before[:200] + b"\x00{\n" + before[200:])
     with pytest.raises(InputError, match=r"journal.log: cannot be used as a storage"):
         run_search(other, CPU)
@@ -186,6 +322,43 @@ def test_studies_and_storages_that_do_not_fit_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             open_study(tmp_path, url, other.identity)
+
+
+def test_a_mistyped_storage_leaves_the_folder_to_the_right_one(tmp_path):
+    with pytest.raises(InputError, match="cannot be used as a storage"):
+        run_search(search(tmp_path / "run", 1, url="moon://base"), CPU)
+    assert len(run_search(search(tmp_path / "run", 2), CPU).get_trials()) == 2
+
+
+def test_a_torn_last_line_is_cut_off_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("icobench.studies.study.alive", lambda *_: False)  # the machine was lost
+    journal = tmp_path / "run" / "journal.log"
+    for trials, cut in ((2, 20), (4, 1)):  # in the middle of a line, and before its end
+        run_search(search(tmp_path / "run", trials), CPU)
+        whole = journal.read_bytes()
+        journal.write_bytes(whole[:-cut])
+    study = run_search(search(tmp_path / "run", 6), CPU)
+    assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.get_trials()) == 6
+    for line in journal.read_text().splitlines():
+        json.loads(line)
+    pieces = (tmp_path / "run" / "journal.log.torn").read_bytes().splitlines()
+    assert len(pieces) == 2
+    assert pieces[1] == whole.splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("ignore:The value of `grace_period`")
+def test_a_dead_processs_lock_is_broken_in_a_relative_folder_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("icobench.studies.study.GRACE_SECONDS", 1)
+    monkeypatch.chdir(tmp_path)
+    own = search(Path("run"), 1)
+    study = own.open()
+    (tmp_path / "run" / "journal.log.lock").touch()
+    study.set_user_attr("through", True)
+    lock = tmp_path / "run" / "journal.log.lock"
+    lock.symlink_to("run/journal.log")  # as Optuna's own lock, which points nowhere
+    os.utime(lock, (0, 0), follow_symlinks=False)
+    assert own.open().user_attrs["through"]
+    assert not lock.is_symlink()
 
 
 def test_a_database_serves_as_well(tmp_path):

@@ -137,9 +137,7 @@ def test_errors_are_those_of_the_command_and_of_the_site(slurm, tmp_path):
     code, text = ended(icobench(f"compare --images 2 --methods magic {where}", tmp_path, slurm))
     assert code == 2
     assert "unknown method 'magic'" in text
-    code, text = ended(icobench(f"compare --images 2 --methods magic {where[:-1]}3", tmp_path, slurm))
-    assert code == 2
-    assert "was divided into 2 shards, not 3" in text
+    assert list(tmp_path.iterdir()) == []
     code, text = ended(icobench("sweep --run s --executor slurm --partition moon", tmp_path, slurm))
     assert code == 2
     assert "error: sbatch: " in text

@@ -74,6 +74,9 @@ def test_shards_on_machines_of_their_own_merge_to_the_whole(measured, tmp_path):
     with pytest.raises(InputError, match="3 of 6 points are in no folder"):
         merge_sweeps(tmp_path / "all", [tmp_path / "1"])
     assert not (tmp_path / "all").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: no sweep"):
+        merge_sweeps(tmp_path / "all", [tmp_path / "1", tmp_path / "empty"])
     assert merge_sweeps(tmp_path / "all", [tmp_path / "2", tmp_path / "1"]) == 6
     Sweep(tmp_path / "whole", SETTINGS, (1, 2, 4), 2).run(CPU)
     merged, whole = read_points(tmp_path / "all"), read_points(tmp_path / "whole")
@@ -88,6 +91,32 @@ def test_shards_on_machines_of_their_own_merge_to_the_whole(measured, tmp_path):
     path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match="differs from"):
         merge_sweeps(tmp_path / "y", [tmp_path / "whole", tmp_path / "2"])
+
+
+def test_a_shard_without_points_has_nothing_to_do(measured, tmp_path):
+    seen = []
+    for number in (3, 1, 2):
+        shard = Sweep(tmp_path / "run", SETTINGS, (1, 2), 1, (number, 3))
+        shard.run(CPU, progress=lambda share, text: seen.append(share))
+    assert sorted(measured) == [(1, 0), (2, 0)]
+    assert seen[0] == 1.0
+    assert len(read_points(tmp_path / "run")) == 2 * 4
+
+
+def test_points_of_this_process_have_one_thread_as_a_workers(measured, monkeypatch, tmp_path):
+    threads = []
+    inner = sweep.measure
+    monkeypatch.setattr(
+        sweep, "measure", lambda *values: threads.append(torch.get_num_threads()) or inner(*values)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Sweep(tmp_path / "run", SETTINGS, (1, 2), 1).run(CPU)
+        assert threads == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_another_experiment_or_number_of_shards_is_refused(measured, tmp_path):
