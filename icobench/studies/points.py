@@ -187,7 +187,7 @@ def _network(settings: SweepSettings, point: int, seed: int, tests: PatternSet, 
     assert recipe is not None
     data = held_out = None
     if settings.data is None:
-        # A batch's other refractive indices would be simulated on top of the pool.
+        # The test images have the experiment's own refractive index.
         recipe = replace(recipe, pool=point, default_index_share=1.0)
     else:
         whole, held_out = training_data(settings.data, recipe.decades, settings.experiment)
