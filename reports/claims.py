@@ -235,8 +235,8 @@ def figure_4b() -> str:
         texts = [f"{int(size):,}: {number(100 * one['appendix_c_mean_median'])} %" for size, one in ordered]
         text += (
             f" The network by size of its training set, at a fixed number of steps: {'; '.join(texts)}. "
-            "Three seeds each scatter as much as sizes differ: so short a training (1,500 steps, eight minutes "
-            "of one core) is bound by its steps, not by its images, which it sees turned and mirrored."
+            "Three seeds each scatter as much as sizes differ: so short a training (1,500 steps, eight "
+            "minutes of one core) is bound by its steps, not by its images, seen turned and mirrored."
         )
     else:
         text += " The network's points by size of the training set are still owed."
