@@ -232,10 +232,10 @@ def _on_slurm(kind: str, function: Command, command: Command, values: Values, as
     from icobench.studies.cluster import (
         ClusterOptions,
         ClusterRun,
-        ShardCommand,
         check_cluster,
         parse_minutes,
     )
+    from icobench.studies.shard_job import ShardCommand
 
     words = _own_words(sys.argv[1:])
     if kind == "generate" and values["out"].exists():

@@ -11,8 +11,9 @@ import pytest
 
 from icobench import cli
 from icobench.errors import InputError
-from icobench.studies import cluster
-from icobench.studies.cluster import ClusterOptions, ClusterRun, ShardCommand, ShardJob, parse_minutes
+from icobench.studies import cluster, shard_job
+from icobench.studies.cluster import ClusterOptions, ClusterRun, parse_minutes
+from icobench.studies.shard_job import ShardCommand, ShardJob
 
 PROGRAMS = {
     "srun": "",
@@ -219,7 +220,7 @@ def test_a_time_limit_shorter_than_one_point_is_said(tmp_path, monkeypatch):
     points = tmp_path / "points"
     points.mkdir()
     clock = [0.0]
-    monkeypatch.setattr(cluster.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(shard_job.time, "monotonic", lambda: clock[0])
 
     def requeued(minutes: float, work=lambda: None, **more) -> bool:
         """An attempt that is stopped after so long: whether there is to be another."""
