@@ -72,8 +72,8 @@ def simulating(shards: pd.DataFrame, start: float, each: float, stored: float, n
         f"{stored * IMAGES / 1e9:,.0f} GB in all;",
         f"{SHARDS} shards write {SHARDS * stored / each / 1e6:,.1f} MB/s. One process joins them at the end:",
         f"until then they and the whole take {2 * stored * IMAGES / 1e9:,.0f} GB of disk. Shards of",
-        f"{IMAGES // SHARDS:,} images are {IMAGES / SHARDS / shards['images'].max():,.0f} times larger than the",
-        "largest that was measured: a straight line over so far is a guess within a factor of two.",
+        f"{IMAGES // SHARDS:,} images are {IMAGES / SHARDS / shards['images'].max():,.0f} times larger than",
+        "the largest that was measured: a straight line over so far is a guess within a factor of two.",
         "",
     ]
 
