@@ -195,7 +195,7 @@ def speed(networks: Networks, experiment: Experiment, repeats: int = 5) -> dict[
 
     def best(patterns: PatternSet) -> float:
         times = []
-        for _ in range(repeats + 1):
+        for _ in range(1 + repeats * (10 if len(patterns) == 1 else 1)):
             begin = time.perf_counter()
             predict(networks, patterns.images, patterns.mask, experiment, patterns.kind)
             if device.type == "cuda":
