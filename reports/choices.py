@@ -4,6 +4,7 @@
 
 1. Which network answers a log image (`network/selection.py`): shares of images for which the network for
    clean images is believed, and the errors of the answer, for clean, 8-bit, faintly flawed, realistic ones.
+   And how well log images are answered whose forward peak nobody sees.
 2. How good the dictionary's nearest patterns are (`fitting/dictionary.py`): share of images whose nearest
    pattern, or one of the four nearest, lies within 4 degrees and 3 nm, and the time of a look-up.
 3. When a fit is called poor (`fitting/goodness.py`): deviance over its expectation at the best fit, for
@@ -13,6 +14,7 @@
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,7 +34,7 @@ from icobench.images.log_image import log_image
 from icobench.images.masks import usable_pixels
 from icobench.network.familiar import whole
 from icobench.network.predict import answer
-from icobench.network.selection import CLEAN_SCORE, Networks, agreeing, load_network
+from icobench.network.selection import CLEAN_SCORE, Networks, agreeing, load_network, predict
 from icobench.provenance import provenance
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
@@ -92,6 +94,28 @@ def network_choice(count: int, networks: Networks, experiment: Experiment) -> di
                 "chosen": quantiles(torch.where(believed, *misses)),
             },
         }  # fmt: skip
+    return found
+
+
+def without_peak(count: int, networks: Networks, experiment: Experiment) -> dict[str, dict]:
+    """Errors on log images over the brightest pixel that a hole leaves, or of photon counts."""
+    clean = evaluation_set("clean", count, experiment, SEED)
+    sets = {}
+    for degrees in (3.0, 8.0):
+        mask = usable_pixels(experiment, degrees).expand_as(clean.mask)
+        sets[f"hole of {degrees:g} degrees"] = (log_image(clean.images * mask) * mask, mask, clean)
+    for photons in (1e5, 1e6):
+        options = PatternOptions(count, "log", replace(DETECTORS["counting"], photons=photons))
+        counted = generate_patterns(options, experiment, SEED)
+        sets[f"{photons:g} photons, hole of 3 degrees"] = (counted.images, counted.mask, counted)
+    found = {}
+    for name, (images, mask, truth) in sets.items():
+        said = predict(networks, images, mask, experiment, "log")
+        found[name] = {
+            "images": count,
+            "disorientation_deg": quantiles(disorientation(said.quaternion[:, 0], truth.quaternion)),
+            "radius_error_nm": quantiles((said.radius_nm - truth.radius_nm).abs()),
+        }
     return found
 
 
@@ -159,6 +183,7 @@ def main() -> None:
         "command": f"python reports/choices.py --images {arguments.images}",
         "networks": networks.digest,
         "network_of_a_log_image": network_choice(arguments.images, networks, experiment),
+        "log_images_without_peak": without_peak(arguments.images, networks, experiment),
         "dictionary": dictionary_hits(few, experiment),
         "deviance": deviances(few, networks, experiment),
     }
