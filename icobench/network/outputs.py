@@ -13,11 +13,16 @@ from torch import Tensor
 
 from icobench.network.targets import Target
 
-__all__ = ["LOSSES", "SPREADS", "Prediction", "interpret", "logarithmic_loss", "mean_square_loss"]
+__all__ = [
+    "LOSSES", "SPREADS", "Prediction", "interpret", "logarithmic_loss", "mean_square_loss", "square_loss",
+]  # fmt: skip
 
 RADIUS_LOW_NM, RADIUS_SPAN_NM = 30.0, 130.0
 SPREADS = 2
 LEAST_LOG_SPREAD = -10.0
+
+SPREAD_SHARE = 0.01
+"""Of the spreads' likelihood in a loss: they shall not shape the features."""
 
 
 class Prediction(NamedTuple):
@@ -71,6 +76,21 @@ def mean_square_loss(output: Tensor, target: Target, quaternion: Tensor, radius_
     return (turn + size).mean() / (target.dimension + 1)
 
 
+def _spread_likelihood(
+    output: Tensor, target: Target, quaternion: Tensor, squared_radius_error: Tensor
+) -> Tensor:
+    """Negative logarithm of the Gaussian likelihood of the errors under the spreads said of them.
+
+    Only the spreads feel it.
+    """
+    radius_log, turn_log = _log_spreads(output, target.dimension)
+    size = squared_radius_error.detach()
+    angle = target.squared_angle(output[:, : target.dimension].detach(), quaternion)
+    of_radius = radius_log + 0.5 * size * torch.exp(-2 * radius_log)
+    of_turn = 3 * turn_log + 0.5 * angle * torch.exp(-2 * turn_log)
+    return (of_radius + of_turn).mean()
+
+
 def logarithmic_loss(output: Tensor, target: Target, quaternion: Tensor, radius_nm: Tensor) -> Tensor:
     """Logarithms of the two root mean square errors, the radius's twice.
 
@@ -84,11 +104,23 @@ def logarithmic_loss(output: Tensor, target: Target, quaternion: Tensor, radius_
     loss = 0.5 * torch.log(turn.mean() + 1e-9) + torch.log(size.mean() + 1e-9)
     if output.shape[1] == target.dimension + 1:
         return loss
-    radius_log, turn_log = _log_spreads(output, target.dimension)
-    angle = target.squared_angle(output[:, : target.dimension].detach(), quaternion)
-    likelihood = radius_log + 0.5 * size.detach() * torch.exp(-2 * radius_log)
-    likelihood = likelihood + 3 * turn_log + 0.5 * angle * torch.exp(-2 * turn_log)
-    return loss + 0.01 * likelihood.mean()
+    return loss + SPREAD_SHARE * _spread_likelihood(output, target, quaternion, size)
 
 
-LOSSES = {"log": logarithmic_loss, "mse": mean_square_loss}
+def square_loss(output: Tensor, target: Target, quaternion: Tensor, radius_nm: Tensor) -> Tensor:
+    """Sum of the D + 1 squared errors; spreads are fitted as in :func:`logarithmic_loss`.
+
+    Unlike a logarithm's, its gradient falls with the errors, and the radius, whose square is the
+    smaller one by far, leaves it to the orientation to shape the features, from which both are better read.
+    The spreads' share of the gradient falls with the loss; of its value they have none.
+    """
+    output = output.float()
+    turn, size = _squares(output, target, quaternion, radius_nm)
+    loss = (turn + size).mean()
+    if output.shape[1] == target.dimension + 1:
+        return loss
+    spreads = _spread_likelihood(output, target, quaternion, size)
+    return loss + SPREAD_SHARE * loss.detach() * (spreads - spreads.detach())
+
+
+LOSSES = {"log": logarithmic_loss, "mse": mean_square_loss, "square": square_loss}

@@ -80,7 +80,7 @@ class Recipe:
     pool: int | None = None
     batch: int = 64
     variants: int = 2
-    loss: str = "log"
+    loss: str = "square"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     average: float = 0.999

@@ -12,7 +12,7 @@ from icobench.simulator.experiment import Experiment
 
 RECIPE = Recipe(
     steps=1000, batch=8, variants=8, network={"widths": [4, 4, 8], "hidden": 8}, radius_nm=(28.0, 32.0),
-    patience=2, validate_steps=10,
+    patience=2, validate_steps=10, loss="log",
 )  # fmt: skip
 
 
@@ -49,8 +49,9 @@ def test_rate_falls_when_the_loss_does_not():
     assert Plateau(RECIPE).finished(1000)  # the ceiling
 
 
-def test_squares_improve_by_a_share():
-    rule = Plateau(replace(RECIPE, loss="mse", patience=1))
+@pytest.mark.parametrize("loss", ["mse", "square"])
+def test_squares_improve_by_a_share(loss):
+    rule = Plateau(replace(RECIPE, loss=loss, patience=1))
     for loss in (1e-3, 0.98e-3, 0.9e-3):
         rule.observe(loss)
     assert rule.falls == 0

@@ -80,24 +80,55 @@ def test_loss_is_least_at_the_truth(name, loss, generator):
         assert LOSSES[loss](worse, target, quaternion, radius) > best
 
 
-def test_spreads_are_fitted_to_the_errors(generator):
-    """Gaussian errors of known size: the likelihood is best at their standard deviations."""
+@pytest.mark.parametrize("loss", ["log", "square"])
+def test_spreads_are_fitted_to_the_errors(loss, generator):
+    """Gaussian errors of known size: the gradient leads to their standard deviations, and ends there."""
     target = TARGETS["orbit"]
     quaternion = random_orientations(4000, generator)
     turn = 0.02 * torch.randn(4000, 3, generator=generator, dtype=torch.float64)
     moved = quaternion_multiply(rotation_vector_to_quaternion(turn), quaternion)
     radius = torch.full((4000,), 95.0)
     size = 0.5 + 0.01 * torch.randn(4000, generator=generator)
+    answer = torch.cat((target.encode(moved), size[:, None]), 1).float()
+    truth = torch.tensor([math.log(0.01), math.log(0.02)])
 
-    def value(radius_log, turn_log):
-        spreads = torch.tensor([radius_log, turn_log]).expand(4000, 2)
-        output = torch.cat((target.encode(moved), size[:, None], spreads), 1)
-        return float(LOSSES["log"](output, target, quaternion, radius))
+    def slope(spreads):
+        spreads = spreads.clone().requires_grad_()
+        output = torch.cat((answer, spreads.expand(4000, 2)), 1)
+        LOSSES[loss](output, target, quaternion, radius).backward()
+        return spreads.grad
 
-    best = value(math.log(0.01), math.log(0.02))
-    for step in (-0.1, 0.1):
-        assert value(math.log(0.01) + step, math.log(0.02)) > best
-        assert value(math.log(0.01), math.log(0.02) + step) > best
+    for number in (0, 1):
+        step = torch.zeros(2)
+        step[number] = 0.1
+        assert slope(truth + step)[number] > 0 > slope(truth - step)[number]
+
+
+@pytest.mark.parametrize("loss", ["log", "square"])
+def test_spreads_do_not_bend_the_answer(loss, generator):
+    target = TARGETS["orbit"]
+    quaternion, radius = random_orientations(8, generator), torch.linspace(40, 150, 8)
+    answer = torch.randn(8, target.dimension + 1, generator=generator)
+
+    def slope(spread):
+        own = answer.clone().requires_grad_()
+        output = torch.cat((own, torch.full((8, 2), spread)), 1)
+        LOSSES[loss](output, target, quaternion, radius).backward()
+        return own.grad
+
+    torch.testing.assert_close(slope(-3.0), slope(-1.0))
+
+
+def test_square_loss_is_the_sum_of_squares(generator):
+    """Whatever the spreads."""
+    target = TARGETS["orbit"]
+    quaternion, radius = random_orientations(8, generator), torch.linspace(40, 150, 8)
+    output = torch.cat((target.encode(quaternion), (radius[:, None] - 30) / 130), 1).float()
+    output = torch.cat((output, torch.randn(8, 2, generator=generator)), 1)
+    output[:, 0] += 0.3
+    output[:, target.dimension] += 0.2
+    found = LOSSES["square"](output, target, quaternion, radius)
+    torch.testing.assert_close(found, torch.tensor(0.3**2 + 0.2**2))
 
 
 def test_networks_without_spreads_say_so():

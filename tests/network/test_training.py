@@ -284,8 +284,8 @@ class Spoilt(torch.autograd.Function):
 
 def spoil(monkeypatch, wrong):
     """Spoil the losses of training from now on."""
-    honest = LOSSES["log"]
-    monkeypatch.setitem(LOSSES, "log", lambda *arguments: wrong(honest(*arguments)))
+    honest = LOSSES[TINY.loss]
+    monkeypatch.setitem(LOSSES, TINY.loss, lambda *arguments: wrong(honest(*arguments)))
 
 
 @pytest.mark.parametrize(
