@@ -100,7 +100,7 @@ def train(
             recipe, experiment, folder, seed, where, max_minutes, fast, data=known, held_out=held_out,
             start=begun, search=search,
             progress=lambda step, steps, loss: update(
-                step / steps, f"step {step}/{steps}, loss {loss:.4f}"
+                step / steps, f"step {step}/{steps}, loss {loss:.4g}"
             ),
         )  # fmt: skip
     state = "finished" if result.finished else "stopped, run again to resume"
