@@ -96,7 +96,7 @@ def claims(runs: dict[str, RunFolder]) -> list[Row]:
         if {"network", "simplex"} <= set(accounts):
             spent = float(accounts["simplex"].evaluations.mean())
             iteration = iteration_cost(runs["clean"])
-            learned = accounts["network"].fixed_simulations
+            learned = round(accounts["network"].fixed_simulations)
             crossing = learned / spent
     sets = evaluated.get("sets", {})
     good = [

@@ -21,8 +21,8 @@ class Target(NamedTuple):
 
 RADIUS_WHY = (
     "the network's own limit, not photon noise: averaging mirror images (`--versions 2`) takes a seventh "
-    "off, another read-out of the same features nothing, 2,500 further steps nothing; trained on logarithms of "
-    "the errors, clean radii were 0.152 nm, with twice the disorientation; a fit after it (`network+lm`) "
+    "off, another read-out of the same features nothing, 2,500 further steps nothing; trained on logarithms "
+    "of the errors, clean radii were 0.152 nm, with twice the disorientation; a fit after it (`network+lm`) "
     "removes it"
 )
 HIDDEN_WHY = (
