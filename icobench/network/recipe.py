@@ -156,7 +156,7 @@ RECIPES = {
     # The same for photon counts and for flawed log images.
     "compact-counts": Recipe(steps=8_500, batch=32, learning_rate=1.5e-3),
     "compact-realistic": Recipe(
-        steps=8_500, images="realistic", batch=32, learning_rate=1.5e-3, settle_share=0.3, hidden_peak=0.5,
+        steps=9_500, images="realistic", batch=32, learning_rate=1.5e-3, settle_share=0.3, hidden_peak=0.5,
         counted=0.25,
     ),
     # The published network; a GPU's work.

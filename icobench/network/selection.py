@@ -114,7 +114,7 @@ def predict(
     The network for clean images is far more precise on those, and wrong on others. It is only asked for
     images that are complete; noise-free intensities it then answers. A log image may be clean or not:
     there it is believed where its orbit vector is that of an orientation, and the robust network agrees
-    with it within its own error bars.
+    with it within twice its error bars.
 
     Args:
         networks: to choose from.
