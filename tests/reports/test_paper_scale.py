@@ -221,9 +221,11 @@ def networked(tiny, tmp_path, monkeypatch):
         tiny.scale.paper_network, architecture="compact", network={**smallest, "target": "quaternion"},
         steps=2, batch=2,
     )  # fmt: skip
+    # Three different ones: equal recipes would give the very same weights.
+    sizes = ("1 M", {**smallest, "hidden": 12}), ("2 M", {**smallest, "hidden": 16})
     scale = replace(
         tiny.scale, paper_network=published, compact=replace(tiny.scale.compact, network=smallest, batch=2),
-        compact_minutes=0.0, sizes=(("1 M", smallest), ("2 M", {**smallest, "hidden": 16})), size_minutes=0.0,
+        compact_minutes=0.0, sizes=sizes, size_minutes=0.0,
         evaluation_images=4, fit_images=2, fit_block=1, sweep_sizes=(2, 4), sweep_seeds=2, sweep_minutes=0.0,
         sweep_images=3, own_network=True, export=True,
     )  # fmt: skip
