@@ -1,14 +1,16 @@
 """Histograms of the mean and maximum error on 5,000 images, as figure 4a of Stielow et al. 2020.
 
-    python reports/figure4a.py [--evaluations reports/evaluation,...] [--out reports/figure4a.png]
+    python reports/figure4a.py [--evaluations FOLDER,...] [--out reports/figure4a.png]
 
-Reads what `icobench evaluate --out FOLDER` stored. Errors are those of appendix C: each of the five numbers
+Reads what `icobench evaluate --out FOLDER` stored, if nothing else is said that of the shipped networks and,
+where there is one, of the published network. Errors are those of appendix C: each of the five numbers
 over its allowed range, then mean and maximum of the five. Below, the error against the radius.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +19,18 @@ from icobench.images.files import atomic_path
 
 COLUMNS = (("appendix_c_mean", "mean of the five errors (%)"), ("appendix_c_max", "largest of the five (%)"))
 
+STORED = Path("reports/evaluation"), Path("reports/evaluation_paper_small")
+
+
+def _called(card: dict[str, Any]) -> str:
+    """A network's name; one that was trained on a fixed set says how far."""
+    pool = card["recipe"]["pool"]
+    return card["architecture"] + (f" ({pool:,} images, {card['steps']:,} steps)" if pool else "")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--evaluations", default="reports/evaluation")
+    parser.add_argument("--evaluations", default=",".join(str(one) for one in STORED if one.is_dir()))
     parser.add_argument("--out", type=Path, default=Path("reports/figure4a.png"))
     arguments = parser.parse_args()
     from matplotlib.figure import Figure
@@ -31,7 +41,7 @@ def main() -> None:
     for folder in map(Path, arguments.evaluations.split(",")):
         table = pd.read_parquet(folder / "evaluation.parquet")
         cards = json.loads((folder / "evaluation.json").read_text())["networks"]
-        who = "/".join(sorted({card["architecture"] for card in cards}))
+        who = "/".join(sorted({_called(card) for card in cards}))
         for name, own in table.groupby("test_set", observed=True):
             label = f"{who}, {name}"
             for axis, (column, title) in zip(axes[0], COLUMNS, strict=True):

@@ -46,7 +46,11 @@ def to_fundamental_domain(quaternion: Tensor, body: ConvexBody | None = None) ->
     For the icosahedron the domain is a dodecahedron whose corners lie 44.48 degrees
     from the identity.
     """
-    return _select(equivalents(quaternion, body), lambda all_of: all_of[..., 0])
+    group = _group(body, quaternion)
+    # The scalar parts of all products q g, without the products.
+    scalars = (quaternion_conjugate(quaternion).unsqueeze(-2) * group).sum(-1)
+    best = group[scalars.abs().argmax(-1)]
+    return quaternion_normalize(quaternion_multiply(quaternion, best))
 
 
 def nearest_equivalent(quaternion: Tensor, reference: Tensor, body: ConvexBody | None = None) -> Tensor:

@@ -55,7 +55,7 @@ def familiar(recipe: Recipe, images: Tensor, mask: Tensor, experiment: Experimen
     if other_kind or not _fine(experiment):
         return torch.zeros(len(mask), dtype=torch.bool)
     usable = mask & experiment.valid().to(mask.device)
-    sine = experiment.sin_theta().to(mask.device)
+    sine = experiment.sin_theta(torch.float32).to(mask.device)
     pixel = 2 * experiment.sin_theta_max / experiment.pixels
     nearest = torch.where(usable, sine, 2.0).amin((-2, -1))
     farthest = torch.where(usable, sine, 0.0).amax((-2, -1))

@@ -20,10 +20,8 @@ from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import (
     quaternion_multiply,
-    quaternion_normalize,
     quaternion_to_matrix,
     random_quaternions,
-    rotation_vector_to_quaternion,
 )
 
 __all__ = ["DIMENSION", "Decoded", "decode", "embed", "small_turn"]
@@ -77,14 +75,22 @@ def _monomials() -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _embedding_tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Five-fold axes (6, 3); places (3, 28) of the powers of x, y, z among 7 each; coefficients (28, 13)."""
+    """What embedding takes.
+
+    (16, 18) from the products q_i q_j to x, y, z of the six rotated five-fold axes; places (3, 28) of the
+    powers of x, y, z among 7 each; coefficients (28, 13).
+    """
     vertices = icosahedron().vertices
     axes = vertices[[i for i, v in enumerate(vertices) if tuple(v) > tuple(-v)]]
+    # M(q) is a quadratic form: its values at sums of two units give it.
+    units = torch.eye(4, dtype=torch.float64)
+    single, double = quaternion_to_matrix(units), quaternion_to_matrix(units[:, None] + units)
+    turned = torch.as_tensor(axes) @ ((double - single[:, None] - single) / 2).mT
     exponents, coefficients = _monomials()
     scale = 1 / float(np.linalg.norm(_harmonics(axes).sum(0)))
     places = torch.as_tensor(exponents.T.copy()) + torch.tensor([[0], [DEGREE + 1], [2 * (DEGREE + 1)]])
     return (
-        torch.as_tensor(axes, dtype=dtype, device=device),
+        turned.reshape(16, 18).to(device, dtype),
         places.to(device),
         torch.as_tensor(scale * coefficients, dtype=dtype, device=device),
     )
@@ -116,8 +122,9 @@ def embed(quaternion: Tensor) -> Tensor:
     Components are the real spherical harmonics m = -6..6 summed over the six five-fold axes of
     the rotated body.
     """
-    axes, places, coefficients = _embedding_tables(quaternion.dtype, quaternion.device)
-    rotated = axes @ quaternion_to_matrix(quaternion).mT
+    turned, places, coefficients = _embedding_tables(quaternion.dtype, quaternion.device)
+    products = quaternion.unsqueeze(-1) * quaternion.unsqueeze(-2)
+    rotated = (products.flatten(-2) @ turned).unflatten(-1, (6, 3))
     squared = rotated * rotated
     cubed = squared * rotated
     powers = (torch.ones_like(rotated), rotated, squared, cubed, squared * squared, cubed * squared,
@@ -172,6 +179,13 @@ def _derivatives() -> Tensor:
 
 
 @lru_cache(maxsize=1)
+def _tangent() -> Tensor:
+    """(12, 4): the products of i, j, k with a quaternion, from the products of their components."""
+    units = torch.eye(4, dtype=torch.float64)
+    return quaternion_multiply(units[1:, None], units).reshape(12, 4)
+
+
+@lru_cache(maxsize=1)
 def _neighbours() -> Tensor:
     """The codes around each code, (N, 16)."""
     _, vectors = _codebook()
@@ -216,6 +230,7 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
 def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
     """Maxima of the product of embed(q) with unit vectors (B, 13), from nearby orientations (B, K, 4)."""
     derivatives = (unit @ _derivatives().to(unit.device)).unflatten(1, (DIMENSION, -1))
+    tangent = _tangent().to(unit.device)
     moving = torch.ones_like(quaternion[..., :1], dtype=torch.bool)
     for _ in range(ITERATIONS):
         slope, height, curvature = (embed(quaternion) @ derivatives).split((3, 1, 9), -1)
@@ -224,8 +239,10 @@ def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
         fair = (fault == 0).unsqueeze(-1) & (newton.norm(dim=-1, keepdim=True) < FARTHEST)
         # The metric's share of the curvature falls with the height.
         turn = torch.where(fair, newton, slope / (METRIC * height.clamp_min(0.4)))
-        step = rotation_vector_to_quaternion(torch.where(moving, turn, 0.0))
-        quaternion = quaternion_normalize(quaternion_multiply(step, quaternion))
+        # Along the tangent and back to the sphere: a turn by 2 atan(t / 2) in place of t.
+        along = torch.where(moving, turn / 2, 0.0).unsqueeze(-1) * quaternion.unsqueeze(-2)
+        quaternion = quaternion + along.flatten(-2) @ tangent
+        quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
         # Each stops for itself, so that no answer depends on the others in the batch.
         moving = moving & ~(fair & (turn.norm(dim=-1, keepdim=True) < STILL))
         if not moving.any():

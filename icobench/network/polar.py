@@ -59,13 +59,14 @@ class WrappedConvolution(nn.Module):
         super().__init__()
         rings, sectors = (size - step for size, step in zip(kernel, stride, strict=True))
         self.before, self.after = sectors // 2, sectors - sectors // 2
-        self.inside, self.outside = rings // 2, rings - rings // 2
-        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, bias=False)
+        # What both edges need the convolution adds by itself.
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, (rings // 2, 0), bias=False)
+        self.outside = rings % 2
 
     def forward(self, x: Tensor) -> Tensor:
         sectors = x.shape[-1]
         x = torch.cat((x[..., sectors - self.before :], x, x[..., : self.after]), -1)
-        return self.convolution(nn.functional.pad(x, (0, 0, self.inside, self.outside)))
+        return self.convolution(nn.functional.pad(x, (0, 0, 0, 1)) if self.outside else x)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
