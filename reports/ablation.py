@@ -57,7 +57,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any], int]] = {
 
 def recipe_of(changes: dict[str, Any], steps: int) -> Recipe:
     """The 30-minute recipe for clean images with the loss that it had once, shortened and changed."""
-    return replace(RECIPES["compact"], **{"steps": steps, "loss": "log", **changes})
+    return replace(RECIPES["compact"], **{"steps": steps, "loss": "log", "optimiser": "adamw", **changes})
 
 
 def run(name: str, seed: int, steps: int, images: int, path: Path, rank: int, where: str) -> None:

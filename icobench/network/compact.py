@@ -100,7 +100,9 @@ class CompactNetwork(nn.Module):
         self.rings_to_features = nn.Conv1d(4 * third, hidden, 1)
         self.round = nn.Conv1d(hidden, hidden, self.sectors)
         if target == "orbit" and harmonic:
-            self.orientation: nn.Module = Reading(hidden, (self.target.dimension - 1) // 2, self.sectors)
+            self.orientation: Reading | nn.Sequential = Reading(
+                hidden, (self.target.dimension - 1) // 2, self.sectors
+            )
         else:
             self.orientation = nn.Sequential(
                 nn.Flatten(), nn.Linear(self.sectors * hidden, hidden), chosen(),
@@ -120,6 +122,11 @@ class CompactNetwork(nn.Module):
         x = x + self.activation(self.round(wrapped))
         summary = torch.cat((x.mean(-1), x.amax(-1)), 1)
         return torch.cat((self.orientation(x).float(), self.size(summary).float()), 1)
+
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Those whose outputs are the network's, or become them by a fixed sum."""
+        reading = self.orientation
+        return reading.pairs if isinstance(reading, Reading) else reading[-1], self.size[-1]
 
     def fold(self) -> "CompactNetwork":
         """Merge the batch norms into the convolutions, for inference only; returns itself."""

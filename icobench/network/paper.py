@@ -69,6 +69,10 @@ class PaperNetwork(nn.Module):
         """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + 1), float32."""
         return self.last(self.layers(x[:, :1])).float()
 
+    def last_layers(self) -> tuple[nn.Module, ...]:
+        """Those whose outputs are the network's."""
+        return (self.last,)
+
     def fold(self) -> "PaperNetwork":
         """Nothing to merge: kept as published."""
         return self

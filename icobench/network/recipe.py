@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icobench.errors import InputError
+from icobench.network.optimisers import OPTIMISERS
 from icobench.network.outputs import LOSSES
 
 __all__ = ["IMAGES", "RECIPES", "Recipe", "read_recipe"]
@@ -44,8 +45,9 @@ class Recipe:
         batch: images per step, a multiple of ``variants``.
         variants: turned and mirrored versions taken of each simulated image, 2 to 8; 1 takes it as it is.
         loss: a key of :data:`~icobench.network.outputs.LOSSES`.
-        learning_rate, weight_decay: of AdamW; one cycle of warm-up and cosine decay, unless there is a
-            ``patience``.
+        optimiser: a key of :data:`~icobench.network.optimisers.OPTIMISERS`.
+        learning_rate, weight_decay: of the optimiser; one cycle of warm-up and cosine decay, unless there
+            is a ``patience``.
         patience: validations without progress after which the learning rate falls to a fifth; after three
             falls the next plateau ends the training, and ``steps`` is a ceiling only. None for the one cycle.
         validate_steps: steps between those validations.
@@ -81,6 +83,7 @@ class Recipe:
     batch: int = 64
     variants: int = 2
     loss: str = "square"
+    optimiser: str = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     average: float = 0.999
@@ -112,8 +115,9 @@ class Recipe:
             raise ValueError("the pool of simulated images must not be empty")
         if self.validate_steps < 1 or (self.patience is not None and self.patience < 1):
             raise ValueError("patience and validate_steps must be positive")
-        if self.images not in IMAGES or self.loss not in LOSSES:
-            raise ValueError(f"unknown images {self.images!r} or loss {self.loss!r}")
+        for name, known in (("images", IMAGES), ("loss", LOSSES), ("optimiser", OPTIMISERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}")
         for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             pair = value if name in RANGES else (value, value)
@@ -152,12 +156,12 @@ class Recipe:
 
 RECIPES = {
     # 30 minutes on two cores with bfloat16 instructions.
-    "compact": Recipe(steps=10_500, images="clean", batch=32, learning_rate=1.5e-3),
+    "compact": Recipe(steps=10_500, images="clean", batch=32, learning_rate=1.5e-3, optimiser="muon"),
     # The same for photon counts and for flawed log images.
-    "compact-counts": Recipe(steps=8_500, batch=32, learning_rate=1.5e-3),
+    "compact-counts": Recipe(steps=8_500, batch=32, learning_rate=1.5e-3, optimiser="muon"),
     "compact-realistic": Recipe(
         steps=9_500, images="realistic", batch=32, learning_rate=1.5e-3, settle_share=0.3, hidden_peak=0.5,
-        counted=0.25,
+        counted=0.25, optimiser="muon",
     ),
     # The published network; a GPU's work.
     "paper": Recipe(
@@ -170,7 +174,7 @@ RECIPES = {
         learning_rate=1e-3, weight_decay=0.0, radius_nm=(30.0, 160.0), background=0.02,
     ),
     # A minute: shows that training works and learns.
-    "smoke": Recipe(steps=60, batch=32, network={"widths": [16, 24, 32], "hidden": 64}),
+    "smoke": Recipe(steps=60, batch=32, optimiser="muon", network={"widths": [16, 24, 32], "hidden": 64}),
 }  # fmt: skip
 
 

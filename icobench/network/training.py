@@ -27,6 +27,7 @@ from icobench.network.checkpoint import (
     save_network,
 )
 from icobench.network.identity import run_differences, run_identity
+from icobench.network.optimisers import OPTIMISERS
 from icobench.network.outputs import LOSSES, interpret
 from icobench.network.recipe import Recipe
 from icobench.network.schedule import Schedule, schedule_of
@@ -73,7 +74,7 @@ class TrainingResult:
 
 
 class _State:
-    """Everything a checkpoint holds: network, average, optimiser, step and time."""
+    """Everything a checkpoint holds: network, average, optimisers, step and time."""
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -82,14 +83,9 @@ class _State:
         self.network = self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = build_network(recipe.architecture, recipe.network).to(device)
         self.average.load_state_dict(self.network.state_dict())
-        # Biases and the scales of norms are not decayed.
-        weights = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": weights, "weight_decay": recipe.weight_decay},
-            {"params": others},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, recipe.learning_rate, weight_decay=0.0)
+        self.optimisers = OPTIMISERS[recipe.optimiser](
+            self.network, recipe.learning_rate, recipe.weight_decay
+        )
         self.step = 0
         self.seconds = 0.0
 
@@ -115,11 +111,15 @@ class _State:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds, by name."""
-        moments = self.optimiser.state_dict()["state"]
         return {
             **{f"network {name}": value for name, value in self.network.state_dict().items()},
             **{f"average {name}": value for name, value in self.average.state_dict().items()},
-            **{f"{name} {i}": value for i, own in moments.items() for name, value in own.items()},
+            **{
+                f"{name} {number}.{place}": value
+                for number, optimiser in enumerate(self.optimisers)
+                for place, own in optimiser.state_dict()["state"].items()
+                for name, value in own.items()
+            },
         }
 
     def save(self, path: Path, identity: dict[str, Any], schedule: Schedule) -> None:
@@ -128,7 +128,7 @@ class _State:
             {
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
+                "optimisers": [one.state_dict() for one in self.optimisers],
                 "step": self.step,
                 "seconds": self.seconds,
                 "schedule": schedule.state(),
@@ -152,7 +152,8 @@ class _State:
             raise InputError(f"{path}: belongs to another run ({'; '.join(other)}); choose another folder")
         self.network.load_state_dict(data["network"])
         self.average.load_state_dict(data["average"])
-        self.optimiser.load_state_dict(data["optimiser"])
+        for own, stored in zip(self.optimisers, data["optimisers"], strict=True):
+            own.load_state_dict(stored)
         self.step, self.seconds = data["step"], data["seconds"]
         if (name := not_finite(self.tensors())) is not None:
             raise InputError(f"{path}: {name} is not finite")
@@ -277,15 +278,17 @@ def train(
     running = 0.0
     while not schedule.finished(state.step):
         inputs, quaternion, radius = stream.batch(state.step)
-        for group in state.optimiser.param_groups:
-            group["lr"] = schedule.learning_rate(state.step)
+        rate = schedule.learning_rate(state.step)
+        for optimiser in state.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
         settling = schedule.settling(state.step)
         state.network.train(not settling)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast and not settling):
             output = forward(inputs)
         loss = loss_of(output, state.network.target, quaternion, radius)
-        state.optimiser.zero_grad()
+        state.network.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
         # Read together: every reading waits for the device.
@@ -293,12 +296,12 @@ def train(
         for what, number in (("loss", value), ("gradient", slope)):
             if not math.isfinite(number):
                 raise _diverged(f"the {what} became {number}", state.step, checkpoint)
-        state.optimiser.step()
+        for optimiser in state.optimisers:
+            optimiser.step()
         state.step += 1
         state.update_average(recipe.average)
         running = value if running == 0 else 0.98 * running + 0.02 * value
         progress(state.step, recipe.steps, running)
-        rate = state.optimiser.param_groups[0]["lr"]
         if schedule.due(state.step):
             schedule.observe(_validation_loss(state.average, recipe, batches))
         if watch is not None and state.step % watch_steps == 0:

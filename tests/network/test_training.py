@@ -172,8 +172,8 @@ def test_recipe_refuses_nonsense():
     ):
         with pytest.raises(ValueError, match="multiple of variants"):
             Recipe(**wrong)
-    for wrong in ({"images": "blurred"}, {"loss": "hinge"}):
-        with pytest.raises(ValueError, match="unknown images"):
+    for wrong in ({"images": "blurred"}, {"loss": "hinge"}, {"optimiser": "newton"}):
+        with pytest.raises(ValueError, match="unknown"):
             Recipe(steps=1, **wrong)
 
 
