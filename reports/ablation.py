@@ -40,6 +40,7 @@ PLAIN = {"harmonic": False}
 CHOICES: dict[str, tuple[str, dict[str, Any], int]] = {
     "base": ("orbit target read by circular harmonics, ReLU, logarithmic loss, streamed clean images", {}, 3),
     "square": ("squared errors for logarithms", {"loss": "square"}, 3),
+    "muon": ("squared errors, Muon for AdamW", {"loss": "square", "optimiser": "muon"}, 3),
     "plain head": ("orbit target, ordinary head", {"network": PLAIN}, 3),
     "quaternion": ("quaternion target, ordinary head", {"network": {**PLAIN, "target": "quaternion"}}, 3),
     "nearest": ("min-over-60 quaternion loss", {"network": {**PLAIN, "target": "nearest"}}, 1),
@@ -56,7 +57,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any], int]] = {
 
 
 def recipe_of(changes: dict[str, Any], steps: int) -> Recipe:
-    """The 30-minute recipe for clean images with the loss that it had once, shortened and changed."""
+    """The 30-minute recipe for clean images with the loss and the optimiser that it had once, shortened and changed."""
     return replace(RECIPES["compact"], **{"steps": steps, "loss": "log", "optimiser": "adamw", **changes})
 
 
