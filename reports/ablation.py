@@ -57,7 +57,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any], int]] = {
 
 
 def recipe_of(changes: dict[str, Any], steps: int) -> Recipe:
-    """The 30-minute recipe for clean images with the loss and the optimiser that it had once, shortened and changed."""
+    """The 30-minute recipe for clean images with the loss and optimiser it once had, shortened, changed."""
     return replace(RECIPES["compact"], **{"steps": steps, "loss": "log", "optimiser": "adamw", **changes})
 
 
