@@ -25,6 +25,7 @@ import torch
 from icobench.comparison.evaluation import evaluate, evaluation_set, summarise
 from icobench.images.files import atomic_path
 from icobench.network.checkpoint import load_trained
+from icobench.network.compact import PERIODS_NM
 from icobench.network.recipe import RECIPES, Recipe
 from icobench.network.selection import Networks
 from icobench.network.training import train
@@ -35,12 +36,24 @@ from icobench.studies.pool import WorkerPool
 from icobench.studies.sweep import read_points
 
 TEST_SEED = 30_000
+ONCE = {"blocks": [1, 1, 1], "periods_nm": []}
+"""The network's trunk and radius when the base was chosen."""
+
 PLAIN = {"harmonic": False}
+CIRCLES = {"periods_nm": list(PERIODS_NM)}
 
 CHOICES: dict[str, tuple[str, dict[str, Any], int]] = {
     "base": ("orbit target read by circular harmonics, ReLU, logarithmic loss, streamed clean images", {}, 3),
     "square": ("squared errors for logarithms", {"loss": "square"}, 3),
     "muon": ("squared errors, Muon for AdamW", {"loss": "square", "optimiser": "muon"}, 3),
+    "circles": (
+        "squared errors, Muon, the radius read on circles",
+        {"loss": "square", "optimiser": "muon", "network": CIRCLES}, 3,
+    ),
+    "smaller": (
+        "the same with half the multiplications, now the preset's",
+        {"loss": "square", "optimiser": "muon", "network": {**CIRCLES, "blocks": [0, 0, 1]}}, 3,
+    ),
     "plain head": ("orbit target, ordinary head", {"network": PLAIN}, 3),
     "quaternion": ("quaternion target, ordinary head", {"network": {**PLAIN, "target": "quaternion"}}, 3),
     "nearest": ("min-over-60 quaternion loss", {"network": {**PLAIN, "target": "nearest"}}, 1),
@@ -52,13 +65,15 @@ CHOICES: dict[str, tuple[str, dict[str, Any], int]] = {
     "realistic": ("mostly the realistic chain", {"images": "realistic"}, 1),
     "pool": ("2,000 images again and again, not a stream", {"pool": 2_000}, 1),
     "paper": ("the published network on clean images", {"architecture": "paper", "loss": "mse"}, 1),
-}
+}  # fmt: skip
 """Name, what is meant, what differs from the base, number of seeds."""
 
 
 def recipe_of(changes: dict[str, Any], steps: int) -> Recipe:
-    """The 30-minute recipe for clean images with the loss and optimiser it once had, shortened, changed."""
-    return replace(RECIPES["compact"], **{"steps": steps, "loss": "log", "optimiser": "adamw", **changes})
+    """The 30-minute recipe for clean images, shortened, as it was when the base was chosen, and changed."""
+    once = {"steps": steps, "loss": "log", "optimiser": "adamw"}
+    network = {} if "architecture" in changes else {**ONCE, **changes.get("network", {})}
+    return replace(RECIPES["compact"], **{**once, **changes, "network": network})
 
 
 def run(name: str, seed: int, steps: int, images: int, path: Path, rank: int, where: str) -> None:

@@ -23,5 +23,5 @@ def build_network(architecture: str, options: dict[str, Any]) -> Network:
         raise InputError(f"unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}")
     try:
         return ARCHITECTURES[architecture](**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"architecture {architecture}: {error}") from error

@@ -7,15 +7,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from icobench.errors import InputError
-from icobench.network.outputs import SPREADS
+from icobench.network.outputs import SPREADS, Layout
 from icobench.network.polar import (
     HarmonicSum,
     PolarGrid,
     ResidualBlock,
     RingBias,
-    WrappedConvolution,
+    RoundConvolution,
     batch_norm,
 )
+from icobench.network.sizes import Circles, Line
 from icobench.network.targets import TARGETS
 
 __all__ = ["ACTIVATIONS", "CompactNetwork"]
@@ -31,6 +32,9 @@ RINGS, SECTORS = 96, 256
 """Of the polar grid. A body of R = 160 nm has fringes of 149 rad a rad, 2.4 rad a ring."""
 
 STEM_RINGS, STEM_SECTORS = 16, 64
+
+PERIODS_NM = (256.0, 64.0, 16.0)
+"""Of the circles for the radius. Fringes of the largest scattering angles come again after 7 nm of it."""
 
 
 class Reading(nn.Module):
@@ -61,6 +65,8 @@ class CompactNetwork(nn.Module):
         blocks: further residual blocks in each stage.
         activation: a key of :data:`ACTIVATIONS`.
         harmonic: whether the orbit vector is read by circular harmonics.
+        periods_nm: circumferences of the circles on which the radius is read
+            (:class:`~icobench.network.sizes.Circles`); none for the radius itself.
 
     Raises:
         InputError: unknown target or activation.
@@ -71,24 +77,27 @@ class CompactNetwork(nn.Module):
         target: str = "orbit",
         widths: Sequence[int] = (32, 64, 128),
         hidden: int = 256,
-        blocks: Sequence[int] = (1, 1, 1),
+        blocks: Sequence[int] = (0, 0, 1),
         activation: str = "relu",
         harmonic: bool = True,
+        periods_nm: Sequence[float] = PERIODS_NM,
     ) -> None:
         super().__init__()
         if target not in TARGETS or activation not in ACTIVATIONS:
             raise InputError(f"unknown target {target!r} or activation {activation!r}")
-        self.target = TARGETS[target]
+        self.layout = Layout(TARGETS[target], Circles(periods_nm) if periods_nm else Line())
+        self.target = self.layout.target
         self.options = {
             "target": target, "widths": list(widths), "hidden": hidden, "blocks": list(blocks),
-            "activation": activation, "harmonic": harmonic,
+            "activation": activation, "harmonic": harmonic, "periods_nm": list(periods_nm),
         }  # fmt: skip
         chosen = ACTIVATIONS[activation]
         first, second, third = widths
         rings, sectors = RINGS // STEM_RINGS, SECTORS // STEM_SECTORS
-        self.grid = PolarGrid(RINGS, SECTORS)
-        self.stem = WrappedConvolution(3, first, (rings + 4, sectors + 4), (rings, sectors))
+        self.grid = PolarGrid(RINGS, SECTORS, (2, 2))
+        self.stem = nn.Conv2d(2, first, (rings + 4, sectors + 4), (rings, sectors), (2, 0), bias=False)
         self.stem_norm: nn.Module = batch_norm(first)
+        self.material = nn.Parameter(torch.zeros(1, first, STEM_RINGS, 1))
         self.activation = chosen()
         stages: list[nn.Module] = [RingBias(first, 16)]
         for number, (inputs, outputs) in enumerate(((first, first), (first, second), (second, third))):
@@ -98,7 +107,7 @@ class CompactNetwork(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.sectors = 16
         self.rings_to_features = nn.Conv1d(4 * third, hidden, 1)
-        self.round = nn.Conv1d(hidden, hidden, self.sectors)
+        self.round = RoundConvolution(hidden, self.sectors)
         if target == "orbit" and harmonic:
             self.orientation: Reading | nn.Sequential = Reading(
                 hidden, (self.target.dimension - 1) // 2, self.sectors
@@ -108,18 +117,19 @@ class CompactNetwork(nn.Module):
                 nn.Flatten(), nn.Linear(self.sectors * hidden, hidden), chosen(),
                 nn.Linear(hidden, self.target.dimension),
             )  # fmt: skip
-        self.size = nn.Sequential(nn.Linear(2 * hidden, hidden), chosen(), nn.Linear(hidden, 1 + SPREADS))
+        self.size = nn.Sequential(
+            nn.Linear(2 * hidden, hidden), chosen(), nn.Linear(hidden, self.layout.size.dimension + SPREADS)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + 3), float32."""
         with torch.autocast(x.device.type, enabled=False):
-            image, constant = self.grid(x[:, :2]), x[:, 2:, :1, :1]
-            x = torch.cat((image, constant.expand(-1, -1, *image.shape[2:])), 1)
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stages(self.activation(self.stem_norm(self.stem(x))))
+            image, refraction = self.grid(x[:, :2]), x[:, 2, 0, 0]
+            image = image.contiguous(memory_format=torch.channels_last)
+        x = self.stem_norm(self.stem(image)) + refraction[:, None, None, None] * self.material
+        x = self.stages(self.activation(x))
         x = self.activation(self.rings_to_features(x.flatten(1, 2)))
-        wrapped = torch.cat((x, x[..., : self.sectors - 1]), -1)
-        x = x + self.activation(self.round(wrapped))
+        x = x + self.activation(self.round(x))
         summary = torch.cat((x.mean(-1), x.amax(-1)), 1)
         return torch.cat((self.orientation(x).float(), self.size(summary).float()), 1)
 
@@ -130,8 +140,9 @@ class CompactNetwork(nn.Module):
 
     def fold(self) -> "CompactNetwork":
         """Merge the batch norms into the convolutions, for inference only; returns itself."""
-        self.stem.convolution = fuse_conv_bn_eval(self.stem.convolution, self.stem_norm)  # type: ignore[arg-type, type-var]
+        self.stem = fuse_conv_bn_eval(self.stem, self.stem_norm)  # type: ignore[arg-type, type-var]
         self.stem_norm = nn.Identity()
+        self.round.fold()
         for block in self.stages:
             if isinstance(block, ResidualBlock):
                 block.fold()

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from icobench.errors import InputError
 from icobench.network.compact import ACTIVATIONS
+from icobench.network.outputs import Layout
+from icobench.network.sizes import Line
 from icobench.network.targets import TARGETS
 
 __all__ = ["PaperNetwork"]
@@ -51,7 +53,8 @@ class PaperNetwork(nn.Module):
         super().__init__()
         if target not in TARGETS or activation not in ACTIVATIONS:
             raise InputError(f"unknown target {target!r} or activation {activation!r}")
-        self.target = TARGETS[target]
+        self.layout = Layout(TARGETS[target], Line())
+        self.target = self.layout.target
         self.options: dict[str, Any] = {"target": target, "activation": activation}
         chosen = ACTIVATIONS[activation]
         layers: list[nn.Module] = [

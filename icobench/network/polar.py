@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-__all__ = ["HarmonicSum", "PolarGrid", "ResidualBlock", "RingBias", "WrappedConvolution", "batch_norm"]
+__all__ = [
+    "HarmonicSum", "PolarGrid", "ResidualBlock", "RingBias", "RoundConvolution", "WrappedConvolution",
+    "batch_norm",
+]  # fmt: skip
 
 
 class PolarGrid(nn.Module):
@@ -24,15 +27,20 @@ class PolarGrid(nn.Module):
 
     Args:
         rings, sectors: of the grid.
+        wrapped: sectors before the first and after the last that are given once more, for a convolution
+            that follows.
         pixels: side of the canonical grid, beam at (pixels / 2, pixels / 2), k at pixels / 2 from it.
     """
 
     places: Tensor
 
-    def __init__(self, rings: int, sectors: int, pixels: int = 128) -> None:
+    def __init__(
+        self, rings: int, sectors: int, wrapped: tuple[int, int] = (0, 0), pixels: int = 128
+    ) -> None:
         super().__init__()
         theta = (torch.arange(rings, dtype=torch.float64) + 0.5) / rings * (math.pi / 2)
-        azimuth = torch.arange(sectors, dtype=torch.float64) / sectors * (2 * math.pi)
+        numbers = torch.arange(-wrapped[0], sectors + wrapped[1], dtype=torch.float64)
+        azimuth = numbers / sectors * (2 * math.pi)
         half = pixels // 2
         radius = half * torch.sin(theta)[:, None]
         x, y = half + radius * torch.cos(azimuth), half + radius * torch.sin(azimuth)
@@ -40,7 +48,7 @@ class PolarGrid(nn.Module):
         self.register_buffer("places", places.float().unsqueeze(0), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, pixels, pixels) -> (B, C, rings, sectors)."""
+        """(B, C, pixels, pixels) -> (B, C, rings, sectors), or more sectors where they are wrapped."""
         places = self.places.to(images.dtype).expand(len(images), -1, -1, -1)
         return nn.functional.grid_sample(images, places, align_corners=True)
 
@@ -67,6 +75,56 @@ class WrappedConvolution(nn.Module):
         sectors = x.shape[-1]
         x = torch.cat((x[..., sectors - self.before :], x, x[..., : self.after]), -1)
         return self.convolution(nn.functional.pad(x, (0, 0, 0, 1)) if self.outside else x)
+
+
+class RoundConvolution(nn.Conv1d):
+    """Convolution round all sectors, with a kernel of that length: (B, C, sectors) -> the same shape.
+
+    A product for each circular harmonic, Y_m = conj(W_m) X_m with the transforms X_m of the features and W_m
+    of the kernel, instead of one for every pair of sectors.
+
+    Args:
+        channels: of input and output.
+        sectors: an even number.
+    """
+
+    towards: Tensor
+    back: Tensor
+    folded: Tensor | None
+
+    def __init__(self, channels: int, sectors: int) -> None:
+        super().__init__(channels, channels, sectors)
+        order = torch.arange(sectors // 2 + 1, dtype=torch.float64)
+        phase = order[:, None] * torch.arange(sectors) * (2 * math.pi / sectors)
+        both = torch.where((order == 0) | (order == sectors // 2), 1.0, 2.0)[:, None] / sectors
+        self.register_buffer("towards", torch.cat((phase.cos(), -phase.sin())).T.float(), persistent=False)
+        self.register_buffer(
+            "back", torch.cat((both * phase.cos(), -both * phase.sin())).float(), persistent=False
+        )
+        self.register_buffer("folded", None, persistent=False)
+
+    def _spectrum(self) -> Tensor:
+        """(orders, C, 2 C): real and imaginary parts of the kernel's transform, from inputs to outputs."""
+        parts = (self.weight.float() @ self.towards).unflatten(-1, (2, -1))
+        return parts.permute(3, 1, 2, 0).flatten(2)
+
+    def fold(self) -> None:
+        """Transform the kernel once, for inference only."""
+        self.folded = self._spectrum().detach().contiguous()
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = self._spectrum() if self.folded is None else self.folded
+        count, channels = x.shape[:2]
+        parts = (x.float() @ self.towards).unflatten(-1, (2, -1))
+        parts = parts.permute(3, 2, 0, 1).flatten(1, 2)  # (orders, 2 B, C)
+        products = torch.bmm(parts.to(spectrum.dtype), spectrum)
+        products = products.unflatten(2, (2, channels)).unflatten(1, (2, count))
+        real = products[:, 0, :, 0] + products[:, 1, :, 1]
+        imaginary = products[:, 1, :, 0] - products[:, 0, :, 1]
+        waves = torch.stack((real, imaginary)).permute(2, 3, 0, 1).flatten(2)
+        bias = self.bias
+        assert bias is not None
+        return waves.float() @ self.back + bias[:, None]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:

@@ -144,7 +144,7 @@ def answer(
         vector, numbers = shown.new_zeros(len(shown), DIMENSION), shown.new_zeros(3, len(shown))
         for index in VERSIONS[:versions]:
             turned = network_input(dihedral_images(shown, index), dihedral_images(usable, index), refraction)
-            said = interpret(trained.network(turned), target)
+            said = interpret(trained.network(turned), trained.network.layout)
             vector = vector + _orbit_vector(said.orientation, target) @ matrices[index] / versions
             spreads = said.radius_std_nm.square(), said.orientation_std_deg.square()
             numbers = numbers + torch.stack((said.radius_nm, *spreads)) / versions

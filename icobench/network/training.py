@@ -165,7 +165,7 @@ def _validate(network: Network, batches: list[TrainingBatch]) -> tuple[float, ..
     angles, radii = [], []
     with torch.no_grad():
         for inputs, quaternion, radius in batches:
-            said = interpret(network(inputs), network.target)
+            said = interpret(network(inputs), network.layout)
             found = network.target.decode(said.orientation).quaternion[:, 0]
             angles.append(disorientation(found, quaternion.double()))
             radii.append((said.radius_nm - radius).abs())
@@ -177,7 +177,7 @@ def _validation_loss(network: Network, recipe: Recipe, batches: list[TrainingBat
     network.eval()
     with torch.no_grad():
         losses = [
-            float(LOSSES[recipe.loss](network(inputs), network.target, quaternion, radius))
+            float(LOSSES[recipe.loss](network(inputs), network.layout, quaternion, radius))
             for inputs, quaternion, radius in batches
         ]
     return sum(losses) / len(losses)
@@ -287,7 +287,7 @@ def train(
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast and not settling):
             output = forward(inputs)
-        loss = loss_of(output, state.network.target, quaternion, radius)
+        loss = loss_of(output, state.network.layout, quaternion, radius)
         state.network.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)

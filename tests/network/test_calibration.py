@@ -6,6 +6,8 @@ import torch
 from icobench.geometry.rotations import quaternion_multiply, random_quaternions, rotation_vector_to_quaternion
 from icobench.network.calibration import spread_factors
 from icobench.network.orbit import embed
+from icobench.network.outputs import Layout
+from icobench.network.sizes import Line
 from icobench.network.stream import TrainingBatch
 from icobench.network.targets import TARGETS
 
@@ -17,7 +19,8 @@ class Known(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.target = TARGETS["orbit"]
+        self.layout = Layout(TARGETS["orbit"], Line())
+        self.target = self.layout.target
 
     def forward(self, x):
         return x

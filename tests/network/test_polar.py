@@ -10,7 +10,7 @@ from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import rotate_about_beam
 from icobench.network.compact import CompactNetwork
 from icobench.network.orbit import embed
-from icobench.network.polar import HarmonicSum, PolarGrid, WrappedConvolution
+from icobench.network.polar import HarmonicSum, PolarGrid, RoundConvolution, WrappedConvolution
 
 
 def test_grid_samples_where_it_says():
@@ -25,6 +25,26 @@ def test_grid_samples_where_it_says():
     inside = (places <= 127).all(0)
     assert int((~inside).sum()) == 2
     np.testing.assert_allclose(sampled[:, inside], places[:, inside], atol=1e-3)
+
+
+def test_wrapped_sectors_are_those_of_the_other_end(generator):
+    image = torch.rand(1, 1, 128, 128, generator=generator)
+    plain, wrapped = PolarGrid(6, 16)(image), PolarGrid(6, 16, (2, 3))(image)
+    torch.testing.assert_close(wrapped, torch.cat((plain[..., -2:], plain, plain[..., :3]), -1))
+
+
+def test_round_convolution_is_a_convolution(generator):
+    """By harmonics as by sums over pairs of sectors; folded, too."""
+    layer = RoundConvolution(5, 16)
+    x = torch.randn(3, 5, 16, generator=generator)
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    expected = sum(
+        torch.einsum("oi,bis->bos", weight[..., step], torch.roll(x, -step, -1)) for step in range(16)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected + bias[:, None], rtol=1e-4, atol=1e-5)
+        layer.fold()
+        torch.testing.assert_close(layer(x), expected + bias[:, None], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [((3, 3), (1, 1)), ((3, 3), (2, 2)), ((10, 8), (6, 4))])
@@ -53,11 +73,18 @@ def test_harmonics_turn_as_the_orbit_vector_does(generator):
     torch.testing.assert_close(moved.double(), expected, rtol=1e-4, atol=1e-5)
 
 
+class Wrapped(torch.nn.Module):
+    """What the grid would do to the sectors."""
+
+    def forward(self, x):
+        return torch.cat((x[..., -2:], x, x[..., :2]), -1)
+
+
 def test_an_untrained_network_turns_with_the_image(generator):
     """Sixteenths of a turn: the orbit vector turns exactly, radius and spreads stay."""
     torch.manual_seed(1)
     network = CompactNetwork(widths=(8, 8, 16), hidden=16).eval()
-    network.grid = torch.nn.Identity()  # images below are polar already
+    network.grid = Wrapped()  # images below are polar already
     image = torch.rand(1, 3, 96, 256, generator=generator)
     image[:, 2] = 0.3  # the constant
     with torch.no_grad():

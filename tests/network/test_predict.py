@@ -12,10 +12,12 @@ from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orienta
 from icobench.network import selection
 from icobench.network.checkpoint import TrainedNetwork, load_trained, save_network
 from icobench.network.compact import CompactNetwork
+from icobench.network.outputs import Layout
 from icobench.network.paper import PaperNetwork
 from icobench.network.predict import NetworkAnswer, answer
 from icobench.network.recipe import Recipe
 from icobench.network.selection import Networks, load_network, predict
+from icobench.network.sizes import Line
 from icobench.network.targets import TARGETS
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -29,7 +31,8 @@ HALF = Experiment(sin_theta_max=0.5)
 class Projection(torch.nn.Module):
     """Stands for a network that has learnt nothing: a random linear map of the image."""
 
-    target = TARGETS["orbit"]
+    layout = Layout(TARGETS["orbit"], Line())
+    target = layout.target
 
     def __init__(self):
         super().__init__()

@@ -8,7 +8,8 @@ import torch
 
 from icobench.geometry.orientation import disorientation, equivalents, random_orientations
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
-from icobench.network.outputs import LOSSES, interpret
+from icobench.network.outputs import LOSSES, Layout, interpret
+from icobench.network.sizes import Circles, Line
 from icobench.network.targets import TARGETS
 
 
@@ -60,30 +61,35 @@ def test_squared_angles(name, generator):
     np.testing.assert_allclose(found, turn.square().sum(1), rtol=0.05, atol=1e-6)
 
 
+SIZES = {"line": Line(), "circles": Circles((256, 64, 16))}
+ORBIT = Layout(TARGETS["orbit"], Line())
+
+
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", TARGETS)
-def test_loss_is_least_at_the_truth(name, loss, generator):
-    target = TARGETS[name]
+def test_loss_is_least_at_the_truth(name, size, loss, generator):
+    layout = Layout(TARGETS[name], SIZES[size])
     quaternion, radius = random_orientations(2, generator), torch.tensor([60.0, 120.0])
     perfect = torch.cat(
-        (target.encode(quaternion), (radius[:, None] - 30) / 130, torch.full((2, 2), -3.0)), 1
+        (layout.target.encode(quaternion), layout.size.encode(radius), torch.full((2, 2), -3.0)), 1
     )
-    said = interpret(perfect, target)
+    said = interpret(perfect, layout)
     torch.testing.assert_close(said.radius_nm, radius)
     torch.testing.assert_close(said.radius_std_nm, torch.full((2,), 130 * math.exp(-3.0)))
     expected = math.degrees(math.sqrt(3) * math.exp(-3.0))
     torch.testing.assert_close(said.orientation_std_deg, torch.full((2,), expected))
-    best = LOSSES[loss](perfect, target, quaternion, radius)
-    for column in (0, target.dimension - 1, target.dimension):
+    best = LOSSES[loss](perfect, layout, quaternion, radius)
+    for column in (0, layout.target.dimension - 1, layout.target.dimension, layout.dimension - 1):
         worse = perfect.clone()
         worse[:, column] += 0.1
-        assert LOSSES[loss](worse, target, quaternion, radius) > best
+        assert LOSSES[loss](worse, layout, quaternion, radius) > best
 
 
 @pytest.mark.parametrize("loss", ["log", "square"])
 def test_spreads_are_fitted_to_the_errors(loss, generator):
     """Gaussian errors of known size: the gradient leads to their standard deviations, and ends there."""
-    target = TARGETS["orbit"]
+    target = ORBIT.target
     quaternion = random_orientations(4000, generator)
     turn = 0.02 * torch.randn(4000, 3, generator=generator, dtype=torch.float64)
     moved = quaternion_multiply(rotation_vector_to_quaternion(turn), quaternion)
@@ -95,7 +101,7 @@ def test_spreads_are_fitted_to_the_errors(loss, generator):
     def slope(spreads):
         spreads = spreads.clone().requires_grad_()
         output = torch.cat((answer, spreads.expand(4000, 2)), 1)
-        LOSSES[loss](output, target, quaternion, radius).backward()
+        LOSSES[loss](output, ORBIT, quaternion, radius).backward()
         return spreads.grad
 
     for number in (0, 1):
@@ -106,14 +112,13 @@ def test_spreads_are_fitted_to_the_errors(loss, generator):
 
 @pytest.mark.parametrize("loss", ["log", "square"])
 def test_spreads_do_not_bend_the_answer(loss, generator):
-    target = TARGETS["orbit"]
     quaternion, radius = random_orientations(8, generator), torch.linspace(40, 150, 8)
-    answer = torch.randn(8, target.dimension + 1, generator=generator)
+    answer = torch.randn(8, ORBIT.dimension, generator=generator)
 
     def slope(spread):
         own = answer.clone().requires_grad_()
         output = torch.cat((own, torch.full((8, 2), spread)), 1)
-        LOSSES[loss](output, target, quaternion, radius).backward()
+        LOSSES[loss](output, ORBIT, quaternion, radius).backward()
         return own.grad
 
     torch.testing.assert_close(slope(-3.0), slope(-1.0))
@@ -121,18 +126,18 @@ def test_spreads_do_not_bend_the_answer(loss, generator):
 
 def test_square_loss_is_the_sum_of_squares(generator):
     """Whatever the spreads."""
-    target = TARGETS["orbit"]
+    target = ORBIT.target
     quaternion, radius = random_orientations(8, generator), torch.linspace(40, 150, 8)
     output = torch.cat((target.encode(quaternion), (radius[:, None] - 30) / 130), 1).float()
     output = torch.cat((output, torch.randn(8, 2, generator=generator)), 1)
     output[:, 0] += 0.3
     output[:, target.dimension] += 0.2
-    found = LOSSES["square"](output, target, quaternion, radius)
+    found = LOSSES["square"](output, ORBIT, quaternion, radius)
     torch.testing.assert_close(found, torch.tensor(0.3**2 + 0.2**2))
 
 
 def test_networks_without_spreads_say_so():
-    said = interpret(torch.zeros(3, 5), TARGETS["quaternion"])
+    said = interpret(torch.zeros(3, 5), Layout(TARGETS["quaternion"], Line()))
     assert torch.isnan(said.radius_std_nm).all()
     assert torch.isnan(said.orientation_std_deg).all()
     torch.testing.assert_close(said.radius_nm, torch.full((3,), 30.0))

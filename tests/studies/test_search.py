@@ -21,6 +21,7 @@ from icobench.comparison.methods import METHODS
 from icobench.comparison.methods.defined import define_methods
 from icobench.errors import InputError
 from icobench.fitting.simplex import SimplexOptions
+from icobench.network.architectures import build_network
 from icobench.network.recipe import RECIPES, Recipe, read_recipe
 from icobench.simulator.experiment import Experiment
 from icobench.studies.network_task import NetworkTask
@@ -124,10 +125,9 @@ def test_the_papers_settings_are_the_papers():
     task = NetworkTask(2, RECIPES["compact"], 0, Experiment())
     network = read_space("network")
     ours = network.suggest(optuna.trial.FixedTrial(network.first()["ours"]))
-    expected = replace(
-        RECIPES["compact"], network={"widths": [32, 64, 128], "hidden": 256, "activation": "relu"}
-    )
-    assert task.varied(ours) == expected
+    preset = build_network("compact", RECIPES["compact"].network).options
+    varied = {name: preset[name] for name in ("widths", "hidden", "blocks", "periods_nm", "activation")}
+    assert task.varied(ours) == replace(RECIPES["compact"], network=varied)
     paper = task.varied(network.suggest(optuna.trial.FixedTrial(network.first()["paper"])))
     assert (paper.architecture, paper.loss, paper.network) == ("paper", "mse", {})
     assert paper.steps * paper.batch == task.recipe.steps * task.recipe.batch

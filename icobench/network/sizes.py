@@ -1,0 +1,117 @@
+"""What a network is asked to say about a radius: the number itself, or a curve that winds with it.
+
+A regression leaves about the same error in each of its outputs. Scaled to [0, 1] over 130 nm, an error of
+1e-3 is 0.13 nm. On a circle of circumference 16 nm the same error is 0.003 nm, and where on it a radius lies
+is what fringes show: at the scattering vector q their phase grows by about 2 q for each nm of the radius.
+Wider circles say which turn it is.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+__all__ = ["RADIUS_LOW_NM", "RADIUS_SPAN_NM", "Circles", "Line", "Size"]
+
+RADIUS_LOW_NM, RADIUS_SPAN_NM = 30.0, 130.0
+"""Of the paper's radii."""
+
+LEAST_NM, MOST_NM = 16.0, 180.0
+"""Where circles are searched for a radius: beyond all training."""
+
+LENGTH = 0.2
+"""Of the vectors to the points of a circle, where the orientation's orbit vector has the length 1: neither
+error then rules the sum of squares. After 1,500 steps, 1 left 0.18 degrees and 0.035 nm, 0.3 left 0.10
+and 0.041."""
+
+POINTS = 32
+"""Of the search on each turn of the smallest circle."""
+
+NEWTON_STEPS = 4
+
+
+class Size:
+    """How radii become numbers that a network regresses, and back.
+
+    Attributes:
+        dimension: S, how many numbers.
+    """
+
+    dimension: int
+
+    def encode(self, radius_nm: Tensor) -> Tensor:
+        """(B,) -> (B, S), float32."""
+        raise NotImplementedError
+
+    def decode(self, output: Tensor) -> Tensor:
+        """(B, S) -> radii (B,) in nm, float32."""
+        raise NotImplementedError
+
+    def squared_error(self, output: Tensor, radius_nm: Tensor) -> Tensor:
+        """(B, S) and true radii (B,) -> (B,)."""
+        return (output - self.encode(radius_nm)).square().sum(1)
+
+
+class Line(Size):
+    """The radius scaled to [0, 1] over 30 to 160 nm, as the paper's network gives it."""
+
+    dimension = 1
+
+    def encode(self, radius_nm: Tensor) -> Tensor:
+        return ((radius_nm - RADIUS_LOW_NM) / RADIUS_SPAN_NM).float().unsqueeze(1)
+
+    def decode(self, output: Tensor) -> Tensor:
+        return RADIUS_LOW_NM + RADIUS_SPAN_NM * output[:, 0]
+
+
+class Circles(Size):
+    """Cosine and sine of the radius on circles of different circumferences.
+
+    The decoded radius is the one whose point on the curve is nearest. Squared errors make a network give
+    the mean over what it holds possible: a circle on which it does not know the place has a short vector and
+    little say.
+
+    Args:
+        periods_nm: circumferences, from wide to narrow; the first at least 164 nm.
+
+    Raises:
+        ValueError: not falling, not positive, or the first too small.
+    """
+
+    def __init__(self, periods_nm: Sequence[float]) -> None:
+        periods = [float(one) for one in periods_nm]
+        falling = all(a > b > 0 for a, b in pairwise(periods))
+        if not periods or not falling or periods[0] < MOST_NM - LEAST_NM:
+            raise ValueError(
+                f"circles for radii must fall from {MOST_NM - LEAST_NM:g} nm or more, got {periods}"
+            )
+        self.dimension = 2 * len(periods)
+        self.rates = torch.tensor([2 * math.pi / one for one in periods], dtype=torch.float64)
+        count = math.ceil(POINTS * (MOST_NM - LEAST_NM) / periods[-1])
+        self.radii = torch.linspace(LEAST_NM, MOST_NM, count, dtype=torch.float64)
+
+    def encode(self, radius_nm: Tensor) -> Tensor:
+        return self._curve(radius_nm.double()).float()
+
+    def _curve(self, radius_nm: Tensor) -> Tensor:
+        """Radii (N,) -> (N, S), float64: all cosines, then all sines."""
+        phase = radius_nm.unsqueeze(-1) * self.rates.to(radius_nm.device)
+        return LENGTH * torch.cat((phase.cos(), phase.sin()), -1)
+
+    def decode(self, output: Tensor) -> Tensor:
+        output = output.double()
+        radii, rates = self.radii.to(output.device), self.rates.to(output.device)
+        radius = radii[(output @ self._curve(radii).T).argmax(1)]
+        cosine, sine = output.chunk(2, 1)
+        widest = math.pi / (POINTS * float(self.rates[-1]))
+        for _ in range(NEWTON_STEPS):
+            phase = radius.unsqueeze(1) * rates
+            along = cosine * phase.cos() + sine * phase.sin()
+            across = sine * phase.cos() - cosine * phase.sin()
+            slope, bend = (across * rates).sum(1), (along * rates**2).sum(1)
+            # Half a step of the search at most: the maximum lies no farther.
+            step = torch.where(bend > 0, slope / bend.clamp_min(1e-12), torch.zeros_like(slope))
+            radius = radius + step.clamp(-widest, widest)
+        return radius.float()
