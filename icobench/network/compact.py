@@ -1,6 +1,7 @@
 """The compact network: residual convolutions in polar coordinates, answers that turn with the image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ from icobench.network.targets import TARGETS
 
 __all__ = ["ACTIVATIONS", "CompactNetwork"]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),  # what it is applied to is needed nowhere else
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
@@ -123,15 +124,31 @@ class CompactNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + 3), float32."""
-        with torch.autocast(x.device.type, enabled=False):
-            image, refraction = self.grid(x[:, :2]), x[:, 2, 0, 0]
-            image = image.contiguous(memory_format=torch.channels_last)
-        x = self.stem_norm(self.stem(image)) + refraction[:, None, None, None] * self.material
+        refraction = x[:, 2, 0, 0]
+        x = self.stem_norm(self._whole_stem(x) if self.training else self._split_stem(x))
+        x = x + refraction[:, None, None, None] * self.material
         x = self.stages(self.activation(x))
         x = self.activation(self.rings_to_features(x.flatten(1, 2)))
         x = x + self.activation(self.round(x))
         summary = torch.cat((x.mean(-1), x.amax(-1)), 1)
         return torch.cat((self.orientation(x).float(), self.size(summary).float()), 1)
+
+    def _whole_stem(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            image = self.grid(x[:, :2]).contiguous(memory_format=torch.channels_last)
+        return self.stem(image)
+
+    def _split_stem(self, x: Tensor) -> Tensor:
+        """The same for image and mask apart: the mask that all images have is seen once."""
+        shown, mask = x[:, :1], x[:, 1:2]
+        if x.device.type == "cpu" and bool((mask == mask[:1]).all()):
+            mask = mask[:1]
+        parts = zip((shown, mask), self.stem.weight.split(1, 1), (self.stem.bias, None), strict=True)
+        image, shape = (
+            nn.functional.conv2d(self.grid(part), weight, bias, self.stem.stride, (2, 0))
+            for part, weight, bias in parts
+        )
+        return image + shape
 
     def last_layers(self) -> tuple[nn.Module, ...]:
         """Those whose outputs are the network's, or become them by a fixed sum."""

@@ -1,6 +1,7 @@
 """Which images lie within what a network was trained for; what it says of others is a guess."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,6 +26,12 @@ def _fine(experiment: Experiment) -> bool:
     return experiment.sin_theta_max / experiment.pixels <= COARSEST / CANONICAL_PIXELS
 
 
+@lru_cache(maxsize=8)
+def _grids(experiment: Experiment) -> tuple[Tensor, Tensor]:
+    """Valid pixels and sines of their scattering angles."""
+    return experiment.valid(), experiment.sin_theta(torch.float32)
+
+
 def whole(mask: Tensor, experiment: Experiment) -> Tensor:
     """Which images are complete on the canonical grid itself, (N,): all that the network for clean ones saw.
 
@@ -35,7 +42,7 @@ def whole(mask: Tensor, experiment: Experiment) -> Tensor:
     same = experiment.pixels == CANONICAL_PIXELS and experiment.sin_theta_max == 1
     if not same or experiment.centre_offset != (0.0, 0.0) or experiment.pixel_average:
         return torch.zeros(len(mask), dtype=torch.bool)
-    return (mask | ~experiment.valid().to(mask.device)).all(-1).all(-1).cpu()
+    return (mask | ~_grids(experiment)[0].to(mask.device)).flatten(1).all(1).cpu()
 
 
 def familiar(recipe: Recipe, images: Tensor, mask: Tensor, experiment: Experiment, kind: str) -> Tensor:
@@ -54,8 +61,8 @@ def familiar(recipe: Recipe, images: Tensor, mask: Tensor, experiment: Experimen
     other_kind = kind != "intensity" and (kind == "log") is not recipe.log_images
     if other_kind or not _fine(experiment):
         return torch.zeros(len(mask), dtype=torch.bool)
-    usable = mask & experiment.valid().to(mask.device)
-    sine = experiment.sin_theta(torch.float32).to(mask.device)
+    valid, sine = (grid.to(mask.device) for grid in _grids(experiment))
+    usable = mask & valid
     pixel = 2 * experiment.sin_theta_max / experiment.pixels
     nearest = torch.where(usable, sine, 2.0).amin((-2, -1))
     farthest = torch.where(usable, sine, 0.0).amax((-2, -1))

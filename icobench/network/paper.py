@@ -1,5 +1,6 @@
 """The published network: Stielow et al. 2020, Mach. Learn.: Sci. Technol. 1 045007."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ STACKS = ((3, 64), (4, 128), (6, 256), (4, 512))
 class Block(nn.Module):
     """Two 3x3 convolutions with batch norm (He et al. 2016); 1x1 shortcut where the shape changes."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: type[nn.Module]) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.first_norm = nn.BatchNorm2d(outputs)

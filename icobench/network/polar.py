@@ -7,6 +7,7 @@ of a turned image are turned features. Where on the sphere a feature sits still 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -67,14 +68,17 @@ class WrappedConvolution(nn.Module):
         super().__init__()
         rings, sectors = (size - step for size, step in zip(kernel, stride, strict=True))
         self.before, self.after = sectors // 2, sectors - sectors // 2
-        # What both edges need the convolution adds by itself.
-        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, (rings // 2, 0), bias=False)
+        # A convolution pads both edges alike. Where the outer one needs a ring more, it gets a stride more on
+        # both, and the first row of the result is dropped: cheaper than a padded copy of the features.
         self.outside = rings % 2
+        padding = rings // 2 + self.outside * stride[0]
+        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, (padding, 0), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        sectors = x.shape[-1]
+        rings, sectors = x.shape[-2:]
         x = torch.cat((x[..., sectors - self.before :], x, x[..., : self.after]), -1)
-        return self.convolution(nn.functional.pad(x, (0, 0, 0, 1)) if self.outside else x)
+        x = self.convolution(x)
+        return x[..., 1 : 1 + rings // self.convolution.stride[0], :] if self.outside else x
 
 
 class RoundConvolution(nn.Conv1d):
@@ -149,11 +153,11 @@ class ResidualBlock(nn.Module):
     Args:
         inputs, outputs: channels.
         stride: of the first convolution, along both axes.
-        activation: class of the nonlinearity.
+        activation: makes the nonlinearity.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int = 1, activation: type[nn.Module] = nn.ReLU
+        self, inputs: int, outputs: int, stride: int = 1, activation: Callable[[], nn.Module] = nn.ReLU
     ) -> None:
         super().__init__()
         self.first = WrappedConvolution(inputs, outputs, (3, 3), (stride, stride))

@@ -29,7 +29,7 @@ and 0.041."""
 POINTS = 32
 """Of the search on each turn of the smallest circle."""
 
-NEWTON_STEPS = 4
+NEWTON_STEPS = 2
 
 
 class Size:
@@ -91,6 +91,7 @@ class Circles(Size):
         self.rates = torch.tensor([2 * math.pi / one for one in periods], dtype=torch.float64)
         count = math.ceil(POINTS * (MOST_NM - LEAST_NM) / periods[-1])
         self.radii = torch.linspace(LEAST_NM, MOST_NM, count, dtype=torch.float64)
+        self.points = self._curve(self.radii)
 
     def encode(self, radius_nm: Tensor) -> Tensor:
         return self._curve(radius_nm.double()).float()
@@ -102,8 +103,8 @@ class Circles(Size):
 
     def decode(self, output: Tensor) -> Tensor:
         output = output.double()
-        radii, rates = self.radii.to(output.device), self.rates.to(output.device)
-        radius = radii[(output @ self._curve(radii).T).argmax(1)]
+        rates = self.rates.to(output.device)
+        radius = self.radii.to(output.device)[(output @ self.points.to(output.device).T).argmax(1)]
         cosine, sine = output.chunk(2, 1)
         widest = math.pi / (POINTS * float(self.rates[-1]))
         for _ in range(NEWTON_STEPS):
