@@ -51,10 +51,10 @@ class Reading(nn.Module):
 
 
 class CompactNetwork(nn.Module):
-    """From (B, 3, 128, 128) to orientation target, radius and their spreads: (B, D + 3).
+    """From (B, 3, 128, 128) to the numbers of orientation and radius and their spreads: (B, D + S + 2).
 
     The image is resampled to 96 rings of scattering angle and 256 sectors of azimuth. A stem with a large
-    field and three stages of residual blocks (16 x 64, 8 x 32, 4 x 16) follow; then every sector mixes its
+    field and three stages (16 x 64, 8 x 32, 4 x 16) with residual blocks follow; then every sector mixes its
     rings, and a convolution round the whole azimuth mixes the sectors. For the target "orbit", circular
     harmonics of the features give the 13 components, so that a turn of the image by a sixteenth turns the
     answer exactly. Other targets take all sectors' features at once.
@@ -71,6 +71,7 @@ class CompactNetwork(nn.Module):
 
     Raises:
         InputError: unknown target or activation.
+        ValueError: circles that no radius can be read on.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class CompactNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + 3), float32."""
+        """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + S + 2), float32."""
         refraction = x[:, 2, 0, 0]
         x = self.stem_norm(self._whole_stem(x) if self.training else self._split_stem(x))
         x = x + refraction[:, None, None, None] * self.material
