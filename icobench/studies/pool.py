@@ -28,6 +28,10 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 RETRIES = 2
 """How often a job is tried again whose worker died."""
 
+OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Signals that reach every process of a terminal or of a SLURM step, and that only the parent answers:
+Ctrl-C, and what SLURM sends at a time limit. Workers are ended by SIGKILL."""
+
 Function = Callable[..., Any]
 
 
@@ -60,8 +64,9 @@ def in_process(device: torch.device) -> contextlib.AbstractContextManager[None]:
 
 
 def _begin(parent: int) -> None:
-    """In a fresh worker: one thread, Ctrl-C is the parent's business, and no life after the parent's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a fresh worker: one thread, signals are the parent's business, and no life after the parent's."""
+    for one in OURS:
+        signal.signal(one, signal.SIG_IGN)
     torch.set_num_threads(1)
 
     def watch() -> None:
@@ -70,6 +75,16 @@ def _begin(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Block those signals in this thread: a process that it starts is born with them blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _ENVIRONMENT = threading.Lock()
@@ -107,10 +122,13 @@ class _Slot:
     def call(self, function: Function, job: tuple) -> Any:
         if self.process is None:
             with _environment():
-                self.process = ProcessPoolExecutor(
-                    1, multiprocessing.get_context("spawn"), _begin, (os.getpid(),)
-                )
-                self.pid = self.process.submit(os.getpid).result()
+                with _deaf():  # for multiprocessing's own process, which it starts first and which unblocks
+                    self.process = ProcessPoolExecutor(
+                        1, multiprocessing.get_context("spawn"), _begin, (os.getpid(),)
+                    )
+                with _deaf():
+                    pid = self.process.submit(os.getpid)
+                self.pid = pid.result()
         return self.process.submit(function, *job, self.rank, self.device).result()
 
     def end(self) -> None:
