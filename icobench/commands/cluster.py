@@ -52,8 +52,9 @@ KEPT = {
     "sweep": ("points/*.json", "training/*/checkpoint.pt"),
     "compare": ("**/parts/*.parquet",),
     "generate": ("{shard}.parts/*.h5",),
+    "tune": ("finished/*",),
 }
-"""Where in a run folder the finished pieces of a command's work are; a search's trials begin anew."""
+"""Where in a run folder the finished pieces of a command's work are; of a search, marks that trials ended."""
 
 Words = list[str]
 Values = dict[str, Any]

@@ -243,7 +243,7 @@ def test_a_time_limit_shorter_than_one_point_is_said(tmp_path, monkeypatch):
     assert requeued(9.5)
     assert not (tmp_path / "refused-00003.json").exists()
     assert not requeued(9.5)
-    assert "--time is shorter than one point" in (tmp_path / "refused-00003.json").read_text()
+    assert "--time is shorter than one point or trial" in (tmp_path / "refused-00003.json").read_text()
 
 
 def test_times_as_sbatch_takes_them():

@@ -1,10 +1,8 @@
 """Searches: data that says what varies, seeded trials, pruning, and workers that die."""
 
 import json
-import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -27,44 +25,11 @@ from icobench.studies.network_task import NetworkTask
 from icobench.studies.owners import alive, beating
 from icobench.studies.search import Search, run_search, search_cost, write_best
 from icobench.studies.search_space import read_space
-from icobench.studies.simplex_task import BLOCK, SimplexTask, race_options
+from icobench.studies.simplex_task import BLOCK, race_options
 from icobench.studies.status import describe
 from icobench.studies.study import open_study, recover, requeue
 from icobench.studies.toml_text import toml_text
-
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Bowl(SimplexTask):
-    """A task that costs nothing: best at a first simplex of 10 degrees. ``deadly``: a file whose finder
-    removes it and dies."""
-
-    deadly: str = ""
-
-    @property
-    def identity(self):
-        return {"bowl": self.images}
-
-    def evaluate(self, values, folder, device, report, note):
-        if self.deadly and Path(self.deadly).exists() and values["starts"] == 60:
-            Path(self.deadly).unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
-        assert torch.get_num_threads() == 1
-        loss = math.log10(values["rotation_deg"] / 10) ** 2
-        for image in range(self.images):
-            note({"seconds": 0.5 * (image + 1), "simulations": 10 * (image + 1)})
-            report(image, loss + 0.01 * (image % 3))
-        return loss + 0.01, values.get("budget", self.budget) * 1.8
-
-
-def search(folder, trials=8, **more) -> Search:
-    task = more.pop("task", Bowl(2 * BLOCK, "counting", 2500, 0, Experiment()))
-    return Search(folder, more.pop("url", None), task, read_space("simplex"), trials, 3, **more)
-
-
-def told(study):
-    return [(trial.params, trial.values, trial.state.name) for trial in study.get_trials()]
+from tests.studies.bowl import CPU, Bowl, search, told
 
 
 def test_search_spaces_are_data(tmp_path):
@@ -104,12 +69,12 @@ def test_search_spaces_are_data(tmp_path):
         read_space("network", path)
 
 
-def test_a_setting_that_cannot_be_tried_leaves_no_trial_at_work(tmp_path):
+def test_a_setting_that_cannot_be_tried_is_noted_and_passed_over(tmp_path):
     own = search(tmp_path / "run", 2)
     space = replace(own.space, enqueue={"paper": {"starts": "many"}})
-    with pytest.raises(ValueError, match="many"):
-        run_search(replace(own, space=space), CPU)
-    assert [trial.state.name for trial in own.open().get_trials()] == ["FAIL"]
+    trials = run_search(replace(own, space=space), CPU).get_trials()
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert "many" in trials[0].user_attrs["error"]
 
 
 def test_the_papers_settings_are_the_papers():
@@ -348,7 +313,7 @@ def test_a_torn_last_line_is_cut_off_and_kept(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:The value of `grace_period`")
 def test_a_dead_processs_lock_is_broken_in_a_relative_folder_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("icobench.studies.study.GRACE_SECONDS", 1)
+    monkeypatch.setattr("icobench.studies.storage.GRACE_SECONDS", 1)
     monkeypatch.chdir(tmp_path)
     own = search(Path("run"), 1)
     study = own.open()
@@ -378,7 +343,11 @@ def test_the_front_of_two_objectives(tmp_path):
     for point in points:  # on the front if nothing is better in one and no worse in the other
         beaten = any(o[0] <= point[0] and o[1] <= point[1] and o != point for o in points)
         assert (point in front) != beaten
-    assert len(list((tmp_path / "run").glob("front-*.toml"))) == len(front)
+    own = [f"front-{number:02d}.toml" for number in range(1, len(front) + 1)]
+    for name in (f"front-{len(front) + 1:02d}.toml", "front-view.toml"):
+        (tmp_path / "run" / name).touch()
+    write_best(many, study)  # the first of these is an earlier front's, the second somebody's own
+    assert sorted(path.name for path in (tmp_path / "run").glob("front-*.toml")) == [*own, "front-view.toml"]
 
 
 def test_the_best_trial_is_a_preset_that_others_accept(tmp_path):
