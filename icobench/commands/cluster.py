@@ -221,15 +221,18 @@ def on_cluster(kind: str) -> Callable[[Command], Command]:
 
 def _meaning(function: Command, values: Values) -> Values:
     """A command with its values as JSON has them; paths are absolute, however they were spelled."""
+    from icobench.provenance import without_passwords
 
     def plain(value: Any) -> str:
         return str(Path(value).resolve())
 
-    return json.loads(json.dumps({"command": function.__name__, **values}, default=plain))
+    shown = {name: without_passwords(one) if isinstance(one, str) else one for name, one in values.items()}
+    return json.loads(json.dumps({"command": function.__name__, **shown}, default=plain))
 
 
 def _on_slurm(kind: str, function: Command, command: Command, values: Values, asked: Values) -> None:
     """Carry out ``function`` on a cluster; ``command`` is it as its module has it, for the jobs to find."""
+    from icobench.provenance import without_passwords
     from icobench.studies.cluster import (
         ClusterOptions,
         ClusterRun,
@@ -238,7 +241,7 @@ def _on_slurm(kind: str, function: Command, command: Command, values: Values, as
     )
     from icobench.studies.shard_job import ShardCommand
 
-    words = _own_words(sys.argv[1:])
+    words = [without_passwords(word) for word in _own_words(sys.argv[1:])]
     if kind == "generate" and values["out"].exists():
         function(**values)  # which says whether it is this set
         return
