@@ -342,9 +342,9 @@ def merge(
     shards: Annotated[list[Path], typer.Argument(help="All shards of one set or sweep, in any order.")],
 ) -> None:
     """Join the shards of a set (icobench generate --shard) or of a sweep (icobench sweep --shard)."""
-    if all(shard.is_dir() for shard in shards):
+    if any(shard.is_dir() for shard in shards):
         from icobench.reporting.studies import write_sweep
-        from icobench.studies.sweep import merge_sweeps
+        from icobench.studies.merge import merge_sweeps
 
         count = merge_sweeps(out, shards)
         write_sweep(out)

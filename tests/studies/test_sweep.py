@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from icobench import cli
 from icobench.errors import InputError
 from icobench.network.recipe import Recipe
 from icobench.reporting.studies import sweep_markdown, sweep_table, write_sweep
 from icobench.simulator.experiment import Experiment
 from icobench.studies import sweep
+from icobench.studies.merge import merge_sweeps
 from icobench.studies.points import SweepSettings, _portion, measure
 from icobench.studies.shards import share
-from icobench.studies.sweep import AXES, Sweep, merge_sweeps, parse_points, read_points
+from icobench.studies.sweep import AXES, Sweep, parse_points, read_points
 
 CPU = torch.device("cpu")
 SETTINGS = SweepSettings("starts", 4, "counting", 0, "simplex", 50, 50, None, None, Experiment())
@@ -44,7 +46,7 @@ def test_points_of_the_command_line():
     assert parse_points("1e3, 10,10") == (10, 1000)
     assert all(parse_points(axis.points, 20_046) for axis in AXES.values())
     assert min(axis.seeds for axis in AXES.values()) >= 3
-    for bad in ("1/2", "0", "-3", "a", "1/0", ""):
+    for bad in ("1/2", "0", "-3", "a", "1/0", "", "1e400", "1e999999999", "1e-999999999", "9" * 5000, "nan"):
         with pytest.raises(InputError, match="--points must be"):
             parse_points(bad)
 
@@ -91,6 +93,70 @@ def test_shards_on_machines_of_their_own_merge_to_the_whole(measured, tmp_path):
     path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match="differs from"):
         merge_sweeps(tmp_path / "y", [tmp_path / "whole", tmp_path / "2"])
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_merge_checks_everything_before_it_writes(measured, tmp_path):
+    """Both what is in the folders and what is in the target already."""
+    whole = Sweep(tmp_path / "whole", SETTINGS, (1, 2), 1)
+    whole.run(CPU)
+    for number in (1, 2):
+        Sweep(tmp_path / str(number), SETTINGS, (1, 2), 1, (number, 2)).run(CPU)
+    shards = [tmp_path / "1", tmp_path / "2"]
+    own = Sweep(tmp_path / "2", SETTINGS, (1, 2), 1, (2, 2)).path(1, 0)
+
+    def change(path, **values):
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps({**stored, **values}))
+
+    good, result = own.read_bytes(), json.loads(own.read_text())["result"]
+    for values, message in (
+        ({"identity": {"axis": "starts"}}, "a point of another sweep"),
+        ({"result": None}, "damaged; remove it"),
+        ({"result": {"point": 1}}, "damaged; remove it"),
+        ({"result": {**result, "evaluations": [1]}}, "damaged; remove it"),
+        ({"result": {**result, "evaluations": [7, 7, 7, 7]}}, "differs from .*whole"),
+    ):
+        change(own, **values)
+        before = files(tmp_path)
+        for out in ("new", "whole"):
+            if out == "whole" or "differs" not in message:
+                with pytest.raises(InputError, match=message):
+                    merge_sweeps(tmp_path / out, shards)
+        assert files(tmp_path) == before
+        own.write_bytes(good)
+    change(tmp_path / "2" / "sweep.json", identity=1)
+    with pytest.raises(InputError, match=r"2/sweep.json: damaged"):
+        merge_sweeps(tmp_path / "new", shards)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_merge_keeps_what_is_in_the_target(measured, tmp_path):
+    Sweep(tmp_path / "out", SETTINGS, (1, 2), 1).run(CPU)
+    Sweep(tmp_path / "more", SETTINGS, (4,), 1).run(CPU)
+    assert merge_sweeps(tmp_path / "out", [tmp_path / "more"]) == 3
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["points"] == [1, 2, 4]
+    assert len(read_points(tmp_path / "out")) == 3 * 4
+
+
+def test_what_cannot_be_merged_is_named_in_a_line(measured, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        Sweep(tmp_path / f"s{number}", SETTINGS, (1, 2), 1, (number, 2)).run(CPU)
+    (tmp_path / "afile").write_text("mine")
+    for words, message in (
+        ("afile s1 s2", "afile: is a file; choose another name"),
+        ("out s1 missing", "missing: no such folder"),
+        ("out s1 afile", "afile: is a file, not a sweep"),
+    ):
+        monkeypatch.setattr("sys.argv", ["icobench", "merge", *words.split()])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert (ended.value.code, capsys.readouterr().err) == (2, f"error: {message}\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_without_points_has_nothing_to_do(measured, tmp_path):
