@@ -1,6 +1,7 @@
 """Searches: data that says what varies, seeded trials, pruning, and workers that die."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -11,17 +12,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
 
+from icobench import cli
+from icobench.comparison.ledger import account
 from icobench.comparison.methods import METHODS
 from icobench.comparison.methods.defined import define_methods
 from icobench.errors import InputError
 from icobench.fitting.simplex import SimplexOptions
+from icobench.network.checkpoint import read_weights
 from icobench.network.recipe import RECIPES, Recipe, read_recipe
+from icobench.reporting.searches import write_search_figures
 from icobench.simulator.experiment import Experiment
-from icobench.studies.network_task import NetworkTask
+from icobench.studies.network_task import RUNGS, NetworkTask
 from icobench.studies.owners import alive, beating
 from icobench.studies.search import Search, run_search, search_cost, write_best
 from icobench.studies.search_space import read_space
@@ -337,6 +343,11 @@ def test_the_front_of_two_objectives(tmp_path):
     many = search(tmp_path / "run", 12, multi=True)
     study = run_search(many, CPU)
     summary = write_best(many, study)
+    drawn = write_search_figures(tmp_path / "run", study, summary["objectives"])
+    kinds = ("history", "importance", "slice")
+    assert sorted(drawn) == sorted([*(f"{kind}-{one}.png" for kind in kinds for one in (1, 2)), "pareto.png"])
+    for name in drawn:
+        assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
     points = [trial.values for trial in study.get_trials()]
     assert len(points) == 12
     front = [row["objectives"] for row in summary["front"]]
@@ -361,6 +372,14 @@ def test_the_best_trial_is_a_preset_that_others_accept(tmp_path):
         define_methods(values["define"], "best.toml")
         assert METHODS["simplex-tuned"].card["search"]["trials"] == 4
         assert METHODS["simplex-tuned"].options.rounds == tuple(map(tuple, tuned["rounds"]))
+        # The ledger charges it, once.
+        results = pd.DataFrame(
+            {"method": "simplex-tuned", "image": [0, 1], "seconds": [1.0, 3.0], "evaluations": [10, 20]}
+        )
+        run = {"methods": {"simplex-tuned": METHODS["simplex-tuned"].card}}
+        charged = account("simplex-tuned", results, run, 0.1)
+        assert charged.fixed_seconds == tuned["search"]["seconds"] > 0
+        assert charged.fixed_simulations == tuned["search"]["simulations"] > 0
     finally:
         METHODS.pop("simplex-tuned", None)
     for bad, message in (
@@ -386,7 +405,36 @@ def test_recipes_as_toml(tmp_path):
         read_recipe(path)
 
 
-def test_a_small_network_is_searched(tmp_path):
+@dataclass(frozen=True)
+class Courses(NetworkTask):
+    """Trainings that cost nothing, and whose errors fall to what their learning rate is worth."""
+
+    def evaluate(self, values, folder, device, report, note):
+        floor = 1 + abs(math.log10(values["learning_rate"]) + 3)
+        for rung in range(1, RUNGS + 1):
+            report(rung, floor + 1 / rung)
+        return floor + 1 / RUNGS, 1.0
+
+
+def test_hyperband_stops_poor_networks_early(tmp_path):
+    path = tmp_path / "space.toml"
+    path.write_text('[parameters.learning_rate]\ntype = "float"\nlow = 1e-6\nhigh = 1\nlog = true\n')
+    task = Courses(2, RECIPES["compact"], 0, Experiment())
+    trials = run_search(
+        Search(tmp_path / "run", None, task, read_space("network", path), 24, 0), CPU
+    ).get_trials()
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(pruned) + len(whole) == 24
+    assert {max(trial.intermediate_values) for trial in whole} == {RUNGS}
+    # Looked at after a ninth, a third: the brackets' rungs for a factor of three.
+    assert {max(trial.intermediate_values) for trial in pruned} <= {1, 3, RUNGS}
+    assert min(max(trial.intermediate_values) for trial in pruned) < RUNGS
+    best = min(trial.value for trial in whole)
+    assert all(trial.intermediate_values[1] - 1 > best - 1 / RUNGS for trial in pruned)
+
+
+def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
     recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
     path = tmp_path / "space.toml"
     path.write_text(
@@ -405,6 +453,17 @@ def test_a_small_network_is_searched(tmp_path):
     assert found.learning_rate == summary["front"][0]["values"]["learning_rate"]
     assert cost == summary["search"]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["states"]["fail"] == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "sys.argv", ["icobench", "train", "--config", "run/best.toml", "--run", "trained", "--device", "cpu"]
+    )
+    cli.app(standalone_mode=False)
+    card = read_weights(tmp_path / "trained" / "network.safetensors").card
+    assert card["recipe"]["learning_rate"] == 1e-3
+    assert card["search"] == cost
+    results = pd.DataFrame({"method": "network", "image": [0], "seconds": [1.0], "evaluations": [0]})
+    charged = account("network", results, {"networks": [card]}, 0.1)
+    assert charged.fixed_simulations == card["training_simulations"] + cost["simulations"]
 
 
 def test_a_network_that_diverges_is_pruned(tmp_path):

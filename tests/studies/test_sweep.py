@@ -240,3 +240,18 @@ def test_a_network_learns_from_as_many_images_as_are_asked(tmp_path):
     assert len(found["disorientation_deg"]) == len(found["bound_orientation_deg"]) == 2
     assert (tmp_path / "training" / "network.safetensors").exists()
     assert not (tmp_path / "training" / "checkpoint.pt").exists()
+
+
+def test_the_iterations_of_a_simplex_and_the_photons_of_an_image_are_varied(tmp_path):
+    few, many = (
+        measure(replace(SETTINGS, axis="iterations", images=2, starts=2), n, 1, tmp_path) for n in (3, 9)
+    )
+    assert sum(few["evaluations"]) < sum(many["evaluations"])
+    assert few["bound_radius_nm"] == many["bound_radius_nm"]  # of the same images
+    assert few["fixed_simulations"] == 0
+    settings = replace(SETTINGS, axis="photons", method="simplex-race", images=2)
+    dim, bright = (measure(settings, photons, 0, tmp_path) for photons in (10**4, 10**6))
+    # A hundred times the photons are a tenth of the error; their bodies are the same.
+    ratio = np.divide(dim["bound_orientation_deg"], bright["bound_orientation_deg"])
+    np.testing.assert_allclose(ratio, 10, rtol=0.05)
+    assert min(bright["evaluations"]) > 0
