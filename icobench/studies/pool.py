@@ -20,7 +20,7 @@ import torch
 
 from icobench.errors import InputError
 
-__all__ = ["WorkerPool", "default_workers", "in_process", "one_thread"]
+__all__ = ["WorkerDiedError", "WorkerPool", "default_workers", "in_process", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -33,6 +33,10 @@ OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 Ctrl-C, and what SLURM sends at a time limit. Workers are ended by SIGKILL."""
 
 Function = Callable[..., Any]
+
+
+class WorkerDiedError(RuntimeError):
+    """A job's worker died as often as it was tried."""
 
 
 def default_workers(device: torch.device) -> int:
@@ -184,7 +188,7 @@ class WorkerPool:
             jobs: tuples of arguments.
 
         Raises:
-            RuntimeError: a job's worker died three times.
+            WorkerDiedError: a job's worker died three times.
             Exception: what a job raised.
         """
         if self.workers == 1:
@@ -222,7 +226,7 @@ class WorkerPool:
                     slot.end()
                     if pid is not None and not self.closing:
                         self.died(pid)
-            return job, None, RuntimeError(f"the worker died {1 + RETRIES} times at {job}")
+            return job, None, WorkerDiedError(f"a worker died {1 + RETRIES} times at the same piece of work")
         except BaseException as error:  # handed to the thread that waits for the results
             return job, None, error
         finally:

@@ -16,7 +16,7 @@ from icobench.images.files import atomic_path
 from icobench.provenance import provenance
 from icobench.studies import owners
 from icobench.studies.network_task import RUNGS, NetworkTask
-from icobench.studies.pool import WorkerPool, in_process
+from icobench.studies.pool import WorkerDiedError, WorkerPool, in_process
 from icobench.studies.search_space import SearchSpace
 from icobench.studies.simplex_task import BLOCK, SimplexTask
 from icobench.studies.storage import storage_errors
@@ -135,7 +135,7 @@ class _Failures:
             raise InputError(f"the last {self.in_vain} trials gave no result: their trainings diverge")
 
 
-def _await_others(search: Search, study: "optuna.Study", tell: Callable[[], None]) -> bool:
+def _await_others(search: Search, study: "optuna.Study", tell: Callable[[str], None]) -> bool:
     """While trials are at work elsewhere, wait for them; whether one is left to be done here.
 
     A worker whose heart cannot be seen from here, in a run folder of its own, is not waited for longer than
@@ -147,7 +147,7 @@ def _await_others(search: Search, study: "optuna.Study", tell: Callable[[], None
             return True
         if not any_seen(study, search.folder) and time.monotonic() - begin > owners.patience():
             return False
-        tell()
+        tell(f", {running(study)} at work elsewhere")
         time.sleep(WAIT_SECONDS)
     return left(search, study) > 0
 
@@ -218,11 +218,11 @@ def _work(
     def died(pid: int) -> None:
         recover(search.open(), search.folder)
 
-    def tell() -> None:
+    def tell(more: str = "") -> None:
         done, best = finished(study), ""
         if not search.multi and _completed(study):
             best = f", best {study.best_value:.4g}"
-        progress(min(1.0, done / search.trials), f"{done} of {search.trials} trials{best}")
+        progress(min(1.0, done / search.trials), f"{done} of {search.trials} trials{best}{more}")
 
     tell()
     failures, first_worker = _Failures(), (shard[0] - 1) * workers
@@ -237,6 +237,10 @@ def _work(
             except (KeyboardInterrupt, SystemExit, InputError):
                 recover(study, search.folder, stopped=True)  # of the workers, which the pool has just ended
                 raise
+            except WorkerDiedError as error:
+                recover(study, search.folder, stopped=True)
+                text = f"{error}, perhaps of too little memory; the same command goes on"
+                raise InputError(text) from error
             recover(study, search.folder)
         # A shard's node is not to idle: who gave the command waits for what the shards have not done.
         elif shard[1] > 1 or not _await_others(search, study, tell):

@@ -1,6 +1,7 @@
 """Searches with other machines, databases that are locked, and trials that fail."""
 
 import os
+import signal
 import sqlite3
 import threading
 import time
@@ -57,7 +58,9 @@ def test_trials_on_another_machine_are_waited_for_while_their_hearts_beat(tmp_pa
         ending = threading.Timer(2.0, lambda: study.tell(trial, 1.0))  # longer than a silence
         ending.start()
         begin = time.monotonic()
-        study = run_search(search(run, 3), CPU)
+        said = []
+        study = run_search(search(run, 3), CPU, progress=lambda share, text: said.append(text))
+    assert any(text.endswith(", 1 at work elsewhere") for text in said)
     ending.join()
     assert time.monotonic() - begin >= 2.0
     assert [trial.state for trial in study.get_trials()] == 3 * [TrialState.COMPLETE]
@@ -197,6 +200,7 @@ class Half(Bowl):
         try:
             (folder.parents[1] / ".slow").touch(exist_ok=False)
         except FileExistsError:
+            time.sleep(0.3)  # in which a worker that is killed holds no lock
             raise RuntimeError("CUDA out of memory") from None
         time.sleep(600)
 
@@ -208,8 +212,26 @@ def test_a_worker_whose_trials_all_fail_ends_it_for_the_others_too(tmp_path):
         run_search(own, CPU, workers=2)
     trials = own.open().get_trials()
     assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
-    (again,) = [trial for trial in trials if "instead_of" in trial.user_attrs]
-    assert (again.state, again.user_attrs["why"]) == (TrialState.WAITING, "its worker was stopped")
+    again = [trial for trial in trials if "instead_of" in trial.user_attrs]
+    assert again
+    assert {trial.state for trial in again} == {TrialState.WAITING}
+    assert {trial.user_attrs["why"] for trial in again} == {"its worker was stopped"}
+
+
+@dataclass(frozen=True)
+class Killing(Bowl):
+    """Every trial takes more memory than there is."""
+
+    def evaluate(self, values, folder, device, report, note):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:.*tasks have been successfully executed")
+def test_workers_that_only_die_end_it_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("icobench.studies.pool.RETRIES", 0)
+    own = search(tmp_path / "run", 2, task=Killing(BLOCK, "counting", 2500, 0, Experiment()))
+    with pytest.raises(InputError, match=r"^a worker died 1 times at .* memory; the same command"):
+        run_search(own, CPU, workers=2)
 
 
 def test_a_database_holds_studies_by_name(tmp_path):

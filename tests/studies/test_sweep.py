@@ -249,7 +249,7 @@ def test_the_iterations_of_a_simplex_and_the_photons_of_an_image_are_varied(tmp_
     assert sum(few["evaluations"]) < sum(many["evaluations"])
     assert few["bound_radius_nm"] == many["bound_radius_nm"]  # of the same images
     assert few["fixed_simulations"] == 0
-    settings = replace(SETTINGS, axis="photons", method="simplex-race", images=2)
+    settings = replace(SETTINGS, axis="photons", method="simplex-race", images=1)
     dim, bright = (measure(settings, photons, 0, tmp_path) for photons in (10**4, 10**6))
     # A hundred times the photons are a tenth of the error; their bodies are the same.
     ratio = np.divide(dim["bound_orientation_deg"], bright["bound_orientation_deg"])
