@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from icobench import cli
+from icobench.commands.cluster import _kept
 from icobench.errors import InputError
 from icobench.studies import cluster, shard_job
 from icobench.studies.cluster import ClusterOptions, ClusterRun, parse_minutes
@@ -250,6 +251,15 @@ def test_a_time_limit_shorter_than_one_point_is_said(tmp_path, monkeypatch):
     assert not (tmp_path / "refused-00003.json").exists()
     assert not requeued(9.5)
     assert "--time is shorter than one point or trial" in (tmp_path / "refused-00003.json").read_text()
+
+
+def test_a_search_gets_on_by_the_trials_that_are_finished(tmp_path):
+    for name in ("finished", "workers"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "00003").touch()
+    (tmp_path / "journal.log").touch()  # grows by every trial that is begun
+    (kept,) = _kept("tune", tmp_path, 1)
+    assert list(kept[0].glob(kept[1])) == [tmp_path / "finished" / "00003"]
 
 
 def test_times_as_sbatch_takes_them():
