@@ -122,22 +122,36 @@ class _Slot:
         self.rank, self.device = rank, device
         self.process: ProcessPoolExecutor | None = None
         self.pid: int | None = None
+        self.closed = False
+        self.lock = threading.Lock()
+        """Held while a process is begun, or given up: one that is begun meanwhile would outlive the pool."""
 
     def call(self, function: Function, job: tuple) -> Any:
-        if self.process is None:
-            with _environment():
-                with _deaf():  # for multiprocessing's own process, which it starts first and which unblocks
-                    self.process = ProcessPoolExecutor(
-                        1, multiprocessing.get_context("spawn"), _begin, (os.getpid(),)
-                    )
-                with _deaf():
-                    pid = self.process.submit(os.getpid)
-                self.pid = pid.result()
-        return self.process.submit(function, *job, self.rank, self.device).result()
+        with self.lock:
+            if self.closed:
+                raise CancelledError
+            if self.process is None:
+                self._begin()
+            assert self.process is not None
+            answer = self.process.submit(function, *job, self.rank, self.device)
+        return answer.result()
 
-    def end(self) -> None:
-        process, pid = self.process, self.pid
-        self.process = self.pid = None
+    def _begin(self) -> None:
+        with _environment():
+            with _deaf():  # for multiprocessing's own process, which it starts first and which unblocks
+                self.process = ProcessPoolExecutor(
+                    1, multiprocessing.get_context("spawn"), _begin, (os.getpid(),)
+                )
+            with _deaf():
+                pid = self.process.submit(os.getpid)
+            self.pid = pid.result()
+
+    def end(self, close: bool = False) -> None:
+        """End the process; if ``close``, none is begun again."""
+        with self.lock:
+            process, pid = self.process, self.pid
+            self.process = self.pid = None
+            self.closed = self.closed or close
         if process is None:
             return
         if pid is not None:
@@ -153,18 +167,23 @@ class WorkerPool:
         workers: how many.
         device: where; several workers on CUDA take the GPUs in turn.
         died: called in a thread with the process number of a worker that died.
+        quiet: held while workers are ended, so that none of them has a lock that others would wait for.
 
     Raises:
         InputError: not a positive number.
     """
 
     def __init__(
-        self, workers: int, device: torch.device, died: Callable[[int], None] = lambda pid: None
+        self,
+        workers: int,
+        device: torch.device,
+        died: Callable[[int], None] = lambda pid: None,
+        quiet: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         if workers < 1:
             raise InputError(f"the number of workers must be positive, got {workers}")
-        self.workers, self.device, self.died = workers, device, died
-        self.closing = False
+        self.workers, self.device, self.died, self.quiet = workers, device, died, quiet
+        self.closing = self.left = False
         gpus = torch.cuda.device_count() if device.type == "cuda" else 0
         names = [f"cuda:{rank % gpus}" if gpus > 1 else str(device) for rank in range(workers)]
         self.slots = [_Slot(rank, name) for rank, name in enumerate(names)]
@@ -176,9 +195,20 @@ class WorkerPool:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.left = True
+        self._end()
+
+    def _end(self) -> None:
+        """End all workers, and let none begin."""
         self.closing = True
-        for slot in self.slots:
-            slot.end()
+        with contextlib.ExitStack() as held:
+            try:
+                if any(slot.process for slot in self.slots):
+                    with contextlib.suppress(OSError):  # a folder that is gone has no locks
+                        held.enter_context(self.quiet())
+            finally:
+                for slot in self.slots:
+                    slot.end(close=True)
 
     def run(self, function: Function, jobs: Sequence[tuple]) -> Iterator[tuple[tuple, Any]]:
         """Jobs with their results, as they are finished.
@@ -207,11 +237,11 @@ class WorkerPool:
                 yield job, result
         finally:
             # Threads that wait for a worker would otherwise be waited for.
-            self.closing = True
-            for slot in self.slots:
-                slot.end()
+            self._end()
             finished.close()
-            self.closing = False
+            self.closing = self.left
+            for slot in self.slots:
+                slot.closed = self.left
 
     def _supervised(self, function: Function, job: tuple) -> tuple[tuple, Any, BaseException | None]:
         slot = self.free.get()

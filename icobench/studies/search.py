@@ -1,5 +1,6 @@
 """Searches: trials of a task by any number of workers, each in a process that may be killed."""
 
+import contextlib
 import json
 import time
 import warnings
@@ -19,7 +20,7 @@ from icobench.studies.network_task import RUNGS, NetworkTask
 from icobench.studies.pool import WorkerDiedError, WorkerPool, in_process
 from icobench.studies.search_space import SearchSpace
 from icobench.studies.simplex_task import BLOCK, SimplexTask
-from icobench.studies.storage import storage_errors
+from icobench.studies.storage import quiet, storage_errors
 from icobench.studies.study import (
     DESCRIPTION,
     any_seen,
@@ -218,6 +219,9 @@ def _work(
     def died(pid: int) -> None:
         recover(search.open(), search.folder)
 
+    def still() -> contextlib.AbstractContextManager[None]:
+        return quiet(search.folder, search.url)
+
     def tell(more: str = "") -> None:
         done, best = finished(study), ""
         if not search.multi and _completed(study):
@@ -229,7 +233,7 @@ def _work(
     while True:
         if (missing := left(search, study)) > 0:
             try:
-                with WorkerPool(min(workers, missing), device, died) as pool, in_process(device):
+                with WorkerPool(min(workers, missing), device, died, still) as pool, in_process(device):
                     for _, outcome in pool.run(one_trial, [(search, first_worker)] * missing):
                         if outcome is not None:
                             failures.add(outcome)

@@ -4,7 +4,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = [
     "is_of_storage",
     "one_line",
     "open_storage",
+    "quiet",
     "storage_errors",
 ]
 
@@ -88,13 +89,33 @@ def alone(folder: Path) -> Iterator[None]:
     """One process at a time, of all machines that share a run folder; a dead one's lock is broken."""
     from optuna.storages.journal import JournalFileOpenLock
 
-    lock = JournalFileOpenLock(str(folder.resolve() / ".asking"), GRACE_SECONDS)
+    with _held(JournalFileOpenLock(str(folder.resolve() / ".asking"), GRACE_SECONDS)):
+        yield
+
+
+@contextmanager
+def quiet(folder: Path, url: str | None) -> Iterator[None]:
+    """Nobody else of the run folder asks, or writes to its journal: who is killed meanwhile has no lock."""
+    with alone(folder), nullcontext() if url is not None else _held(_journal_lock(folder)):
+        yield
+
+
+@contextmanager
+def _held(lock: Any) -> Iterator[None]:
     lock.acquire()
     try:
         yield
     finally:
         with suppress(RuntimeError):  # somebody took this process for dead
             lock.release()
+
+
+def _journal_lock(folder: Path) -> Any:
+    """Optuna's other lock is a link to the journal. A relative path or a moved folder leaves it pointing
+    nowhere: it has no age then, and is never broken. A file has one, and the two keep each other out."""
+    from optuna.storages.journal import JournalFileOpenLock
+
+    return JournalFileOpenLock(str(folder.resolve() / JOURNAL), GRACE_SECONDS)
 
 
 def _cut_torn_line(path: Path, lock: Any) -> None:
@@ -135,13 +156,10 @@ def _break_dangling(lock: Path) -> None:
 def open_storage(folder: Path, url: str | None) -> Any:
     import optuna
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
+    from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 
     if url is None:
-        # Optuna's other lock is a link to the journal. A relative path or a moved folder leaves it pointing
-        # nowhere: it has no age then, and is never broken. A file has one, and the two keep each other out.
-        path = folder.resolve() / JOURNAL
-        lock = JournalFileOpenLock(str(path), GRACE_SECONDS)
+        path, lock = folder.resolve() / JOURNAL, _journal_lock(folder)
         _break_dangling(path.with_name(f"{JOURNAL}.lock"))
         _cut_torn_line(path, lock)
         return JournalStorage(JournalFileBackend(str(path), lock))

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -42,6 +44,36 @@ def test_signals_to_all_processes_of_a_step_end_no_worker():
 def test_a_pool_that_breaks_ends_its_deaf_workers():
     with WorkerPool(2, CPU) as pool, pytest.raises(Exception, match="Odd"):
         list(pool.run(unread, [()]))
+
+
+def test_no_worker_begins_in_a_pool_that_ends():
+    """A thread that had looked just before would leave one behind, at work on what was given up."""
+    pool = WorkerPool(2, CPU)
+    with pool:
+        pass
+    with pytest.raises(CancelledError):
+        pool.slots[0].call(where, (1,))
+    assert pool.slots[0].process is None
+
+
+def test_a_pool_does_its_work_again_after_it_was_done():
+    with WorkerPool(2, CPU) as pool:
+        for _ in range(2):
+            assert len(list(pool.run(where, [(1,), (2,)]))) == 2
+
+
+def test_workers_are_ended_while_nobody_has_a_lock():
+    held = []
+
+    @contextmanager
+    def quiet():
+        held.append([slot.process is not None for slot in pool.slots])
+        yield
+
+    with WorkerPool(2, CPU, quiet=quiet) as pool:
+        list(pool.run(where, [(number,) for number in range(4)]))
+    assert len(held) == 1
+    assert any(held[0])
 
 
 def test_workers_take_the_gpus_in_turn(monkeypatch):
