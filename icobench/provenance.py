@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -13,7 +14,13 @@ import torch
 
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["provenance"]
+__all__ = ["provenance", "without_passwords"]
+
+
+def without_passwords(text: str) -> str:
+    """A text with ``***`` for the passwords of the URLs in it."""
+    text = re.sub(r"(://[^\s:/@]*):\S+@", r"\1:***@", text)
+    return re.sub(r"([?&](?:password|passwd|pwd)=)[^&\s]+", r"\1***", text)
 
 
 def _versions() -> dict[str, str]:
@@ -64,7 +71,7 @@ def provenance(seed: int, device: torch.device, experiment: Experiment) -> dict[
     if device.type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
     return {
-        "command": " ".join(["icobench", *sys.argv[1:]]),
+        "command": without_passwords(" ".join(["icobench", *sys.argv[1:]])),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
         "machine": machine,

@@ -52,8 +52,9 @@ KEPT = {
     "sweep": ("points/*.json", "training/*/checkpoint.pt"),
     "compare": ("**/parts/*.parquet",),
     "generate": ("{shard}.parts/*.h5",),
+    "tune": ("finished/*",),
 }
-"""Where in a run folder the finished pieces of a command's work are; a search's trials begin anew."""
+"""Where in a run folder the finished pieces of a command's work are; of a search, marks that trials ended."""
 
 Words = list[str]
 Values = dict[str, Any]
@@ -220,15 +221,18 @@ def on_cluster(kind: str) -> Callable[[Command], Command]:
 
 def _meaning(function: Command, values: Values) -> Values:
     """A command with its values as JSON has them; paths are absolute, however they were spelled."""
+    from icobench.provenance import without_passwords
 
     def plain(value: Any) -> str:
         return str(Path(value).resolve())
 
-    return json.loads(json.dumps({"command": function.__name__, **values}, default=plain))
+    shown = {name: without_passwords(one) if isinstance(one, str) else one for name, one in values.items()}
+    return json.loads(json.dumps({"command": function.__name__, **shown}, default=plain))
 
 
 def _on_slurm(kind: str, function: Command, command: Command, values: Values, asked: Values) -> None:
     """Carry out ``function`` on a cluster; ``command`` is it as its module has it, for the jobs to find."""
+    from icobench.provenance import without_passwords
     from icobench.studies.cluster import (
         ClusterOptions,
         ClusterRun,
@@ -237,7 +241,7 @@ def _on_slurm(kind: str, function: Command, command: Command, values: Values, as
     )
     from icobench.studies.shard_job import ShardCommand
 
-    words = _own_words(sys.argv[1:])
+    words = [without_passwords(word) for word in _own_words(sys.argv[1:])]
     if kind == "generate" and values["out"].exists():
         function(**values)  # which says whether it is this set
         return
@@ -338,9 +342,9 @@ def merge(
     shards: Annotated[list[Path], typer.Argument(help="All shards of one set or sweep, in any order.")],
 ) -> None:
     """Join the shards of a set (icobench generate --shard) or of a sweep (icobench sweep --shard)."""
-    if all(shard.is_dir() for shard in shards):
+    if any(shard.is_dir() for shard in shards):
         from icobench.reporting.studies import write_sweep
-        from icobench.studies.sweep import merge_sweeps
+        from icobench.studies.merge import merge_sweeps
 
         count = merge_sweeps(out, shards)
         write_sweep(out)

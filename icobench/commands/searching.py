@@ -21,6 +21,9 @@ Storage = Annotated[
     str | None,
     typer.Option(help="Optuna storage URL, such as sqlite:///search.db, instead of a journal in --run."),
 ]
+Study = Annotated[
+    str | None, typer.Option(help="Name in the storage, where a database holds several; simplex or network.")
+]
 Space = Annotated[
     Path | None, typer.Option(help="Search space of your own; copy one of icobench/studies/spaces.")
 ]
@@ -35,7 +38,10 @@ def _search(search: "Search", device: str, workers: int, shard: str) -> None:
     from icobench.studies.pool import default_workers
     from icobench.studies.search import check_search, run_search, write_best
     from icobench.studies.shards import WHOLE, parse_shard
+    from icobench.studies.study import finished, running
 
+    if search.study is not None and not search.study.strip():
+        raise InputError("--study must be a name")
     where, own = chosen_device(device), parse_shard(shard)
     check_search(search)
     arguments_are_good()
@@ -45,9 +51,13 @@ def _search(search: "Search", device: str, workers: int, shard: str) -> None:
     except KeyboardInterrupt:
         say(f"stopped; finished trials are kept, continue with --run {search.folder}")
         raise typer.Exit(130) from None
+    missing, elsewhere = search.trials - finished(study), running(study)
+    at_work = f"; {elsewhere} of {search.trials} are at work elsewhere" if elsewhere else ""
     if own != WHOLE:
-        say(f"shard {shard}: no trial is left to begin")
+        say(f"shard {shard}: no trial is left to begin{at_work}")
         return
+    if missing > 0:
+        say(f"{missing} of {search.trials} trials are missing{at_work}; the same command looks again")
     summary = write_best(search, study)
     figures = write_search_figures(search.folder, study, summary["objectives"])
     for title, rows in (("best", summary["front"]), ("tried first", summary["named"])):
@@ -55,6 +65,8 @@ def _search(search: "Search", device: str, workers: int, shard: str) -> None:
             values = ", ".join(f"{value:.4g}" for value in row["objectives"])
             typer.echo(f"{title}: trial {row['trial']} {row['named'] or ''} {values} {_short(row['values'])}")
     cost = summary["search"]
+    if failed := summary["states"]["fail"]:
+        say(f"{failed} trials failed or were lost with their workers; the storage says why")
     say(f"{cost['trials']} trials took {cost['seconds']:.0f} s and {cost['simulations']:,} simulations")
     say(f"preset: {search.folder / 'best.toml'}; figures: {', '.join(figures)}")
 
@@ -78,6 +90,7 @@ def tune_simplex_command(
     multi: Multi = False,
     space: Space = None,
     storage: Storage = None,
+    study: Study = None,
     workers: Workers = 1,
     shard: Shard = "1/1",
     seed: Seed = 0,
@@ -98,7 +111,7 @@ def tune_simplex_command(
     task = SimplexTask(images, test_set, budget, seed, Experiment())
     folder = run or Path("runs/tune-simplex")
     _search(
-        Search(folder, storage, task, read_space("simplex", space), trials, seed, multi),
+        Search(folder, storage, task, read_space("simplex", space), trials, seed, multi, study),
         device,
         workers,
         shard,
@@ -118,6 +131,7 @@ def tune_network_command(
     multi: Multi = False,
     space: Space = None,
     storage: Storage = None,
+    study: Study = None,
     workers: Workers = 1,
     shard: Shard = "1/1",
     seed: Seed = 0,
@@ -142,7 +156,7 @@ def tune_network_command(
     task = NetworkTask(images, recipe, seed, Experiment())
     folder = run or Path("runs/tune-network")
     _search(
-        Search(folder, storage, task, read_space("network", space), trials, seed, multi),
+        Search(folder, storage, task, read_space("network", space), trials, seed, multi, study),
         device,
         workers,
         shard,

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ UNSEEN_SECONDS = 300.0
 
 LARGEST_ARRAY = 1000
 
+ENDED = ("Invalid job id", "already completing or completed")
+"""In what scancel says of jobs that have ended."""
+
 ALIVE = (
     "PENDING",
     "RUNNING",
@@ -63,7 +66,8 @@ class ClusterOptions:
         minutes: time limit; a shard that meets it is requeued and goes on.
         cpus, gpus: of a shard.
         memory: as sbatch's --mem, such as "8G".
-        max_running: shards at the same time, 0 for no bound.
+        max_running: shards at the same time, 0 for no bound. Arrays then wait for each other: one for the
+            second thousand of shards, or for those that are tried again.
         retries: how often a shard is submitted again after a failure.
         setup: shell lines before the work, such as "module load python".
     """
@@ -297,11 +301,12 @@ class ClusterRun:
         self.watcher._info_dict.update(self.watcher.read_info(answer.stdout))
         return ""
 
-    def submit(self, jobs: dict[int, ShardCommand]) -> None:
+    def submit(self, jobs: dict[int, ShardCommand], at_work: Iterable[int] = ()) -> None:
         """Submit shards in arrays.
 
         Args:
             jobs: what to do, by the shard's number.
+            at_work: shards with jobs that have not ended.
 
         Raises:
             InputError: no SLURM here, or it refuses.
@@ -328,8 +333,13 @@ class ClusterRun:
         }  # fmt: skip
         executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
         numbers = sorted(jobs)
+        others = {_array(self.described["jobs"][str(shard)]["id"]) for shard in at_work}
         for start in range(0, len(numbers), limit):
             piece = numbers[start : start + limit]
+            if others and options.max_running:
+                # Each array has a bound of its own: one after the other they keep to it together.
+                after = {"dependency": f"afterany:{':'.join(sorted(others))}"}
+                executor.update_parameters(additional_parameters=after)
             with _uninterrupted():
                 try:
                     with executor.batch():
@@ -340,6 +350,7 @@ class ClusterRun:
                 ) as error:
                     raise InputError(f"sbatch: {_sbatch_message(str(error))}") from error
                 self._note({number: job.job_id for number, job in zip(piece, made, strict=True)})
+            others.add(_array(made[0].job_id))
 
     def _job(self, shard: int, command: ShardCommand) -> ShardJob:
         assert self.options is not None
@@ -384,7 +395,8 @@ class ClusterRun:
                 if not first:
                     for shard in again:
                         left[shard] -= 1
-                self.submit({shard: commands(shard) for shard in again})
+                at_work = [shard for shard, state in states.items() if state in ALIVE]
+                self.submit({shard: commands(shard) for shard in again}, at_work)
                 states.update(dict.fromkeys(again, "PENDING"))
             # While SLURM does not say what lives, nobody knows what is to be tried again.
             first = first and bool(self.trouble)
@@ -402,12 +414,24 @@ class ClusterRun:
                 self.described["jobs"].pop(str(shard), None)
 
     def cancel(self) -> None:
-        """Take back all that is not done, earlier attempts too."""
+        """Take back all that is not done, earlier attempts too.
+
+        Raises:
+            InputError: SLURM does not take them back.
+        """
         jobs = [self.described["jobs"].get(str(shard)) for shard in self.shards if not self.done(shard)]
         names = [name for job in jobs if job is not None for name in (*job.get("before", []), job["id"])]
         if names:
             # What has ended long ago is unknown to it, and no harm.
-            subprocess.run(["scancel", *names], capture_output=True)
+            try:
+                answer = subprocess.run(["scancel", *names], capture_output=True, text=True, timeout=60)
+                lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
+                lines = [line for line in lines if not any(word in line for word in ENDED)]
+                failed = bool(answer.returncode and lines)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                lines, failed = [str(error)], True
+            if failed:
+                raise InputError(f"the jobs may still run: {lines[-1]}; scancel {' '.join(names)}")
 
     def last_lines(self) -> Iterator[tuple[int, str]]:
         """Last line of every unfinished shard's log."""
@@ -426,6 +450,11 @@ class ClusterRun:
             if lines:
                 return lines[-1]
         return ""
+
+
+def _array(job: str) -> str:
+    """Number of the array that a job such as 12_3 is a task of."""
+    return job.partition("_")[0]
 
 
 def _sbatch_message(text: str) -> str:

@@ -10,11 +10,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["alive", "beating"]
+__all__ = ["alive", "beating", "patience", "seen"]
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 120.0
@@ -59,7 +59,8 @@ def beating(folder: Path) -> Iterator[dict[str, Any]]:
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
-            path.touch()
+            with suppress(OSError):  # a file server's bad moment is no death; the next beat may be heard
+                path.touch()
 
     heart = threading.Thread(target=beat, daemon=True)
     heart.start()
@@ -72,6 +73,18 @@ def beating(folder: Path) -> Iterator[dict[str, Any]]:
         ended.set()
         heart.join()
         path.unlink(missing_ok=True)
+
+
+def patience() -> float:
+    """Seconds after which a worker that was alive has been heard, or is taken for dead."""
+    return SILENT_SECONDS + BEAT_SECONDS
+
+
+def seen(owner: dict[str, Any] | None, folder: Path) -> bool:
+    """Whether it can be told from here that a worker has died; not of another machine's own run folder."""
+    if owner is None:
+        return False
+    return owner["host"] == socket.gethostname() or owner.get("home", _home(folder)) == _home(folder)
 
 
 def alive(owner: dict[str, Any] | None, folder: Path, since: float) -> bool:

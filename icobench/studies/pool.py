@@ -20,7 +20,7 @@ import torch
 
 from icobench.errors import InputError
 
-__all__ = ["WorkerPool", "default_workers", "in_process", "one_thread"]
+__all__ = ["WorkerDiedError", "WorkerPool", "default_workers", "in_process", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -28,7 +28,15 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 RETRIES = 2
 """How often a job is tried again whose worker died."""
 
+OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Signals that reach every process of a terminal or of a SLURM step, and that only the parent answers:
+Ctrl-C, and what SLURM sends at a time limit. Workers are ended by SIGKILL."""
+
 Function = Callable[..., Any]
+
+
+class WorkerDiedError(RuntimeError):
+    """A job's worker died as often as it was tried."""
 
 
 def default_workers(device: torch.device) -> int:
@@ -60,8 +68,9 @@ def in_process(device: torch.device) -> contextlib.AbstractContextManager[None]:
 
 
 def _begin(parent: int) -> None:
-    """In a fresh worker: one thread, Ctrl-C is the parent's business, and no life after the parent's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a fresh worker: one thread, signals are the parent's business, and no life after the parent's."""
+    for one in OURS:
+        signal.signal(one, signal.SIG_IGN)
     torch.set_num_threads(1)
 
     def watch() -> None:
@@ -70,6 +79,16 @@ def _begin(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Block those signals in this thread: a process that it starts is born with them blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _ENVIRONMENT = threading.Lock()
@@ -103,19 +122,36 @@ class _Slot:
         self.rank, self.device = rank, device
         self.process: ProcessPoolExecutor | None = None
         self.pid: int | None = None
+        self.closed = False
+        self.lock = threading.Lock()
+        """Held while a process is begun, or given up: one that is begun meanwhile would outlive the pool."""
 
     def call(self, function: Function, job: tuple) -> Any:
-        if self.process is None:
-            with _environment():
+        with self.lock:
+            if self.closed:
+                raise CancelledError
+            if self.process is None:
+                self._begin()
+            assert self.process is not None
+            answer = self.process.submit(function, *job, self.rank, self.device)
+        return answer.result()
+
+    def _begin(self) -> None:
+        with _environment():
+            with _deaf():  # for multiprocessing's own process, which it starts first and which unblocks
                 self.process = ProcessPoolExecutor(
                     1, multiprocessing.get_context("spawn"), _begin, (os.getpid(),)
                 )
-                self.pid = self.process.submit(os.getpid).result()
-        return self.process.submit(function, *job, self.rank, self.device).result()
+            with _deaf():
+                pid = self.process.submit(os.getpid)
+            self.pid = pid.result()
 
-    def end(self) -> None:
-        process, pid = self.process, self.pid
-        self.process = self.pid = None
+    def end(self, close: bool = False) -> None:
+        """End the process; if ``close``, none is begun again."""
+        with self.lock:
+            process, pid = self.process, self.pid
+            self.process = self.pid = None
+            self.closed = self.closed or close
         if process is None:
             return
         if pid is not None:
@@ -131,18 +167,23 @@ class WorkerPool:
         workers: how many.
         device: where; several workers on CUDA take the GPUs in turn.
         died: called in a thread with the process number of a worker that died.
+        quiet: held while workers are ended, so that none of them has a lock that others would wait for.
 
     Raises:
         InputError: not a positive number.
     """
 
     def __init__(
-        self, workers: int, device: torch.device, died: Callable[[int], None] = lambda pid: None
+        self,
+        workers: int,
+        device: torch.device,
+        died: Callable[[int], None] = lambda pid: None,
+        quiet: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         if workers < 1:
             raise InputError(f"the number of workers must be positive, got {workers}")
-        self.workers, self.device, self.died = workers, device, died
-        self.closing = False
+        self.workers, self.device, self.died, self.quiet = workers, device, died, quiet
+        self.closing = self.left = False
         gpus = torch.cuda.device_count() if device.type == "cuda" else 0
         names = [f"cuda:{rank % gpus}" if gpus > 1 else str(device) for rank in range(workers)]
         self.slots = [_Slot(rank, name) for rank, name in enumerate(names)]
@@ -154,9 +195,20 @@ class WorkerPool:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.left = True
+        self._end()
+
+    def _end(self) -> None:
+        """End all workers, and let none begin."""
         self.closing = True
-        for slot in self.slots:
-            slot.end()
+        with contextlib.ExitStack() as held:
+            try:
+                if any(slot.process for slot in self.slots):
+                    with contextlib.suppress(OSError):  # a folder that is gone has no locks
+                        held.enter_context(self.quiet())
+            finally:
+                for slot in self.slots:
+                    slot.end(close=True)
 
     def run(self, function: Function, jobs: Sequence[tuple]) -> Iterator[tuple[tuple, Any]]:
         """Jobs with their results, as they are finished.
@@ -166,7 +218,7 @@ class WorkerPool:
             jobs: tuples of arguments.
 
         Raises:
-            RuntimeError: a job's worker died three times.
+            WorkerDiedError: a job's worker died three times.
             Exception: what a job raised.
         """
         if self.workers == 1:
@@ -185,11 +237,11 @@ class WorkerPool:
                 yield job, result
         finally:
             # Threads that wait for a worker would otherwise be waited for.
-            self.closing = True
-            for slot in self.slots:
-                slot.end()
+            self._end()
             finished.close()
-            self.closing = False
+            self.closing = self.left
+            for slot in self.slots:
+                slot.closed = self.left
 
     def _supervised(self, function: Function, job: tuple) -> tuple[tuple, Any, BaseException | None]:
         slot = self.free.get()
@@ -204,7 +256,7 @@ class WorkerPool:
                     slot.end()
                     if pid is not None and not self.closing:
                         self.died(pid)
-            return job, None, RuntimeError(f"the worker died {1 + RETRIES} times at {job}")
+            return job, None, WorkerDiedError(f"a worker died {1 + RETRIES} times at the same piece of work")
         except BaseException as error:  # handed to the thread that waits for the results
             return job, None, error
         finally:

@@ -14,27 +14,26 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.files import atomic_path
-from icobench.network.training import DivergedError
 from icobench.provenance import provenance
+from icobench.studies import owners
 from icobench.studies.network_task import RUNGS, NetworkTask
-from icobench.studies.owners import beating
-from icobench.studies.pool import WorkerPool, in_process
+from icobench.studies.pool import WorkerDiedError, WorkerPool, in_process
 from icobench.studies.search_space import SearchSpace
 from icobench.studies.simplex_task import BLOCK, SimplexTask
+from icobench.studies.storage import quiet, storage_errors
 from icobench.studies.study import (
     DESCRIPTION,
-    absolute_storage,
+    any_seen,
     check_described,
     describe_study,
     finished,
     open_study,
     queue_first,
     recover,
-    requeue,
-    reserved,
     running,
 )
 from icobench.studies.toml_text import toml_text
+from icobench.studies.trial import Outcome, left, one_trial
 
 if TYPE_CHECKING:
     import optuna
@@ -43,6 +42,15 @@ __all__ = ["Search", "run_search", "search_cost"]
 
 PURPOSE = 11
 """Of the sampler's random numbers."""
+
+WAIT_SECONDS = 2.0
+"""Between two looks at trials that are at work elsewhere."""
+
+FAILURES = 3
+"""So many trials of one worker that fail one after the other end a search."""
+
+IN_VAIN = 20
+"""So many trials without a result, one after the other, end it too: with --multi a diverged one has none."""
 
 Progress = Callable[[float, str], None]
 
@@ -59,6 +67,7 @@ class Search:
         trials: completed or pruned, in total.
         seed: of the sampler.
         multi: whether accuracy and cost are both minimised; then nothing is pruned.
+        study: its name in the storage, None for that of what is searched.
     """
 
     folder: Path
@@ -68,6 +77,7 @@ class Search:
     trials: int
     seed: int
     multi: bool = False
+    study: str | None = None
 
     @property
     def kind(self) -> str:
@@ -77,8 +87,9 @@ class Search:
     @property
     def identity(self) -> dict[str, Any]:
         """What a study must agree in to be continued."""
+        name = self.study or (f"{self.kind}-multi" if self.multi else self.kind)
         return {
-            "name": f"{self.kind}-multi" if self.multi else self.kind, "objectives": 2 if self.multi else 1,
+            "name": name, "objectives": 2 if self.multi else 1,
             "space": self.space.digest, "task": self.task.identity, "sampler_seed": self.seed,
         }  # fmt: skip
 
@@ -103,66 +114,43 @@ class Search:
         return study
 
 
-def _left(search: Search, study: "optuna.Study") -> int:
-    """Trials that may be begun; the named ones, which the first shard queues, have their place kept."""
-    named = reserved(study, search.space.first(search.multi))
-    return search.trials - finished(study) - running(study) - named
+class _Failures:
+    """Ends a search in which nothing works, and no search in which one setting does not."""
+
+    def __init__(self) -> None:
+        self.of_worker: dict[int, int] = {}
+        self.in_vain = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a trial.
+
+        Raises:
+            InputError: one worker's trials fail one after the other, or far too many diverge.
+        """
+        failed = self.of_worker.get(outcome.rank, 0) + 1 if outcome.error else 0
+        self.of_worker[outcome.rank] = failed
+        self.in_vain = 0 if outcome.counts else self.in_vain + 1
+        if failed >= FAILURES:
+            raise InputError(f"{failed} trials failed one after the other, the last by {outcome.error}")
+        if self.in_vain >= IN_VAIN:
+            raise InputError(f"the last {self.in_vain} trials gave no result: their trainings diverge")
 
 
-def one_trial(search: Search, first_worker: int, rank: int, device: str) -> int | None:
-    """Ask for a setting, evaluate it, tell its value; the trial's number, None if enough are at work."""
-    import optuna
-    from optuna.exceptions import UpdateFinishedTrialError
-    from optuna.trial import TrialState
+def _await_others(search: Search, study: "optuna.Study", tell: Callable[[str], None]) -> bool:
+    """While trials are at work elsewhere, wait for them; whether one is left to be done here.
 
-    study = search.open(first_worker + rank)
-    recover(study, search.folder)
-    if _left(search, study) <= 0:
-        return None
-    with beating(search.folder) as owner:
-        trial = study.ask()
-
-        def report(step: int, value: float) -> None:
-            if search.multi:
-                return
-            trial.report(value, step)
-            last = search.kind == "network" or (step + 1) % BLOCK == 0
-            if last and trial.should_prune():
-                raise optuna.TrialPruned
-
-        def note(costs: dict[str, float]) -> None:
-            trial.set_user_attr("costs", costs)
-
-        def tell(state: TrialState, error: Exception | None = None, values: Any = None) -> None:
-            # Whoever took this worker for dead has queued the settings again: the search goes on.
-            with contextlib.suppress(UpdateFinishedTrialError):
-                if error is not None:
-                    name = "" if isinstance(error, DivergedError) else f"{type(error).__name__}: "
-                    trial.set_user_attr("error", f"{name}{error}")
-                study.tell(trial, values, state, skip_if_finished=True)
-
-        try:
-            trial.set_user_attr("worker", owner)
-            values = search.space.suggest(trial, search.multi)
-            trial.set_user_attr("values", values)
-            folder = search.folder / "trials" / f"{trial.number:05d}"
-            accuracy, cost = search.task.evaluate(values, folder, device, report, note)
-        except optuna.TrialPruned:
-            tell(TrialState.PRUNED)
-        except UpdateFinishedTrialError:
-            pass
-        except DivergedError as error:
-            tell(TrialState.FAIL if search.multi else TrialState.PRUNED, error)
-        except Exception as error:
-            tell(TrialState.FAIL, error)
-            raise
-        except BaseException:  # stopped: nobody's fault
-            own = study.get_trials(deepcopy=False)[trial.number]
-            requeue(study, own, "its worker was stopped", stopped=True)
-            raise
-        else:
-            tell(TrialState.COMPLETE, values=(accuracy, cost) if search.multi else accuracy)
-    return trial.number
+    A worker whose heart cannot be seen from here, in a run folder of its own, is not waited for longer than
+    a heart may be silent.
+    """
+    begin = time.monotonic()
+    while finished(study) < search.trials and running(study):
+        if recover(study, search.folder) or left(search, study) > 0:
+            return True
+        if not any_seen(study, search.folder) and time.monotonic() - begin > owners.patience():
+            return False
+        tell(f", {running(study)} at work elsewhere")
+        time.sleep(WAIT_SECONDS)
+    return left(search, study) > 0
 
 
 def check_search(search: Search) -> None:
@@ -195,46 +183,72 @@ def run_search(
         shard: number and total of machines that work on the same study.
         progress: called with the finished share.
 
+    Returns:
+        The study. It has fewer trials only if machines with run folders of their own are at work on the
+        rest, or, of several shards, if others are.
+
     Raises:
-        InputError: a folder or storage of another search; an impossible setting.
+        InputError: a folder or storage of another search; a storage that fails; nothing but failing trials.
     """
     described = {
         **provenance(search.seed, device, search.task.experiment), "identity": search.identity,
-        "storage": absolute_storage(search.url), "trials": search.trials,
+        "trials": search.trials,
     }  # fmt: skip
-    check_search(search)
-    study = search.open()
-    describe_study(search.folder, described)
-    for number in recover(study, search.folder):
-        progress(0.0, f"trial {number} was lost with its worker, queued again")
-    if shard[0] == 1:
-        queue_first(study, search.space.first(search.multi))
+    with storage_errors(search.url or str(search.folder)):
+        check_search(search)
+        study = search.open()
+        describe_study(search.folder, search.url, described)
+        for number in recover(study, search.folder):
+            progress(0.0, f"trial {number} was lost with its worker, queued again")
+        if shard[0] == 1:
+            queue_first(study, search.space.first(search.multi))
+        _work(search, study, device, workers, shard, progress)
+    return study
+
+
+def _work(
+    search: Search,
+    study: "optuna.Study",
+    device: torch.device,
+    workers: int,
+    shard: tuple[int, int],
+    progress: Progress,
+) -> None:
+    """Trials until there are enough, by as many workers as there is something to do for."""
 
     def died(pid: int) -> None:
         recover(search.open(), search.folder)
 
-    def tell() -> None:
-        done = finished(study)
-        best = "" if search.multi or not _completed(study) else f", best {study.best_value:.4g}"
-        progress(min(1.0, done / search.trials), f"{done} of {search.trials} trials{best}")
+    def still() -> contextlib.AbstractContextManager[None]:
+        return quiet(search.folder, search.url)
+
+    def tell(more: str = "") -> None:
+        done, best = finished(study), ""
+        if not search.multi and _completed(study):
+            best = f", best {study.best_value:.4g}"
+        progress(min(1.0, done / search.trials), f"{done} of {search.trials} trials{best}{more}")
 
     tell()
-    first_worker = (shard[0] - 1) * workers
-    while (left := _left(search, study)) > 0:
-        before = finished(study)
-        try:
-            with WorkerPool(min(workers, left), device, died) as pool, in_process(device):
-                for _ in pool.run(one_trial, [(search, first_worker)] * left):
-                    tell()
-        except (KeyboardInterrupt, SystemExit):
-            recover(study, search.folder, stopped=True)  # of the workers, which the pool has just ended
-            raise
-        recover(study, search.folder)
-        if finished(study) == before:
-            time.sleep(1)
-            if finished(study) == before:
-                break  # the rest is at work on other machines
-    return study
+    failures, first_worker = _Failures(), (shard[0] - 1) * workers
+    while True:
+        if (missing := left(search, study)) > 0:
+            try:
+                with WorkerPool(min(workers, missing), device, died, still) as pool, in_process(device):
+                    for _, outcome in pool.run(one_trial, [(search, first_worker)] * missing):
+                        if outcome is not None:
+                            failures.add(outcome)
+                        tell()
+            except (KeyboardInterrupt, SystemExit, InputError):
+                recover(study, search.folder, stopped=True)  # of the workers, which the pool has just ended
+                raise
+            except WorkerDiedError as error:
+                recover(study, search.folder, stopped=True)
+                text = f"{error}, perhaps of too little memory; the same command goes on"
+                raise InputError(text) from error
+            recover(study, search.folder)
+        # A shard's node is not to idle: who gave the command waits for what the shards have not done.
+        elif shard[1] > 1 or not _await_others(search, study, tell):
+            return
 
 
 def _completed(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
@@ -281,6 +295,10 @@ def write_best(search: Search, study: "optuna.Study") -> dict[str, Any]:
         for name in names:
             with atomic_path(search.folder / name) as temporary:
                 temporary.write_text(f"# Trial {trial.number} of `icobench tune {search.kind}`.\n{text}")
+    for path in search.folder.glob("front-*.toml"):  # of an earlier front, which was longer
+        place = path.stem.removeprefix("front-")
+        if place.isdecimal() and int(place) > (len(front) if search.multi else 0):
+            path.unlink()
     trials = study.get_trials(deepcopy=False)
     summary = {
         **provenance(search.seed, torch.device("cpu"), search.task.experiment),

@@ -98,7 +98,7 @@ class ShardJob:
             self.vain = 0 if self._kept() - self.before else self.vain + 1
         if self.vain >= VAIN_ATTEMPTS:
             text = (
-                f"--time is shorter than one point: {self.vain} attempts of {self.minutes} minutes "
+                f"--time is shorter than one point or trial: {self.vain} attempts of {self.minutes} minutes "
                 "stored nothing; give it more"
             )
             write_state(self.state / f"refused-{self.shard:05d}.json", {"error": text})

@@ -2,16 +2,14 @@
 
 import json
 import os
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icobench.errors import InputError
 from icobench.images.files import atomic_path, holds_others
-from icobench.studies.owners import alive
+from icobench.provenance import without_passwords
+from icobench.studies.owners import alive, seen
+from icobench.studies.storage import JOURNAL, absolute_storage, check_exists, one_line, open_storage
 
 if TYPE_CHECKING:
     import optuna
@@ -29,117 +27,15 @@ __all__ = [
 
 DESCRIPTION = "search.json"
 
-JOURNAL = "journal.log"
-TORN = "journal.log.torn"
-"""Half lines that were cut off the journal."""
+FINISHED = "finished"
+"""Where in a run folder an empty file says of each trial that it was completed or pruned here: what a SLURM
+job has got done, whatever the storage."""
 
-GRACE_SECONDS = 30
-"""A lock that does not change for so long is of a dead process, and broken."""
+URL_VARIABLE = "ICOBENCH_STORAGE"
+"""Environment variable with a storage's whole URL, for looks at a search whose URL has a password."""
 
 REQUEUES = 3
 """A trial whose worker died so often is given up."""
-
-
-@contextmanager
-def _one_line(storage: str) -> Iterator[None]:
-    """Whatever goes wrong with a storage, in a line."""
-    import optuna
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    except InputError:
-        raise
-    except Exception as error:  # SQLAlchemy, drivers, the journal's JSON: each has errors of its own
-        line = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"{storage}: cannot be used as a storage ({type(error).__name__}: {line})"
-        ) from error
-
-
-def _cut_torn_line(path: Path, lock: Any) -> None:
-    """Cut a journal back to its last newline; what a lost machine or a full disk left is kept beside it.
-
-    Optuna would append to half a line, which makes a line that nobody can read.
-    """
-
-    def torn() -> bool:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            return file.read() not in (b"", b"\n")
-
-    if not path.exists() or not torn():
-        return
-    lock.acquire()
-    try:
-        if torn():  # no other process is in the middle of a line
-            whole = path.read_bytes()
-            end = whole.rfind(b"\n") + 1
-            with path.with_name(TORN).open("ab") as file:
-                file.write(whole[end:] + b"\n")
-            os.truncate(path, end)
-    finally:
-        lock.release()
-
-
-def _break_dangling(lock: Path) -> None:
-    """Remove a lock that is a link to nowhere: Optuna's wait for one that nobody removes has no end."""
-    while lock.is_symlink() and not lock.exists():
-        with suppress(FileNotFoundError):
-            if time.time() - lock.lstat().st_mtime > GRACE_SECONDS:
-                lock.unlink()
-        time.sleep(0.1)
-
-
-def _storage(folder: Path, url: str | None) -> Any:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalRedisBackend
-
-    if url is None:
-        # Optuna's other lock is a link to the journal. A relative path or a moved folder leaves it pointing
-        # nowhere: it has no age then, and is never broken. A file has one, and the two keep each other out.
-        path = folder.resolve() / JOURNAL
-        lock = JournalFileOpenLock(str(path), GRACE_SECONDS)
-        _break_dangling(path.with_name(f"{JOURNAL}.lock"))
-        _cut_torn_line(path, lock)
-        return JournalStorage(JournalFileBackend(str(path), lock))
-    if url.startswith(("redis://", "rediss://", "unix://")):
-        return JournalStorage(JournalRedisBackend(url))
-    if "://" not in url:
-        raise InputError(f"--storage must be a URL such as sqlite:///search.db, got {url!r}")
-    return optuna.storages.RDBStorage(url)
-
-
-def absolute_storage(url: str | None) -> str | None:
-    """A storage's URL as it is stored: the file of an SQLite database by its absolute path.
-
-    Raises:
-        InputError: not a URL.
-    """
-    if url is None or not url.startswith("sqlite"):
-        return url
-    from sqlalchemy.engine import make_url
-
-    with _one_line(url):
-        known = make_url(url)
-    file = known.database
-    if not file or file == ":memory:" or file.startswith("file:"):
-        return url
-    return known.set(database=str(Path(file).resolve())).render_as_string(hide_password=False)
-
-
-def _check_exists(folder: Path, url: str | None) -> None:
-    """Storages that Optuna would make where there is none."""
-    from sqlalchemy.engine import make_url
-
-    path = folder / JOURNAL if url is None else None
-    if url is not None and url.startswith("sqlite") and (file := make_url(url).database):
-        path = None if file == ":memory:" or file.startswith("file:") else Path(file)
-    if path is not None and not path.exists():
-        raise InputError(f"{path}: no such file; the search's trials are there")
 
 
 def _make(folder: Path) -> None:
@@ -172,20 +68,20 @@ def open_study(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    name = identity["name"]
+    name, where = identity["name"], without_passwords(url or str(folder))
     own = json.loads(json.dumps(identity))
-    with _one_line(url or str(folder / JOURNAL)):
+    with one_line(url or str(folder / JOURNAL)):
         if not create:
-            _check_exists(folder, url)
+            check_exists(folder, url)
         elif url is None:
             _make(folder)
-        storage = _storage(folder, url)
+        storage = open_storage(folder, url)
         both: dict[str, Any] = {"study_name": name, "storage": storage, "sampler": sampler, "pruner": pruner}
         try:
             study = optuna.load_study(**both)
         except KeyError as error:
             if not create:
-                raise InputError(f"{url or folder}: has no study {name}") from error
+                raise InputError(f"{where}: has no study {name}") from error
             directions: Any = ["minimize"] * identity["objectives"]
             study = optuna.create_study(**both, directions=directions, load_if_exists=True)
         known = study.user_attrs.get("identity")
@@ -196,10 +92,16 @@ def open_study(
             known = known or {}
             names = [key for key in own if known.get(key) != own[key]]
             what = "search space" if {"space", "objectives"} & set(names) else ", ".join(names)
-            raise InputError(
-                f"{url or folder}: the study {name} was made with another {what}; choose another --run"
-            )
+            # A database holds many studies, and another folder's would be the same one.
+            way = "choose another --run" if url is None else "give yours another name by --study"
+            raise InputError(f"{where}: the study {name} was made with another {what}; {way}")
         return study
+
+
+def _stored_url(url: str | None) -> str | None:
+    """A storage as it is written down: wherever the command is given, and without its password."""
+    url = absolute_storage(url)
+    return None if url is None else without_passwords(url)
 
 
 def check_described(folder: Path, name: str, url: str | None) -> None:
@@ -214,23 +116,24 @@ def check_described(folder: Path, name: str, url: str | None) -> None:
     if not described.exists():
         # Locks of the journal come and go under names of their own.
         journals = [path.name for path in folder.glob(f"{JOURNAL}*")]
-        if holds_others(folder, DESCRIPTION, "workers", *journals):
+        if holds_others(folder, DESCRIPTION, "workers", "trials", FINISHED, *journals):
             raise InputError(f"{folder}: not empty and not a search; choose another --run")
         return
     try:
         known = json.loads(described.read_text())
-        there = known["identity"]["name"], absolute_storage(known["storage"])
+        there = known["identity"]["name"], _stored_url(known["storage"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{described}: damaged") from error
-    if there != (name, absolute_storage(url)):
+    if there != (name, _stored_url(url)):
         raise InputError(
             f"{folder}: holds the search {there[0]} in {there[1] or 'a journal'}; choose another --run"
         )
 
 
-def describe_study(folder: Path, values: dict[str, Any]) -> None:
-    """Note in the run folder what is searched: after the study was opened, which may refuse it."""
+def describe_study(folder: Path, url: str | None, values: dict[str, Any]) -> None:
+    """Note in the run folder what is searched, and where: after the study was opened, which may refuse it."""
     _make(folder)
+    values = {**values, "storage": _stored_url(url)}
     with atomic_path(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n")
 
@@ -247,6 +150,11 @@ def load_described(folder: Path) -> tuple["optuna.Study", dict[str, Any]]:
         identity, url = known["identity"], known["storage"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no search, or damaged") from error
+    if url is not None and "***" in url:
+        given = os.environ.get(URL_VARIABLE, "")
+        if _stored_url(given) != url:
+            raise InputError(f"{path}: the password of {url} is not kept; give the URL in {URL_VARIABLE}")
+        url = given
     return open_study(folder, url, identity, create=False), known
 
 
@@ -262,6 +170,20 @@ def running(study: "optuna.Study") -> int:
     from optuna.trial import TrialState
 
     return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+
+def note_finished(folder: Path, number: int) -> None:
+    """Leave an empty file that says so of a trial."""
+    (folder / FINISHED).mkdir(exist_ok=True)
+    (folder / FINISHED / f"{number:05d}").touch()
+
+
+def any_seen(study: "optuna.Study", folder: Path) -> bool:
+    """Whether the heart of somebody who has a trial could be seen from here."""
+    from optuna.trial import TrialState
+
+    at_work = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return any(seen(trial.user_attrs.get("worker"), folder) for trial in at_work)
 
 
 def queue_first(study: "optuna.Study", first: dict[str, dict[str, Any]]) -> None:

@@ -5,7 +5,6 @@ were computed on machines of their own are merged.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -23,9 +22,27 @@ from icobench.studies.shards import WHOLE, share
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["AXES", "Axis", "Sweep", "merge_sweeps", "parse_points", "read_points"]
+__all__ = [
+    "AXES",
+    "Axis",
+    "Sweep",
+    "difference",
+    "parse_points",
+    "read_described",
+    "read_point",
+    "read_points",
+]
 
 SUCCESS_DEG, SUCCESS_NM = 1.0, 1.0
+
+LARGEST_POINT = 10**12
+"""Nobody simulates more, and names of files end somewhere."""
+
+COLUMNS = {
+    "point", "repetition", "fixed_simulations", "fixed_seconds", "seconds", "evaluations",
+    "disorientation_deg", "radius_error_nm", "appendix_c_mean", "appendix_c_max",
+}  # fmt: skip
+"""What every stored point has."""
 
 Progress = Callable[[float, str], None]
 
@@ -64,12 +81,17 @@ def parse_points(text: str, whole: int | None = None) -> tuple[int, ...]:
     points = []
     for part in text.split(","):
         try:
+            # A fraction of an exponent such as 1e999999999 would fill the memory; a float is inf or 0.
+            if "/" not in part and not 0 < float(part) <= LARGEST_POINT:
+                raise InputError(f"--points must be positive and at most {LARGEST_POINT:.0e}, got {part!r}")
             value = Fraction(part.strip())
         except (ValueError, ZeroDivisionError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"--points must be numbers such as 100,1e4 or 1/8, got {part!r}") from error
         if whole is not None and value <= 1:
             value = Fraction(round(value * whole))
-        if value.denominator != 1 or value < 1:
+        if value.denominator != 1 or not 1 <= value <= LARGEST_POINT:
             raise InputError(f"--points must be positive whole numbers, got {part!r}")
         points.append(int(value))
     return tuple(sorted(set(points)))
@@ -83,6 +105,46 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return found
+
+
+def read_described(folder: Path) -> dict[str, Any]:
+    """What a folder's sweep is: identity, points, seeds and what else was noted.
+
+    Raises:
+        InputError: no sweep, or damaged.
+    """
+    path = folder / "sweep.json"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: {'is a file, not a sweep' if folder.exists() else 'no such folder'}")
+    if not path.exists():
+        raise InputError(f"{folder}: no sweep (it has no sweep.json)")
+    found = _read(path)
+    identity, points = found.get("identity"), found.get("points")
+    whole = isinstance(points, list) and all(isinstance(one, int) for one in [*points, found.get("seeds")])
+    if not whole or not isinstance(identity, dict) or "axis" not in identity:
+        raise InputError(f"{path}: damaged; remove it and run the sweep again")
+    return found
+
+
+def read_point(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], "pd.DataFrame"]:
+    """A stored point, and its result with a row for each test image.
+
+    Raises:
+        InputError: of another sweep, or damaged.
+    """
+    import pandas as pd
+
+    stored = _read(path)
+    if stored.get("identity") != identity:
+        raise InputError(f"{path}: a point of another sweep; remove it")
+    try:
+        frame = pd.DataFrame(stored["result"])
+        whole = {"method", "axis"} <= stored.keys() and set(frame.columns) >= COLUMNS
+    except (KeyError, ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path}: damaged; remove it and run the sweep again")
+    return stored, frame
 
 
 class Sweep:
@@ -132,7 +194,7 @@ class Sweep:
         if known.get("identity") != settings.identity:
             raise InputError(
                 f"{folder}: holds a sweep with other settings; choose another --run"
-                f" ({_difference(known.get('identity'), settings.identity)})"
+                f" ({difference(known.get('identity'), settings.identity)})"
             )
         if 1 != known.get("shards", 1) != shards != 1:
             raise InputError(
@@ -217,7 +279,8 @@ def compute(
         temporary.write_text(json.dumps(described) + "\n")
 
 
-def _difference(known: Any, own: dict[str, Any]) -> str:
+def difference(known: Any, own: dict[str, Any]) -> str:
+    """In what two sweeps' identities differ, in words."""
     known = known if isinstance(known, dict) else {}
     names = [name for name in own if known.get(name) != own[name]]
     return "other " + ", ".join(names) if names else "other settings"
@@ -235,13 +298,10 @@ def read_points(folder: Path | str) -> "pd.DataFrame":
     import pandas as pd
 
     folder = Path(folder)
-    identity = _read(folder / "sweep.json").get("identity")
+    identity = read_described(folder)["identity"]
     frames = []
     for path in sorted((folder / "points").glob("*.json")):
-        stored = _read(path)
-        if stored.get("identity") != identity:
-            raise InputError(f"{path}: a point of another sweep; remove it")
-        frame = pd.DataFrame(stored["result"])
+        stored, frame = read_point(path, identity)
         frame.insert(0, "image", range(len(frame)))
         frame.insert(0, "method", stored["method"])
         frame.insert(0, "axis", stored["axis"])
@@ -251,64 +311,3 @@ def read_points(folder: Path | str) -> "pd.DataFrame":
     table = pd.concat(frames, ignore_index=True)
     table["success"] = (table["disorientation_deg"] < SUCCESS_DEG) & (table["radius_error_nm"] < SUCCESS_NM)
     return table.sort_values(["point", "repetition", "image"], ignore_index=True)
-
-
-def merge_sweeps(out: Path, folders: Sequence[Path]) -> int:
-    """Bring the points of several folders of one sweep together in a new folder.
-
-    Args:
-        out: made; a folder that holds the same sweep is filled up.
-        folders: one for each shard, in any order; the same point may be in two if it is the same.
-
-    Returns:
-        number of points.
-
-    Raises:
-        InputError: folders of different sweeps, different results of one point, or points missing.
-    """
-    for folder in folders:
-        if not (Path(folder) / "sweep.json").exists():
-            raise InputError(f"{folder}: no sweep (it has no sweep.json)")
-    described = [_read(Path(folder) / "sweep.json") for folder in folders]
-    first = described[0]
-    for folder, one in zip(folders, described, strict=True):
-        if one.get("identity") != first.get("identity"):
-            raise InputError(
-                f"{folder}: another sweep than {folders[0]}"
-                f" ({_difference(one.get('identity'), first['identity'])})"
-            )
-    target = out / "sweep.json"
-    if out.exists() and any(out.iterdir()):
-        if not target.exists():
-            raise InputError(f"{out}: not empty and not a sweep; choose another name")
-        if _read(target).get("identity") != first["identity"]:
-            raise InputError(f"{out}: holds another sweep; choose another name")
-    found: dict[str, Path] = {}
-    for folder in folders:
-        for path in sorted((Path(folder) / "points").glob("*.json")):
-            result, other = _read(path).get("result"), found.get(path.name)
-            if other is not None and _errors(_read(other).get("result")) != _errors(result):
-                raise InputError(f"{path}: differs from {other}")
-            found[path.name] = path
-    points = sorted({point for one in described for point in one["points"]})
-    seeds = max(one["seeds"] for one in described)
-    axis = first["identity"]["axis"]
-    wanted = [f"{axis}-{point:08d}-seed{seed}.json" for point in points for seed in range(seeds)]
-    missing = [name for name in wanted if name not in found and not (out / "points" / name).exists()]
-    if missing:
-        names = ", ".join(name.removesuffix(".json") for name in missing[:3])
-        raise InputError(f"{out}: {len(missing)} of {len(wanted)} points are in no folder ({names}, ...)")
-    (out / "points").mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as temporary:
-        text = {**first, "points": points, "seeds": seeds, "shards": 1}
-        temporary.write_text(json.dumps(text, indent=1) + "\n")
-    for name, path in found.items():
-        if not (out / "points" / name).exists():
-            with atomic_path(out / "points" / name) as temporary:
-                shutil.copyfile(path, temporary)
-    return len(wanted)
-
-
-def _errors(result: Any) -> Any:
-    """What must not differ between two computations of one point: all but times."""
-    return {name: value for name, value in (result or {}).items() if "seconds" not in name}

@@ -1,29 +1,36 @@
 """The cluster's bookkeeping, on programs that only pretend to be SLURM's."""
 
+import io
 import json
 import os
+import re
 import shlex
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from icobench import cli
+from icobench.commands.cluster import _kept
 from icobench.errors import InputError
 from icobench.studies import cluster, shard_job
 from icobench.studies.cluster import ClusterOptions, ClusterRun, parse_minutes
 from icobench.studies.shard_job import ShardCommand, ShardJob
+from icobench.studies.status import describe
 
 PROGRAMS = {
     "srun": "",
-    "scontrol": "",
-    "scancel": 'echo "$@" >> cancelled',
+    "scontrol": "echo MaxArraySize = 4",
+    "scancel": ('echo "$@" >> cancelled; test ! -e scancel-fails || { cat scancel-fails >&2; exit 1; }'),
     "sacct": "cat accounting; test ! -e sacct-fails || { echo 'sacct: no route to host' >&2; exit 1; }",
     "sbatch": (
         "test ! -e refuse || { echo 'sbatch: error: invalid partition' >&2; exit 1; }\n"
         "test ! -e interrupt || kill -INT $PPID\n"
-        'echo x >> submitted; echo "Submitted batch job $(wc -l < submitted)"'
+        "echo x >> submitted; number=$(wc -l < submitted)\n"
+        'for last; do :; done; cp "$last" "script-$number"; echo "Submitted batch job $number"'
     ),
 }
 
@@ -243,7 +250,16 @@ def test_a_time_limit_shorter_than_one_point_is_said(tmp_path, monkeypatch):
     assert requeued(9.5)
     assert not (tmp_path / "refused-00003.json").exists()
     assert not requeued(9.5)
-    assert "--time is shorter than one point" in (tmp_path / "refused-00003.json").read_text()
+    assert "--time is shorter than one point or trial" in (tmp_path / "refused-00003.json").read_text()
+
+
+def test_a_search_gets_on_by_the_trials_that_are_finished(tmp_path):
+    for name in ("finished", "workers"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "00003").touch()
+    (tmp_path / "journal.log").touch()  # grows by every trial that is begun
+    (kept,) = _kept("tune", tmp_path, 1)
+    assert list(kept[0].glob(kept[1])) == [tmp_path / "finished" / "00003"]
 
 
 def test_times_as_sbatch_takes_them():
@@ -252,3 +268,120 @@ def test_times_as_sbatch_takes_them():
     for bad in ("0", "-5", "-1-0", "0:59", "1:-30:0", "soon", "1:2:3:4", "--5"):
         with pytest.raises(InputError, match="--time must be"):
             parse_minutes(bad)
+
+
+def options_of(slurm: Path, number: int) -> dict[str, str]:
+    """What a submitted script asks for, by name."""
+    lines = (slurm / f"script-{number}").read_text().splitlines()
+    asked = [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH --")]
+    return dict(line.split("=", 1) if "=" in line else (line, "") for line in asked)
+
+
+def test_what_sbatch_is_asked_for(slurm, monkeypatch, capsys):
+    accounts(slurm, **{f"job1_{task}": "FAILED" for task in (0, 1)})
+    line = (
+        "sweep --axis starts --points 1,2 --seeds 1 --images 2 --run run --executor slurm --retries 0 "
+        "--partition cpu --time 1:30:00 --cpus 3 --gpus 2 --memory 8G --account mine --qos low "
+        "--constraint avx --max-running 1 --setup 'module load gcc' --setup 'ulimit -c 0'"
+    )
+    code, _ = icobench(line, monkeypatch, capsys)
+    assert code == 1
+    asked = options_of(slurm, 1)
+    logs = Path("run/cluster/logs").resolve()
+    assert asked == {
+        "array": "0-1%1", "job-name": "icobench-sweep", "partition": "cpu", "time": "90",
+        "cpus-per-task": "3", "gpus-per-node": "2", "mem": "8G", "account": "mine", "qos": "low",
+        "constraint": "avx", "nodes": "1", "open-mode": "append", "signal": "USR2@90", "wckey": "submitit",
+        "output": f"{logs}/%A_%a_0_log.out", "error": f"{logs}/%A_%a_0_log.err",
+    }  # fmt: skip
+    script = (slurm / "script-1").read_text()
+    assert script.index("module load gcc") < script.index("ulimit -c 0") < script.index("\nsrun")
+
+
+@pytest.mark.parametrize("bound", [0, 2])
+def test_arrays_are_split_at_the_sites_limit_and_keep_a_bound_together(slurm, bound):
+    run = ClusterRun(Path("run"), ["sweep"], ClusterOptions(9, max_running=bound))
+    states = {f"job1_{task}": "RUNNING" for task in range(4)}
+
+    def action(poll):
+        if poll == 1:  # one fails while others are at work
+            accounts(slurm, **states | {"job1_1": "FAILED"})
+
+    with pytest.raises(Enough):
+        run.wait(nothing, after(2, [], action))
+    asked = [options_of(slurm, number) for number in (1, 2, 3, 4)]
+    size = f"%{bound or 4}"
+    assert [one.get("array") for one in asked] == [f"0-3{size}", f"0-3{size}", None, None]
+    # Bounds of their own would let three arrays run three times as many.
+    waits = [None, "afterany:1", "afterany:1:2", "afterany:1:2:3"] if bound else 4 * [None]
+    assert [one.get("dependency") for one in asked] == waits
+    assert run.described["jobs"]["2"]["id"] == "4"
+
+
+def test_who_could_not_take_back_jobs_says_so(slurm):
+    run = run_of(Path("run"))
+    with pytest.raises(Enough):
+        run.wait(nothing, after(1, []))
+    (slurm / "scancel-fails").write_text(
+        "scancel: error: Kill job error on job id 1_0: Invalid job id specified\n"
+    )
+    run.cancel()  # all have ended
+    (slurm / "scancel-fails").write_text("scancel: error: Unable to contact slurm controller\n")
+    with pytest.raises(
+        InputError, match=r"may still run: scancel: error: Unable to contact .*scancel 1_0 1_1"
+    ):
+        run.cancel()
+
+
+@pytest.mark.parametrize("answer", ["y", "n", ""])
+def test_ctrl_c_at_a_terminal_asks_whether_to_leave_the_jobs(slurm, monkeypatch, capsys, answer):
+    """As the test on a real SLURM and terminal, which is not everywhere."""
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(time=time.time, sleep=interrupt))
+    terminal = io.StringIO(f"{answer}\n")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    line = "sweep --axis starts --points 1,2 --seeds 1 --images 2 --run run --executor slurm --shards 2"
+    code, err = icobench(line, monkeypatch, capsys)
+    assert code == 130
+    assert "leave the jobs running?" in err
+    if answer == "n":
+        assert (slurm / "cancelled").read_text().split() == ["1_0", "1_1"]
+        assert "the jobs are cancelled" in err
+    else:
+        assert not (slurm / "cancelled").exists()
+        assert "the jobs go on; icobench status run" in err
+
+
+def test_the_status_of_a_failed_shard_ends_its_log(slurm, monkeypatch, capsys):
+    with pytest.raises(Enough):
+        run_of(Path("run")).wait(nothing, after(1, []))
+    accounts(slurm, job1_0="FAILED", job1_1="CANCELLED by 0")
+    Path("run/cluster/done-00002.json").write_text(json.dumps({"seconds": 12.3}))
+    log = Path("run/cluster/logs/1_0_0_log.err")
+    log.write_text("submitit INFO (x)\nTraceback\nRuntimeError: out of memory\n\nsrun: job 1 ended\n")
+    lines, rows = describe(Path("run"))
+    assert lines == ["shards: 1 done, 1 failed"]
+    assert rows == [
+        ("1/2", "failed", "1_0", "1", "", "RuntimeError: out of memory"),
+        ("2/2", "done", "1_1", "1", "12", ""),
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["icobench", "status", "run"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert re.search(r"1/2 +failed +1_0 +1 +RuntimeError: out of memory", capsys.readouterr().out)
+
+
+def test_no_password_is_in_the_state_of_shards(slurm, monkeypatch, capsys):
+    accounts(slurm, **{f"job{job}_{task}": "FAILED" for job in (1, 2) for task in (0, 1)})
+    storage = "postgresql://me:secret@host/db"
+    line = f"tune simplex --run run --storage {storage} --executor slurm --shards 2 --retries 0"
+    for _ in range(2):  # the same command goes on
+        code, err = icobench(line, monkeypatch, capsys)
+        assert code == 1, err
+    text = Path("run/cluster/jobs.json").read_text()
+    assert "postgresql://me:***@host/db" in text
+    assert "secret" not in text

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -13,59 +12,31 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
 
+from icobench import cli
+from icobench.comparison.ledger import account
 from icobench.comparison.methods import METHODS
 from icobench.comparison.methods.defined import define_methods
 from icobench.errors import InputError
 from icobench.fitting.simplex import SimplexOptions
 from icobench.network.architectures import build_network
+from icobench.network.checkpoint import read_weights
 from icobench.network.recipe import RECIPES, Recipe, read_recipe
+from icobench.reporting.searches import write_search_figures
 from icobench.simulator.experiment import Experiment
-from icobench.studies.network_task import NetworkTask
+from icobench.studies.network_task import RUNGS, NetworkTask
 from icobench.studies.owners import alive, beating
 from icobench.studies.search import Search, run_search, search_cost, write_best
 from icobench.studies.search_space import read_space
-from icobench.studies.simplex_task import BLOCK, SimplexTask, race_options
+from icobench.studies.simplex_task import BLOCK, race_options
 from icobench.studies.status import describe
 from icobench.studies.study import open_study, recover, requeue
 from icobench.studies.toml_text import toml_text
-
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Bowl(SimplexTask):
-    """A task that costs nothing: best at a first simplex of 10 degrees. ``deadly``: a file whose finder
-    removes it and dies."""
-
-    deadly: str = ""
-
-    @property
-    def identity(self):
-        return {"bowl": self.images}
-
-    def evaluate(self, values, folder, device, report, note):
-        if self.deadly and Path(self.deadly).exists() and values["starts"] == 60:
-            Path(self.deadly).unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
-        assert torch.get_num_threads() == 1
-        loss = math.log10(values["rotation_deg"] / 10) ** 2
-        for image in range(self.images):
-            note({"seconds": 0.5 * (image + 1), "simulations": 10 * (image + 1)})
-            report(image, loss + 0.01 * (image % 3))
-        return loss + 0.01, values.get("budget", self.budget) * 1.8
-
-
-def search(folder, trials=8, **more) -> Search:
-    task = more.pop("task", Bowl(2 * BLOCK, "counting", 2500, 0, Experiment()))
-    return Search(folder, more.pop("url", None), task, read_space("simplex"), trials, 3, **more)
-
-
-def told(study):
-    return [(trial.params, trial.values, trial.state.name) for trial in study.get_trials()]
+from tests.studies.bowl import CPU, Bowl, search, told
 
 
 def test_search_spaces_are_data(tmp_path):
@@ -105,12 +76,12 @@ def test_search_spaces_are_data(tmp_path):
         read_space("network", path)
 
 
-def test_a_setting_that_cannot_be_tried_leaves_no_trial_at_work(tmp_path):
+def test_a_setting_that_cannot_be_tried_is_noted_and_passed_over(tmp_path):
     own = search(tmp_path / "run", 2)
     space = replace(own.space, enqueue={"paper": {"starts": "many"}})
-    with pytest.raises(ValueError, match="many"):
-        run_search(replace(own, space=space), CPU)
-    assert [trial.state.name for trial in own.open().get_trials()] == ["FAIL"]
+    trials = run_search(replace(own, space=space), CPU).get_trials()
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert "many" in trials[0].user_attrs["error"]
 
 
 def test_the_papers_settings_are_the_papers():
@@ -348,7 +319,7 @@ def test_a_torn_last_line_is_cut_off_and_kept(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:The value of `grace_period`")
 def test_a_dead_processs_lock_is_broken_in_a_relative_folder_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("icobench.studies.study.GRACE_SECONDS", 1)
+    monkeypatch.setattr("icobench.studies.storage.GRACE_SECONDS", 1)
     monkeypatch.chdir(tmp_path)
     own = search(Path("run"), 1)
     study = own.open()
@@ -372,13 +343,22 @@ def test_the_front_of_two_objectives(tmp_path):
     many = search(tmp_path / "run", 12, multi=True)
     study = run_search(many, CPU)
     summary = write_best(many, study)
+    drawn = write_search_figures(tmp_path / "run", study, summary["objectives"])
+    kinds = ("history", "importance", "slice")
+    assert sorted(drawn) == sorted([*(f"{kind}-{one}.png" for kind in kinds for one in (1, 2)), "pareto.png"])
+    for name in drawn:
+        assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
     points = [trial.values for trial in study.get_trials()]
     assert len(points) == 12
     front = [row["objectives"] for row in summary["front"]]
     for point in points:  # on the front if nothing is better in one and no worse in the other
         beaten = any(o[0] <= point[0] and o[1] <= point[1] and o != point for o in points)
         assert (point in front) != beaten
-    assert len(list((tmp_path / "run").glob("front-*.toml"))) == len(front)
+    own = [f"front-{number:02d}.toml" for number in range(1, len(front) + 1)]
+    for name in (f"front-{len(front) + 1:02d}.toml", "front-view.toml"):
+        (tmp_path / "run" / name).touch()
+    write_best(many, study)  # the first of these is an earlier front's, the second somebody's own
+    assert sorted(path.name for path in (tmp_path / "run").glob("front-*.toml")) == [*own, "front-view.toml"]
 
 
 def test_the_best_trial_is_a_preset_that_others_accept(tmp_path):
@@ -392,6 +372,14 @@ def test_the_best_trial_is_a_preset_that_others_accept(tmp_path):
         define_methods(values["define"], "best.toml")
         assert METHODS["simplex-tuned"].card["search"]["trials"] == 4
         assert METHODS["simplex-tuned"].options.rounds == tuple(map(tuple, tuned["rounds"]))
+        # The ledger charges it, once.
+        results = pd.DataFrame(
+            {"method": "simplex-tuned", "image": [0, 1], "seconds": [1.0, 3.0], "evaluations": [10, 20]}
+        )
+        run = {"methods": {"simplex-tuned": METHODS["simplex-tuned"].card}}
+        charged = account("simplex-tuned", results, run, 0.1)
+        assert charged.fixed_seconds == tuned["search"]["seconds"] > 0
+        assert charged.fixed_simulations == tuned["search"]["simulations"] > 0
     finally:
         METHODS.pop("simplex-tuned", None)
     for bad, message in (
@@ -417,7 +405,36 @@ def test_recipes_as_toml(tmp_path):
         read_recipe(path)
 
 
-def test_a_small_network_is_searched(tmp_path):
+@dataclass(frozen=True)
+class Courses(NetworkTask):
+    """Trainings that cost nothing, and whose errors fall to what their learning rate is worth."""
+
+    def evaluate(self, values, folder, device, report, note):
+        floor = 1 + abs(math.log10(values["learning_rate"]) + 3)
+        for rung in range(1, RUNGS + 1):
+            report(rung, floor + 1 / rung)
+        return floor + 1 / RUNGS, 1.0
+
+
+def test_hyperband_stops_poor_networks_early(tmp_path):
+    path = tmp_path / "space.toml"
+    path.write_text('[parameters.learning_rate]\ntype = "float"\nlow = 1e-6\nhigh = 1\nlog = true\n')
+    task = Courses(2, RECIPES["compact"], 0, Experiment())
+    trials = run_search(
+        Search(tmp_path / "run", None, task, read_space("network", path), 24, 0), CPU
+    ).get_trials()
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(pruned) + len(whole) == 24
+    assert {max(trial.intermediate_values) for trial in whole} == {RUNGS}
+    # Looked at after a ninth, a third: the brackets' rungs for a factor of three.
+    assert {max(trial.intermediate_values) for trial in pruned} <= {1, 3, RUNGS}
+    assert min(max(trial.intermediate_values) for trial in pruned) < RUNGS
+    best = min(trial.value for trial in whole)
+    assert all(trial.intermediate_values[1] - 1 > best - 1 / RUNGS for trial in pruned)
+
+
+def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
     recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
     path = tmp_path / "space.toml"
     path.write_text(
@@ -436,6 +453,17 @@ def test_a_small_network_is_searched(tmp_path):
     assert found.learning_rate == summary["front"][0]["values"]["learning_rate"]
     assert cost == summary["search"]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["states"]["fail"] == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "sys.argv", ["icobench", "train", "--config", "run/best.toml", "--run", "trained", "--device", "cpu"]
+    )
+    cli.app(standalone_mode=False)
+    card = read_weights(tmp_path / "trained" / "network.safetensors").card
+    assert card["recipe"]["learning_rate"] == 1e-3
+    assert card["search"] == cost
+    results = pd.DataFrame({"method": "network", "image": [0], "seconds": [1.0], "evaluations": [0]})
+    charged = account("network", results, {"networks": [card]}, 0.1)
+    assert charged.fixed_simulations == card["training_simulations"] + cost["simulations"]
 
 
 def test_a_network_that_diverges_is_pruned(tmp_path):

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from icobench import cli
 from icobench.errors import InputError
 from icobench.network.recipe import Recipe
 from icobench.reporting.studies import sweep_markdown, sweep_table, write_sweep
 from icobench.simulator.experiment import Experiment
 from icobench.studies import sweep
+from icobench.studies.merge import merge_sweeps
 from icobench.studies.points import SweepSettings, _portion, measure
 from icobench.studies.shards import share
-from icobench.studies.sweep import AXES, Sweep, merge_sweeps, parse_points, read_points
+from icobench.studies.sweep import AXES, Sweep, parse_points, read_points
 
 CPU = torch.device("cpu")
 SETTINGS = SweepSettings("starts", 4, "counting", 0, "simplex", 50, 50, None, None, Experiment())
@@ -44,7 +46,7 @@ def test_points_of_the_command_line():
     assert parse_points("1e3, 10,10") == (10, 1000)
     assert all(parse_points(axis.points, 20_046) for axis in AXES.values())
     assert min(axis.seeds for axis in AXES.values()) >= 3
-    for bad in ("1/2", "0", "-3", "a", "1/0", ""):
+    for bad in ("1/2", "0", "-3", "a", "1/0", "", "1e400", "1e999999999", "1e-999999999", "9" * 5000, "nan"):
         with pytest.raises(InputError, match="--points must be"):
             parse_points(bad)
 
@@ -91,6 +93,70 @@ def test_shards_on_machines_of_their_own_merge_to_the_whole(measured, tmp_path):
     path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match="differs from"):
         merge_sweeps(tmp_path / "y", [tmp_path / "whole", tmp_path / "2"])
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_merge_checks_everything_before_it_writes(measured, tmp_path):
+    """Both what is in the folders and what is in the target already."""
+    whole = Sweep(tmp_path / "whole", SETTINGS, (1, 2), 1)
+    whole.run(CPU)
+    for number in (1, 2):
+        Sweep(tmp_path / str(number), SETTINGS, (1, 2), 1, (number, 2)).run(CPU)
+    shards = [tmp_path / "1", tmp_path / "2"]
+    own = Sweep(tmp_path / "2", SETTINGS, (1, 2), 1, (2, 2)).path(1, 0)
+
+    def change(path, **values):
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps({**stored, **values}))
+
+    good, result = own.read_bytes(), json.loads(own.read_text())["result"]
+    for values, message in (
+        ({"identity": {"axis": "starts"}}, "a point of another sweep"),
+        ({"result": None}, "damaged; remove it"),
+        ({"result": {"point": 1}}, "damaged; remove it"),
+        ({"result": {**result, "evaluations": [1]}}, "damaged; remove it"),
+        ({"result": {**result, "evaluations": [7, 7, 7, 7]}}, "differs from .*whole"),
+    ):
+        change(own, **values)
+        before = files(tmp_path)
+        for out in ("new", "whole"):
+            if out == "whole" or "differs" not in message:
+                with pytest.raises(InputError, match=message):
+                    merge_sweeps(tmp_path / out, shards)
+        assert files(tmp_path) == before
+        own.write_bytes(good)
+    change(tmp_path / "2" / "sweep.json", identity=1)
+    with pytest.raises(InputError, match=r"2/sweep.json: damaged"):
+        merge_sweeps(tmp_path / "new", shards)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_merge_keeps_what_is_in_the_target(measured, tmp_path):
+    Sweep(tmp_path / "out", SETTINGS, (1, 2), 1).run(CPU)
+    Sweep(tmp_path / "more", SETTINGS, (4,), 1).run(CPU)
+    assert merge_sweeps(tmp_path / "out", [tmp_path / "more"]) == 3
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["points"] == [1, 2, 4]
+    assert len(read_points(tmp_path / "out")) == 3 * 4
+
+
+def test_what_cannot_be_merged_is_named_in_a_line(measured, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        Sweep(tmp_path / f"s{number}", SETTINGS, (1, 2), 1, (number, 2)).run(CPU)
+    (tmp_path / "afile").write_text("mine")
+    for words, message in (
+        ("afile s1 s2", "afile: is a file; choose another name"),
+        ("out s1 missing", "missing: no such folder"),
+        ("out s1 afile", "afile: is a file, not a sweep"),
+    ):
+        monkeypatch.setattr("sys.argv", ["icobench", "merge", *words.split()])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert (ended.value.code, capsys.readouterr().err) == (2, f"error: {message}\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_without_points_has_nothing_to_do(measured, tmp_path):
@@ -174,3 +240,18 @@ def test_a_network_learns_from_as_many_images_as_are_asked(tmp_path):
     assert len(found["disorientation_deg"]) == len(found["bound_orientation_deg"]) == 2
     assert (tmp_path / "training" / "network.safetensors").exists()
     assert not (tmp_path / "training" / "checkpoint.pt").exists()
+
+
+def test_the_iterations_of_a_simplex_and_the_photons_of_an_image_are_varied(tmp_path):
+    few, many = (
+        measure(replace(SETTINGS, axis="iterations", images=2, starts=2), n, 1, tmp_path) for n in (3, 9)
+    )
+    assert sum(few["evaluations"]) < sum(many["evaluations"])
+    assert few["bound_radius_nm"] == many["bound_radius_nm"]  # of the same images
+    assert few["fixed_simulations"] == 0
+    settings = replace(SETTINGS, axis="photons", method="simplex-race", images=1)
+    dim, bright = (measure(settings, photons, 0, tmp_path) for photons in (10**4, 10**6))
+    # A hundred times the photons are a tenth of the error; their bodies are the same.
+    ratio = np.divide(dim["bound_orientation_deg"], bright["bound_orientation_deg"])
+    np.testing.assert_allclose(ratio, 10, rtol=0.05)
+    assert min(bright["evaluations"]) > 0
