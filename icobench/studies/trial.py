@@ -4,6 +4,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from icobench.network.training import DivergedError
+from icobench.studies.definition import Search
 from icobench.studies.owners import beating
 from icobench.studies.simplex_task import BLOCK
 from icobench.studies.storage import alone, is_of_storage, storage_errors
@@ -11,8 +12,6 @@ from icobench.studies.study import finished, note_finished, recover, requeue, re
 
 if TYPE_CHECKING:
     import optuna
-
-    from icobench.studies.search import Search
 
 __all__ = ["Outcome", "left", "one_trial"]
 
@@ -33,13 +32,13 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-def left(search: "Search", study: "optuna.Study") -> int:
+def left(search: Search, study: "optuna.Study") -> int:
     """Trials that may be begun; the named ones, which the first shard queues, have their place kept."""
     named = reserved(study, search.space.first(search.multi))
     return search.trials - finished(study) - running(study) - named
 
 
-def _ask(search: "Search", study: "optuna.Study") -> "optuna.Trial | None":
+def _ask(search: Search, study: "optuna.Study") -> "optuna.Trial | None":
     """A trial that is not one too many; None if enough are at work.
 
     Between the count and the trial, nobody of the run folder may ask. Machines with folders of their own meet
@@ -59,7 +58,7 @@ def _ask(search: "Search", study: "optuna.Study") -> "optuna.Trial | None":
     return None
 
 
-def one_trial(search: "Search", first_worker: int, rank: int, device: str) -> Outcome | None:
+def one_trial(search: Search, first_worker: int, rank: int, device: str) -> Outcome | None:
     """Ask for a setting, evaluate it, tell its value; None if enough are at work.
 
     Raises:
@@ -74,7 +73,7 @@ def one_trial(search: "Search", first_worker: int, rank: int, device: str) -> Ou
 
 
 def _try(
-    search: "Search",
+    search: Search,
     study: "optuna.Study",
     trial: "optuna.Trial",
     owner: dict[str, Any],
