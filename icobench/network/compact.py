@@ -126,7 +126,8 @@ class CompactNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + S + 2), float32."""
         refraction = x[:, 2, 0, 0]
-        x = self.stem_norm(self._whole_stem(x) if self.training else self._split_stem(x))
+        split = not self.training and len(x) > 1
+        x = self.stem_norm(self._split_stem(x) if split else self._whole_stem(x))
         x = x + refraction[:, None, None, None] * self.material
         x = self.stages(self.activation(x))
         x = self.activation(self.rings_to_features(x.flatten(1, 2)))

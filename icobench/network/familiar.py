@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from icobench.network.inputs import CANONICAL_PIXELS
+from icobench.network.inputs import CANONICAL_PIXELS, valid_pixels
 from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 
@@ -27,9 +27,9 @@ def _fine(experiment: Experiment) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _grids(experiment: Experiment) -> tuple[Tensor, Tensor]:
-    """Valid pixels and sines of their scattering angles."""
-    return experiment.valid(), experiment.sin_theta(torch.float32)
+def _sines(experiment: Experiment) -> Tensor:
+    """Of the pixels' scattering angles."""
+    return experiment.sin_theta(torch.float32)
 
 
 def whole(mask: Tensor, experiment: Experiment) -> Tensor:
@@ -42,7 +42,7 @@ def whole(mask: Tensor, experiment: Experiment) -> Tensor:
     same = experiment.pixels == CANONICAL_PIXELS and experiment.sin_theta_max == 1
     if not same or experiment.centre_offset != (0.0, 0.0) or experiment.pixel_average:
         return torch.zeros(len(mask), dtype=torch.bool)
-    return (mask | ~_grids(experiment)[0].to(mask.device)).flatten(1).all(1).cpu()
+    return (mask | ~valid_pixels(experiment).to(mask.device)).flatten(1).all(1).cpu()
 
 
 def familiar(recipe: Recipe, images: Tensor, mask: Tensor, experiment: Experiment, kind: str) -> Tensor:
@@ -61,8 +61,8 @@ def familiar(recipe: Recipe, images: Tensor, mask: Tensor, experiment: Experimen
     other_kind = kind != "intensity" and (kind == "log") is not recipe.log_images
     if other_kind or not _fine(experiment):
         return torch.zeros(len(mask), dtype=torch.bool)
-    valid, sine = (grid.to(mask.device) for grid in _grids(experiment))
-    usable = mask & valid
+    usable = mask & valid_pixels(experiment).to(mask.device)
+    sine = _sines(experiment).to(mask.device)
     pixel = 2 * experiment.sin_theta_max / experiment.pixels
     nearest = torch.where(usable, sine, 2.0).amin((-2, -1))
     farthest = torch.where(usable, sine, 0.0).amax((-2, -1))

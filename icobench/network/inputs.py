@@ -5,13 +5,22 @@ exact area rebinning, which keeps the sum of counts. Networks for photon counts 
 others log images; each kind of image is brought to what the network knows.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from icobench.images.log_image import intensity_from_log, log_image
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["CANONICAL_PIXELS", "brightness", "canonical_counts", "count_brightness", "network_input"]
+__all__ = [
+    "CANONICAL_PIXELS",
+    "brightness",
+    "canonical_counts",
+    "count_brightness",
+    "network_input",
+    "valid_pixels",
+]
 
 CANONICAL_PIXELS = 128
 QUASI_PHOTONS = 1e6
@@ -19,6 +28,12 @@ QUASI_PHOTONS = 1e6
 
 MOST_PHOTONS = 1e7
 """Brighter images are scaled down to this, the brightest in training."""
+
+
+@lru_cache(maxsize=8)
+def valid_pixels(experiment: Experiment) -> Tensor:
+    """Those of the forward half space, (pixels, pixels) bool; not to be changed."""
+    return experiment.valid()
 
 
 def _overlap(experiment: Experiment, axis: int) -> Tensor:
@@ -52,7 +67,7 @@ def canonical_counts(
     Returns:
         counts (B, 128, 128) and mask (B, 128, 128), float32 and bool.
     """
-    mask = mask & experiment.valid().to(mask.device)
+    mask = mask & valid_pixels(experiment).to(mask.device)
     # Single bad pixels may hold anything, NaN included.
     images = torch.where(mask, images, torch.zeros_like(images)).float()
     if experiment.solid_angle_factor:
@@ -92,7 +107,7 @@ def brightness(
         brightness (B, 128, 128) float32 and mask (B, 128, 128).
     """
     if log_images and kind == "log" and _is_canonical(experiment) and not experiment.solid_angle_factor:
-        mask = mask & experiment.valid().to(mask.device)
+        mask = mask & valid_pixels(experiment).to(mask.device)
         return torch.where(mask, images, torch.zeros_like(images)).float(), mask
     if kind == "log":
         images = intensity_from_log(images, decades)
