@@ -325,7 +325,7 @@ def older_networks(runs: dict[str, RunFolder]) -> str:
     if not older:
         return ""
     return (
-        f"\n\nThe network of {' and '.join(older)} is the one before that of `evaluation/`, where the "
+        f"\n\nThe network of {' and '.join(older)} is an earlier one than that of `evaluation/`, where the "
         "shipped one's errors stand; its fits end at the same place."
     )
 
