@@ -57,23 +57,29 @@ TARGETS = (
 )  # fmt: skip
 
 
-PRESET_TARGETS = _sets("clean", 0.25, 1.5, 0.25, 0.2)
-PRESET_CORE_MINUTES = 60
+PRESET_TARGETS = (
+    Target(
+        "its core minutes", ("core_minutes",), 1, 60.0, "",
+        why="time on the clock, of a machine with more trainings and tests at a time than cores",
+    ),
+    *_sets("clean", 0.25, 1.5, 0.25, 0.2),
+)  # fmt: skip
 """Half an hour on two cores."""
 
 
-def _core_minutes(evaluation: dict[str, Any]) -> float:
+def _core_minutes(evaluation: dict[str, Any]) -> float | None:
     """What the network for clean images took to train."""
     cards = [card for card in evaluation.get("networks", []) if card["recipe"]["images"] == "clean"]
-    return min((card["training_seconds"] * card["threads"] / 60 for card in cards), default=float("inf"))
+    return min((card["training_seconds"] * card["threads"] / 60 for card in cards), default=None)
 
 
 def targets_text(evaluation: dict[str, Any]) -> str:
     """Markdown: every target, what was measured, and why it fell short where it did."""
     lines = ["| target | limit | measured | | why not |", "|---|---|---|---|---|"]
     asked = [(target.what, target) for target in TARGETS]
-    if (minutes := _core_minutes(evaluation)) <= PRESET_CORE_MINUTES:
-        asked += [(f"the same after {minutes:.0f} core minutes, {one.what}", one) for one in PRESET_TARGETS]
+    if (minutes := _core_minutes(evaluation)) is not None:
+        evaluation = {**evaluation, "core_minutes": minutes}
+        asked += [(f"the preset's training, {one.what}", one) for one in PRESET_TARGETS]
     for what, target in asked:
         value: Any = evaluation
         for key in target.path:
