@@ -64,7 +64,7 @@ PRESET_TARGETS = (
     ),
     *_sets("clean", 0.25, 1.5, 0.25, 0.2),
 )  # fmt: skip
-"""Half an hour on two cores."""
+"""After half an hour on two cores."""
 
 
 def _core_minutes(evaluation: dict[str, Any]) -> float | None:

@@ -67,7 +67,7 @@ class CompactNetwork(nn.Module):
         activation: a key of :data:`ACTIVATIONS`.
         harmonic: whether the orbit vector is read by circular harmonics.
         periods_nm: circumferences of the circles on which the radius is read
-            (:class:`~icobench.network.sizes.Circles`); none for the radius itself.
+            (:class:`~icobench.network.sizes.Circles`, 16 to 180 nm); none for the radius itself.
 
     Raises:
         InputError: unknown target or activation.
@@ -126,7 +126,7 @@ class CompactNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + S + 2), float32."""
         refraction = x[:, 2, 0, 0]
-        split = not self.training and len(x) > 1
+        split = not self.training and len(x) > 1 and x.device.type == "cpu"
         x = self.stem_norm(self._split_stem(x) if split else self._whole_stem(x))
         x = x + refraction[:, None, None, None] * self.material
         x = self.stages(self.activation(x))
@@ -143,7 +143,7 @@ class CompactNetwork(nn.Module):
     def _split_stem(self, x: Tensor) -> Tensor:
         """The same for image and mask apart: the mask that all images have is seen once."""
         shown, mask = x[:, :1], x[:, 1:2]
-        if x.device.type == "cpu" and bool((mask == mask[:1]).all()):
+        if bool((mask == mask[:1]).all()):
             mask = mask[:1]
         parts = zip((shown, mask), self.stem.weight.split(1, 1), (self.stem.bias, None), strict=True)
         image, shape = (

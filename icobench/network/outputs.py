@@ -15,8 +15,8 @@ from icobench.network.sizes import RADIUS_SPAN_NM, Size
 from icobench.network.targets import Target
 
 __all__ = [
-    "LOSSES", "SPREADS", "Layout", "Prediction", "interpret", "logarithmic_loss", "mean_square_loss",
-    "square_loss",
+    "LOSSES", "SPREADS", "Layout", "Prediction", "error_bars", "interpret", "logarithmic_loss",
+    "mean_square_loss", "square_loss",
 ]  # fmt: skip
 
 SPREADS = 2
@@ -71,21 +71,22 @@ class Prediction(NamedTuple):
     orientation_std_deg: Tensor
 
 
+def error_bars(output: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Predicted standard deviation of the radius in nm and root mean square angle in degrees, (B,) each.
+
+    NaN from a network without spreads.
+    """
+    spreads = layout.spreads(output.float())
+    if spreads is None:
+        unknown = torch.full_like(output[:, 0], torch.nan, dtype=torch.float32)
+        return unknown, unknown
+    return RADIUS_SPAN_NM * torch.exp(spreads[0]), torch.rad2deg(math.sqrt(3) * torch.exp(spreads[1]))
+
+
 def interpret(output: Tensor, layout: Layout) -> Prediction:
     """Split a network's output (B, D + S or D + S + 2) and restore units."""
-    output = output.float()
-    orientation, numbers = layout.split(output)
-    radius = layout.size.decode(numbers)
-    spreads = layout.spreads(output)
-    if spreads is None:
-        unknown = torch.full_like(radius, torch.nan)
-        return Prediction(orientation, radius, unknown, unknown)
-    return Prediction(
-        orientation,
-        radius,
-        RADIUS_SPAN_NM * torch.exp(spreads[0]),
-        torch.rad2deg(math.sqrt(3) * torch.exp(spreads[1])),
-    )
+    orientation, numbers = layout.split(output.float())
+    return Prediction(orientation, layout.size.decode(numbers), *error_bars(output, layout))
 
 
 def _squares(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor) -> tuple[Tensor, Tensor]:

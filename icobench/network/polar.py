@@ -109,7 +109,7 @@ class RoundConvolution(nn.Conv1d):
 
     def _spectrum(self) -> Tensor:
         """(orders, C, 2 C): real and imaginary parts of the kernel's transform, from inputs to outputs."""
-        parts = (self.weight.float() @ self.towards).unflatten(-1, (2, -1))
+        parts = (self.weight.to(self.towards.dtype) @ self.towards).unflatten(-1, (2, -1))
         return parts.permute(3, 1, 2, 0).flatten(2)
 
     def fold(self) -> None:
@@ -117,18 +117,22 @@ class RoundConvolution(nn.Conv1d):
         self.folded = self._spectrum().detach().contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        spectrum = self._spectrum() if self.folded is None else self.folded
         count, channels = x.shape[:2]
-        parts = (x.float() @ self.towards).unflatten(-1, (2, -1))
-        parts = parts.permute(3, 2, 0, 1).flatten(1, 2)  # (orders, 2 B, C)
-        products = torch.bmm(parts.to(spectrum.dtype), spectrum)
+        # Only the products may be of half precision: rounded transforms would not commute with turns.
+        with torch.autocast(x.device.type, enabled=False):
+            spectrum = self._spectrum() if self.folded is None else self.folded
+            parts = (x.to(self.towards.dtype) @ self.towards).unflatten(-1, (2, -1))
+            parts = parts.permute(3, 2, 0, 1).flatten(1, 2)  # (orders, 2 B, C)
+        products = torch.bmm(parts, spectrum)
         products = products.unflatten(2, (2, channels)).unflatten(1, (2, count))
-        real = products[:, 0, :, 0] + products[:, 1, :, 1]
-        imaginary = products[:, 1, :, 0] - products[:, 0, :, 1]
-        waves = torch.stack((real, imaginary)).permute(2, 3, 0, 1).flatten(2)
-        bias = self.bias
-        assert bias is not None
-        return waves.float() @ self.back + bias[:, None]
+        with torch.autocast(x.device.type, enabled=False):
+            products = products.to(self.back.dtype)
+            real = products[:, 0, :, 0] + products[:, 1, :, 1]
+            imaginary = products[:, 1, :, 0] - products[:, 0, :, 1]
+            waves = torch.stack((real, imaginary)).permute(2, 3, 0, 1).flatten(2)
+            bias = self.bias
+            assert bias is not None
+            return waves @ self.back + bias[:, None]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:

@@ -16,7 +16,7 @@ from icobench.network.checkpoint import TrainedNetwork
 from icobench.network.familiar import familiar
 from icobench.network.inputs import brightness, network_input
 from icobench.network.orbit import DIMENSION, Decoded, decode, embed
-from icobench.network.outputs import interpret
+from icobench.network.outputs import error_bars
 from icobench.network.targets import Target
 from icobench.simulator.experiment import Experiment
 
@@ -133,7 +133,7 @@ def answer(
     if problems := trained.misfits(experiment):
         raise InputError(f"the network's weights were made for {'; '.join(problems)}")
     device = next(trained.network.parameters()).device
-    target = trained.network.target
+    layout = trained.network.layout
     matrices = _turn_matrices().to(device)
     refraction = 1 - experiment.refractive_index.real
     outputs = []
@@ -142,14 +142,20 @@ def answer(
             images[piece].to(device), mask[piece].to(device), experiment, kind,
             trained.recipe.log_images, trained.recipe.decades,
         )  # fmt: skip
-        vector, numbers = shown.new_zeros(len(shown), DIMENSION), shown.new_zeros(3, len(shown))
+        # Of the versions' numbers, not of their radii: those may lie on different turns of a circle.
+        vector, size = (
+            shown.new_zeros(len(shown), DIMENSION),
+            shown.new_zeros(len(shown), layout.size.dimension),
+        )
+        variances = shown.new_zeros(2, len(shown))
         for index in VERSIONS[:versions]:
             turned = network_input(dihedral_images(shown, index), dihedral_images(usable, index), refraction)
-            said = interpret(trained.network(turned), trained.network.layout)
-            vector = vector + _orbit_vector(said.orientation, target) @ matrices[index] / versions
-            spreads = said.radius_std_nm.square(), said.orientation_std_deg.square()
-            numbers = numbers + torch.stack((said.radius_nm, *spreads)) / versions
-        outputs.append((vector, *numbers))
+            output = trained.network(turned).float()
+            orientation, numbers = layout.split(output)
+            vector = vector + _orbit_vector(orientation, layout.target) @ matrices[index] / versions
+            size = size + numbers / versions
+            variances = variances + torch.stack(error_bars(output, layout)).square() / versions
+        outputs.append((vector, layout.size.decode(size), *variances))
     vector, radius, radius_variance, turn_variance = (
         torch.cat(part).cpu() for part in zip(*outputs, strict=True)
     )

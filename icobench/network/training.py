@@ -150,6 +150,8 @@ class _State:
             raise InputError(f"{path}: not a readable checkpoint") from error
         if other:
             raise InputError(f"{path}: belongs to another run ({'; '.join(other)}); choose another folder")
+        if (wrong := misfit(self.network, data["network"])) is not None:
+            raise InputError(f"{path}: belongs to another architecture ({wrong}); choose another folder")
         self.network.load_state_dict(data["network"])
         self.average.load_state_dict(data["average"])
         for own, stored in zip(self.optimisers, data["optimisers"], strict=True):
@@ -247,8 +249,9 @@ def train(
         search: what finding the recipe has cost, for the card.
 
     Raises:
-        InputError: the experiment is not on the canonical grid, or the recipe leaves its material out; the
-            folder's checkpoint belongs to another run, the line names what differs.
+        InputError: the experiment is not on the canonical grid, or the recipe leaves its material out; radii
+            that the network cannot tell; the folder's checkpoint belongs to another run, the line names what
+            differs.
         DivergedError: loss, gradient or weights became infinite or NaN (the last good checkpoint is kept).
     """
     require_canonical(experiment)
@@ -262,6 +265,13 @@ def train(
     itself = TrainedNetwork(state.network, {"experiment": experiment.to_dict()}, recipe, "")
     if refused := itself.misfits(experiment):
         raise InputError(f"the recipe is for {'; '.join(refused)}")
+    radii = recipe.radius_nm if data is None else (float(data[1].min()), float(data[1].max()))
+    low, high = state.network.layout.size.range_nm
+    if not low <= radii[0] <= radii[1] <= high:
+        raise InputError(
+            f"this network tells radii of {low:g} to {high:g} nm, not of {radii[0]:g} to {radii[1]:g} nm; "
+            "periods_nm = [] of the network option reads them without circles"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     schedule = schedule_of(recipe)
     checkpoint = folder / "checkpoint.pt"

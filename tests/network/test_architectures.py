@@ -43,12 +43,28 @@ def test_every_target_on_every_network(architecture, target):
     assert network(torch.zeros(1, 3, 128, 128)).shape == (1, TARGETS[target].dimension + others)
 
 
-def test_an_image_s_answer_does_not_depend_on_the_batch(generator):
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_image_s_answer_does_not_depend_on_the_batch(generator, shared):
+    """Whether or not all images have one mask, which is then seen once."""
     images = torch.rand(5, 3, 128, 128, generator=generator)
+    if shared:
+        images[:, 1] = images[0, 1]
     for architecture in ARCHITECTURES:
         network = build_network(architecture, {}).eval()
         with torch.no_grad():
             torch.testing.assert_close(network(images)[2:3], network(images[2:3]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_material_matters_to_each_image(generator):
+    network = build_network("compact", {}).eval()
+    torch.nn.init.normal_(network.material)
+    images = torch.rand(1, 3, 128, 128, generator=generator).repeat(3, 1, 1, 1)
+    images[:, 2] = torch.tensor([0.0, 0.5, 0.0])[:, None, None]
+    with torch.no_grad():
+        together, alone = network(images), network(images[1:2])
+    torch.testing.assert_close(together[0], together[2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
+    assert float((together[1] - together[0]).norm()) > 1e-3
 
 
 def test_merging_norms_changes_nothing(generator):

@@ -84,6 +84,7 @@ def test_an_untrained_network_turns_with_the_image(generator):
     """Sixteenths of a turn: the orbit vector turns exactly, radius and spreads stay."""
     torch.manual_seed(1)
     network = CompactNetwork(widths=(8, 8, 16), hidden=16).eval()
+    torch.nn.init.normal_(network.material)
     network.grid = Wrapped()  # images below are polar already
     image = torch.rand(1, 3, 96, 256, generator=generator)
     image[:, 2] = 0.3  # the constant

@@ -17,7 +17,7 @@ from icobench.network.paper import PaperNetwork
 from icobench.network.predict import NetworkAnswer, answer
 from icobench.network.recipe import Recipe
 from icobench.network.selection import Networks, load_network, predict
-from icobench.network.sizes import Line
+from icobench.network.sizes import Circles, Line
 from icobench.network.targets import TARGETS
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -67,6 +67,25 @@ def test_the_average_turns_with_the_image(untrained, image):
     assert float(disorientation(best, expected).max()) < 0.01
     for column in (found.radius_nm, found.radius_std_nm, found.orientation_std_deg):
         torch.testing.assert_close(column, column[:1].expand(8), rtol=1e-5, atol=0)
+
+
+def test_versions_meet_on_the_circles_not_between_their_turns(image):
+    """Two versions a turn of the narrowest circle apart: the average is one of them, not 8 nm off both."""
+    circles = Circles((256, 64, 16))
+
+    class TwoMinds(Projection):
+        layout = Layout(TARGETS["orbit"], circles)
+
+        def forward(self, x):
+            self.asked = getattr(self, "asked", 0) + 1
+            said = torch.cat(
+                (circles.encode(torch.tensor([80.0 + 16 * (self.asked % 2)])), torch.zeros(1, 2)), 1
+            )
+            return torch.cat((super().forward(x)[:, :13], said), 1)
+
+    trained = TrainedNetwork(TwoMinds(), CARD, Recipe(steps=1), "0" * 12)
+    found = answer(trained, image, EXPERIMENT.valid().expand_as(image), EXPERIMENT, versions=2)
+    assert min(abs(float(found.radius_nm) - nm) for nm in (80.0, 96.0)) < 0.7
 
 
 def test_shapes_and_several_pieces(untrained, image):

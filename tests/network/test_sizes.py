@@ -62,12 +62,22 @@ def test_a_circle_that_says_nothing_has_no_say():
     torch.testing.assert_close(CIRCLES.decode(vectors), radius, rtol=0, atol=1e-3)
 
 
+def test_what_is_not_finite_is_no_radius():
+    vectors = CIRCLES.encode(torch.tensor([50.0, 60.0, 70.0]))
+    vectors[0, 1], vectors[2, 4] = torch.nan, torch.inf
+    found = CIRCLES.decode(vectors)
+    assert torch.isnan(found).tolist() == [True, False, True]
+    assert float(found[1]) == pytest.approx(60, abs=1e-3)
+
+
 def test_decoding_is_by_image(generator):
     vectors = torch.randn(9, 6, generator=generator)
     torch.testing.assert_close(CIRCLES.decode(vectors)[4:5], CIRCLES.decode(vectors[4:5]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("periods", [(), (100, 20), (256, 256), (256, -3), (16, 256)])
+@pytest.mark.parametrize(
+    "periods", [(), (100, 20), (256, 256), (256, -3), (16, 256), (math.inf, 16), (math.nan,)]
+)
 def test_bad_circles(periods):
     with pytest.raises(ValueError, match="circles for radii must fall"):
         Circles(periods)

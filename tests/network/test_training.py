@@ -218,6 +218,27 @@ def test_experiments_that_the_network_would_refuse(tmp_path, experiment, named):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_radii_that_circles_cannot_tell(tmp_path, generator, stored):
+    recipe = TINY if stored else dataclasses.replace(TINY, radius_nm=(10.0, 32.0))
+    data = (torch.rand(2, 128, 128, generator=generator), torch.tensor([10.0, 32.0]), random_orientations(2))
+    with pytest.raises(InputError, match="radii of 16 to 180 nm, not of 10 to 32 nm"):
+        train(recipe, EXPERIMENT, tmp_path / "run", data=data if stored else None)
+    assert list(tmp_path.iterdir()) == []
+    line = dataclasses.replace(recipe, steps=1, network={**TINY.network, "periods_nm": []})
+    train(line, EXPERIMENT, tmp_path / "run", data=data if stored else None)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
+    """Such as of a version whose defaults were others: the recipe is the same."""
+    folder, _ = finished
+    stored = torch.load(folder / "checkpoint.pt", weights_only=True)
+    del stored["network"]["material"]
+    torch.save(stored, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match=r"another architecture .*material"):
+        train(TINY, EXPERIMENT, tmp_path, seed=3)
+
+
 def test_another_wavelength_and_material(tmp_path):
     own = Experiment(wavelength_nm=10.0, refractive_index=0.95 + 0.02j)
     train(dataclasses.replace(TINY, images="clean", steps=1), own, tmp_path)
