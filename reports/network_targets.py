@@ -20,9 +20,8 @@ class Target(NamedTuple):
 
 
 SPEED_WHY = (
-    "59 million multiplications take half a millisecond on these cores; the rest are the polar grid, "
-    "the decoders and, for a single image, some 400 small operations of torch; the machine's pace varies by "
-    "a third"
+    "the 59 million multiplications are the smaller part of it: the polar grid, the decoders and many small "
+    "operations of torch take the rest, and the machine's pace varies"
 )
 
 

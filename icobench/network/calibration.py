@@ -43,7 +43,7 @@ def spread_factors(network: Network, batches: list[TrainingBatch]) -> dict[str, 
     size, turn = [], []
     for inputs, quaternion, radius in batches:
         said = interpret(network(inputs), network.layout)
-        found = network.target.decode(said.orientation).quaternion[:, 0]
+        found = network.layout.target.decode(said.orientation).quaternion[:, 0]
         angle = disorientation(found, quaternion.double())
         size.append(torch.stack(((said.radius_nm - radius).abs(), said.radius_std_nm)))
         turn.append(torch.stack((angle.float(), said.orientation_std_deg)))

@@ -34,8 +34,11 @@ RINGS, SECTORS = 96, 256
 
 STEM_RINGS, STEM_SECTORS = 16, 64
 
+OVERLAP = 2
+"""Rings and sectors that the stem's field reaches into each of its neighbours'."""
+
 PERIODS_NM = (256.0, 64.0, 16.0)
-"""Of the circles for the radius. Fringes of the largest scattering angles come again after 7 nm of it."""
+"""Of the circles for the radius. Fringes come again after 5 nm of it or more (pi over the largest q)."""
 
 
 class Reading(nn.Module):
@@ -88,7 +91,6 @@ class CompactNetwork(nn.Module):
         if target not in TARGETS or activation not in ACTIVATIONS:
             raise InputError(f"unknown target {target!r} or activation {activation!r}")
         self.layout = Layout(TARGETS[target], Circles(periods_nm) if periods_nm else Line())
-        self.target = self.layout.target
         self.options = {
             "target": target, "widths": list(widths), "hidden": hidden, "blocks": list(blocks),
             "activation": activation, "harmonic": harmonic, "periods_nm": list(periods_nm),
@@ -96,8 +98,9 @@ class CompactNetwork(nn.Module):
         chosen = ACTIVATIONS[activation]
         first, second, third = widths
         rings, sectors = RINGS // STEM_RINGS, SECTORS // STEM_SECTORS
-        self.grid = PolarGrid(RINGS, SECTORS, (2, 2))
-        self.stem = nn.Conv2d(2, first, (rings + 4, sectors + 4), (rings, sectors), (2, 0), bias=False)
+        self.grid = PolarGrid(RINGS, SECTORS, OVERLAP)
+        field = rings + 2 * OVERLAP, sectors + 2 * OVERLAP
+        self.stem = nn.Conv2d(2, first, field, (rings, sectors), (OVERLAP, 0), bias=False)
         self.stem_norm: nn.Module = batch_norm(first)
         self.material = nn.Parameter(torch.zeros(1, first, STEM_RINGS, 1))
         self.activation = chosen()
@@ -112,12 +115,12 @@ class CompactNetwork(nn.Module):
         self.round = RoundConvolution(hidden, self.sectors)
         if target == "orbit" and harmonic:
             self.orientation: Reading | nn.Sequential = Reading(
-                hidden, (self.target.dimension - 1) // 2, self.sectors
+                hidden, (self.layout.target.dimension - 1) // 2, self.sectors
             )
         else:
             self.orientation = nn.Sequential(
                 nn.Flatten(), nn.Linear(self.sectors * hidden, hidden), chosen(),
-                nn.Linear(hidden, self.target.dimension),
+                nn.Linear(hidden, self.layout.target.dimension),
             )  # fmt: skip
         self.size = nn.Sequential(
             nn.Linear(2 * hidden, hidden), chosen(), nn.Linear(hidden, self.layout.size.dimension + SPREADS)
@@ -147,7 +150,7 @@ class CompactNetwork(nn.Module):
             mask = mask[:1]
         parts = zip((shown, mask), self.stem.weight.split(1, 1), (self.stem.bias, None), strict=True)
         image, shape = (
-            nn.functional.conv2d(self.grid(part), weight, bias, self.stem.stride, (2, 0))
+            nn.functional.conv2d(self.grid(part), weight, bias, self.stem.stride, (OVERLAP, 0))
             for part, weight, bias in parts
         )
         return image + shape

@@ -55,7 +55,6 @@ class PaperNetwork(nn.Module):
         if target not in TARGETS or activation not in ACTIVATIONS:
             raise InputError(f"unknown target {target!r} or activation {activation!r}")
         self.layout = Layout(TARGETS[target], Line())
-        self.target = self.layout.target
         self.options: dict[str, Any] = {"target": target, "activation": activation}
         chosen = ACTIVATIONS[activation]
         layers: list[nn.Module] = [
@@ -67,7 +66,7 @@ class PaperNetwork(nn.Module):
                 layers.append(Block(inputs, filters, 1 if number else 2, chosen))
                 inputs = filters
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.last = nn.Linear(inputs, self.target.dimension + 1)
+        self.last = nn.Linear(inputs, self.layout.dimension)
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + 1), float32."""

@@ -28,19 +28,16 @@ class PolarGrid(nn.Module):
 
     Args:
         rings, sectors: of the grid.
-        wrapped: sectors before the first and after the last that are given once more, for a convolution
-            that follows.
+        wrapped: sectors that are given once more at either end, for a convolution that follows.
         pixels: side of the canonical grid, beam at (pixels / 2, pixels / 2), k at pixels / 2 from it.
     """
 
     places: Tensor
 
-    def __init__(
-        self, rings: int, sectors: int, wrapped: tuple[int, int] = (0, 0), pixels: int = 128
-    ) -> None:
+    def __init__(self, rings: int, sectors: int, wrapped: int = 0, pixels: int = 128) -> None:
         super().__init__()
         theta = (torch.arange(rings, dtype=torch.float64) + 0.5) / rings * (math.pi / 2)
-        numbers = torch.arange(-wrapped[0], sectors + wrapped[1], dtype=torch.float64)
+        numbers = torch.arange(-wrapped, sectors + wrapped, dtype=torch.float64)
         azimuth = numbers / sectors * (2 * math.pi)
         half = pixels // 2
         radius = half * torch.sin(theta)[:, None]
@@ -89,50 +86,32 @@ class RoundConvolution(nn.Conv1d):
 
     Args:
         channels: of input and output.
-        sectors: an even number.
+        sectors: how many.
     """
 
-    towards: Tensor
-    back: Tensor
     folded: Tensor | None
 
     def __init__(self, channels: int, sectors: int) -> None:
         super().__init__(channels, channels, sectors)
-        order = torch.arange(sectors // 2 + 1, dtype=torch.float64)
-        phase = order[:, None] * torch.arange(sectors) * (2 * math.pi / sectors)
-        both = torch.where((order == 0) | (order == sectors // 2), 1.0, 2.0)[:, None] / sectors
-        self.register_buffer("towards", torch.cat((phase.cos(), -phase.sin())).T.float(), persistent=False)
-        self.register_buffer(
-            "back", torch.cat((both * phase.cos(), -both * phase.sin())).float(), persistent=False
-        )
+        self.sectors = sectors
         self.register_buffer("folded", None, persistent=False)
 
     def _spectrum(self) -> Tensor:
-        """(orders, C, 2 C): real and imaginary parts of the kernel's transform, from inputs to outputs."""
-        parts = (self.weight.to(self.towards.dtype) @ self.towards).unflatten(-1, (2, -1))
-        return parts.permute(3, 1, 2, 0).flatten(2)
+        """(orders, C, C) complex: conj(W_m), from inputs to outputs."""
+        return torch.fft.rfft(self.weight.float()).conj().permute(2, 1, 0)
 
     def fold(self) -> None:
         """Transform the kernel once, for inference only."""
-        self.folded = self._spectrum().detach().contiguous()
+        self.folded = self._spectrum().detach().resolve_conj().contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        count, channels = x.shape[:2]
-        # Only the products may be of half precision: rounded transforms would not commute with turns.
+        # In single precision: rounded transforms would not commute with turns.
         with torch.autocast(x.device.type, enabled=False):
             spectrum = self._spectrum() if self.folded is None else self.folded
-            parts = (x.to(self.towards.dtype) @ self.towards).unflatten(-1, (2, -1))
-            parts = parts.permute(3, 2, 0, 1).flatten(1, 2)  # (orders, 2 B, C)
-        products = torch.bmm(parts, spectrum)
-        products = products.unflatten(2, (2, channels)).unflatten(1, (2, count))
-        with torch.autocast(x.device.type, enabled=False):
-            products = products.to(self.back.dtype)
-            real = products[:, 0, :, 0] + products[:, 1, :, 1]
-            imaginary = products[:, 1, :, 0] - products[:, 0, :, 1]
-            waves = torch.stack((real, imaginary)).permute(2, 3, 0, 1).flatten(2)
+            waves = torch.fft.rfft(x.float()).permute(2, 0, 1) @ spectrum
             bias = self.bias
             assert bias is not None
-            return waves @ self.back + bias[:, None]
+            return torch.fft.irfft(waves.permute(1, 2, 0), self.sectors) + bias[:, None]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:

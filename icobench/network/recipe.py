@@ -155,7 +155,7 @@ class Recipe:
 
 
 RECIPES = {
-    # 30 minutes on two cores with bfloat16 instructions.
+    # An hour of one core with bfloat16 instructions.
     "compact": Recipe(steps=11_000, images="clean", batch=32, learning_rate=1.5e-3, optimiser="muon"),
     # The same for photon counts and for flawed log images.
     "compact-counts": Recipe(steps=11_000, batch=32, learning_rate=1.5e-3, optimiser="muon"),

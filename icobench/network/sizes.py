@@ -22,9 +22,8 @@ LEAST_NM, MOST_NM = 16.0, 180.0
 """Where circles are searched for a radius: beyond all training."""
 
 LENGTH = 0.2
-"""Of the vectors to the points of a circle, where the orientation's orbit vector has the length 1: neither
-error then rules the sum of squares. After 1,500 steps, 1 left 0.18 degrees and 0.035 nm, 0.3 left 0.10
-and 0.041; shorter still, between these and no circles (0.06 and 0.22), leaves more to the orientation."""
+"""Of the vectors to the points of a circle, where the orientation's orbit vector has the length 1. Longer
+ones take from the orientation what they give to the radius; with this one neither rules the sum of squares."""
 
 POINTS = 32
 """Of the search on each turn of the smallest circle."""

@@ -168,7 +168,7 @@ def _validate(network: Network, batches: list[TrainingBatch]) -> tuple[float, ..
     with torch.no_grad():
         for inputs, quaternion, radius in batches:
             said = interpret(network(inputs), network.layout)
-            found = network.target.decode(said.orientation).quaternion[:, 0]
+            found = network.layout.target.decode(said.orientation).quaternion[:, 0]
             angles.append(disorientation(found, quaternion.double()))
             radii.append((said.radius_nm - radius).abs())
     angle, miss = torch.cat(angles).cpu(), torch.cat(radii).cpu()
@@ -270,7 +270,7 @@ def train(
     if not low <= radii[0] <= radii[1] <= high:
         raise InputError(
             f"this network tells radii of {low:g} to {high:g} nm, not of {radii[0]:g} to {radii[1]:g} nm; "
-            "periods_nm = [] of the network option reads them without circles"
+            "with periods_nm = [] it tells any"
         )
     folder.mkdir(parents=True, exist_ok=True)
     schedule = schedule_of(recipe)

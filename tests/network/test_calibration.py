@@ -20,7 +20,6 @@ class Known(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.layout = Layout(TARGETS["orbit"], Line())
-        self.target = self.layout.target
 
     def forward(self, x):
         return x

@@ -32,7 +32,6 @@ class Projection(torch.nn.Module):
     """Stands for a network that has learnt nothing: a random linear map of the image."""
 
     layout = Layout(TARGETS["orbit"], Line())
-    target = layout.target
 
     def __init__(self):
         super().__init__()
