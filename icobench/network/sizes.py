@@ -23,7 +23,7 @@ LEAST_NM, MOST_NM = 16.0, 180.0
 
 LENGTH = 0.2
 """Of the vectors to the points of a circle, where the orientation's orbit vector has the length 1. Longer
-ones take from the orientation what they give to the radius; with this one neither rules the sum of squares."""
+ones take from the orientation what they give to the radius; here neither rules the sum of squares."""
 
 POINTS = 32
 """Of the search on each turn of the smallest circle."""
