@@ -233,13 +233,9 @@ def _meaning(function: Command, values: Values) -> Values:
 def _on_slurm(kind: str, function: Command, command: Command, values: Values, asked: Values) -> None:
     """Carry out ``function`` on a cluster; ``command`` is it as its module has it, for the jobs to find."""
     from icobench.provenance import without_passwords
-    from icobench.studies.cluster import (
-        ClusterOptions,
-        ClusterRun,
-        check_cluster,
-        parse_minutes,
-    )
+    from icobench.studies.cluster import ClusterRun
     from icobench.studies.shard_job import ShardCommand
+    from icobench.studies.slurm import ClusterOptions, check_cluster, parse_minutes
 
     words = [without_passwords(word) for word in _own_words(sys.argv[1:])]
     if kind == "generate" and values["out"].exists():

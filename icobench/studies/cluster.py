@@ -6,26 +6,20 @@ be killed and started again at any time. What is submitted and what is done stan
 
 import contextlib
 import json
-import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from icobench.errors import InputError
 from icobench.studies.shard_job import ShardCommand, ShardJob, write_state
+from icobench.studies.slurm import ClusterOptions, largest_array, load_submitit
 
-__all__ = [
-    "FOLDER",
-    "ClusterOptions",
-    "ClusterRun",
-    "check_cluster",
-    "parse_minutes",
-]
+__all__ = ["FOLDER", "ClusterRun"]
 
 FOLDER = "cluster"
 """Where in a run folder the state is."""
@@ -36,8 +30,6 @@ ACCOUNTING_SECONDS = 120.0
 
 UNSEEN_SECONDS = 300.0
 """A job that accounting has not heard of after this long is lost."""
-
-LARGEST_ARRAY = 1000
 
 ENDED = ("Invalid job id", "already completing or completed")
 """In what scancel says of jobs that have ended."""
@@ -54,93 +46,6 @@ ALIVE = (
     "UNKNOWN",
 )
 """States of jobs that may still end well; UNKNOWN while accounting does not answer."""
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """What is asked of SLURM for every shard.
-
-    Attributes:
-        shards: array tasks.
-        partition, account, qos, constraint: as sbatch takes them; the site's defaults if None.
-        minutes: time limit; a shard that meets it is requeued and goes on.
-        cpus, gpus: of a shard.
-        memory: as sbatch's --mem, such as "8G".
-        max_running: shards at the same time, 0 for no bound. Arrays then wait for each other: one for the
-            second thousand of shards, or for those that are tried again.
-        retries: how often a shard is submitted again after a failure.
-        setup: shell lines before the work, such as "module load python".
-    """
-
-    shards: int
-    partition: str | None = None
-    minutes: int = 60
-    cpus: int = 1
-    gpus: int = 0
-    memory: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    max_running: int = 0
-    retries: int = 2
-    setup: tuple[str, ...] = ()
-
-
-def parse_minutes(text: str) -> int:
-    """Minutes of a time as sbatch takes it: m, m:s, h:m:s or d-h[:m[:s]].
-
-    Raises:
-        InputError: not such a time, or less than a minute.
-    """
-    days, dash, clock = text.strip().rpartition("-")
-    if dash and not days.isdecimal():
-        raise InputError(f"--time must be positive: minutes, h:m:s or d-h:m:s, got {text!r}")
-    try:
-        parts = [int(part) for part in clock.split(":")]
-        seconds = 0
-        if days:
-            parts += [0] * (3 - len(parts))
-            seconds = 86_400 * int(days)
-        elif len(parts) < 3:
-            parts = [0, *parts, 0][:3] if len(parts) == 1 else [0, *parts]
-        hours, minutes, rest = parts
-    except ValueError as error:
-        raise InputError(f"--time must be minutes, h:m:s or d-h:m:s, got {text!r}") from error
-    seconds += 3600 * hours + 60 * minutes + rest
-    if seconds < 60 or min(parts) < 0:
-        raise InputError(f"--time must be at least a minute, got {text!r}")
-    return -(-seconds // 60)
-
-
-def _largest_array() -> int:
-    """Tasks that the site allows in an array."""
-    try:
-        text = subprocess.run(
-            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=60
-        ).stdout
-        found = [line.split("=")[1] for line in text.splitlines() if line.startswith("MaxArraySize")]
-        return max(1, min(LARGEST_ARRAY, int(found[0])))
-    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
-        return LARGEST_ARRAY
-
-
-def _submitit() -> Any:
-    try:
-        import submitit
-    except ImportError as error:
-        raise InputError('--executor slurm needs submitit: pip install "icobench[slurm]"') from error
-    return submitit
-
-
-def check_cluster() -> None:
-    """Whether jobs can be submitted from here at all.
-
-    Raises:
-        InputError: submitit is not installed, or there is no SLURM.
-    """
-    _submitit()
-    if shutil.which("srun") is None:
-        raise InputError("--executor slurm: there is no SLURM (srun) on this machine")
 
 
 @contextlib.contextmanager
@@ -311,9 +216,9 @@ class ClusterRun:
         Raises:
             InputError: no SLURM here, or it refuses.
         """
-        submitit, options = _submitit(), self.options
+        submitit, options = load_submitit(), self.options
         assert options is not None
-        limit = _largest_array()
+        limit = largest_array()
         try:
             (self.state / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as error:

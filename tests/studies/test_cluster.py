@@ -17,8 +17,9 @@ from icobench import cli
 from icobench.commands.cluster import _kept
 from icobench.errors import InputError
 from icobench.studies import cluster, shard_job
-from icobench.studies.cluster import ClusterOptions, ClusterRun, parse_minutes
+from icobench.studies.cluster import ClusterRun
 from icobench.studies.shard_job import ShardCommand, ShardJob
+from icobench.studies.slurm import ClusterOptions, parse_minutes
 from icobench.studies.status import describe
 
 PROGRAMS = {

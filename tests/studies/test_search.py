@@ -1,9 +1,7 @@
-"""Searches: data that says what varies, seeded trials, pruning, and workers that die."""
+"""Searches: seeded trials, pruning, storages, and workers that die."""
 
 import json
-import math
 import os
-import re
 import subprocess
 import sys
 import time
@@ -11,69 +9,25 @@ import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import optuna
 import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
 
-from icobench import cli
 from icobench.comparison.ledger import account
 from icobench.comparison.methods import METHODS
 from icobench.comparison.methods.defined import define_methods
 from icobench.errors import InputError
-from icobench.fitting.simplex import SimplexOptions
-from icobench.network.architectures import build_network
-from icobench.network.checkpoint import read_weights
-from icobench.network.recipe import RECIPES, Recipe, read_recipe
+from icobench.network.recipe import Recipe, read_recipe
 from icobench.reporting.searches import write_search_figures
 from icobench.simulator.experiment import Experiment
-from icobench.studies.network_task import RUNGS, NetworkTask
 from icobench.studies.owners import alive, beating
-from icobench.studies.search import Search, run_search, search_cost, write_best
-from icobench.studies.search_space import read_space
-from icobench.studies.simplex_task import BLOCK, race_options
+from icobench.studies.search import run_search, search_cost, write_best
+from icobench.studies.simplex_task import BLOCK
 from icobench.studies.status import describe
 from icobench.studies.study import open_study, recover, requeue
 from icobench.studies.toml_text import toml_text
 from tests.studies.bowl import CPU, Bowl, search, told
-
-
-def test_search_spaces_are_data(tmp_path):
-    for kind in ("simplex", "network"):
-        space = read_space(kind)
-        assert list(space.enqueue) == ["paper", "ours"]
-        for multi in (False, True):
-            for values in space.first(multi).values():
-                chosen = space.suggest(optuna.trial.FixedTrial(values), multi)  # raises if one is missing
-                assert chosen.keys() == values.keys()
-    cases = {
-        "[parameters.a]\ntype = 'int'\nlow = 3\nhigh = 1": "must be ordered",
-        "[parameters.a]\ntype = 'float'\nlow = 0\nhigh = 1\nlog = true": "positive for log",
-        "[parameters.a]\ntype = 'text'": "type must be one of",
-        "[parameters.a]\ntype = 'categorical'": "no choices",
-        "[enqueue.x]\na = 1": "no parameters",
-        "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2\n[enqueue.x]\nb = 1": "which is no parameter",
-        "parameters = ": "not a TOML file",
-        "[parameters.a]\ntype = 'int'\nlow = 0.5\nhigh = 1": "must be whole numbers",
-        "[parameters.a]\ntype = 'categorical'\nchoices = [1, 1]": "there twice",
-        "[parameters.a]\ntype = 'categorical'\nchoices = [1]\nwhen = 'b'": "a: when must name a",
-        "[parameters.a]\ntype = 'categorical'\nchoices = ['x']\n"
-        "[parameters.b]\ntype = 'int'\nlow = 1\nhigh = 2\nwhen = 'a=y'": "'a=y' is met by no value of a",
-        "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2\n[enqueue.x]\na = 3": "x: a = 3 is not among",
-        "[parameters.a]\ntype = 'categorical'\nchoices = [0, 1]\n[enqueue.x]\na = 2": "x: a = 2 is not",
-        "[parameters.a]\ntype = 'int'\nlow = 1\nhigh = 2": "space.toml: a: no parameter of the simplex",
-        "[parameters.rounds]\ntype = 'categorical'\nchoices = [0]": "space.toml: starts: missing",
-        "[parameters.starts]\ntype = 'int'\nlow = 0\nhigh = 9": "starts: values must lie in 1",
-    }
-    for text, message in cases.items():
-        path = tmp_path / "space.toml"
-        path.write_text(text)
-        with pytest.raises(InputError, match=message):
-            read_space("simplex", path)
-    with pytest.raises(InputError, match=r"learning_rates: a recipe has none"):
-        path.write_text("[parameters.learning_rates]\ntype = 'float'\nlow = 1\nhigh = 2")
-        read_space("network", path)
 
 
 def test_a_setting_that_cannot_be_tried_is_noted_and_passed_over(tmp_path):
@@ -82,26 +36,6 @@ def test_a_setting_that_cannot_be_tried_is_noted_and_passed_over(tmp_path):
     trials = run_search(replace(own, space=space), CPU).get_trials()
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert "many" in trials[0].user_attrs["error"]
-
-
-def test_the_papers_settings_are_the_papers():
-    values = {**read_space("simplex").enqueue["paper"]}
-    options = race_options(values, values["budget"])
-    assert options.rounds == ()
-    assert (options.simplex.starts, options.iterations) == (50, 50)
-    assert options.simplex == SimplexOptions(iterations=options.simplex.iterations)
-    race = race_options({**values, "rounds": 2, "keep": 0.2}, 1500)
-    assert race.rounds == ((10, 10), (50, 2))
-    assert race.iterations == 250
-    task = NetworkTask(2, RECIPES["compact"], 0, Experiment())
-    network = read_space("network")
-    ours = network.suggest(optuna.trial.FixedTrial(network.first()["ours"]))
-    preset = build_network("compact", RECIPES["compact"].network).options
-    varied = {name: preset[name] for name in ("widths", "hidden", "blocks", "periods_nm", "activation")}
-    assert task.varied(ours) == replace(RECIPES["compact"], network=varied)
-    paper = task.varied(network.suggest(optuna.trial.FixedTrial(network.first()["paper"])))
-    assert (paper.architecture, paper.loss, paper.network) == ("paper", "mse", {})
-    assert paper.steps * paper.batch == task.recipe.steps * task.recipe.batch
 
 
 def test_a_search_is_seeded_and_goes_on_as_it_would_have(tmp_path):
@@ -403,78 +337,3 @@ def test_recipes_as_toml(tmp_path):
     path.write_text("steps = 3\nspeed = 2\n")
     with pytest.raises(InputError, match="a recipe has no speed"):
         read_recipe(path)
-
-
-@dataclass(frozen=True)
-class Courses(NetworkTask):
-    """Trainings that cost nothing, and whose errors fall to what their learning rate is worth."""
-
-    def evaluate(self, values, folder, device, report, note):
-        floor = 1 + abs(math.log10(values["learning_rate"]) + 3)
-        for rung in range(1, RUNGS + 1):
-            report(rung, floor + 1 / rung)
-        return floor + 1 / RUNGS, 1.0
-
-
-def test_hyperband_stops_poor_networks_early(tmp_path):
-    path = tmp_path / "space.toml"
-    path.write_text('[parameters.learning_rate]\ntype = "float"\nlow = 1e-6\nhigh = 1\nlog = true\n')
-    task = Courses(2, RECIPES["compact"], 0, Experiment())
-    trials = run_search(
-        Search(tmp_path / "run", None, task, read_space("network", path), 24, 0), CPU
-    ).get_trials()
-    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert len(pruned) + len(whole) == 24
-    assert {max(trial.intermediate_values) for trial in whole} == {RUNGS}
-    # Looked at after a ninth, a third: the brackets' rungs for a factor of three.
-    assert {max(trial.intermediate_values) for trial in pruned} <= {1, 3, RUNGS}
-    assert min(max(trial.intermediate_values) for trial in pruned) < RUNGS
-    best = min(trial.value for trial in whole)
-    assert all(trial.intermediate_values[1] - 1 > best - 1 / RUNGS for trial in pruned)
-
-
-def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
-    recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
-    path = tmp_path / "space.toml"
-    path.write_text(
-        '[parameters.learning_rate]\ntype = "float"\nlow = 1e-4\nhigh = 1e-2\nlog = true\n'
-        "[enqueue.ours]\nlearning_rate = 1e-3\n"
-    )
-    task = NetworkTask(2, recipe, 0, Experiment())
-    own = Search(tmp_path / "run", None, task, read_space("network", path), 1, 0)
-    study = run_search(own, CPU)
-    first = study.get_trials()[0]
-    assert first.params == {"learning_rate": 1e-3}
-    assert sorted(first.intermediate_values) == list(range(1, 10))
-    assert first.user_attrs["costs"]["simulations"] == 9 * 16 // recipe.variants
-    summary = write_best(own, study)
-    found, cost = read_recipe(tmp_path / "run" / "best.toml")
-    assert found.learning_rate == summary["front"][0]["values"]["learning_rate"]
-    assert cost == summary["search"]
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["states"]["fail"] == 0
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "sys.argv", ["icobench", "train", "--config", "run/best.toml", "--run", "trained", "--device", "cpu"]
-    )
-    cli.app(standalone_mode=False)
-    card = read_weights(tmp_path / "trained" / "network.safetensors").card
-    assert card["recipe"]["learning_rate"] == 1e-3
-    assert card["search"] == cost
-    results = pd.DataFrame({"method": "network", "image": [0], "seconds": [1.0], "evaluations": [0]})
-    charged = account("network", results, {"networks": [card]}, 0.1)
-    assert charged.fixed_simulations == card["training_simulations"] + cost["simulations"]
-
-
-def test_a_network_that_diverges_is_pruned(tmp_path):
-    recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
-    path = tmp_path / "space.toml"
-    path.write_text(
-        '[parameters.learning_rate]\ntype = "float"\nlow = 1e-4\nhigh = 1e30\nlog = true\n'
-        "[enqueue.wild]\nlearning_rate = 1e30\n"
-    )
-    task = NetworkTask(2, recipe, 0, Experiment())
-    study = run_search(Search(tmp_path / "run", None, task, read_space("network", path), 1, 0), CPU)
-    (trial,) = study.get_trials()
-    assert trial.state.name == "PRUNED"
-    assert re.search(r"(loss|gradient) became", trial.user_attrs["error"])
