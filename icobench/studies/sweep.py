@@ -82,17 +82,16 @@ def parse_points(text: str, whole: int | None = None) -> tuple[int, ...]:
     for part in text.split(","):
         try:
             # A fraction of an exponent such as 1e999999999 would fill the memory; a float is inf or 0.
-            if "/" not in part and not 0 < float(part) <= LARGEST_POINT:
-                raise InputError(f"--points must be positive and at most {LARGEST_POINT:.0e}, got {part!r}")
-            value = Fraction(part.strip())
+            fair = "/" in part or 0 < float(part) <= LARGEST_POINT
+            value = Fraction(part.strip()) if fair else Fraction(0)
         except (ValueError, ZeroDivisionError) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"--points must be numbers such as 100,1e4 or 1/8, got {part!r}") from error
         if whole is not None and value <= 1:
             value = Fraction(round(value * whole))
         if value.denominator != 1 or not 1 <= value <= LARGEST_POINT:
-            raise InputError(f"--points must be positive whole numbers, got {part!r}")
+            raise InputError(
+                f"--points must be positive whole numbers of at most {LARGEST_POINT:.0e}, got {part!r}"
+            )
         points.append(int(value))
     return tuple(sorted(set(points)))
 
