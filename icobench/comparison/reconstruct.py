@@ -12,6 +12,7 @@ from icobench.comparison.methods import Method, Outcome, Problem
 from icobench.comparison.own_images import FIT_SIN_THETA
 from icobench.errors import InputError
 from icobench.fitting.centre import centre_steps
+from icobench.fitting.goodness import unlike
 from icobench.images.source import ImageSource
 from icobench.network.selection import Networks
 from icobench.simulator.simulator import Simulator
@@ -96,7 +97,9 @@ def reconstruct_images(
     return pd.concat(rows).sort_values("index", ignore_index=True)
 
 
-CENTRE_ROUNDS = 6
+CENTRE_ROUNDS = 12
+"""Photon counts need some five; log images, whose steps are shorter, some ten from 1.5 pixels away."""
+
 CENTRE_TOLERANCE = 0.01
 """Pixels; the search for the beam ends when a step is shorter."""
 
@@ -142,13 +145,17 @@ def fit_centre(
             network_mask=usable & experiment.valid(),
         )  # fmt: skip
         found = method.run(problem)
-        steps, _ = centre_steps(problem.objective(), found.radius_nm, found.quaternion)
+        objective = problem.objective()
+        steps, _ = centre_steps(objective, found.radius_nm, found.quaternion)
         step = steps.median(0).values.clamp(-LONGEST_CENTRE_STEP, LONGEST_CENTRE_STEP)
         x, y = (old + new for old, new in zip(experiment.centre_offset, step.tolist(), strict=True))
         if max(abs(x), abs(y)) > experiment.pixels / 16:
             break
         experiment = replace(experiment, centre_offset=(x, y))
         if float(step.abs().max()) < CENTRE_TOLERANCE:
+            # Far from the beam there are places where steps end, too, but where no body makes the images.
+            if 2 * int(unlike(objective, found.radius_nm, found.quaternion).sum()) > len(images):
+                break
             return x, y
     raise InputError(f"{source.where}: the search for the beam does not settle; give --centre")
 

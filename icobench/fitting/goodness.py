@@ -10,7 +10,7 @@ from torch import Tensor
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import LogImageError, Objective, PoissonDeviance, SquareRootError
 
-__all__ = ["deviance_moments", "misfit", "poor_fit"]
+__all__ = ["deviance_moments", "misfit", "poor_fit", "unlike"]
 
 POOR_RATIO = 1.15
 """A fit is poor whose deviance per degree of freedom is beyond this multiple of the Poisson expectation.
@@ -25,6 +25,13 @@ POOR_ROOTS = 1e-3
 
 POOR_LOG_RMS = 0.05
 """For log images: root mean square difference."""
+
+UNLIKE_ROOTS = 0.1
+"""Sum (sqrt n - sqrt m)^2 over sum n, less what noise adds, from which an image is not even roughly that of
+the fitted body, whatever the photon number."""
+
+UNLIKE_LOG_SHARE = 0.6
+"""For log images: mean square difference over the image's own variance. Photon noise alone makes that 0.4."""
 
 
 @lru_cache(maxsize=1)
@@ -54,6 +61,56 @@ def deviance_moments(mean: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def _judged(
+    objective: Objective,
+    radius_nm: Tensor,
+    quaternion: Tensor,
+    image: Tensor | None = None,
+    nuisance: Nuisance | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ratio, poor and unlike, (N,) each: as :func:`misfit` and :func:`unlike` say."""
+    device = objective.simulator.device
+    image = torch.arange(len(radius_nm)) if image is None else image
+    image = image.to(device)
+    if not len(image):
+        nothing = torch.zeros(0, dtype=torch.bool)
+        return torch.zeros(0, dtype=torch.float64), nothing, nothing
+    if nuisance is not None:
+        nuisance = Nuisance(nuisance.names, nuisance.values.to(device))
+    intensity = objective.model(image, radius_nm.to(device), quaternion.to(device), nuisance)
+    value = objective.compare(image, intensity).double().cpu()
+    total = objective.images[image].double().sum((-2, -1)).cpu().clamp_min(1e-30)
+    if isinstance(objective, PoissonDeviance):
+        mask = objective.mask[image].cpu()
+        expected, variance = deviance_moments(objective.mean(image, intensity))
+        expected, variance = ((part * mask).sum((-2, -1)) for part in (expected, variance))
+        fitted = 5 + (0 if nuisance is None else nuisance.values.shape[1])
+        expected = (expected - fitted).clamp_min(1)
+        deviance = value * objective.usable[image].cpu()
+        ratio = deviance / expected
+        fine = (ratio <= POOR_RATIO) | (deviance - expected <= POOR_SIGMA * variance.sqrt())
+        # A deviance is four times the squares of roots.
+        alike = (deviance - expected) / (4 * total) <= UNLIKE_ROOTS
+    elif isinstance(objective, SquareRootError):
+        ratio = value * objective.usable[image].cpu() / (4 * total)
+        fine, alike = ratio <= POOR_ROOTS, ratio <= UNLIKE_ROOTS
+    elif isinstance(objective, LogImageError):
+        ratio = value.sqrt()
+        fine = ratio <= POOR_LOG_RMS
+        alike = value <= UNLIKE_LOG_SHARE * _variance(objective, image)
+    else:
+        raise TypeError(f"no goodness of fit for {type(objective).__name__}")
+    return ratio, ~(fine & ratio.isfinite()), ~(alike & ratio.isfinite())
+
+
+def _variance(objective: Objective, image: Tensor) -> Tensor:
+    """Of an image's usable pixels: (N,)."""
+    mask, pixels = objective.mask[image], objective.images[image].double()
+    usable = objective.usable[image]
+    mean = pixels.sum((-2, -1)) / usable
+    return (((pixels - mean[:, None, None]) * mask).square().sum((-2, -1)) / usable).cpu()
+
+
 def misfit(
     objective: Objective,
     radius_nm: Tensor,
@@ -74,34 +131,7 @@ def misfit(
         image: (N,) indices of the objective's images, all by default.
         nuisance: (N, P) fitted along.
     """
-    device = objective.simulator.device
-    image = torch.arange(len(radius_nm)) if image is None else image
-    image = image.to(device)
-    if not len(image):
-        return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool)
-    if nuisance is not None:
-        nuisance = Nuisance(nuisance.names, nuisance.values.to(device))
-    intensity = objective.model(image, radius_nm.to(device), quaternion.to(device), nuisance)
-    value = objective.compare(image, intensity).double().cpu()
-    if isinstance(objective, PoissonDeviance):
-        mask = objective.mask[image].cpu()
-        expected, variance = deviance_moments(objective.mean(image, intensity))
-        expected, variance = ((part * mask).sum((-2, -1)) for part in (expected, variance))
-        fitted = 5 + (0 if nuisance is None else nuisance.values.shape[1])
-        expected = (expected - fitted).clamp_min(1)
-        deviance = value * objective.usable[image].cpu()
-        ratio = deviance / expected
-        fine = (ratio <= POOR_RATIO) | (deviance - expected <= POOR_SIGMA * variance.sqrt())
-    elif isinstance(objective, SquareRootError):
-        total = objective.images[image].double().sum((-2, -1)).cpu()
-        ratio = value * objective.usable[image].cpu() / (4 * total.clamp_min(1e-30))
-        fine = ratio <= POOR_ROOTS
-    elif isinstance(objective, LogImageError):
-        ratio = value.sqrt()
-        fine = ratio <= POOR_LOG_RMS
-    else:
-        raise TypeError(f"no goodness of fit for {type(objective).__name__}")
-    return ratio, ~(fine & ratio.isfinite())
+    return _judged(objective, radius_nm, quaternion, image, nuisance)[:2]
 
 
 def poor_fit(
@@ -113,3 +143,11 @@ def poor_fit(
 ) -> Tensor:
     """True where the fit does not explain the image: (N,) bool; arguments as for :func:`misfit`."""
     return misfit(objective, radius_nm, quaternion, image, nuisance)[1]
+
+
+def unlike(objective: Objective, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+    """True where an image is not even roughly that of the fitted body: (N,) bool.
+
+    Another simulator's images of the same body are poor fits, but alike. Arguments as for :func:`misfit`.
+    """
+    return _judged(objective, radius_nm, quaternion)[2]

@@ -185,10 +185,28 @@ def test_the_beam_is_found(network, tmp_path):
     assert float(after.median()) < 0.3 * float(before.median())
 
 
-def test_a_beam_far_away_is_not_found(network, tmp_path):
-    options = PatternOptions(
-        2, detector=Detector(1e5, 3.0, centre_offset=(7.0, 7.0)), radius_range_nm=(90, 150)
-    )
-    write_patterns(tmp_path / "set.h5", generate_patterns(options, Experiment(), 80), {})
-    with open_images(tmp_path / "set.h5") as source, pytest.raises(InputError, match="does not settle"):
+def images_of_a_beam(folder, offset, seed, kind="counts", photons=1e5):
+    """A file of two images whose beam misses the middle by ``offset``."""
+    detector = Detector(photons, 3.0, centre_offset=offset)
+    options = PatternOptions(2, kind, detector=detector, radius_range_nm=(90, 150))
+    write_patterns(folder / "set.h5", generate_patterns(options, Experiment(), seed), {})
+    return folder / "set.h5"
+
+
+@pytest.mark.parametrize(
+    ("offset", "kind", "photons"),
+    [((2.5, 2.5), "counts", 1e5), ((-1.5, 1.2), "log", 1e6)],
+)
+def test_a_beam_some_pixels_off_is_found(offset, kind, photons, network, tmp_path):
+    path = images_of_a_beam(tmp_path, offset, 81, kind, photons)
+    with open_images(path) as source:
+        found = fit_centre(source, METHODS["network+lm"], Simulator(Experiment()), network)
+    assert found == pytest.approx(offset, abs=0.05)
+
+
+@pytest.mark.parametrize(("offset", "seed"), [((7.0, 7.0), 80), ((7.0, 7.0), 85), ((4.0, 4.0), 80)])
+def test_a_beam_far_away_is_not_found(offset, seed, network, tmp_path):
+    """Steps may end somewhere by chance: no beam is believed where no body makes the images."""
+    path = images_of_a_beam(tmp_path, offset, seed)
+    with open_images(path) as source, pytest.raises(InputError, match="does not settle"):
         fit_centre(source, METHODS["network+lm"], Simulator(Experiment()), network)

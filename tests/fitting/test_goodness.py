@@ -9,7 +9,7 @@ from problems import EXPERIMENT, displaced, problem
 from scipy.stats import poisson
 
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.goodness import deviance_moments, misfit, poor_fit
+from icobench.fitting.goodness import deviance_moments, misfit, poor_fit, unlike
 from icobench.fitting.objectives import LogImageError, SquareRootError
 from icobench.images.log_image import log_image
 from icobench.simulator.simulator import Simulator
@@ -69,7 +69,30 @@ def test_the_ratio_is_one_at_the_truth_whatever_the_photons(generator):
         assert float(ratio.mean()) == pytest.approx(1, abs=0.04)
 
 
+@pytest.mark.parametrize("photons", [2e4, 1e7])
+def test_a_small_change_is_a_poor_fit_but_alike(photons, generator):
+    """A radius 0.3 nm off, and images moved by four pixels; whatever the photon number."""
+    objective, radius, truth = problem(4, generator, photons=photons, radius=(45.0, 60.0))
+    assert not unlike(objective, radius, truth).any()
+    assert not unlike(objective, radius + 0.3, truth).any()
+    assert poor_fit(objective, radius + 0.3, truth).all() == (photons > 1e6)
+    moved = type(objective)(objective.images.roll((4, 4), (1, 2)), objective.mask, objective.simulator)
+    assert unlike(moved, radius, truth).all()
+
+
+@pytest.mark.parametrize("kind", [LogImageError, SquareRootError])
+def test_log_images_and_intensities_are_alike_or_not(kind, generator):
+    """Log images of photon counts differ from clean ones everywhere; moved by ten pixels they differ more."""
+    objective, radius, truth = problem(4, generator, photons=1e6, radius=(45.0, 60.0))
+    images = log_image(objective.images) if kind is LogImageError else objective.images
+    counting = CountingSimulator(Simulator(EXPERIMENT), 4)
+    seen = kind(images, objective.mask, counting)
+    assert not unlike(seen, radius, truth).any()
+    assert unlike(kind(images.roll((10, 10), (1, 2)), objective.mask, counting), radius, truth).all()
+
+
 def test_values_that_are_not_finite_are_poor(generator):
     objective, radius, truth = problem(1, generator)
     objective.images[0] = torch.nan
     assert poor_fit(objective, radius, truth).all()
+    assert unlike(objective, radius, truth).all()
