@@ -127,7 +127,8 @@ def fit_centre(
         the experiment's ``centre_offset``, in pixels.
 
     Raises:
-        InputError: none of the first images can be used, or the search does not settle.
+        InputError: none of the first images can be used, or the search does not settle, or only where no
+            body makes more than half of the images.
     """
     experiment = simulator.experiment
     numbers, stack, problems = next(source.blocks(BLOCK))
