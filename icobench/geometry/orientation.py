@@ -35,6 +35,14 @@ def _group(body: ConvexBody | None, like: Tensor) -> Tensor:
     return torch.as_tensor((body or icosahedron()).group, dtype=like.dtype, device=like.device)
 
 
+@lru_cache(maxsize=8)
+def _group_products(body: ConvexBody, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Products of 1, i, j, k with the elements of the group, (G, 4, 4), and their scalar parts, (4, G)."""
+    group = torch.as_tensor(body.group)
+    products = quaternion_multiply(torch.eye(4, dtype=group.dtype), group.unsqueeze(1)).to(device, dtype)
+    return products, products[..., 0].T.contiguous()
+
+
 def equivalents(quaternion: Tensor, body: ConvexBody | None = None) -> Tensor:
     """All orientations q g that look the same: (..., 4) -> (..., G, 4), sign ``w >= 0``."""
     return quaternion_normalize(quaternion_multiply(quaternion.unsqueeze(-2), _group(body, quaternion)))
@@ -46,11 +54,10 @@ def to_fundamental_domain(quaternion: Tensor, body: ConvexBody | None = None) ->
     For the icosahedron the domain is a dodecahedron whose corners lie 44.48 degrees
     from the identity.
     """
-    group = _group(body, quaternion)
+    products, scalars = _group_products(body or icosahedron(), quaternion.dtype, quaternion.device)
     # The scalar parts of all products q g, without the products.
-    scalars = (quaternion_conjugate(quaternion).unsqueeze(-2) * group).sum(-1)
-    best = group[scalars.abs().argmax(-1)]
-    return quaternion_normalize(quaternion_multiply(quaternion, best))
+    best = products[(quaternion.unsqueeze(-1) * scalars).sum(-2).abs().argmax(-1)]
+    return quaternion_normalize((quaternion.unsqueeze(-1) * best).sum(-2))
 
 
 def nearest_equivalent(quaternion: Tensor, reference: Tensor, body: ConvexBody | None = None) -> Tensor:

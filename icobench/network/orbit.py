@@ -237,7 +237,8 @@ def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
         slope, height, curvature = (embed(quaternion) @ derivatives).split((3, 1, 9), -1)
         factor, fault = torch.linalg.cholesky_ex(-curvature.unflatten(-1, (3, 3)))
         newton = torch.cholesky_solve(slope.unsqueeze(-1), factor).squeeze(-1)
-        fair = (fault == 0).unsqueeze(-1) & (newton.norm(dim=-1, keepdim=True) < FARTHEST)
+        length = newton.norm(dim=-1, keepdim=True)
+        fair = (fault == 0).unsqueeze(-1) & (length < FARTHEST)
         # The metric's share of the curvature falls with the height.
         turn = torch.where(fair, newton, slope / (METRIC * height.clamp_min(0.4)))
         # Along the tangent and back to the sphere: a turn by 2 atan(t / 2) in place of t.
@@ -245,7 +246,7 @@ def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
         quaternion = quaternion + along.flatten(-2) @ tangent
         quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
         # Each stops for itself, so that no answer depends on the others in the batch.
-        moving = moving & ~(fair & (turn.norm(dim=-1, keepdim=True) < STILL))
+        moving = moving & ~(fair & (length < STILL))
         if not moving.any():
             break
     return quaternion

@@ -1,6 +1,5 @@
 """From images to radius, orientation hypotheses and spreads, with one trained network."""
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
-from icobench.geometry.rotations import random_quaternions, rotate_about_beam
+from icobench.geometry.rotations import random_quaternions
 from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
 from icobench.network.checkpoint import TrainedNetwork
 from icobench.network.familiar import familiar
@@ -75,10 +74,10 @@ def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
     missing = decoded.score == -1
     if not missing.any():
         return decoded
-    half_turn = decoded.quaternion.new_full(decoded.quaternion.shape[:1], math.pi)
-    twin = to_fundamental_domain(rotate_about_beam(decoded.quaternion[:, 0], half_turn))
-    unit = torch.nn.functional.normalize(vector.double(), dim=-1)
-    score = (embed(twin) * unit).sum(-1, keepdim=True)
+    # k (w, x, y, z) = (-z, -y, x, w)
+    half_turn = decoded.quaternion[:, 0].flip(-1) * decoded.quaternion.new_tensor((-1.0, -1.0, 1.0, 1.0))
+    twin = to_fundamental_domain(half_turn)
+    score = torch.nn.functional.cosine_similarity(embed(twin), vector.double(), dim=-1).unsqueeze(-1)
     return Decoded(
         torch.where(missing.unsqueeze(-1), twin.unsqueeze(1), decoded.quaternion),
         torch.where(missing, score, decoded.score),

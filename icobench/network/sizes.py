@@ -109,14 +109,15 @@ class Circles(Size):
     def decode(self, output: Tensor) -> Tensor:
         output = output.double()
         rates = self.rates.to(output.device)
+        squares = rates * rates
         radius = self.radii.to(output.device)[(output @ self.points.to(output.device).T).argmax(1)]
         cosine, sine = output.chunk(2, 1)
         widest = math.pi / (POINTS * float(self.rates[-1]))
         for _ in range(NEWTON_STEPS):
             phase = radius.unsqueeze(1) * rates
-            along = cosine * phase.cos() + sine * phase.sin()
-            across = sine * phase.cos() - cosine * phase.sin()
-            slope, bend = (across * rates).sum(1), (along * rates**2).sum(1)
+            right, up = phase.cos(), phase.sin()
+            slope = ((sine * right - cosine * up) * rates).sum(1)
+            bend = ((cosine * right + sine * up) * squares).sum(1)
             # Half a step of the search at most each time.
             step = torch.where(bend > 0, slope / bend.clamp_min(1e-12), torch.zeros_like(slope))
             radius = radius + step.clamp(-widest, widest)
