@@ -149,7 +149,8 @@ def answer(
         variances = shown.new_zeros(2, len(shown))
         for index in VERSIONS[:versions]:
             turned = network_input(dihedral_images(shown, index), dihedral_images(usable, index), refraction)
-            output = trained.network(turned).float()
+            with torch.inference_mode():  # around nothing that keeps tables for a training
+                output = trained.network(turned).float()
             orientation, numbers = layout.split(output)
             vector = vector + _orbit_vector(orientation, layout.target) @ matrices[index] / versions
             size = size + numbers / versions
