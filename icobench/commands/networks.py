@@ -140,6 +140,8 @@ def evaluate(
     if unknown := [name for name in names if name not in EVALUATION_SETS]:
         raise InputError(f"unknown test set {unknown[0]!r}; choose from {', '.join(EVALUATION_SETS)}")
     prepare_kernel(where)
+    # First: shared machines get slower after minutes of work on all cores.
+    pace = speed(networks, experiment)
     done = []
     for name in names:
         with progress_bar(f"{name}, {images} images") as update:
@@ -147,7 +149,6 @@ def evaluate(
                 name, images, experiment, seed, where, lambda made: update(0.5 * made / images)
             )
             done.append(judge(networks, truth, name, where, versions, lambda share: update(0.5 + share / 2)))
-    pace = speed(networks, experiment)
     typer.echo(evaluation_table(done, pace))
     if out is not None:
         write_evaluation(out, done, pace, networks.cards, experiment, seed, where)
