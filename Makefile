@@ -52,6 +52,7 @@ reports: $(STAMP)
 	$(BIN)/python reports/scaling.py
 	$(BIN)/python reports/claims.py
 	$(BIN)/icobench report reports/laptop
+	$(BIN)/icobench report reports/warm_start
 
 train: $(STAMP)
 	$(BIN)/icobench train --preset compact --run runs/train-compact

@@ -17,7 +17,7 @@ from network_targets import targets_text
 from paper_scale.claims import PAPER
 
 from icobench.images.files import atomic_path
-from icobench.reporting.economy import accounts_of, published_text
+from icobench.reporting.economy import accounts_of, break_even_table, break_evens, published_text
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.tables import number, summary_markdown, summary_table
 from icobench.reporting.verdict import overview, verdict
@@ -27,9 +27,9 @@ SAME = 1.05
 """Within this factor a claim is reproduced; beyond it, bettered or not reached."""
 
 LOADED = (
-    "laptop", "compare_quick", "compare_tuned", "fitters", "evaluation", "evaluation_paper_small",
-    "sweep_dataset", "tune_simplex", "paper_scale/small", "paper_set", "scaling", "peers", "figure2",
-    "figure3", "figure5", "photon_numbers", "choices",
+    "laptop", "warm_start", "compare_quick", "compare_tuned", "fitters", "evaluation",
+    "evaluation_paper_small", "sweep_dataset", "tune_simplex", "paper_scale/small", "paper_set", "scaling",
+    "peers", "figure2", "figure3", "figure5", "photon_numbers", "choices",
 )  # fmt: skip
 DESCRIBED = ("campaign.json", "run.json", "evaluation.json", "sweep.json", "summary.json", "fitters.json")
 
@@ -90,14 +90,13 @@ def claims(runs: dict[str, RunFolder]) -> list[Row]:
     networks = {card["recipe"]["images"]: card for card in evaluated.get("networks", [])}
     clean = networks.get("clean", {})
     spent = iteration = crossing = None
-    learned = 0
+    learned = clean.get("training_simulations", 0)
     if "clean" in runs:
         accounts = {one.method: one for one in accounts_of(runs["clean"].results, runs["clean"].run)}
-        if {"network", "simplex"} <= set(accounts):
+        if "simplex" in accounts:
             spent = float(accounts["simplex"].evaluations.mean())
             iteration = iteration_cost(runs["clean"])
-            learned = round(accounts["network"].fixed_simulations)
-            crossing = learned / spent
+            crossing = learned / spent if learned else None
     sets = evaluated.get("sets", {})
     good = [
         int(size)
@@ -326,7 +325,46 @@ def older_networks(runs: dict[str, RunFolder]) -> str:
         return ""
     return (
         f"\n\nThe network of {' and '.join(older)} is an earlier one than that of `evaluation/`, where the "
-        "shipped one's errors stand; its fits end at the same place."
+        "shipped one's errors stand; its fits end at the same place. What it cost and saved is its own: see "
+        "[the network as a start](#the-network-as-a-start) for the shipped one's."
+    )
+
+
+def starts_text() -> str:
+    """What the shipped networks save as starts of fits, against the dictionary, on every test set."""
+    folder = HERE / "warm_start"
+    runs = read_runs(folder) if folder.is_dir() else {}
+    lines, tables = [], []
+    for name, run in runs.items():
+        known = {one.method: one for one in accounts_of(run.results, run.run)}
+        pair = [known[method] for method in ("network+lm", "dictionary+lm") if method in known]
+        if len(pair) < 2:
+            continue
+        costs = [
+            f"{one.method} takes {number(float(one.evaluations.mean()))} simulations and "
+            f"{number(1000 * float(one.seconds.mean()))} ms an image"
+            for one in pair
+        ]
+        results = run.results[run.results["method"].isin([one.method for one in pair])]
+        _, rows = break_even_table(break_evens(results, pair))
+        repaid = [
+            f"the network's {number(pair[0].fixed_simulations)} simulations for training are repaid after "
+            f"{by_simulations} images, its time after {by_time}"
+            for _, _, by_time, by_simulations, _ in rows
+        ]
+        lines.append(f"- {name}: {'; '.join((*costs, *repaid))}.")
+        tables.append(
+            f"{name}, {run.count} images:\n\n{summary_markdown(summary_table(run.results)).strip()}"
+        )
+    if not lines:
+        return "The run is still owed."
+    return "\n\n".join(
+        (
+            "The shipped networks beside 1,000 stored patterns, on the images of the comparison above, in "
+            "one run (`warm_start`; 95 % intervals in parentheses):",
+            "\n".join(lines),
+            *tables,
+        )
     )
 
 
@@ -380,6 +418,8 @@ def page(folder: Path) -> str:
         "figures and page anew.",
         "## The comparison",
         runs_text(runs, folder),
+        "## The network as a start",
+        starts_text(),
         "## The paper, claim by claim",
         claims_table(claims(runs)),
         "Stielow et al., Mach. Learn.: Sci. Technol. 1, 045007 (2020). Judgement: reproduced within 5 %.",

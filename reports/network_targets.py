@@ -57,10 +57,7 @@ TARGETS = (
 
 
 PRESET_TARGETS = (
-    Target(
-        "its core minutes", ("core_minutes",), 1, 60.0, "",
-        why="time on the clock, of a machine with more trainings and tests at a time than cores",
-    ),
+    Target("its core minutes", ("core_minutes",), 1, 60.0, ""),
     *_sets("clean", 0.25, 1.5, 0.25, 0.2),
 )  # fmt: skip
 """After half an hour on two cores."""
