@@ -1,6 +1,6 @@
 """Simulated patterns and what the network makes of them, for figure 3 of Stielow et al. 2020.
 
-    python reports/figure3.py [--run reports/warm_start/counting] [--method network] [--out reports/figure3.png]
+    python reports/figure3.py [--run reports/warm_start/counting] [--method network] [--out FILE.png]
 
 Six images of a stored run, evenly from the best to the worst of the method's answers: target, reconstruction
 and difference. The images are made anew from the run's seed and settings (`run.json`), the answers are the

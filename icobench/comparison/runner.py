@@ -23,6 +23,7 @@ from icobench.fitting.dictionary import Dictionary, dictionary_for
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import appendix_c_errors, disorientation
+from icobench.images.detector import DETECTORS
 from icobench.images.files import atomic_path, holds_others
 from icobench.network.selection import Networks, predict
 from icobench.provenance import provenance
@@ -165,7 +166,9 @@ class Comparison:
         self.images = settings.images if self.own is None else len(self.own)
         needed = network is not None and any(method.needs_network for method in self.methods)
         self.experiment = experiment
-        self.network = network.subset(experiment, kind) if network and needed else None
+        # Nobody pays for the training of a network that is not asked.
+        complete = self.own is None and self.options.detector == DETECTORS["clean"]
+        self.network = network.subset(experiment, kind, complete) if network and needed else None
         self.simulator = Simulator(experiment, device=device)
         self.dictionary: Dictionary | None = None
         self.failures: dict[str, str] = {}

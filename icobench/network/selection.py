@@ -48,13 +48,18 @@ class Networks:
         """Where the members come from."""
         return [{**member.card, "digest": member.digest} for member in self.members]
 
-    def choose(self, experiment: Experiment, kind: str) -> list[TrainedNetwork]:
+    def choose(self, experiment: Experiment, kind: str, complete: bool = False) -> list[TrainedNetwork]:
         """The members that answer for images of this kind, the most special first.
 
         Photon counts go to a network for counts. Noise-free intensities and log images go to the one for
         clean images and to a robust one for those that are not, or not complete: for counts or for flawed
         images. Where the network for clean images was not made for the experiment (another refractive
         index, a cropped detector), the next one answers.
+
+        Args:
+            experiment: whose grid and material the images have.
+            kind: "counts", "log" or "intensity" (noise-free).
+            complete: whether all noise-free intensities are known to be: no robust network is asked then.
 
         Raises:
             InputError: none was made for this experiment.
@@ -70,11 +75,12 @@ class Networks:
             raise InputError(f"the network's weights were made for {reasons}")
         order = orders[kind]
         fitting.sort(key=lambda member: order.index(member.recipe.images))
-        return fitting[: 2 if fitting[0].recipe.images == "clean" else 1]
+        alone = fitting[0].recipe.images != "clean" or (kind == "intensity" and complete)
+        return fitting[: 1 if alone else 2]
 
-    def subset(self, experiment: Experiment, kind: str) -> "Networks":
+    def subset(self, experiment: Experiment, kind: str, complete: bool = False) -> "Networks":
         """Only the members of :meth:`choose`."""
-        return Networks(tuple(self.choose(experiment, kind)))
+        return Networks(tuple(self.choose(experiment, kind, complete)))
 
 
 def shipped_weights() -> list[Path]:

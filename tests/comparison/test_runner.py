@@ -14,6 +14,7 @@ from icobench.comparison.settings import ComparisonSettings
 from icobench.errors import InputError
 from icobench.fitting.result import Trace
 from icobench.geometry.orientation import disorientation
+from icobench.network.selection import load_network
 from icobench.simulator.experiment import Experiment
 
 SETTINGS = ComparisonSettings("test", images=10, methods=("fake",))
@@ -53,6 +54,19 @@ def fake(monkeypatch) -> FakeMethod:
 
 def open_run(folder, seed: int = 3, settings: ComparisonSettings = SETTINGS) -> Comparison:
     return Comparison(folder, settings, Experiment(), seed, CPU, None)
+
+
+@pytest.mark.parametrize(
+    ("test_set", "hole_degrees", "asked"),
+    [("clean", None, ["clean"]), ("clean", 5.0, ["clean", "counts"]), ("counting", None, ["counts"])],
+)
+def test_only_networks_that_may_be_asked_are_charged(test_set, hole_degrees, asked, tmp_path):
+    settings = ComparisonSettings(
+        "test", images=2, methods=("network",), test_sets=(test_set,), hole_degrees=hole_degrees
+    )
+    run = Comparison(tmp_path / "run", settings, Experiment(), 3, CPU, load_network())
+    assert run.network is not None
+    assert [member.recipe.images for member in run.network.members] == asked
 
 
 def test_folder_holds_what_is_promised_and_scores_are_right(tmp_path, fake):

@@ -134,6 +134,8 @@ def test_the_network_for_the_images_answers(experiment, kind, expected):
     networks = Networks(tuple(member(images) for images in ("clean", "counts", "realistic")))
     assert [m.digest for m in networks.choose(experiment, kind)] == expected
     assert networks.subset(experiment, kind).digest == "-".join(expected)
+    complete = [m.digest for m in networks.choose(experiment, kind, complete=True)]
+    assert complete == (expected[:1] if kind == "intensity" else expected)
 
 
 def test_no_network_fits():

@@ -62,6 +62,7 @@ def test_claims_are_read_from_the_results(run, tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "Most accurate on counting: " in text
     assert "7 images each" in text
+    assert "- clean: network+lm takes " in text
     # Without a simplex in the run, what is said of it is not measured.
     (line,) = [line for line in text.splitlines() if line.startswith("| simulations for an image")]
     assert "not measured yet" in line
