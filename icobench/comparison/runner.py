@@ -273,10 +273,13 @@ class Comparison:
         return self.folder / "parts" / f"{method.name}-{method.digest}{weights}-{block:04d}.parquet"
 
     def missing(self) -> list[tuple[Method, int]]:
-        """Methods and blocks of this shard not yet stored."""
+        """Methods and blocks of this shard not yet stored.
+
+        Methods in turn, block by block: a machine's pace drifts, and their times are compared.
+        """
         number, total = self.shard
         blocks = range(number - 1, -(-self.images // BLOCK), total)
-        return [(m, b) for m in self.methods for b in blocks if not self._part(m, b).exists()]
+        return [(m, b) for b in blocks for m in self.methods if not self._part(m, b).exists()]
 
     def bounds(self, block: int, truth: PatternSet) -> tuple[Tensor, Tensor]:
         """Cramer-Rao bounds of radius and orientation at the truth of a block (not charged to any method).
