@@ -195,7 +195,8 @@ def speed(networks: Networks, experiment: Experiment, repeats: int = 5) -> dict[
 
     def best(patterns: PatternSet) -> float:
         times = []
-        for _ in range(1 + repeats * (10 if len(patterns) == 1 else 1)):
+        # A single image is soon done: a second or so of them, lest a neighbour's burst of work decides.
+        for _ in range(1 + repeats * (40 if len(patterns) == 1 else 1)):
             begin = time.perf_counter()
             predict(networks, patterns.images, patterns.mask, experiment, patterns.kind)
             if device.type == "cuda":
