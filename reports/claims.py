@@ -15,9 +15,10 @@ from typing import Any
 
 from network_targets import targets_text
 from paper_scale.claims import PAPER
+from warm_start import starts_text
 
 from icobench.images.files import atomic_path
-from icobench.reporting.economy import accounts_of, break_even_table, break_evens, published_text
+from icobench.reporting.economy import accounts_of, published_text
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.tables import number, summary_markdown, summary_table
 from icobench.reporting.verdict import overview, verdict
@@ -330,44 +331,6 @@ def older_networks(runs: dict[str, RunFolder]) -> str:
     )
 
 
-def starts_text() -> str:
-    """What the shipped networks save as starts of fits, against the dictionary, on every test set."""
-    folder = HERE / "warm_start"
-    runs = read_runs(folder) if folder.is_dir() else {}
-    lines, tables = [], []
-    for name, run in runs.items():
-        known = {one.method: one for one in accounts_of(run.results, run.run)}
-        pair = [known[method] for method in ("network+lm", "dictionary+lm") if method in known]
-        if len(pair) < 2:
-            continue
-        costs = [
-            f"{one.method} takes {number(float(one.evaluations.mean()))} simulations and "
-            f"{number(1000 * float(one.seconds.mean()))} ms an image"
-            for one in pair
-        ]
-        results = run.results[run.results["method"].isin([one.method for one in pair])]
-        _, rows = break_even_table(break_evens(results, pair))
-        repaid = [
-            f"the network's {number(pair[0].fixed_simulations)} simulations for training are repaid after "
-            f"{by_simulations} images, its time after {by_time}"
-            for _, _, by_time, by_simulations, _ in rows
-        ]
-        lines.append(f"- {name}: {'; '.join((*costs, *repaid))}.")
-        tables.append(
-            f"{name}, {run.count} images:\n\n{summary_markdown(summary_table(run.results)).strip()}"
-        )
-    if not lines:
-        return "The run is still owed."
-    return "\n\n".join(
-        (
-            "The shipped networks beside 1,000 stored patterns, on the images of the comparison above, in "
-            "one run (`warm_start`; 95 % intervals in parentheses):",
-            "\n".join(lines),
-            *tables,
-        )
-    )
-
-
 def runs_text(runs: dict[str, RunFolder], folder: Path) -> str:
     if not runs:
         return "The laptop run is still owed."
@@ -419,7 +382,7 @@ def page(folder: Path) -> str:
         "## The comparison",
         runs_text(runs, folder),
         "## The network as a start",
-        starts_text(),
+        starts_text(HERE / "warm_start"),
         "## The paper, claim by claim",
         claims_table(claims(runs)),
         "Stielow et al., Mach. Learn.: Sci. Technol. 1, 045007 (2020). Judgement: reproduced within 5 %.",

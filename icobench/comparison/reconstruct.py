@@ -98,7 +98,7 @@ def reconstruct_images(
 
 
 CENTRE_ROUNDS = 12
-"""Photon counts need some five; log images, whose steps are shorter, some ten from 1.5 pixels away."""
+"""Log images, whose steps are shorter, need more of them than photon counts."""
 
 CENTRE_TOLERANCE = 0.01
 """Pixels; the search for the beam ends when a step is shorter."""

@@ -31,7 +31,8 @@ UNLIKE_ROOTS = 0.1
 the fitted body, whatever the photon number."""
 
 UNLIKE_LOG_SHARE = 0.6
-"""For log images: mean square difference over the image's own variance. Photon noise alone makes that 0.4."""
+"""For log images: mean square difference over the image's own variance, of which photon noise alone makes
+a good part."""
 
 
 @lru_cache(maxsize=1)

@@ -48,15 +48,19 @@ def test_hyperband_stops_poor_networks_early(tmp_path):
     assert all(trial.intermediate_values[1] - 1 > best - 1 / RUNGS for trial in pruned)
 
 
+def learning_rates(path, highest, first):
+    """A search space of learning rates from 1e-4, in a file; ``first`` is tried first."""
+    path.write_text(
+        f'[parameters.learning_rate]\ntype = "float"\nlow = 1e-4\nhigh = {highest}\nlog = true\n'
+        f"[enqueue.first]\nlearning_rate = {first}\n"
+    )
+    return read_space("network", path)
+
+
 def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
     recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
-    path = tmp_path / "space.toml"
-    path.write_text(
-        '[parameters.learning_rate]\ntype = "float"\nlow = 1e-4\nhigh = 1e-2\nlog = true\n'
-        "[enqueue.ours]\nlearning_rate = 1e-3\n"
-    )
-    task = NetworkTask(2, recipe, 0, Experiment())
-    own = Search(tmp_path / "run", None, task, read_space("network", path), 1, 0)
+    space = learning_rates(tmp_path / "space.toml", 1e-2, 1e-3)
+    own = Search(tmp_path / "run", None, NetworkTask(2, recipe, 0, Experiment()), space, 1, 0)
     study = run_search(own, CPU)
     first = study.get_trials()[0]
     assert first.params == {"learning_rate": 1e-3}
@@ -82,13 +86,9 @@ def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
 
 def test_a_network_that_diverges_is_pruned(tmp_path):
     recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
-    path = tmp_path / "space.toml"
-    path.write_text(
-        '[parameters.learning_rate]\ntype = "float"\nlow = 1e-4\nhigh = 1e30\nlog = true\n'
-        "[enqueue.wild]\nlearning_rate = 1e30\n"
-    )
+    space = learning_rates(tmp_path / "space.toml", 1e30, 1e30)
     task = NetworkTask(2, recipe, 0, Experiment())
-    study = run_search(Search(tmp_path / "run", None, task, read_space("network", path), 1, 0), CPU)
+    study = run_search(Search(tmp_path / "run", None, task, space, 1, 0), CPU)
     (trial,) = study.get_trials()
     assert trial.state.name == "PRUNED"
     assert re.search(r"(loss|gradient) became", trial.user_attrs["error"])
