@@ -104,7 +104,8 @@ def states_of(job: str, environment: dict) -> list[str]:
 
 
 def test_killed_requeued_and_timed_out_shards_lose_nothing(slurm, tmp_path):
-    line = "--images 1500 --seed 5"
+    # Sixteen blocks a shard: with four, the second could end while the first one was being timed out.
+    line = "--images 6000 --seed 5"
     submitted = icobench(f"generate set.h5 {line} --executor slurm --shards 3 --time 10", tmp_path, slurm)
     shards = tmp_path / "set.h5.shards"
     jobs_file = shards / "cluster" / "jobs.json"
@@ -135,7 +136,7 @@ def test_killed_requeued_and_timed_out_shards_lose_nothing(slurm, tmp_path):
 
     code, text = ended(submitted)
     assert code == 0, text
-    assert "wrote 1500 images" in text
+    assert "wrote 6000 images" in text
     attempts = {shard: job["attempt"] for shard, job in json.loads(jobs_file.read_text())["jobs"].items()}
     assert attempts == {"1": 1, "2": 2, "3": 1}
     for shard in ("1", "3"):
