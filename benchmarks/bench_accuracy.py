@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from benchmarks.common import count, grid, patterns, problem, use_kernel
-from icobench.comparison.methods import Outcome, find_method
-from icobench.comparison.targets import expected_running_time
-from icobench.datasets.patterns import PatternSet
 from icobench.geometry.orientation import disorientation
+from icobench.methods import Outcome, find_method
+from icobench.reporting.running_time import expected_running_time
+from icobench.sets.patterns import PatternSet
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

@@ -20,14 +20,14 @@ from benchmarks.common import (
     use_kernel,
     wait,
 )  # fmt: skip
-from icobench.comparison.methods import find_method
-from icobench.comparison.reconstruct import reconstruct_images
-from icobench.datasets.pattern_file import write_patterns
 from icobench.fitting.dictionary import Dictionary, DictionaryOptions, build_dictionary, dictionary_for
 from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nelder_mead import NelderMead
 from icobench.fitting.simplex import SimplexFits, SimplexOptions, random_starts
 from icobench.images.source import open_images
+from icobench.methods import find_method
+from icobench.runs.reconstruct import reconstruct_images
+from icobench.sets.pattern_file import write_patterns
 
 
 def rosenbrock(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

@@ -16,12 +16,12 @@ from benchmarks.common import (
     use_kernel,
     wait,
 )  # fmt: skip
-from icobench.datasets.generation import generate_to_file
-from icobench.datasets.pattern_file import read_patterns, write_patterns
-from icobench.datasets.patterns import PatternOptions
 from icobench.images.augment import FILTERS, augment
 from icobench.images.detector import DETECTORS
 from icobench.images.source import open_images
+from icobench.sets.generation import generate_to_file
+from icobench.sets.pattern_file import read_patterns, write_patterns
+from icobench.sets.patterns import PatternOptions
 from icobench.simulator.experiment import Experiment
 
 

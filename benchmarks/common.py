@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from icobench.comparison.methods import Problem
-from icobench.datasets.patterns import PatternOptions, PatternSet, generate_patterns
 from icobench.geometry.orientation import random_orientations
 from icobench.images.detector import DETECTORS
+from icobench.methods import Problem
 from icobench.network.selection import Networks, load_network
+from icobench.sets.patterns import PatternOptions, PatternSet, generate_patterns
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator

@@ -11,8 +11,8 @@ import typer
 
 from icobench import __version__
 from icobench.commands import cluster, comparing, data, images, networks, searching, sweeping
+from icobench.commands.options import say
 from icobench.errors import InputError
-from icobench.options import say
 
 app = typer.Typer(
     name="icobench",

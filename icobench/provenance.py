@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-from icobench.simulator.experiment import Experiment
-
 __all__ = ["provenance", "without_passwords"]
 
 
@@ -60,7 +58,7 @@ def _commit() -> str | None:
     return commit + ("+" if dirty else "")
 
 
-def provenance(seed: int, device: torch.device, experiment: Experiment) -> dict[str, Any]:
+def provenance(seed: int, device: torch.device, experiment: Any) -> dict[str, Any]:
     """Where a result comes from: command, date, versions, machine, device, seed, commit, experiment."""
     machine = {
         "processor": _processor(),

@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from icobench.comparison.evaluation import evaluate, evaluation_set, summarise
-from icobench.images.files import atomic_path
 from icobench.network.checkpoint import load_trained
 from icobench.network.compact import PERIODS_NM
 from icobench.network.recipe import RECIPES, Recipe
 from icobench.network.selection import Networks
 from icobench.network.training import train
 from icobench.provenance import provenance
+from icobench.runs.evaluation import evaluate, evaluation_set, summarise
+from icobench.runs.pool import WorkerPool
+from icobench.runs.sweep import read_points
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
-from icobench.studies.pool import WorkerPool
-from icobench.studies.sweep import read_points
+from icobench.storage import atomic_path
 
 TEST_SEED = 30_000
 ONCE = {"blocks": [1, 1, 1], "periods_nm": []}

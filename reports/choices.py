@@ -20,25 +20,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from icobench.comparison.evaluation import evaluation_set
-from icobench.comparison.methods import Problem, find_method
-from icobench.comparison.test_sets import find_test_set
-from icobench.datasets.patterns import PatternOptions, PatternSet, draw_truth, generate_patterns
 from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
 from icobench.fitting.goodness import misfit
 from icobench.geometry.orientation import disorientation
 from icobench.images.counts import photon_counts
 from icobench.images.detector import DETECTORS
-from icobench.images.files import atomic_path
 from icobench.images.log_image import log_image
 from icobench.images.masks import usable_pixels
+from icobench.methods import Problem, find_method
 from icobench.network.familiar import whole
 from icobench.network.predict import answer
 from icobench.network.selection import CLEAN_SCORE, Networks, agreeing, load_network, predict
 from icobench.provenance import provenance
+from icobench.runs.evaluation import evaluation_set
+from icobench.sets.patterns import PatternOptions, PatternSet, draw_truth, generate_patterns
+from icobench.sets.test_sets import find_test_set
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.storage import atomic_path
 
 SEED = 41_000
 """Not that of `icobench evaluate`: what is chosen here must not be judged on the same images."""

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from icobench.images.augment import FILTERS, Augmented, augment
-from icobench.images.files import atomic_path
 from icobench.images.log_image import log_image
 from icobench.images.masks import usable_pixels
 from icobench.provenance import provenance
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.storage import atomic_path
 
 
 def gallery(augmented: Augmented, path: Path) -> None:

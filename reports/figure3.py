@@ -17,15 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from icobench.comparison.test_sets import find_test_set
-from icobench.datasets.patterns import PatternSource
 from icobench.images.counts import expected_counts
-from icobench.images.files import atomic_path
 from icobench.provenance import provenance
 from icobench.reporting.figures import GALLERY_COLUMNS, gallery
 from icobench.reporting.tables import number
+from icobench.sets.patterns import PatternSource
+from icobench.sets.test_sets import find_test_set
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.storage import atomic_path
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from icobench.images.files import atomic_path
+from icobench.storage import atomic_path
 
 COLUMNS = (("appendix_c_mean", "mean of the five errors (%)"), ("appendix_c_max", "largest of the five (%)"))
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from icobench.images.files import atomic_path
 from icobench.reporting.figures import error_against_evaluations
 from icobench.reporting.page import svg
-from icobench.studies.sweep import read_points
+from icobench.runs.sweep import read_points
+from icobench.storage import atomic_path
 
 
 def main() -> None:

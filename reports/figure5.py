@@ -15,17 +15,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from icobench.comparison.methods import Problem, find_method
-from icobench.comparison.own_images import read_own_images
 from icobench.geometry.orientation import disorientation
 from icobench.images.counts import expected_counts
-from icobench.images.files import atomic_path
+from icobench.methods import Problem, find_method
 from icobench.network.selection import load_network
 from icobench.provenance import provenance
 from icobench.reporting.figures import gallery
 from icobench.reporting.tables import number
+from icobench.sets.own_images import read_own_images
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.storage import atomic_path
 
 DATA = Path("tests/data")
 

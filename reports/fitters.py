@@ -21,8 +21,6 @@ import pandas as pd
 import torch
 from scipy.optimize import minimize
 
-from icobench.comparison.methods import METHODS, Problem
-from icobench.datasets.patterns import PatternOptions, draw_truth, generate_patterns
 from icobench.fitting.simplex import RADIUS_UNIT_NM, SimplexFits, SimplexOptions, random_starts
 from icobench.geometry.rotations import (
     quaternion_multiply,
@@ -31,13 +29,15 @@ from icobench.geometry.rotations import (
 )
 from icobench.geometry.shapes import shape, sphere
 from icobench.images.counts import photon_counts
-from icobench.images.files import atomic_path
 from icobench.images.masks import usable_pixels
+from icobench.methods import METHODS, Problem
 from icobench.network.selection import load_network
 from icobench.provenance import provenance
+from icobench.sets.patterns import PatternOptions, draw_truth, generate_patterns
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.storage import atomic_path
 
 PHOTONS, HOLE_DEGREES = 1e5, 3.0
 SOLVED_DEG, SOLVED_NM = 0.1, 0.1

@@ -24,12 +24,13 @@ import h5py
 import torch
 from scipy import stats
 
-from icobench.datasets.pattern_file import TRUTH_GROUP
 from icobench.geometry.rotations import quaternion_angle
-from icobench.images.files import DATA_PATH, MASK_PATH, atomic_path
+from icobench.images.files import DATA_PATH, MASK_PATH
 from icobench.network.orbit import DIMENSION, embed
 from icobench.provenance import provenance
+from icobench.sets.pattern_file import TRUTH_GROUP
 from icobench.simulator.experiment import Experiment
+from icobench.storage import atomic_path
 
 ARRAYS = (DATA_PATH, MASK_PATH, f"{TRUTH_GROUP}/radius_nm", f"{TRUTH_GROUP}/quaternion")
 PAPER_SECONDS = 17 * 3600

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from icobench.comparison.evaluation import evaluate, summarise
-from icobench.datasets.patterns import PatternOptions, generate_patterns
 from icobench.images.detector import DETECTORS
-from icobench.images.files import atomic_path
 from icobench.network.selection import load_network
 from icobench.provenance import provenance
+from icobench.runs.evaluation import evaluate, summarise
+from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
+from icobench.storage import atomic_path
 
 PHOTONS = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7)
 SEED = 21_000

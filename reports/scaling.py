@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from icobench.datasets.generation import shard_range
 from icobench.provenance import provenance
+from icobench.sets.generation import shard_range
 from icobench.simulator.experiment import Experiment
 
 HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from icobench.comparison.methods.registry import METHODS
-from icobench.comparison.test_sets import TEST_SETS
+from icobench.methods.registry import METHODS
+from icobench.sets.test_sets import TEST_SETS
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

@@ -385,7 +385,7 @@ def test_several_test_sets_make_a_folder_of_runs(call, tmp_path):
     assert table.count("| network |") == 2
     (tmp_path / "own.toml").write_text('images = 2\nmethods = ["mine"]\n')
     (tmp_path / "mine.py").write_text(
-        "from icobench.comparison.methods import METHODS, Method\n"
+        "from icobench.methods import METHODS, Method\n"
         'MINE = Method("mine", "my own", METHODS["network"].function, needs_network=True)\n'
     )
     code, out, err = call("compare --config own.toml --method-file mine.py --run own")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from icobench.commands.options import console, examples, progress_bar, say
 from icobench.errors import InputError
-from icobench.options import console, examples, progress_bar, say
 
 if TYPE_CHECKING:
-    from icobench.studies.cluster import ClusterRun
+    from icobench.runs.cluster import ClusterRun
 
 app = typer.Typer()
 
@@ -100,8 +100,8 @@ def _check(function: Command, values: Values) -> int | None:
     Raises:
         InputError: what the command would say without a cluster.
     """
-    from icobench.comparison.methods.registry import METHODS
-    from icobench.comparison.test_sets import TEST_SETS
+    from icobench.methods.registry import METHODS
+    from icobench.sets.test_sets import TEST_SETS
 
     # What a user's file adds is added again by the command itself.
     tables: tuple[dict[str, Any], ...] = (METHODS, TEST_SETS)
@@ -233,9 +233,9 @@ def _meaning(function: Command, values: Values) -> Values:
 def _on_slurm(kind: str, function: Command, command: Command, values: Values, asked: Values) -> None:
     """Carry out ``function`` on a cluster; ``command`` is it as its module has it, for the jobs to find."""
     from icobench.provenance import without_passwords
-    from icobench.studies.cluster import ClusterRun
-    from icobench.studies.shard_job import ShardCommand
-    from icobench.studies.slurm import ClusterOptions, check_cluster, parse_minutes
+    from icobench.runs.cluster import ClusterRun
+    from icobench.runs.shard_job import ShardCommand
+    from icobench.runs.slurm import ClusterOptions, check_cluster, parse_minutes
 
     words = [without_passwords(word) for word in _own_words(sys.argv[1:])]
     if kind == "generate" and values["out"].exists():
@@ -286,7 +286,7 @@ def _on_slurm(kind: str, function: Command, command: Command, values: Values, as
         say(f"{len(failed)} of {total} shards failed; the same command tries them again")
         raise typer.Exit(1)
     if kind == "generate":
-        from icobench.datasets.generation import merge_shards
+        from icobench.sets.generation import merge_shards
 
         files = [folder / shard_name(shard) for shard in run.shards]
         say(f"wrote {merge_shards(values['out'], files)} images to {values['out']}")
@@ -318,7 +318,7 @@ def status(
     """What of a run is done, running, waiting or failed, with the last line of its log."""
     from rich.table import Table
 
-    from icobench.studies.status import describe
+    from icobench.runs.status import describe
 
     lines, shards = describe(run)
     for line in lines:
@@ -340,12 +340,12 @@ def merge(
     """Join the shards of a set (icobench generate --shard) or of a sweep (icobench sweep --shard)."""
     if any(shard.is_dir() for shard in shards):
         from icobench.reporting.studies import write_sweep
-        from icobench.studies.merge import merge_sweeps
+        from icobench.runs.merge import merge_sweeps
 
         count = merge_sweeps(out, shards)
         write_sweep(out)
         say(f"{count} points of {len(shards)} folders are in {out}")
         return
-    from icobench.datasets.generation import merge_shards
+    from icobench.sets.generation import merge_shards
 
     say(f"wrote {merge_shards(out, shards)} images to {out}")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from icobench.commands.cluster import arguments_are_good, on_cluster
-from icobench.errors import InputError
-from icobench.options import (
+from icobench.commands.options import (
     Device,
     Index,
     Model,
@@ -25,13 +24,14 @@ from icobench.options import (
     progress_bar,
     say,
 )
+from icobench.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from icobench.comparison.campaign import Campaign
-    from icobench.comparison.runner import Comparison
-    from icobench.studies.comparison_workers import Inputs
+    from icobench.runs.campaign import Campaign
+    from icobench.runs.comparison import Comparison
+    from icobench.runs.comparison_workers import Inputs
 
 app = typer.Typer()
 
@@ -78,17 +78,17 @@ def compare(
     """Reconstruct the same test images with every method; table, figures and report."""
     from dataclasses import replace
 
-    from icobench.comparison.campaign import Campaign, check_runs
-    from icobench.comparison.methods import available_methods, find_method
-    from icobench.comparison.plugin_file import add_file
-    from icobench.comparison.runner import Comparison
-    from icobench.comparison.settings import read_preset, read_settings
-    from icobench.comparison.test_sets import find_test_set
+    from icobench.methods import available_methods, find_method
+    from icobench.methods.plugin_file import add_file
     from icobench.network.selection import load_network
     from icobench.reporting.html import write_report
-    from icobench.studies.comparison_workers import Inputs, automatic_workers
-    from icobench.studies.pool import one_thread
-    from icobench.studies.shards import WHOLE, parse_shard
+    from icobench.runs.campaign import Campaign, check_runs
+    from icobench.runs.comparison import Comparison
+    from icobench.runs.comparison_workers import Inputs, automatic_workers
+    from icobench.runs.pool import one_thread
+    from icobench.runs.settings import read_preset, read_settings
+    from icobench.runs.shards import WHOLE, parse_shard
+    from icobench.sets.test_sets import find_test_set
 
     chosen_shard = parse_shard(shard)
     settings = read_preset(preset) if config is None else read_settings(config)
@@ -136,8 +136,8 @@ def compare(
 
 def _compute(made: "Comparison | Campaign", inputs: "Inputs", device: "torch.device") -> None:
     """Compute what is missing, with a progress bar."""
-    from icobench.comparison.campaign import Campaign
-    from icobench.studies.comparison_workers import compute_blocks
+    from icobench.runs.campaign import Campaign
+    from icobench.runs.comparison_workers import compute_blocks
 
     total = max(1, len(made.missing()))
     part = ""

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from icobench.commands.cluster import arguments_are_good, on_cluster
-from icobench.errors import InputError
-from icobench.options import (
+from icobench.commands.options import (
     Centre,
     Device,
     DistanceMm,
@@ -27,6 +26,7 @@ from icobench.options import (
     progress_bar,
     say,
 )
+from icobench.errors import InputError
 
 app = typer.Typer()
 
@@ -55,7 +55,7 @@ def simulate(
     wavelength: Wavelength = 13.5,
 ) -> None:
     """Simulate one or many patterns to a file, or measure how fast and exact that is."""
-    from icobench.datasets.simulate import simulate_to_file
+    from icobench.sets.simulate import simulate_to_file
 
     detector = chosen_detector(distance_mm, pixel_mm, chosen_centre(centre))
     experiment = chosen_experiment(
@@ -100,8 +100,8 @@ def generate(
 
     Started again after an interruption, the same command goes on where it was.
     """
-    from icobench.datasets.generation import chosen_options, generate_to_file, shard_range
-    from icobench.studies.shards import parse_shard
+    from icobench.runs.shards import parse_shard
+    from icobench.sets.generation import chosen_options, generate_to_file, shard_range
 
     experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
     where = chosen_device(device)

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from icobench.errors import InputError
-from icobench.options import (
+from icobench.commands.options import (
     Centre,
     Device,
     DistanceMm,
@@ -25,6 +24,7 @@ from icobench.options import (
     progress_bar,
     say,
 )
+from icobench.errors import InputError
 
 app = typer.Typer()
 
@@ -90,16 +90,16 @@ def reconstruct(
     """
     from dataclasses import replace
 
-    from icobench.comparison.methods import find_method
-    from icobench.comparison.own_images import FIT_SIN_THETA
-    from icobench.comparison.reconstruct import FAILED, fit_centre, reconstruct_images
     from icobench.fitting.nuisance import Nuisance
-    from icobench.images.files import atomic_path
     from icobench.images.resample import on_grid
     from icobench.images.source import open_images
+    from icobench.methods import find_method
     from icobench.network.selection import load_network
+    from icobench.runs.reconstruct import FAILED, fit_centre, reconstruct_images
+    from icobench.sets.own_images import FIT_SIN_THETA
     from icobench.simulator.experiment import Experiment
     from icobench.simulator.simulator import Simulator
+    from icobench.storage import atomic_path
 
     chosen = find_method(method)
     further = tuple(name.strip() for name in nuisance.split(",")) if nuisance else ()

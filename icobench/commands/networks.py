@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from icobench.errors import InputError
-from icobench.options import (
+from icobench.commands.options import (
     DataWavelength,
     Device,
     Index,
@@ -17,6 +16,7 @@ from icobench.options import (
     progress_bar,
     say,
 )
+from icobench.errors import InputError
 
 app = typer.Typer()
 
@@ -81,7 +81,7 @@ def train(
     where = chosen_device(device)
     known = held_out = None
     if data is not None:
-        from icobench.datasets.training_data import read_training_set
+        from icobench.sets.training_data import read_training_set
 
         stored = read_training_set(data, recipe.decades)
         if refractive_index is None:
@@ -126,10 +126,10 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Errors of trained networks on fresh test sets, beside the physical limit; and their speed."""
-    from icobench.comparison.evaluation import EVALUATION_SETS, evaluation_set, speed
-    from icobench.comparison.evaluation import evaluate as judge
     from icobench.network.selection import load_network
     from icobench.reporting.evaluation import evaluation_table, write_evaluation
+    from icobench.runs.evaluation import EVALUATION_SETS, evaluation_set, speed
+    from icobench.runs.evaluation import evaluate as judge
     from icobench.simulator.compiled import prepare_kernel
     from icobench.simulator.experiment import Experiment
 

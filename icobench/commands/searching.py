@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from icobench.commands.cluster import arguments_are_good, on_cluster
+from icobench.commands.options import Device, Seed, Shard, Workers, chosen_device, examples, progress_bar, say
 from icobench.errors import InputError
-from icobench.options import Device, Seed, Shard, Workers, chosen_device, examples, progress_bar, say
 
 if TYPE_CHECKING:
-    from icobench.studies.search import Search
+    from icobench.runs.search import Search
 
 app = typer.Typer()
 tune = typer.Typer(help="Search hyperparameters with Optuna.", no_args_is_help=True)
@@ -35,10 +35,10 @@ Trials = Annotated[int, typer.Option(help="Trials in total, pruned ones included
 
 def _search(search: "Search", device: str, workers: int, shard: str) -> None:
     from icobench.reporting.searches import write_search_figures
-    from icobench.studies.pool import default_workers
-    from icobench.studies.search import check_search, run_search, write_best
-    from icobench.studies.shards import WHOLE, parse_shard
-    from icobench.studies.study import finished, running
+    from icobench.runs.pool import default_workers
+    from icobench.runs.search import check_search, run_search, write_best
+    from icobench.runs.shards import WHOLE, parse_shard
+    from icobench.runs.study import finished, running
 
     if search.study is not None and not search.study.strip():
         raise InputError("--study must be a name")
@@ -101,11 +101,11 @@ def tune_simplex_command(
     Hopeless settings are stopped early: a Wilcoxon test over the images, against the best.
     A setting's value does not depend on --workers, each of one thread; which settings are tried does.
     """
-    from icobench.comparison.test_sets import find_test_set
+    from icobench.runs.search import Search
+    from icobench.runs.search_space import read_space
+    from icobench.runs.simplex_task import SimplexTask
+    from icobench.sets.test_sets import find_test_set
     from icobench.simulator.experiment import Experiment
-    from icobench.studies.search import Search
-    from icobench.studies.search_space import read_space
-    from icobench.studies.simplex_task import SimplexTask
 
     find_test_set(test_set)
     task = SimplexTask(images, test_set, budget, seed, Experiment())
@@ -145,10 +145,10 @@ def tune_network_command(
     from dataclasses import replace
 
     from icobench.network.recipe import RECIPES
+    from icobench.runs.network_task import NetworkTask
+    from icobench.runs.search import Search
+    from icobench.runs.search_space import read_space
     from icobench.simulator.experiment import Experiment
-    from icobench.studies.network_task import NetworkTask
-    from icobench.studies.search import Search
-    from icobench.studies.search_space import read_space
 
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")

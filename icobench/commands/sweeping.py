@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from icobench.commands.cluster import arguments_are_good, on_cluster
-from icobench.errors import InputError
-from icobench.options import (
+from icobench.commands.options import (
     Device,
     Index,
     Seed,
@@ -22,6 +21,7 @@ from icobench.options import (
     progress_bar,
     say,
 )
+from icobench.errors import InputError
 
 app = typer.Typer()
 
@@ -77,18 +77,18 @@ def sweep(
     """
     from dataclasses import replace
 
-    from icobench.comparison.methods import find_method
-    from icobench.comparison.methods.hybrids import REFINEMENTS
-    from icobench.comparison.test_sets import TEST_SETS as COMPARED
-    from icobench.comparison.test_sets import find_test_set
-    from icobench.datasets.training_data import read_training_set
+    from icobench.methods import find_method
+    from icobench.methods.hybrids import REFINEMENTS
     from icobench.network.canonical import require_canonical
     from icobench.network.recipe import RECIPES
     from icobench.reporting.studies import sweep_markdown, write_sweep
-    from icobench.studies.points import LOG_SET, SweepSettings
-    from icobench.studies.pool import default_workers
-    from icobench.studies.shards import parse_shard
-    from icobench.studies.sweep import AXES, Sweep, parse_points
+    from icobench.runs.points import LOG_SET, SweepSettings
+    from icobench.runs.pool import default_workers
+    from icobench.runs.shards import parse_shard
+    from icobench.runs.sweep import AXES, Sweep, parse_points
+    from icobench.sets.test_sets import TEST_SETS as COMPARED
+    from icobench.sets.test_sets import find_test_set
+    from icobench.sets.training_data import read_training_set
 
     if axis not in AXES:
         raise InputError(f"unknown axis {axis!r}; choose from {', '.join(AXES)}")

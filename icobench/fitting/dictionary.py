@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icobench.cache import cache_folder
 from icobench.errors import InputError
 from icobench.fitting.polar_match import (
     SHIFTS,
@@ -36,10 +35,10 @@ from icobench.geometry.rotations import (
     quaternion_to_matrix,
     rotate_about_beam,
 )
-from icobench.images.files import atomic_path
 from icobench.images.log_image import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.storage import atomic_path, cache_folder
 
 __all__ = ["Candidates", "Dictionary", "DictionaryOptions", "build_dictionary", "dictionary_for", "sample"]
 

@@ -240,7 +240,7 @@ def train(
         checkpoint_minutes: time between checkpoints.
         data: a set to train on instead of simulations: intensities (N, 128, 128), radii (N,), orientations
             (N, 4), kept on the device. Log images have their own noise and want a recipe without background:
-            :meth:`~icobench.datasets.training_data.TrainingSet.fitting`.
+            :meth:`~icobench.sets.training_data.TrainingSet.fitting`.
         held_out: a set to validate on instead of fresh simulations, likewise.
         start: weights of the same architecture to go on from, instead of random ones.
         progress: called with step, steps and the running loss.

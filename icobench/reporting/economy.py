@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icobench.comparison.ledger import (
+from icobench.reporting.intervals import interval_text
+from icobench.reporting.ledger import (
     CURRENCIES,
     PUBLISHED,
     Account,
@@ -15,9 +16,8 @@ from icobench.comparison.ledger import (
     break_even,
     seconds_per_simulation,
 )
-from icobench.comparison.statistics import Interval, efficiency, paired_tests
-from icobench.comparison.targets import expected_running_time, first_hits
-from icobench.reporting.intervals import interval_text
+from icobench.reporting.running_time import expected_running_time, first_hits
+from icobench.reporting.statistics import Interval, efficiency, paired_tests
 from icobench.reporting.tables import number
 
 if TYPE_CHECKING:

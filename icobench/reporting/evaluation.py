@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from icobench.comparison.evaluation import Evaluated, summarise
 from icobench.errors import InputError
-from icobench.images.files import atomic_path
 from icobench.provenance import provenance
+from icobench.runs.evaluation import Evaluated, summarise
 from icobench.simulator.experiment import Experiment
+from icobench.storage import atomic_path
 
 __all__ = ["evaluation_table", "write_evaluation"]
 

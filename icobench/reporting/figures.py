@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icobench.comparison.targets import first_hits, solved_share
 from icobench.reporting.courses import evaluation_grid, median_course
 from icobench.reporting.quantiles import error_quantile
+from icobench.reporting.running_time import first_hits, solved_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,8 +176,9 @@ def error_against_evaluations(
 def targets_reached(results: "DataFrame", curves: "DataFrame") -> "Figure":
     """Share of pairs of image and target that are solved within a budget, of simulations and of seconds.
 
-    The targets are :data:`~icobench.comparison.targets.TARGETS`, from 10 degrees and 3 nm down to 0.1 degrees
-    and 0.1 nm. Within a fit time passes as simulations do; without simulations the answer comes at the end.
+    The targets are :data:`~icobench.reporting.running_time.TARGETS`, from 10 degrees and 3 nm down to
+    0.1 degrees and 0.1 nm. Within a fit time passes as simulations do; without simulations the answer
+    comes at the end.
 
     Args:
         results: one row per image and method, as in ``results.parquet``.

@@ -4,11 +4,11 @@ import shlex
 from pathlib import Path
 
 from icobench.errors import InputError
-from icobench.images.files import atomic_path
 from icobench.reporting.page import document, facts, heading, lines, paragraph, table, text
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.sections import provenance_facts, run_figures, run_sections
 from icobench.reporting.verdict import overview, verdict
+from icobench.storage import atomic_path
 
 __all__ = ["store", "write_report"]
 

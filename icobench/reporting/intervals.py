@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icobench.comparison.statistics import Interval, bootstrap
 from icobench.reporting.page import Headers
 from icobench.reporting.quantiles import error_quantile, success_interval
+from icobench.reporting.statistics import Interval, bootstrap
 from icobench.reporting.tables import number
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from icobench.images.counts import expected_counts
-from icobench.images.files import atomic_path
 from icobench.images.log_image import intensity_from_log
 from icobench.images.source import ImageSource
 from icobench.simulator.simulator import Simulator
+from icobench.storage import atomic_path
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icobench.comparison.campaign import CAMPAIGN_FILE
 from icobench.errors import InputError
 from icobench.images.files import read_images
 from icobench.images.log_image import intensity_from_log
+from icobench.runs.campaign import CAMPAIGN_FILE
 from icobench.simulator.experiment import Experiment
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from icobench.datasets.patterns import PatternSource
+    from icobench.sets.patterns import PatternSource
 
 __all__ = ["RunFolder", "read_run", "read_runs"]
 
@@ -159,8 +159,8 @@ def _stored_images(path: Path, experiment: Experiment) -> tuple[str, np.ndarray,
 
 def _source(run: dict[str, Any], experiment: Experiment) -> "PatternSource | None":
     """What makes a run's images anew, None where its description does not say enough."""
-    from icobench.comparison.test_sets import TEST_SETS, find_test_set
-    from icobench.datasets.patterns import PatternSource
+    from icobench.sets.patterns import PatternSource
+    from icobench.sets.test_sets import TEST_SETS, find_test_set
 
     settings = (run.get("identity") or {}).get("settings") or {}
     names = settings.get("test_sets") or []

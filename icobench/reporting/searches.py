@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icobench.images.files import atomic_path
+from icobench.storage import atomic_path
 
 if TYPE_CHECKING:
     import optuna

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icobench.comparison.statistics import bootstrap
 from icobench.errors import InputError
 from icobench.reporting.html import store
 from icobench.reporting.intervals import interval_text
 from icobench.reporting.page import Headers, document, facts, heading, lines, paragraph, table, text
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.sections import provenance_facts
+from icobench.reporting.statistics import bootstrap
 from icobench.reporting.tables import number, summary_table
 from icobench.reporting.verdict import verdict
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icobench.errors import InputError
-from icobench.images.files import atomic_path
 from icobench.reporting.figures import PALETTE, SMALL, TEXT, _figure
 from icobench.reporting.quantiles import error_quantile
 from icobench.reporting.tables import number
-from icobench.studies.sweep import AXES, read_points
+from icobench.runs.sweep import AXES, read_points
+from icobench.storage import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def sweep_table(points: "DataFrame") -> "DataFrame":
     """One row per point and repetition.
 
     Args:
-        points: of :func:`~icobench.studies.sweep.read_points`.
+        points: of :func:`~icobench.runs.sweep.read_points`.
 
     Returns:
         Columns axis, method, point, repetition, images, simulations_before (training set or dictionary),

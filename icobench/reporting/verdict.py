@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from icobench.comparison.ledger import Account, break_even
 from icobench.reporting.agreement import differences
 from icobench.reporting.economy import accounts_of
 from icobench.reporting.findings import best_fitting_method
+from icobench.reporting.ledger import Account, break_even
 from icobench.reporting.quantiles import success_interval
 from icobench.reporting.run_folder import RunFolder
 from icobench.reporting.tables import number, summary_table

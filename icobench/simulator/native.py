@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from icobench.cache import cache_folder
 from icobench.simulator.edge_derivative import SHARED_SUMS
 from icobench.simulator.edge_sum import NUMBERS, SMALLEST_HALF_DAMPING, Terms
 from icobench.simulator.overlay import STEEPEST, BodyTensors, Plan
 from icobench.simulator.segment_terms import DIFFERENTIATED, PARAMETERS, SLOPES_FLOOR
+from icobench.storage import cache_folder
 
 __all__ = ["NativeKernel", "built", "compiler"]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from icobench.comparison.ledger import PUBLISHED
+from icobench.reporting.ledger import PUBLISHED
 from paper_scale.ledger import value
 from paper_scale.scales import Scale
 

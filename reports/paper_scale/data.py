@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from icobench.datasets.generation import PRESETS, generate_to_file
-from icobench.datasets.patterns import PatternOptions, generate_patterns
+from icobench.sets.generation import PRESETS, generate_to_file
+from icobench.sets.patterns import PatternOptions, generate_patterns
 from paper_scale.stage import Run, Stage
 
 __all__ = ["data", "data_set", "paper_options"]

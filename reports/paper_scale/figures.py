@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from icobench.images.files import atomic_path
+from icobench.storage import atomic_path
 from paper_scale.fits import table_of
 from paper_scale.store import stored_results
 

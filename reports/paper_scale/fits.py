@@ -10,11 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from icobench.comparison.methods import METHODS, Method, Problem
-from icobench.comparison.methods.simplex import simplex_method
-from icobench.comparison.runner import curves, score
-from icobench.comparison.test_sets import find_test_set
-from icobench.datasets.patterns import PatternSet, generate_patterns
 from icobench.errors import InputError
 from icobench.fitting.dictionary import DictionaryOptions, build_dictionary, dictionary_for
 from icobench.fitting.large_dictionary import match_in_shards
@@ -22,9 +17,14 @@ from icobench.fitting.levenberg_marquardt import levenberg_marquardt
 from icobench.fitting.simplex import SimplexOptions
 from icobench.fitting.warm_start import judge
 from icobench.geometry.orientation import disorientation
-from icobench.images.files import atomic_path
+from icobench.methods import METHODS, Method, Problem
+from icobench.methods.simplex import simplex_method
 from icobench.network.selection import Networks, load_network, predict
+from icobench.runs.comparison import curves, score
+from icobench.sets.patterns import PatternSet, generate_patterns
+from icobench.sets.test_sets import find_test_set
 from icobench.simulator.compiled import prepare_kernel
+from icobench.storage import atomic_path
 from paper_scale.networks import exported
 from paper_scale.stage import Run, Stage
 from paper_scale.store import stored_results

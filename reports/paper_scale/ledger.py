@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from icobench.comparison.ledger import CURRENCIES, Account, break_even
+from icobench.reporting.ledger import CURRENCIES, Account, break_even
 from paper_scale.figures import figure_4b
 from paper_scale.fits import table_of
 from paper_scale.stage import Stage

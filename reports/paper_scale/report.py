@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from icobench.images.files import atomic_path
+from icobench.storage import atomic_path
 from paper_scale.claims import claims
 from paper_scale.figures import sweep_points
 from paper_scale.ledger import value

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from icobench.datasets.generation import PAPER_SPLITS
 from icobench.network.recipe import RECIPES, Recipe
+from icobench.sets.generation import PAPER_SPLITS
 
 __all__ = ["SCALES", "Scale"]
 

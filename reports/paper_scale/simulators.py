@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icobench.comparison.methods import Problem
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import (
     quaternion_multiply,
     rotation_vector_to_quaternion,
 )
+from icobench.methods import Problem
 from icobench.simulator.ceilings import Ceilings, least_work, measured_ceilings
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.simulator import Simulator

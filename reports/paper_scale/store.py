@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from icobench.errors import InputError
-from icobench.images.files import atomic_path
 from icobench.provenance import provenance
 from icobench.simulator.experiment import Experiment
+from icobench.storage import atomic_path
 from paper_scale.scales import Scale
 
 __all__ = ["Store", "has_results", "stored_results"]

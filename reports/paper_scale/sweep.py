@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from icobench.comparison.evaluation import evaluate, evaluation_set, summarise
 from icobench.network.checkpoint import load_trained
 from icobench.network.selection import Networks
 from icobench.network.training import train
+from icobench.runs.evaluation import evaluate, evaluation_set, summarise
 from icobench.simulator.compiled import prepare_kernel
 from paper_scale.networks import paced
 from paper_scale.stage import Part, Stage

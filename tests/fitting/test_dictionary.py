@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from icobench.datasets.patterns import PatternOptions, generate_patterns
 from icobench.errors import InputError
 from icobench.fitting import dictionary
 from icobench.fitting.dictionary import (
@@ -28,6 +27,7 @@ from icobench.geometry.orientation import disorientation, random_orientations
 from icobench.geometry.rotations import quaternion_to_matrix, rotate_about_beam
 from icobench.geometry.shapes import shape
 from icobench.images.detector import DETECTORS
+from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

@@ -8,7 +8,8 @@ import pytest
 import tifffile
 
 from icobench.errors import InputError
-from icobench.images.files import DATA_PATH, MASK_PATH, atomic_path, read_images
+from icobench.images.files import DATA_PATH, MASK_PATH, read_images
+from icobench.storage import atomic_path
 
 
 @pytest.fixture

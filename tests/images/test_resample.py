@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from icobench.comparison.methods import METHODS
-from icobench.comparison.reconstruct import reconstruct_images
 from icobench.errors import InputError
 from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
@@ -16,7 +14,9 @@ from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.images.log_image import log_image
 from icobench.images.resample import FrameGeometry, Resampler, on_grid, target_experiment
 from icobench.images.source import open_images
+from icobench.methods import METHODS
 from icobench.network.selection import load_network
+from icobench.runs.reconstruct import reconstruct_images
 from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
 

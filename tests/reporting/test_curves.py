@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icobench.comparison.targets import first_hits
 from icobench.reporting.courses import carried_forward, evaluation_grid, median_course
 from icobench.reporting.economy import (
     running_time_table,
 )
 from icobench.reporting.figures import error_against_evaluations, gallery, targets_reached
+from icobench.reporting.running_time import first_hits
 from tests.reporting.made_runs import COST, IMAGES, made_curves, made_results
 
 

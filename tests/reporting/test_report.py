@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from icobench.comparison.runner import Comparison
-from icobench.comparison.settings import ComparisonSettings
 from icobench.errors import InputError
 from icobench.images.masks import usable_pixels
 from icobench.network.selection import load_network
 from icobench.reporting.html import write_report
 from icobench.reporting.run_folder import read_run
+from icobench.runs.comparison import Comparison
+from icobench.runs.settings import ComparisonSettings
 from icobench.simulator.experiment import Experiment
 from tests.reporting.made_runs import COST
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from icobench.datasets.pattern_file import read_patterns
 from icobench.errors import InputError
+from icobench.sets.pattern_file import read_patterns
 
 REPORTS = Path(__file__).parents[2] / "reports"
 
@@ -341,7 +341,7 @@ from paper_scale.stage import Run
 scale = replace(SCALES["small"], splits=(("train", 2), ("test", 1)), sliced_images=1)
 run = Run(scale, Path(OUT), Path(OUT), torch.device("cpu"))
 assert main.run_stage(run, "data") == 0
-import icobench.fitting.cma_es, icobench.commands.networks, icobench.comparison.runner
+import icobench.fitting.cma_es, icobench.commands.networks, icobench.runs.comparison
 assert all(sys.modules[name] is None for name in BLOCKED)
 """
     given = {"REPORTS": str(REPORTS), "TREE": str(REPORTS.parent), "OUT": str(tmp_path)}

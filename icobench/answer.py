@@ -1,0 +1,170 @@
+"""What reconstructions say: one type for the answers of all methods, one for ranked hypotheses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "AMBIGUOUS", "FAILED", "NOT_CONVERGED", "OK", "POOR", "RESCUED", "SOLVED_DEG", "SOLVED_NM", "UNTRAINED",
+    "Answer", "Hypotheses", "Progress", "Trace", "solved",
+]  # fmt: skip
+
+OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED, UNTRAINED = (
+    "ok", "ok-race", "poor-fit", "ambiguous", "not-converged", "outside-training",
+)  # fmt: skip
+"""What a status says.
+
+ok: the body explains the image. ok-race: it does, but only a second search, from a dictionary, found it.
+poor-fit: it does not explain the image. ambiguous: two orientations do. not-converged: the fit ran out of
+iterations. outside-training: the network has not seen such images, so its error bars do not hold.
+"""
+
+FAILED = "failed: "
+"""How the status of an image begins that could not be reconstructed; the reason follows."""
+
+Progress = Callable[[float], None]
+"""Called with the finished share of some work, 0 to 1."""
+
+SOLVED_DEG, SOLVED_NM = 1.0, 1.0
+"""An image counts as solved when both errors are below these."""
+
+
+def solved(disorientation_deg: Any, radius_error_nm: Any) -> Any:
+    """Whether an image counts as solved; elementwise for tensors, arrays and columns of tables."""
+    return (disorientation_deg < SOLVED_DEG) & (radius_error_nm < SOLVED_NM)
+
+
+@dataclass
+class Trace:
+    """The best estimate so far against the evaluations spent, for curves.
+
+    Attributes:
+        evaluations: list over steps of (N,) evaluations of each image so far.
+        radius_nm: list over steps of (N,).
+        quaternion: list over steps of (N, 4).
+        objective: list over steps of (N,).
+    """
+
+    evaluations: list[Tensor] = field(default_factory=list)
+    radius_nm: list[Tensor] = field(default_factory=list)
+    quaternion: list[Tensor] = field(default_factory=list)
+    objective: list[Tensor] = field(default_factory=list)
+
+    def add(self, evaluations: Tensor, radius_nm: Tensor, quaternion: Tensor, objective: Tensor) -> None:
+        """Append one step; tensors are copied to the CPU."""
+        self.evaluations.append(evaluations.detach().cpu().clone())
+        self.radius_nm.append(radius_nm.detach().cpu().clone())
+        self.quaternion.append(quaternion.detach().cpu().clone())
+        self.objective.append(objective.detach().cpu().clone())
+
+
+class Hypotheses(NamedTuple):
+    """Ranked guesses for N images, best first, such as a network's or the nearest patterns of a dictionary.
+
+    Attributes:
+        radius_nm: (N, K).
+        quaternion: (N, K, 4) in the fundamental domain.
+        score: (N, K); higher is better, on a scale of the source's own.
+    """
+
+    radius_nm: Tensor
+    quaternion: Tensor
+    score: Tensor
+
+
+@dataclass
+class Answer:
+    """Radius and orientation of N images, with what is known of their quality; all tensors on the CPU.
+
+    What a method does not know is NaN. Missing fields are filled in when the object is made.
+
+    Attributes:
+        radius_nm: (N,) circumradius.
+        quaternion: (N, 4), scalar first, in the fundamental domain.
+        objective: (N,) value at the end: deviance per usable pixel for photon counts, mean squared error for
+            log images.
+        evaluations: (N,) simulated images.
+        converged: (N,) whether the method's own stopping rule was met.
+        status: N words, see :data:`OK` and its neighbours, or :data:`FAILED` with a reason.
+        radius_std_nm: (N,) estimated standard deviation.
+        orientation_std_deg: (N,) estimated root mean square angle.
+        seconds: wall time for all N images.
+        nuisance: fitted nuisance parameters, (N,) each, by column.
+        hypotheses: the guesses behind the answer, None if there was only one.
+        index: (N,) numbers of the images within their set.
+        trace: course of the fit, for curves.
+    """
+
+    radius_nm: Tensor
+    quaternion: Tensor
+    objective: Tensor = None  # type: ignore[assignment]
+    evaluations: Tensor = None  # type: ignore[assignment]
+    converged: Tensor = None  # type: ignore[assignment]
+    status: list[str] = field(default_factory=list)
+    radius_std_nm: Tensor = None  # type: ignore[assignment]
+    orientation_std_deg: Tensor = None  # type: ignore[assignment]
+    seconds: float = 0.0
+    nuisance: dict[str, Tensor] = field(default_factory=dict)
+    hypotheses: Hypotheses | None = None
+    index: Tensor = None  # type: ignore[assignment]
+    trace: Trace = field(default_factory=Trace)
+
+    def __post_init__(self) -> None:
+        count = len(self.radius_nm)
+        for name in ("objective", "radius_std_nm", "orientation_std_deg"):
+            if getattr(self, name) is None:
+                setattr(self, name, torch.full((count,), torch.nan, dtype=torch.float64))
+        if self.evaluations is None:
+            self.evaluations = torch.zeros(count, dtype=torch.long)
+        if self.converged is None:
+            self.converged = torch.ones(count, dtype=torch.bool)
+        if self.index is None:
+            self.index = torch.arange(count)
+        self.status = self.status or [OK] * count
+
+    def __len__(self) -> int:
+        return len(self.radius_nm)
+
+    @classmethod
+    def failed(cls, problems: dict[int, str]) -> "Answer":
+        """The answer for images that could not be reconstructed: reasons by the images' numbers."""
+        nothing = torch.full((len(problems),), torch.nan, dtype=torch.float64)
+        return cls(
+            nothing, nothing[:, None].expand(-1, 4), converged=torch.zeros(len(problems), dtype=torch.bool),
+            status=[FAILED + reason for reason in problems.values()], index=torch.tensor(list(problems)),
+        )  # fmt: skip
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A table with a row for each image.
+
+        Columns: index, radius_nm, q_w, q_x, q_y, q_z, radius_std_nm, orientation_std_deg, objective,
+        evaluations, seconds (per image), status; then the nuisance parameters.
+        """
+        import pandas as pd
+
+        def column(values: Tensor) -> Any:
+            return values.double().numpy()
+
+        return pd.DataFrame(
+            {
+                "index": self.index.numpy(),
+                "radius_nm": column(self.radius_nm),
+                **{f"q_{axis}": column(self.quaternion[:, i]) for i, axis in enumerate("wxyz")},
+                "radius_std_nm": column(self.radius_std_nm),
+                "orientation_std_deg": column(self.orientation_std_deg),
+                "objective": column(self.objective),
+                "evaluations": self.evaluations.numpy(),
+                "seconds": self.seconds / max(1, len(self)),
+                "status": self.status,
+                **{name: column(values) for name, values in self.nuisance.items()},
+            }
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_frame()._repr_html_()

@@ -1,0 +1,73 @@
+"""One type for images with their masks and, where known, their truth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from icobench.simulator.experiment import Experiment
+
+__all__ = ["KINDS", "ImageSet"]
+
+KINDS = ("counts", "log", "intensity")
+"""Photon counts; log images in [0, 1]; noise-free intensities."""
+
+
+@dataclass
+class ImageSet:
+    """Images that belong together: a file's, a test set's, a training step's.
+
+    Attributes:
+        images: (N, H, W) float32, finite and not negative, 0 where masked.
+        mask: (N, H, W) bool, True where usable.
+        kind: one of :data:`KINDS`.
+        experiment: physics and grid as whoever reconstructs believes them; None for frames of a file whose
+            geometry is not known yet.
+        radius_nm: (N,) float64 true radii, NaN where unknown.
+        quaternion: (N, 4) float64 true orientations in the fundamental domain, NaN where unknown.
+        numbers: (N,) int64 numbers of the images within the whole set; random starts depend on them.
+        problems: why an image cannot be used, by its number; such images are 0 and masked completely.
+        refractive_index: (N,) complex128, each body's own; None where all have the experiment's.
+    """
+
+    images: Tensor
+    mask: Tensor
+    kind: str
+    experiment: Experiment | None = None
+    radius_nm: Tensor = None  # type: ignore[assignment]
+    quaternion: Tensor = None  # type: ignore[assignment]
+    numbers: Tensor = None  # type: ignore[assignment]
+    problems: dict[int, str] = field(default_factory=dict)
+    refractive_index: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.images)
+        if self.radius_nm is None:
+            self.radius_nm = torch.full((count,), torch.nan, dtype=torch.float64)
+        if self.quaternion is None:
+            self.quaternion = torch.full((count, 4), torch.nan, dtype=torch.float64)
+        if self.numbers is None:
+            self.numbers = torch.arange(count)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, index: Tensor) -> "ImageSet":
+        """The images with the given indices (M,), or where a mask (N,) is True."""
+        where = index.to(self.images.device)
+        return replace(
+            self, images=self.images[where], mask=self.mask[where], radius_nm=self.radius_nm[index],
+            quaternion=self.quaternion[index], numbers=self.numbers[index],
+            refractive_index=None if self.refractive_index is None else self.refractive_index[index],
+        )  # fmt: skip
+
+    @classmethod
+    def join(cls, parts: Sequence["ImageSet"]) -> "ImageSet":
+        """Consecutive parts of one set as a whole; kind and experiment are those of the first part."""
+        names = ["images", "mask", "radius_nm", "quaternion", "numbers"]
+        if parts[0].refractive_index is not None:
+            names.append("refractive_index")
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        problems = {number: reason for part in parts for number, reason in part.problems.items()}
+        return replace(parts[0], **joined, problems=problems)  # type: ignore[arg-type]

@@ -1,0 +1,112 @@
+"""What is compared on what: settings, and the presets that hold them as small TOML files."""
+
+import tomllib
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from icobench.errors import InputError
+
+__all__ = ["ComparisonSettings", "preset_names", "read_preset", "read_settings"]
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What is compared on what.
+
+    Attributes:
+        preset: name under which these settings are known.
+        images: number of test images.
+        test_sets: names for :func:`~icobench.sets.test_sets.find_test_set`, files of images included.
+        photons, hole_degrees: of the test images, instead of the test set's own.
+        methods: names, in the order of the table; ("all",) for every method there is.
+        seeds: how many sets of images of each kind, made with consecutive seeds.
+        truth: table with the truth of a test set that is a file of images.
+    """
+
+    preset: str
+    images: int
+    test_sets: tuple[str, ...] = ("counting",)
+    photons: float | None = None
+    hole_degrees: float | None = None
+    methods: tuple[str, ...] = ("all",)
+    seeds: int = 1
+    truth: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images", "seeds"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} must be a positive whole number, got {value!r}")
+        for name in ("photons", "hole_degrees"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise InputError(f"{name} must be a number, got {value!r}")
+        if self.truth is not None and not isinstance(self.truth, str):
+            raise InputError(f"truth must be the name of a file, got {self.truth!r}")
+        for name in ("methods", "test_sets"):
+            value = getattr(self, name)
+            if not value or not all(isinstance(one, str) for one in value):
+                raise InputError(f"{name} must be a list of names, got {list(value)!r}")
+            if len(set(value)) < len(value):
+                raise InputError(f"{name} names one twice: {', '.join(value)}")
+
+
+def _settings(name: str, values: dict[str, Any], where: str) -> ComparisonSettings:
+    if "define" in values:
+        from icobench.methods.defined import define_methods
+
+        define_methods(values["define"], where)
+        values = {key: value for key, value in values.items() if key != "define"}
+    known = {one.name for one in fields(ComparisonSettings)} - {"preset"}
+    if unknown := set(values) - known:
+        raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
+    if "images" not in values:
+        raise InputError(f"{where}: images is missing")
+    for key in ("methods", "test_sets"):
+        if not isinstance(values.get(key, []), list):
+            raise InputError(f"{where}: {key} must be a list of names")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return ComparisonSettings(name, **values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def read_settings(path: Path | str) -> ComparisonSettings:
+    """Settings of a TOML file; the preset's name is the file's.
+
+    Raises:
+        InputError: missing or damaged file, unknown key, wrong value.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from error
+    return _settings(path.stem, values, str(path))
+
+
+def _presets() -> dict[str, Path]:
+    folder = Path(str(resources.files("icobench.runs") / "presets"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def preset_names() -> list[str]:
+    """The presets of the package."""
+    return list(_presets())
+
+
+def read_preset(name: str) -> ComparisonSettings:
+    """A preset of the package.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    presets = _presets()
+    if name not in presets:
+        raise InputError(f"unknown preset {name!r}; choose from {', '.join(presets)}")
+    return read_settings(presets[name])

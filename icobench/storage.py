@@ -1,0 +1,219 @@
+"""Files that are written whole or not at all, and folders of pieces of work.
+
+Work that takes long is divided into pieces. Each finished piece is one file in a run folder, so that work may
+be stopped at any time, continued by the same command, and shared by several processes or machines.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from icobench.errors import InputError
+
+__all__ = [
+    "WHOLE", "PieceStore", "Shard", "atomic_path", "cache_folder", "differences", "holds_others",
+    "parse_shard", "read_json", "share", "write_json",
+]  # fmt: skip
+
+Piece = TypeVar("Piece")
+
+Shard = tuple[int, int]
+"""Number and total of shards, counted from 1."""
+
+WHOLE: Shard = (1, 1)
+"""The one shard of work that is not divided."""
+
+
+def cache_folder() -> Path:
+    """``icobench`` in ``$ICOBENCH_CACHE``, ``$XDG_CACHE_HOME`` or ~/.cache; may not exist yet."""
+    root = os.environ.get("ICOBENCH_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "icobench"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, renamed to it on success and removed on failure.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    # A process number would not do: machines that share a folder have processes of the same number.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such folder")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path.parent}: not writable")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any, indent: int | None = 1) -> None:
+    """Write values as JSON, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=indent) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The dictionary in a JSON file.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds no dictionary.
+    """
+    try:
+        values = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged or missing; remove it and run the command again") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: damaged; remove it and run the command again")
+    return values
+
+
+def holds_others(folder: Path, *own: str) -> bool:
+    """Whether a folder has files that are neither ``own`` names, nor hidden, nor a cluster's state.
+
+    Several processes may open a new run folder at once, so what the others have just made does not count.
+    """
+    return folder.is_dir() and any(
+        path.name not in (*own, "cluster") and not path.name.startswith(".") for path in folder.iterdir()
+    )
+
+
+def parse_shard(text: str) -> Shard:
+    """Number and total of ``i/n``, counted from 1.
+
+    Raises:
+        InputError: not two numbers, or there is no such shard.
+    """
+    try:
+        number, total = (int(part) for part in text.split("/"))
+    except ValueError as error:
+        raise InputError(f"--shard must be i/n such as 2/8, got {text!r}") from error
+    if not 1 <= number <= total:
+        raise InputError(f"shard {text}: shards are counted from 1 to their number")
+    return number, total
+
+
+def share(pieces: Sequence[Piece], shard: Shard) -> list[Piece]:
+    """Every n-th piece: neighbouring pieces cost about the same, and so do the shards then."""
+    number, total = shard
+    return list(pieces[number - 1 :: total])
+
+
+def differences(stored: Any, wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    """The entries in which two dictionaries differ, such as "recipe.batch 32, not 64"."""
+    stored = stored if isinstance(stored, dict) else {}
+    names = [*wanted, *(name for name in stored if name not in wanted)]
+    found = []
+    for name in names:
+        old, new = stored.get(name, "unknown"), wanted.get(name, "unknown")
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name} {old}, not {new}")
+    return found
+
+
+class PieceStore:
+    """A run folder: a description that says whose it is, and a file for each finished piece.
+
+    Making a store reads and writes nothing. :meth:`check` refuses a folder that holds something else,
+    :meth:`open` makes the folder and writes the description.
+
+    Args:
+        folder: of the run.
+        identity: all that the pieces depend on; plain values. A folder with another identity is refused.
+        description: name of the file that holds the identity.
+        parts: name of the folder of the pieces, inside ``folder``.
+        what: what the folder holds, for messages.
+        way: how a user gets another folder, for messages.
+        own: further names that may stand in the folder before there is a description.
+
+    Example:
+        >>> import tempfile
+        >>> store = PieceStore(Path(tempfile.mkdtemp()) / "run", {"seed": 0})
+        >>> store.open()
+        >>> with store.writing("first.txt") as path:
+        ...     _ = path.write_text("done")
+        >>> store.missing(["first.txt", "second.txt"])
+        ['second.txt']
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        description: str = "run.json",
+        parts: str = "parts",
+        what: str = "a run",
+        way: str = "choose another --run",
+        own: Sequence[str] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self.description, self.parts = self.folder / description, self.folder / parts
+        self.what, self.way, self.own = what, way, tuple(own)
+
+    def check(self) -> None:
+        """Refuse a folder that holds something else; nothing is written.
+
+        Raises:
+            InputError: the folder is a file, is not empty, or has pieces of another identity.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file, not a run folder")
+        if not self.description.exists():
+            if holds_others(self.folder, self.description.name, self.parts.name, *self.own):
+                raise InputError(f"{self.folder}: not empty and not {self.what}; {self.way}")
+            return
+        stored = read_json(self.description).get("identity")
+        if not isinstance(stored, dict):
+            raise InputError(f"{self.description}: damaged; remove it and run the command again")
+        if stored != self.identity:
+            other = "; ".join(differences(stored, self.identity))
+            raise InputError(f"{self.folder}: holds {self.what} with other settings; {self.way} ({other})")
+
+    def open(self, description: dict[str, Any] | None = None) -> None:
+        """Make the folder, or continue in it.
+
+        Args:
+            description: what to note beside the identity, such as where the results come from.
+
+        Raises:
+            InputError: as for :meth:`check`, or the folder cannot be made.
+        """
+        self.check()
+        try:
+            self.parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from error
+        self.describe(description or {})
+
+    def describe(self, description: dict[str, Any]) -> None:
+        """Write the description anew."""
+        write_json(self.description, {**description, "identity": self.identity})
+
+    def path(self, name: str) -> Path:
+        """Where the piece with this name is stored."""
+        return self.parts / name
+
+    def has(self, name: str) -> bool:
+        """Whether a piece is stored."""
+        return self.path(name).exists()
+
+    def missing(self, names: Sequence[str], shard: Shard = WHOLE) -> list[str]:
+        """The names in a shard whose pieces are not stored."""
+        return [name for name in share(names, shard) if not self.has(name)]
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A temporary name for a piece, which becomes the piece at the end."""
+        with atomic_path(self.path(name)) as temporary:
+            yield temporary
