@@ -16,6 +16,7 @@ from icobench.storage import WHOLE, Shard, parse_shard
 
 if TYPE_CHECKING:
     from icobench.runs.cluster import ClusterRun
+    from icobench.runs.pieces import Work
 
 app = typer.Typer()
 
@@ -141,8 +142,8 @@ def run_on_slurm(
     context: typer.Context,
     folder: Path,
     call: Callable[[Shard], None],
-    kept: Sequence[str],
-    pieces: int | None = None,
+    kept: Sequence[Path | str],
+    work: "Work | None" = None,
 ) -> None:
     """Let a cluster compute the shards of some work, and wait for them.
 
@@ -150,16 +151,17 @@ def run_on_slurm(
 
     Args:
         context: of the command.
-        folder: where the shards meet.
+        folder: where the shards meet; the state of the jobs is kept there.
         call: computes a shard; a picklable function or ``functools.partial``.
-        kept: patterns in the folder: the files of finished pieces, from which a later attempt goes on.
-        pieces: into how many the work can be divided, if that is known.
+        kept: patterns of paths in the folder or beside it: the files from which a later attempt goes on.
+        work: whose pieces are computed, if it has pieces.
 
     Raises:
         InputError: no SLURM here, a folder of another command, or work that the shards refuse.
         typer.Exit: interrupted, or shards that failed.
     """
     from icobench.runs.cluster import ClusterRun
+    from icobench.runs.pieces import missing_pieces
     from icobench.runs.shard_job import ShardCommand
     from icobench.runs.slurm import ClusterOptions, check_cluster, parse_minutes
 
@@ -167,13 +169,13 @@ def run_on_slurm(
     values = {name: getattr(sharing, name) for name in SHARING - {"shard", "executor", "time", "setup"}}
     options = ClusterOptions(minutes=parse_minutes(sharing.time), setup=tuple(sharing.setup or ()), **values)
     check_cluster()
-    if pieces is not None and pieces < options.shards:
-        say(f"{pieces} shards, as there are no more pieces of work")
-        options = replace(options, shards=pieces)
+    if work is not None and len(work.pieces()) < options.shards:
+        options = replace(options, shards=len(work.pieces()))
+        say(f"{options.shards} shards, as there are no more pieces of work")
     words = _words()
     run = ClusterRun(folder, words, options, _meaning(context))
     total = len(run.shards)
-    patterns = tuple((Path(folder).resolve(), pattern) for pattern in kept)
+    patterns = tuple((Path(folder).resolve(), str(pattern)) for pattern in kept)
 
     def command(shard: int) -> ShardCommand:
         return ShardCommand([*words, "--shard", f"{shard}/{total}"], call, (shard, total), patterns)
@@ -191,7 +193,10 @@ def run_on_slurm(
                 text = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counted.items()))
                 update(counted["DONE"] / total, text)
 
-            states = run.wait(command, progress)
+            def finished(shard: int) -> bool:
+                return work is None or not missing_pieces(work, (shard, total))
+
+            states = run.wait(command, progress, finished)
     except KeyboardInterrupt:
         _stopped(run, folder)
         raise typer.Exit(130) from None

@@ -106,7 +106,7 @@ def compare(
         if run is None:
             raise InputError("--executor slurm needs --run, where the shards meet")
         call = partial(_compute_shard, comparison, machine.device, workers)
-        run_on_slurm(context, folder, call, ["parts/*.parquet", "*/parts/*.parquet"])
+        run_on_slurm(context, folder, call, ["parts/*.parquet", "*/parts/*.parquet"], comparison)
     if shard != WHOLE and not missing_pieces(comparison, shard):
         say(f"shard {sharing.shard}: nothing is missing")
         return

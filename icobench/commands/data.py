@@ -111,7 +111,8 @@ def generate(
         # The parts are of the kind of device that makes them.
         there = replace(generation, device="cuda" if sharing.gpus and machine.device != "cpu" else "cpu")
         call = partial(_compute_shard, there)
-        run_on_slurm(context, there.store.folder, call, ["*.h5"], len(there.pieces()))
+        shards = out.with_name(out.name + ".shards")
+        run_on_slurm(context, shards, call, [f"../{there.store.folder.name}/*.h5"], there)
         made = len(there.numbers) if there.finish() else 0
     else:
         try:

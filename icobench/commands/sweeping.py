@@ -125,7 +125,7 @@ def sweep(
             raise InputError("--executor slurm needs --run, where the shards meet")
         call = partial(_compute_shard, work, machine.device, workers)
         kept = ["points/*.json", "training/*/checkpoint.pt"]
-        run_on_slurm(context, folder, call, kept, len(work.pieces()))
+        run_on_slurm(context, folder, call, kept, work)
     work.open()
     try:
         with progress_bar(f"sweep over {axis}") as update:

@@ -246,13 +246,18 @@ class ClusterRun:
         self._save()
 
     def wait(
-        self, commands: Callable[[int], ShardCommand], progress: Callable[[dict[int, str]], None]
+        self,
+        commands: Callable[[int], ShardCommand],
+        progress: Callable[[dict[int, str]], None],
+        finished: Callable[[int], bool] = lambda shard: True,
     ) -> dict[int, str]:
         """Submit what is neither done nor alive, and wait until all is over; failed shards are tried again.
 
         Args:
             commands: what a shard does.
             progress: called with the states every few seconds.
+            finished: whether the pieces of a shard are still stored: a shard that was done is computed again
+                if they are gone.
 
         Returns:
             the states at the end.
@@ -260,6 +265,10 @@ class ClusterRun:
         assert self.options is not None
         for path in self.state.glob("refused-*.json"):
             path.unlink()  # mended meanwhile, or refused again
+        for shard in self.shards:
+            if self.done(shard) and not finished(shard):
+                (self.state / f"done-{shard:05d}.json").unlink()
+                self.described["jobs"].pop(str(shard), None)
         left = dict.fromkeys(self.shards, self.options.retries)
         first = True
         while True:

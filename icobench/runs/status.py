@@ -65,7 +65,7 @@ def describe(run: Path) -> tuple[list[str], list[tuple[str, ...]]]:
         InputError: nothing of the kind is there.
     """
     run = Path(run)
-    folder = run if run.is_dir() else run.with_name(run.name + ".parts")
+    folder = run if run.is_dir() else run.with_name(run.name + ".shards")
     lines = [] if run.is_dir() or not run.is_file() else [f"{run}: complete"]
     try:
         if (folder / "sweep.json").exists():

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from icobench.runs.campaign import run_names
 
 from icobench.errors import InputError
 from icobench.fitting.result import Trace
 from icobench.geometry.orientation import disorientation
 from icobench.methods import METHODS, Method, Outcome
-from icobench.runs.campaign import run_names
 from icobench.runs.comparison import Comparison
 from icobench.runs.settings import ComparisonSettings
 from icobench.sets.own_images import FIT_SIN_THETA, read_own_images
