@@ -12,7 +12,7 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
-from icobench.images.files import DATA_PATH, MASK_PATH
+from icobench.images.formats import DATA_PATH, MASK_PATH
 from icobench.sets import generation
 from icobench.sets.generation import chosen_options, generate_to_file, merge_shards, shard_range
 from icobench.sets.pattern_file import TRUTH_GROUP, read_patterns

@@ -13,7 +13,8 @@ import torch
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.images.detector import Detector
-from icobench.images.files import DATA_PATH, MASK_PATH, read_images
+from icobench.images.formats import DATA_PATH, MASK_PATH
+from icobench.images.source import read_images
 from icobench.images.masks import usable_pixels
 from icobench.sets.pattern_file import TRUTH_GROUP, read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, generate_patterns
