@@ -245,7 +245,8 @@ def on_grid(
 ) -> tuple[ImageSource, Experiment]:
     """Frames on an orthographic grid, and the experiment to compare them with.
 
-    Even square frames of at most 256 pixels stay as they are if no geometry is given. Others are cut around the beam and resampled to ``pixels``.
+    Even square frames of at most 256 pixels stay as they are if no geometry is given. Others are cut around
+    the beam and resampled to ``pixels``.
 
     Args:
         source: frames as measured.

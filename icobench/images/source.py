@@ -266,7 +266,7 @@ def open_images(
         mask: another file (any of these formats), or a dataset within an HDF5 file; (H, W) or (N, H, W),
             non-zero = bad. By default ``/entry_1/data_1/mask`` of an HDF5 file and "mask" of an ``.npz``.
         saturation: pixels whose stored number is this large or larger are bad.
-        decades: dynamic range of log images: the value 0 stands for 10^-decades of the maximum or less. Images
+        decades: dynamic range of log images: the value 0 stands for 10^-decades of the maximum or less. They
             are converted to six decades; if they have fewer, pixels at 0 are not usable.
 
     Raises:
