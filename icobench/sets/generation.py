@@ -103,7 +103,7 @@ def shard_range(images: int, shard: int, shards: int) -> range:
 class SetGeneration:
     """The work of generating a set, or one shard of it, into a file; a piece is a block of images.
 
-    On the same machine every array is the same, byte for byte, however often the work was interrupted and into
+    On one machine every array is the same, byte for byte, however often the work was interrupted and into
     however many shards or processes it was divided.
 
     Attributes:
