@@ -6,7 +6,7 @@ Throughout, ``results`` is the table of a run, one row per image and method, as 
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from icobench.reporting.running_time import first_hits
 from icobench.reporting.statistics import error_quantile
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
@@ -25,6 +24,9 @@ __all__ = [
     "carried_forward", "courses", "decade_labels", "empty_figure", "legend_below", "plot_errors",
     "plot_targets_reached", "styled", "svg",
 ]  # fmt: skip
+
+COLOURS = (0, 1, 2, 3, 4, 9, 7)
+"""Of seaborn's palette for colour-blind readers, without those that look alike or are too pale for lines."""
 
 DASHES = ("", (5, 1.5), (1.5, 1), (5, 1, 1, 1))
 MARKERS = "osD^vP"
@@ -67,24 +69,29 @@ def empty_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def legend_below(figure: "Figure", axes: "Axes") -> None:
-    """Move the legend of one of the axes below the whole figure; every name stands in it once."""
-    entries = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+def legend_below(figure: "Figure", first: Sequence[str] = ()) -> None:
+    """One legend below all panels instead of theirs, every name once; those of ``first`` come first."""
+    entries: dict[str, Any] = {}
     for panel in figure.axes:
+        entries = dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True)) | entries
         if legend := panel.get_legend():
             legend.remove()
-    if entries:
-        columns = min(5, len(entries))
-        figure.legend(
-            entries.values(), entries, loc="outside lower center", frameon=False, ncols=columns, fontsize=10
-        )
+    names = [name for name in first if name in entries]
+    names += [name for name in entries if name not in names]
+    if names:
+        handles, columns = [entries[name] for name in names], min(5, len(names))
+        figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=columns, fontsize=10)
 
 
 def decade_labels(axis: Any) -> None:
-    """Plain numbers, not powers of ten, on a logarithmic axis."""
-    from matplotlib.ticker import FuncFormatter
+    """Plain numbers, not powers of ten, on a logarithmic axis; between decades only where there are few."""
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    def between(value: float, _: Any) -> str:
+        low, high = axis.get_view_interval()
+        return f"{value:g}" if high < 30 * low and f"{value:e}"[0] in "235" else ""
+
+    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    axis.set_minor_formatter(between)
 
 
 def svg(figure: "Figure") -> bytes:
@@ -101,8 +108,8 @@ def _styles(methods: list[str]) -> dict[str, dict[str, Any]]:
     """The look of each method by the names of seaborn's arguments."""
     import seaborn
 
-    colours = seaborn.color_palette("colorblind", len(methods))
-    looks = {"palette": colours, "dashes": DASHES, "markers": MARKERS}
+    colours = seaborn.color_palette("colorblind")
+    looks = {"palette": [colours[place] for place in COLOURS], "dashes": DASHES, "markers": MARKERS}
     return {
         look: {method: values[place % len(values)] for place, method in enumerate(methods)}
         for look, values in looks.items()
@@ -226,7 +233,7 @@ def plot_errors(results: "DataFrame", curves: "DataFrame", training: "DataFrame 
         decade_labels(axes.xaxis)
         decade_labels(axes.yaxis)
         axes.set(xlabel="simulated images per reconstructed image", ylabel=label, title=title)
-    legend_below(figure, figure.axes[0])
+    legend_below(figure, methods)
     return figure
 
 
@@ -249,8 +256,10 @@ def plot_targets_reached(results: "DataFrame", curves: "DataFrame") -> "Figure":
         share = np.divide(hits, total[:, None], out=np.ones_like(hits), where=total[:, None] > 0)
         seconds = np.where(np.isinf(hits), np.inf, share * times[:, None])
         for axes, spent in zip(panels, (hits, seconds), strict=True):
+            # One more value without weight, so that the line goes on to the right end.
             seaborn.ecdfplot(
-                x=np.where(np.isinf(spent), NEVER, spent).ravel(), stat="percent", label=method, ax=axes,
+                x=np.append(np.where(np.isinf(spent), NEVER, spent), NEVER),
+                weights=np.append(np.ones(spent.size), 0.0), stat="percent", label=method, ax=axes,
                 color=looks["palette"][method], linestyle=(0, dashes) if dashes else "-",
             )  # fmt: skip
     seconds = results["seconds"].to_numpy(dtype=float)
@@ -258,8 +267,9 @@ def plot_targets_reached(results: "DataFrame", curves: "DataFrame") -> "Figure":
     panels[0].set_xlim(-0.1, 1.3 * max(2.0, float(results["evaluations"].max())))
     panels[1].set_xscale("log")
     panels[1].set_xlim(max(1e-5, 0.1 * float(np.nanmin(seconds))), 1.3 * max(1e-4, float(np.nanmax(seconds))))
-    decade_labels(panels[0].xaxis)
-    panels[0].set(ylim=(0, 100), ylabel="image-target pairs solved (%)", xlabel="simulated images per image")
+    for axes in panels:
+        decade_labels(axes.xaxis)
+    panels[0].set(ylim=(0, 101), ylabel="image-target pairs solved (%)", xlabel="simulated images per image")
     panels[1].set_xlabel("seconds per image")
-    legend_below(figure, panels[0])
+    legend_below(figure)
     return figure

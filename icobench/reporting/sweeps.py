@@ -212,7 +212,9 @@ def sweep_figure(table: "DataFrame") -> "Figure":
                 continue
             draw(axes, column, "0.25" if end == "bound_median" else colours[0], line, dashes)
             if end != "bound_median":
-                seaborn.scatterplot(table, x="point", y=column, color=colours[0], alpha=0.5, ax=axes)
+                seaborn.scatterplot(
+                    table, x="point", y=column, color=colours[0], alpha=0.5, ax=axes, legend=False
+                )
         axes.set_yscale("log")
         axes.set_ylabel(label)
         decade_labels(axes.yaxis)
