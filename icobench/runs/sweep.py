@@ -170,7 +170,9 @@ def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if stored.get("identity") != identity:
         raise InputError(f"{path}: a point of another sweep; remove it")
     result = stored.get("result")
-    lists = [value for value in result.values() if isinstance(value, list)] if isinstance(result, dict) else []
+    lists = (
+        [value for value in result.values() if isinstance(value, list)] if isinstance(result, dict) else []
+    )
     if not lists or not set(result) >= COLUMNS or len({len(values) for values in lists}) > 1:
         raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return result
