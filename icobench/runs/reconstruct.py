@@ -74,8 +74,8 @@ def reconstruct(
         centre: (x, y) of the beam in pixels of an orthographic frame.
         pixels: side of the grid that frames are resampled to.
         fit_centre: find the beam's position from the first images; good from 1.5 pixels away.
-        fit_sin_theta: pixels beyond this sine of the scattering angle are left out of fits. Networks see them:
-            they were trained with them, and are less accurate without, on voxels as well.
+        fit_sin_theta: pixels beyond this sine of the scattering angle are left out of fits. Networks see
+            them: they were trained with them, and are less accurate without, on voxels as well.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along.
         versions: turned and mirrored versions of an image that the network averages, 1 to 8.
         model: weights of the network, the shipped ones by default.

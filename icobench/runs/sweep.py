@@ -1,7 +1,7 @@
 """Sweeps: accuracy against one thing that costs simulations.
 
-Every point is one file, written whole or not at all. The same command computes what is missing, and sweeps that
-were computed on machines of their own can be merged.
+Every point is one file, written whole or not at all. The same command computes what is missing, and parts
+that were computed on several machines can be merged.
 """
 
 import json
