@@ -155,7 +155,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
     stored = read_json(path)
     identity, points = stored.get("identity"), stored.get("points")
     numbers = [*points, stored.get("seeds")] if isinstance(points, list) else [None]
-    if not all(isinstance(number, int) for number in numbers) or "axis" not in (identity or {}):
+    described = isinstance(identity, dict) and "axis" in identity
+    if not described or not all(isinstance(number, int) for number in numbers):
         raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return stored
 
@@ -170,10 +171,8 @@ def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if stored.get("identity") != identity:
         raise InputError(f"{path}: a point of another sweep; remove it")
     result = stored.get("result")
-    lists = (
-        [value for value in result.values() if isinstance(value, list)] if isinstance(result, dict) else []
-    )
-    if not lists or not set(result) >= COLUMNS or len({len(values) for values in lists}) > 1:
+    values = result.values() if isinstance(result, dict) and set(result) >= COLUMNS else ()
+    if len({len(value) for value in values if isinstance(value, list)}) != 1:
         raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return result
 
