@@ -26,8 +26,8 @@ CHUNK = 32
 """Images at a time: their features stay in a processor's caches."""
 
 VERSIONS = (0, 4, 2, 6, 1, 5, 3, 7)
-"""Dihedral versions in the order in which they are averaged. The output of a network in polar coordinates turns
-with quarter turns of the image anyway; only the mirror image adds information, so the first two are enough."""
+"""Dihedral versions in the order in which they are averaged. The output of a network in polar coordinates
+turns with quarter turns of the image anyway; only the mirror image adds information: two are enough."""
 
 AMBIGUOUS_SCORE_GAP = 0.1
 """The network alone cannot decide between two hypotheses whose scores are closer than this."""
@@ -140,7 +140,7 @@ def _check(images: ImageSet, versions: int) -> Experiment:
 
 
 def _outputs(trained: TrainedNetwork, images: ImageSet, versions: int) -> tuple[Tensor, ...]:
-    """Orbit vectors (N, 13), radii (N,) and variances of radius and orientation (N,), averaged over versions."""
+    """Orbit vectors (N, 13), radii, variances of radius and orientation (N,), averaged over versions."""
     layout, experiment = trained.network.layout, images.experiment
     assert experiment is not None
     shown, usable = brightness(images, trained.recipe.log_images, trained.recipe.decades)
@@ -179,8 +179,8 @@ def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versi
     Args:
         trained: network and card.
         images: N images of any kind, with their experiment.
-        hypotheses: K, orientations per image; where the network's output suggests fewer, the near twin (a half
-            turn about the beam) is the last one.
+        hypotheses: K, orientations per image; where the network's output suggests fewer, the near twin (a
+            half turn about the beam) is the last one.
         versions: dihedral versions to average, 1 to 8.
 
     Returns:

@@ -60,11 +60,11 @@ class Cycle:
 
 
 class Plateau(Cycle):
-    """A constant rate that falls to a fifth when the validation loss stops falling; three times, then the end.
+    """A constant rate that falls to a fifth when the validation loss stops falling, three times at most.
 
-    The rate rises during the first validation interval. The norms settle after the last fall. Validations
-    come after fixed numbers of steps, so that the course does not depend on the clock. The recipe's steps are
-    a ceiling.
+    The plateau after that ends the training. The rate rises during the first validation interval. The norms
+    settle after the last fall. Validations come after fixed numbers of steps, so that the course does not
+    depend on the clock. The recipe's steps are a ceiling.
     """
 
     def __init__(self, recipe: Recipe) -> None:

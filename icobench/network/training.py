@@ -18,7 +18,12 @@ from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.network.architectures import Network, build_network
 from icobench.network.checkpoint import (
-    SPREAD_FACTORS, StoredWeights, TrainedNetwork, first_difference, not_finite, save_network,
+    SPREAD_FACTORS,
+    StoredWeights,
+    TrainedNetwork,
+    first_difference,
+    not_finite,
+    save_network,
 )  # fmt: skip
 from icobench.network.inputs import require_canonical
 from icobench.network.optimisers import OPTIMISERS
@@ -300,9 +305,9 @@ def train(
         norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), LARGEST_GRADIENT)
         # Read together: every reading waits for the device.
         loss_value, norm_value = torch.stack((loss.detach(), norm)).tolist()
-        for name, value in (("loss", loss_value), ("gradient", norm_value)):
+        for what, value in (("loss", loss_value), ("gradient", norm_value)):
             if not math.isfinite(value):
-                raise diverged(f"the {name} became {value}")
+                raise diverged(f"the {what} became {value}")
         learning_rate = run.schedule.learning_rate(run.step)
         run.apply_gradients(learning_rate, recipe.average)
         running_loss = 0.98 * running_loss + 0.02 * loss_value if running_loss else loss_value
