@@ -82,11 +82,11 @@ def test_a_stored_set_is_in_the_identity_and_on_the_card(tmp_path):
 
 def test_fields_that_a_checkpoint_lacks_are_defaults(finished, tmp_path):
     """New fields of recipes do not invalidate old checkpoints."""
-    folder, whole = finished
+    folder, expected = finished
     stored = torch.load(folder / "checkpoint.pt", weights_only=True)
     del stored["identity"]["recipe"]["patience"], stored["identity"]["experiment"]["pixel_average"]
     torch.save(stored, tmp_path / "checkpoint.pt")
-    assert same(train(TINY, EXPERIMENT, tmp_path, seed=3).network, whole.network)
+    assert same(train(TINY, EXPERIMENT, tmp_path, seed=3).network, expected.network)
     with pytest.raises(InputError, match=r"recipe\.patience None, not 2"):
         train(dataclasses.replace(TINY, patience=2), EXPERIMENT, tmp_path, seed=3)
     stored["identity"]["recipe"]["colour"] = "red"

@@ -25,9 +25,9 @@ def test_the_canonical_grid_is_left_alone(generator):
     experiment = Experiment()
     counts = torch.poisson(torch.full((2, 128, 128), 4.0), generator=generator)
     mask = torch.rand(2, 128, 128, generator=generator) > 0.1
-    found, usable = canonical_counts(image_set(counts, "counts", mask, experiment))
+    result, usable = canonical_counts(image_set(counts, "counts", mask, experiment))
     assert torch.equal(usable, mask & experiment.valid())
-    torch.testing.assert_close(found, counts * usable)
+    torch.testing.assert_close(result, counts * usable)
 
 
 def test_masked_pixels_may_hold_nan(generator):
@@ -35,8 +35,8 @@ def test_masked_pixels_may_hold_nan(generator):
     mask = torch.ones(1, 128, 128, dtype=torch.bool)
     mask[0, 60:70, 60:70] = False
     expected, _ = canonical_counts(image_set(counts, "counts", mask, Experiment()))
-    found, _ = canonical_counts(image_set(counts.where(mask, torch.nan), "counts", mask, Experiment()))
-    assert torch.equal(found, expected)
+    result, _ = canonical_counts(image_set(counts.where(mask, torch.nan), "counts", mask, Experiment()))
+    assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("sine", [0.5, 0.7, 0.93])
@@ -53,10 +53,10 @@ def test_rebinning_conserves_counts(sine, generator):
     for row, column in ((64, 64), (50, 83), (41, 70)):
         single = torch.zeros(1, 128, 128)
         single[0, row, column] = 1000.0
-        found, _ = canonical_counts(image_set(single, "counts", everything, experiment))
-        assert float(found.sum()) == pytest.approx(1000, rel=1e-4)
+        result, _ = canonical_counts(image_set(single, "counts", everything, experiment))
+        assert float(result.sum()) == pytest.approx(1000, rel=1e-4)
         step = torch.arange(-64.0, 64)
-        centre = torch.stack((found.sum(2) @ step, found.sum(1) @ step))[:, 0] / 1000
+        centre = torch.stack((result.sum(2) @ step, result.sum(1) @ step))[:, 0] / 1000
         expected = torch.tensor([row - 64.0, column - 64.0]) * sine
         np.testing.assert_allclose(centre, expected, atol=0.51 * (1 - sine) + 1e-3)
 
@@ -66,14 +66,14 @@ def test_the_beam_s_offset_is_taken_out():
     everything = torch.ones(1, 128, 128, dtype=torch.bool)
     single = torch.zeros(1, 128, 128)
     single[0, 70, 80] = 8.0
-    found, usable = canonical_counts(
+    result, usable = canonical_counts(
         image_set(single, "counts", everything, Experiment(centre_offset=(3, -5)))
     )
-    assert float(found[0, 75, 77]) == 8
+    assert float(result[0, 75, 77]) == 8
     assert not usable[0, :5].any()
     assert not usable[0, :, 125:].any()
-    found, _ = canonical_counts(image_set(single, "counts", everything, Experiment(centre_offset=(0.5, 0))))
-    np.testing.assert_allclose(found[0, 70, 79:81], [4, 4], rtol=1e-5)
+    result, _ = canonical_counts(image_set(single, "counts", everything, Experiment(centre_offset=(0.5, 0))))
+    np.testing.assert_allclose(result[0, 70, 79:81], [4, 4], rtol=1e-5)
 
 
 def test_half_range_detector_matches_the_whole(generator):
@@ -81,7 +81,7 @@ def test_half_range_detector_matches_the_whole(generator):
     radius, quaternion = torch.tensor([40.0]), random_orientations(1, generator)
     fine = Simulator(HALF).intensity(radius, quaternion)
     coarse = Simulator(Experiment()).intensity(radius, quaternion)[0]
-    found, usable = canonical_counts(
+    result, usable = canonical_counts(
         image_set(fine, "intensity", torch.ones(1, 128, 128, dtype=torch.bool), HALF)
     )
     seen = usable[0]
@@ -89,7 +89,7 @@ def test_half_range_detector_matches_the_whole(generator):
     assert seen[34:94, 34:94].all()
     away = seen.clone()
     away[60:69, 60:69] = False  # not the steep forward peak
-    first, second = (image[away] / image[away].sum() for image in (found[0], coarse))
+    first, second = (image[away] / image[away].sum() for image in (result[0], coarse))
     assert float((first - second).norm() / second.norm()) < 0.1
     assert float(np.corrcoef(torch.log(first), torch.log(second))[0, 1]) > 0.99
 
@@ -98,8 +98,8 @@ def test_partly_covered_pixels_read_full_counts():
     """A bad detector pixel takes its share out of the mask, not out of the counts beside it."""
     mask = torch.ones(1, 128, 128, dtype=torch.bool)
     mask[0, 80, 80] = False
-    found, usable = canonical_counts(image_set(torch.ones(1, 128, 128), "counts", mask, HALF))
-    np.testing.assert_allclose(found[0, 40:88, 40:88][usable[0, 40:88, 40:88]], 4, rtol=1e-4)
+    result, usable = canonical_counts(image_set(torch.ones(1, 128, 128), "counts", mask, HALF))
+    np.testing.assert_allclose(result[0, 40:88, 40:88][usable[0, 40:88, 40:88]], 4, rtol=1e-4)
     mask[0, 78:83, 78:83] = False
     _, usable = canonical_counts(image_set(torch.ones(1, 128, 128), "counts", mask, HALF))
     assert not usable[0, 72, 72]
@@ -144,22 +144,22 @@ def test_log_networks_see_log_images_of_any_kind(kind, generator):
     mask = torch.ones(1, 128, 128, dtype=torch.bool)
     expected = log_image(intensity)
     images = expected if kind == "log" else intensity
-    found, usable = brightness(image_set(images, kind, mask, experiment), log_images=True)
+    result, usable = brightness(image_set(images, kind, mask, experiment), log_images=True)
     assert torch.equal(usable[0], experiment.valid())
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
     # And those for counts see log images as bright counts.
-    found, _ = brightness(image_set(images, kind, mask, experiment), log_images=False)
+    result, _ = brightness(image_set(images, kind, mask, experiment), log_images=False)
     total = MOST_PHOTONS if kind == "counts" else QUASI_PHOTONS
     expected = torch.log1p(intensity / intensity.sum() * total) / 4
-    np.testing.assert_allclose(found, expected, atol=0.02 if kind == "log" else 1e-4)
+    np.testing.assert_allclose(result, expected, atol=0.02 if kind == "log" else 1e-4)
 
 
 def test_log_images_of_other_detectors_are_rebinned(generator):
     radius, quaternion = torch.tensor([40.0]), random_orientations(1, generator)
     mask = torch.ones(1, 128, 128, dtype=torch.bool)
     fine = log_image(Simulator(HALF).intensity(radius, quaternion))
-    found, usable = brightness(image_set(fine, "log", mask, HALF), log_images=True)
+    result, usable = brightness(image_set(fine, "log", mask, HALF), log_images=True)
     expected = log_image(Simulator(Experiment()).intensity(radius, quaternion))
     seen = usable[0].clone()
     seen[60:69, 60:69] = False
-    assert float(np.corrcoef(found[0][seen], expected[0][seen])[0, 1]) > 0.99
+    assert float(np.corrcoef(result[0][seen], expected[0][seen])[0, 1]) > 0.99

@@ -11,10 +11,10 @@ from icobench.geometry.orientation import disorientation, random_orientations
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
 from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
 from icobench.network import selection
+from icobench.network.architectures import PaperNetwork
 from icobench.network.checkpoint import TrainedNetwork, load_trained, save_network
 from icobench.network.compact import CompactNetwork
 from icobench.network.outputs import Layout
-from icobench.network.paper import PaperNetwork
 from icobench.network.predict import answer
 from icobench.network.recipe import Recipe
 from icobench.network.selection import Networks, load_network, predict
@@ -59,12 +59,12 @@ def image():
 def test_the_average_turns_with_the_image(untrained, image):
     """All eight versions: any network, even this one, then turns with the image."""
     versions = torch.cat([dihedral_images(image, i) for i in range(DIHEDRAL)])
-    found = answer(untrained, image_set(versions), versions=DIHEDRAL)
-    best = found.quaternion
+    result = answer(untrained, image_set(versions), versions=DIHEDRAL)
+    best = result.quaternion
     expected = torch.stack([dihedral_orientations(best[0], i) for i in range(DIHEDRAL)])
     # The same 8 network outputs in another order, in float32.
     assert float(disorientation(best, expected).max()) < 0.01
-    for column in (found.radius_nm, found.radius_std_nm, found.orientation_std_deg):
+    for column in (result.radius_nm, result.radius_std_nm, result.orientation_std_deg):
         torch.testing.assert_close(column, column[:1].expand(8), rtol=1e-5, atol=0)
 
 
@@ -76,27 +76,27 @@ def test_versions_meet_on_the_circles_not_between_their_turns(image):
         layout = Layout(TARGETS["orbit"], circles)
 
         def forward(self, x):
-            self.asked = getattr(self, "asked", 0) + 1
-            said = torch.cat(
-                (circles.encode(torch.tensor([80.0 + 16 * (self.asked % 2)])), torch.zeros(1, 2)), 1
+            self.calls = getattr(self, "calls", 0) + 1
+            numbers = torch.cat(
+                (circles.encode(torch.tensor([80.0 + 16 * (self.calls % 2)])), torch.zeros(1, 2)), 1
             )
-            return torch.cat((super().forward(x)[:, :13], said), 1)
+            return torch.cat((super().forward(x)[:, :13], numbers), 1)
 
     trained = TrainedNetwork(TwoMinds(), CARD, Recipe(steps=1), "0" * 12)
-    found = answer(trained, image_set(image), versions=2)
-    assert min(abs(float(found.radius_nm) - nm) for nm in (80.0, 96.0)) < 0.7
+    result = answer(trained, image_set(image), versions=2)
+    assert min(abs(float(result.radius_nm) - nm) for nm in (80.0, 96.0)) < 0.7
 
 
 def test_shapes_and_several_pieces(untrained, image):
     """More images than are held at once; each answer is its image's own."""
     many = image.expand(65, -1, -1).clone()
     many[64] = dihedral_images(image, 1)[0]
-    found = answer(untrained, image_set(many), versions=2, hypotheses=3)
-    assert found.hypotheses.quaternion.shape == (65, 3, 4)
-    assert found.hypotheses.score.shape == found.hypotheses.radius_nm.shape == (65, 3)
-    assert torch.equal(found.hypotheses.quaternion[:, 0], found.quaternion)
-    columns = found.radius_nm, found.quaternion, found.radius_std_nm, found.orientation_std_deg
-    for column in (*columns, *found.hypotheses):
+    result = answer(untrained, image_set(many), versions=2, hypotheses=3)
+    assert result.hypotheses.quaternion.shape == (65, 3, 4)
+    assert result.hypotheses.score.shape == result.hypotheses.radius_nm.shape == (65, 3)
+    assert torch.equal(result.hypotheses.quaternion[:, 0], result.quaternion)
+    columns = result.radius_nm, result.quaternion, result.radius_std_nm, result.orientation_std_deg
+    for column in (*columns, *result.hypotheses):
         assert column.dtype == torch.float64
         assert torch.isfinite(column).all()
         torch.testing.assert_close(column[63], column[0], rtol=1e-5, atol=1e-5)
@@ -105,9 +105,9 @@ def test_shapes_and_several_pieces(untrained, image):
 def test_the_published_network_answers_too(image):
     recipe = Recipe(steps=1, architecture="paper", images="augmented")
     trained = TrainedNetwork(PaperNetwork().eval(), CARD, recipe, "")
-    found = answer(trained, image_set(image))
-    assert found.hypotheses.quaternion.shape == (1, 2, 4)
-    assert torch.isnan(found.radius_std_nm).all()
+    result = answer(trained, image_set(image))
+    assert result.hypotheses.quaternion.shape == (1, 2, 4)
+    assert torch.isnan(result.radius_std_nm).all()
 
 
 def test_unseen_experiments_are_refused(untrained, image):
@@ -171,14 +171,14 @@ def test_the_specialist_is_believed_where_the_robust_network_agrees(monkeypatch,
         selection, "answer", lambda trained, *_: special if trained.digest == "clean" else robust
     )
     networks = Networks((member("realistic"), member("clean")))
-    found = predict(networks, image_set(torch.zeros(4, 128, 128), "log"))
+    result = predict(networks, image_set(torch.zeros(4, 128, 128), "log"))
     expected = torch.tensor([60.5, 60.0, 60.0, 60.0]).double()
-    torch.testing.assert_close(found.radius_nm, expected)
-    torch.testing.assert_close(found.hypotheses.radius_nm[:, 0], expected)
-    torch.testing.assert_close(found.radius_std_nm, torch.tensor([0.01, 1, 1, 0.01]).double())
-    assert found.status == ["ok", "ambiguous", "ambiguous", "ok"]
-    torch.testing.assert_close(found.quaternion[0], moved[0])
-    torch.testing.assert_close(found.quaternion[1], quaternion[1])
+    torch.testing.assert_close(result.radius_nm, expected)
+    torch.testing.assert_close(result.hypotheses.radius_nm[:, 0], expected)
+    torch.testing.assert_close(result.radius_std_nm, torch.tensor([0.01, 1, 1, 0.01]).double())
+    assert result.status == ["ok", "ambiguous", "ambiguous", "ok"]
+    torch.testing.assert_close(result.quaternion[0], moved[0])
+    torch.testing.assert_close(result.quaternion[1], quaternion[1])
 
 
 def test_incomplete_intensities_go_to_the_network_for_counts(monkeypatch):
@@ -220,21 +220,24 @@ def test_status(untrained, image):
     """Numbers of the images stay; unlike images come before ambiguous ones."""
     images = image_set(torch.cat((image, image / 1000)))
     images.numbers = torch.tensor([7, 3])
-    found = answer(untrained, images)
-    score = found.hypotheses.score
+    result = answer(untrained, images)
+    score = result.hypotheses.score
     likely = "ambiguous" if float(score[0, 0] - score[0, 1]) < 0.1 else "ok"
-    assert found.status == [likely, "outside-training"]
-    assert found.index.tolist() == [7, 3]
+    assert result.status == [likely, "outside-training"]
+    assert result.index.tolist() == [7, 3]
     assert answer(untrained, images, hypotheses=1).status == ["ok", "outside-training"]
 
 
 def test_loading_one_several_or_none(tmp_path):
-    one = member("clean")
+    trained = member("clean")
     card = {
-        **CARD, "architecture": "compact", "network": one.network.options, "recipe": one.recipe.to_dict(),
-    }  # fmt: skip
+        **CARD,
+        "architecture": "compact",
+        "network": trained.network.options,
+        "recipe": trained.recipe.to_dict(),
+    }
     for name in ("a", "b"):
-        save_network(tmp_path / f"{name}.safetensors", one.network, card)
+        save_network(tmp_path / f"{name}.safetensors", trained.network, card)
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     assert len(load_network(paths[0]).members) == len(load_network(str(paths[0])).members) == 1
     both = load_network(paths)

@@ -41,11 +41,11 @@ def test_rate_falls_when_the_loss_does_not():
         assert not rule.finished(500)
     again = Plateau(RECIPE)
     again.restore(rule.state())
-    for one in (rule, again):
-        one.observe(-2.0)
-        assert not one.finished(500)
-        one.observe(-2.0)
-        assert one.finished(500)
+    for schedule in (rule, again):
+        schedule.observe(-2.0)
+        assert not schedule.finished(500)
+        schedule.observe(-2.0)
+        assert schedule.finished(500)
     assert Plateau(RECIPE).finished(1000)  # the ceiling
 
 
@@ -63,11 +63,11 @@ def test_training_ends_on_its_plateau_and_resumes(tmp_path, monkeypatch):
     """Nothing is good enough here: 1 + 4 x 1 validations, one after each step."""
     monkeypatch.setattr("icobench.network.schedule.PROGRESS", 1e9)
     recipe = replace(RECIPE, steps=6, patience=1, validate_steps=1)
-    whole = train(recipe, Experiment(), tmp_path / "whole", seed=1)
-    assert whole.finished and whole.steps == 1 + FALLS + 1
+    uninterrupted = train(recipe, Experiment(), tmp_path / "whole", seed=1)
+    assert uninterrupted.finished and uninterrupted.steps == 1 + FALLS + 1
     part = train(recipe, Experiment(), tmp_path / "part", seed=1, max_minutes=0.0)
     assert not part.finished and part.steps == 1
     part = train(recipe, Experiment(), tmp_path / "part", seed=1)
-    assert part.steps == whole.steps
-    weights = (run.network.state_dict() for run in (whole, part))
-    assert all((a == b).all() for a, b in zip(*(one.values() for one in weights), strict=True))
+    assert part.steps == uninterrupted.steps
+    weights = (run.network.state_dict() for run in (uninterrupted, part))
+    assert all((a == b).all() for a, b in zip(*(state.values() for state in weights), strict=True))

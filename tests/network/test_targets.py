@@ -57,8 +57,8 @@ def test_squared_angles(name, generator):
     quaternion = random_orientations(20, generator)
     turn = 0.01 * torch.randn(20, 3, generator=generator, dtype=torch.float64)
     moved = quaternion_multiply(rotation_vector_to_quaternion(turn), quaternion)
-    found = target.squared_angle(target.encode(moved), quaternion)
-    np.testing.assert_allclose(found, turn.square().sum(1), rtol=0.05, atol=1e-6)
+    result = target.squared_angle(target.encode(moved), quaternion)
+    np.testing.assert_allclose(result, turn.square().sum(1), rtol=0.05, atol=1e-6)
 
 
 SIZES = {"line": Line(), "circles": Circles((256, 64, 16))}
@@ -115,10 +115,10 @@ def test_spreads_do_not_bend_the_answer(loss, generator):
     answer = torch.randn(8, ORBIT.dimension, generator=generator)
 
     def slope(spread):
-        own = answer.clone().requires_grad_()
-        output = torch.cat((own, torch.full((8, 2), spread)), 1)
+        leaf = answer.clone().requires_grad_()
+        output = torch.cat((leaf, torch.full((8, 2), spread)), 1)
         LOSSES[loss](output, ORBIT, quaternion, radius).backward()
-        return own.grad
+        return leaf.grad
 
     torch.testing.assert_close(slope(-3.0), slope(-1.0))
 
@@ -131,8 +131,8 @@ def test_square_loss_is_the_sum_of_squares(generator):
     output = torch.cat((output, torch.randn(8, 2, generator=generator)), 1)
     output[:, 0] += 0.3
     output[:, target.dimension] += 0.2
-    found = LOSSES["square"](output, ORBIT, quaternion, radius)
-    torch.testing.assert_close(found, torch.tensor(0.3**2 + 0.2**2))
+    result = LOSSES["square"](output, ORBIT, quaternion, radius)
+    torch.testing.assert_close(result, torch.tensor(0.3**2 + 0.2**2))
 
 
 def test_networks_without_spreads_have_no_error_bars():

@@ -38,10 +38,10 @@ def test_stream_is_a_function_of_seed_and_step():
     stream = TrainingStream(TINY, EXPERIMENT, 3, "cpu")
     first = stream.batch(2)
     stream.batch(0)
-    for one, again in zip(first, stream.batch(2), strict=True):
-        assert torch.equal(one, again)
-    for one, again in zip(first, TrainingStream(TINY, EXPERIMENT, 3, "cpu").batch(2), strict=True):
-        assert torch.equal(one, again)
+    for expected, again in zip(first, stream.batch(2), strict=True):
+        assert torch.equal(expected, again)
+    for expected, again in zip(first, TrainingStream(TINY, EXPERIMENT, 3, "cpu").batch(2), strict=True):
+        assert torch.equal(expected, again)
     assert not torch.equal(first[0], stream.batch(1)[0])
     assert not torch.equal(first[2], TrainingStream(TINY, EXPERIMENT, 4, "cpu").batch(2)[2])
 
@@ -167,15 +167,19 @@ def test_recipes_round_trip():
 
 
 def test_resuming_is_bit_for_bit(finished, tmp_path):
-    folder, whole = finished
+    folder, uninterrupted = finished
     calls = 0
     result = None
     while result is None or not result.finished:
         result = train(TINY, EXPERIMENT, tmp_path, seed=3, max_minutes=0)
         calls += 1
         assert result.steps == calls  # one step a call
-    assert same(result.network, whole.network)
-    assert (result.steps, result.simulations) == (whole.steps, whole.simulations) == (4, 4 * 16 // 8)
+    assert same(result.network, uninterrupted.network)
+    assert (
+        (result.steps, result.simulations)
+        == (uninterrupted.steps, uninterrupted.simulations)
+        == (4, 4 * 16 // 8)
+    )
     first, second = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (folder, tmp_path))
     for name in ("network", "average"):
         assert all(torch.equal(first[name][key], second[name][key]) for key in first[name])
@@ -340,8 +344,8 @@ def test_simulating_ahead_changes_nothing():
     in_order = [stream.batch(step) for step in range(6)]
     for step in (4, 1, 5):
         alone = TrainingStream(recipe, EXPERIMENT, 3, "cpu").batch(step)
-        for one, other in zip(alone, in_order[step], strict=True):
-            assert torch.equal(one, other)
+        for values, other in zip(alone, in_order[step], strict=True):
+            assert torch.equal(values, other)
 
 
 @pytest.mark.parametrize(("share", "moved"), [(1.0, False), (0.5, True)])
@@ -355,16 +359,16 @@ def test_norms_keep_their_statistics_while_settling(tmp_path, share, moved):
 
 
 def test_going_on_from_weights(finished, tmp_path):
-    folder, whole = finished
+    folder, uninterrupted = finished
     begun = read_weights(folder / "network.safetensors")
     still = dataclasses.replace(TINY, steps=1, learning_rate=1e-12, settle_share=1.0)
     result = train(still, EXPERIMENT, tmp_path / "same", seed=3, start=begun)
-    for first, second in zip(result.network.parameters(), whole.network.parameters(), strict=True):
+    for first, second in zip(result.network.parameters(), uninterrupted.network.parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-9)
     card = load_trained(tmp_path / "same" / "network.safetensors").card
     assert card["started_from"]["steps"] == 4
     # The cost is that of both runs.
-    assert card["training_simulations"] == whole.simulations + 16 // 8 == result.simulations
+    assert card["training_simulations"] == uninterrupted.simulations + 16 // 8 == result.simulations
     assert card["training_seconds"] >= begun.card["training_seconds"]
     with pytest.raises(InputError, match=f"start {begun.digest}, not None"):
         train(still, EXPERIMENT, tmp_path / "same", seed=3)
