@@ -1,4 +1,4 @@
-"""Networks by name: the compact one and that of Stielow et al. 2020 (Mach. Learn.: Sci. Technol. 1 045007)."""
+"""Networks by name: the compact one and that of Stielow et al. 2020, Mach. Learn.: Sci. Technol. 1 045007."""
 
 from collections.abc import Callable
 from typing import Any

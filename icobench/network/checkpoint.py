@@ -54,7 +54,7 @@ class TrainedNetwork:
         return float(stored.get("radius", 1.0)), float(stored.get("orientation", 1.0))
 
     def misfits(self, experiment: Experiment) -> list[str]:
-        """Properties of an experiment that the network was not trained for, in words."""
+        """What the network was trained for where an experiment differs, in words; empty if it fits."""
         trained, recipe = Experiment.from_dict(self.card["experiment"]), self.recipe
         problems = []
         if not experiment.orthographic:

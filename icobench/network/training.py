@@ -313,8 +313,7 @@ def train(
         running_loss = 0.98 * running_loss + 0.02 * loss_value if running_loss else loss_value
         progress(run.step / recipe.steps)
         report(run.step, running_loss)
-        if run.schedule.due(run.step):
-            run.schedule.observe(mean_loss(run.average, recipe.loss, batches))
+        run.schedule.observe(run.step, lambda: mean_loss(run.average, recipe.loss, batches))
         if watch is not None and run.step % watch_steps == 0:
             watch(run.step, run.average.eval())
 
