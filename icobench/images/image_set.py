@@ -53,6 +53,17 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def known_experiment(self) -> Experiment:
+        """The experiment.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.experiment is None:
+            raise ValueError("images must have an experiment")
+        return self.experiment
+
     def subset(self, index: Tensor) -> "ImageSet":
         """The images with the given indices (M,), or where a mask (N,) is True."""
         where = index.to(self.images.device)
