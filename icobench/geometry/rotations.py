@@ -64,7 +64,7 @@ def quaternion_conjugate(quaternion: Tensor) -> Tensor:
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     """Rotation matrices M(q), (..., 4) -> (..., 3, 3), with ``r_lab = M r_body``."""
     w, x, y, z = quaternion.unbind(-1)
-    ww, xx, yy, zz = (one * one for one in (w, x, y, z))
+    ww, xx, yy, zz = (component * component for component in (w, x, y, z))
     entries = (
         ww + xx - yy - zz, 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), ww - xx + yy - zz, 2 * (y * z - w * x),
