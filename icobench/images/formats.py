@@ -81,7 +81,7 @@ def _plain(
 ) -> Frames:
     """Frames that lie one after the other in a stream.
 
-    They are read, not mapped into memory: a mapped file that another program cuts short kills the process.
+    They are not mapped into memory, since the process would crash if another program shortens a mapped file.
     """
     shape = _stacked(shape)
     size = int(np.prod(shape[1:])) * dtype.itemsize
@@ -103,8 +103,8 @@ def _hdf5(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
         stream = files.enter_context(h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES))
         name = next((name for name in names if isinstance(stream.get(name), h5py.Dataset)), None)
         if name is None and sole:
-            held = _datasets(stream)
-            name = held[0] if len(held) == 1 else None
+            datasets = _datasets(stream)
+            name = datasets[0] if len(datasets) == 1 else None
         if name is None:
             return None
         dataset = stream[name]
@@ -120,23 +120,23 @@ def _datasets(stream: Any) -> list[str]:
     """Datasets of two dimensions or more in an HDF5 file, of which at most ``NAMED + 1`` are returned."""
     import h5py
 
-    held: list[str] = []
+    names: list[str] = []
 
     def visit(name: str, item: Any) -> bool | None:
         if isinstance(item, h5py.Dataset) and item.ndim >= 2:
-            held.append(f"/{name}")
-        return True if len(held) > NAMED else None
+            names.append(f"/{name}")
+        return True if len(names) > NAMED else None
 
     stream.visititems(visit)
-    return held
+    return names
 
 
 def _missing(path: Path, name: str, files: ExitStack) -> InputError:
     import h5py
 
     with _readable(path, "HDF5"):
-        held = _datasets(files.enter_context(h5py.File(path, "r")))
-    listed = ", ".join(held[:NAMED]) + (", ..." if len(held) > NAMED else "") or "none"
+        datasets = _datasets(files.enter_context(h5py.File(path, "r")))
+    listed = ", ".join(datasets[:NAMED]) + (", ..." if len(datasets) > NAMED else "") or "none"
     return InputError(f"{path}: no dataset {name} (two-dimensional or more are: {listed})")
 
 
@@ -145,10 +145,10 @@ def _numpy(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fr
         if path.suffix.lower() == ".npy":
             return _array(files.enter_context(path.open("rb")), lambda: np.load(path, mmap_mode="r"))
         archive = files.enter_context(zipfile.ZipFile(path))
-        held = _arrays(archive)
-        name = next((name for name in names if name in held), None)
-        if name is None and sole and len(held) == 1:
-            name = held[0]
+        arrays = _arrays(archive)
+        name = next((name for name in names if name in arrays), None)
+        if name is None and sole and len(arrays) == 1:
+            name = arrays[0]
         if name is None:
             return None
         stream = files.enter_context(archive.open(f"{name}.npy"))
@@ -276,8 +276,8 @@ def open_frames(path: Path, dataset: str | None, files: ExitStack) -> Frames:
         raise _missing(path, names[0], files)
     if frames is None:
         with zipfile.ZipFile(path) as stream:
-            held = ", ".join(_arrays(stream)) or "none"
-        raise InputError(f"{path}: no array named {' or '.join(names)} (there are: {held})")
+            arrays = ", ".join(_arrays(stream)) or "none"
+        raise InputError(f"{path}: no array named {' or '.join(names)} (there are: {arrays})")
     return frames
 
 

@@ -45,7 +45,7 @@ class Experiment:
     The beam runs along +z; arrays are [..., y, x]. By default the grid is orthographic: pixel i of a row or
     column has transverse wave number ``k_x = (i - pixels / 2) k sin_theta_max / (pixels / 2)``, and pixels
     with ``k_x^2 + k_y^2 >= k^2`` lie outside the forward half space and hold 0. With a
-    :class:`FlatDetector` the pixels are where that has them, and all of them are valid.
+    :class:`FlatDetector` the pixels are those of that detector, and all of them are valid.
 
     Attributes:
         wavelength_nm: vacuum wavelength.

@@ -34,12 +34,11 @@ SHORTEST = 1e-10
 STEEPEST = {torch.float32: 1e8, torch.float64: 1e12}
 """Bound on the slopes of nearly vertical facets: products of four of them stay in the type's range."""
 
-
 PAIRS_AT_ONCE = 1 << 22
 """Edges times pairs of facets that compete along them, for the bodies planned at once."""
 
 UPRIGHT = 1e-11
-"""A facet whose normal has a smaller z component covers no ray: it borders on its neighbours as a cliff."""
+"""A facet whose normal has a smaller z component is taken as vertical: no ray enters or leaves through it."""
 
 
 class BodyTensors(NamedTuple):
@@ -85,9 +84,9 @@ class Plan(NamedTuple):
         sides: (B, S, 4) entrance facet on the left and right, exit facet on the left and right.
         across: (B, S) the facet on the other side of the body.
         uncut: (B, S, 2) whether the segment's start and end are those of the edge.
-        carrier, crossed: (B, S, 2) where not: the exit edge and the entrance edge that cross there. A
-            crossing has one position along the carrier, whichever of the two the segment belongs to:
-            nearly parallel edges would not meet otherwise.
+        carrier, crossed: (B, S, 2) where they are not: the exit edge and the entrance edge that cross there.
+            A crossing's position is computed along the carrier for segments of either edge, since nearly
+            parallel edges would not meet otherwise.
         pair: (B, S, 2, 2) the facets on either side of the crossed edge.
         on_entrance, on_exit: (B, S) whether the edge belongs to that surface; both do for silhouette
             and, by the front sum's definition, for front segments.
@@ -109,10 +108,6 @@ class Plan(NamedTuple):
     sign: Tensor
     weight: Tensor
     live: Tensor
-
-    def take(self, index: Tensor) -> "Plan":
-        """The plan of the batch items with the given indices."""
-        return Plan(*(table[index] for table in self))
 
 
 class Segments(NamedTuple):

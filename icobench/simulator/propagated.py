@@ -2,7 +2,7 @@
 
 Each slice multiplies the wave by exp(i k dz (n - 1)) where there is material and lets it travel freely
 by exp(i k_z dz); at the exit the empty-space wave is subtracted. The exact and the sliced
-method leave these effects out, so this is the test of a model mismatch.
+method leave these effects out, so this one shows what a wrong model does to a reconstruction.
 """
 
 import math
