@@ -31,8 +31,6 @@ FUSED_ELEMENTS = 1 << 26
 
 GPU_ELEMENTS = 1 << 25
 
-COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
-
 SMALL_BAND = 15.0
 SMALL_CONTRAST = 0.02
 """Below this k R (32 nm) or |n - 1| the terms of a rotation's derivative nearly cancel."""
@@ -158,7 +156,7 @@ class ExactField(nn.Module):
         radius, terms = geometry[3], program.terms(*geometry)
         longest = terms.live.tolist()
         pixels = self.experiment.pixels
-        field = radius.new_empty(len(radius), pixels, pixels, dtype=COMPLEX[self.dtype])
+        field = radius.new_empty(len(radius), pixels, pixels, dtype=self.dtype.to_complex())
         for skeleton, items in self._buckets(radius):
             values = self._at_nodes(
                 program.edge_sum, terms, skeleton, items, longest, dtype=self.dtype, fused=program.fused
@@ -203,7 +201,7 @@ class ExactField(nn.Module):
 
         longest = terms.live.tolist()
         pixels, rows = self.experiment.pixels, 1 + form_slopes.shape[1]
-        fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=COMPLEX[self.dtype])
+        fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=self.dtype.to_complex())
         for skeleton, items in self._buckets(radius):
             values = self._at_nodes(
                 program.edge_sum_jacobian,

@@ -112,8 +112,7 @@ class Simulator(nn.Module):
 
     def _empty(self, *shape: int) -> Tensor:
         pixels = self.experiment.pixels
-        dtype = torch.complex64 if self.dtype == torch.float32 else torch.complex128
-        return torch.zeros(*shape, pixels, pixels, dtype=dtype, device=self.device)
+        return torch.zeros(*shape, pixels, pixels, dtype=self.dtype.to_complex(), device=self.device)
 
     def field(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3.
