@@ -12,7 +12,6 @@ import torch
 
 from icobench.errors import InputError
 from icobench.fitting.dictionary import DictionaryOptions, build_dictionary, dictionary_for
-from icobench.fitting.large_dictionary import match_in_shards
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
 from icobench.fitting.simplex import SimplexOptions
 from icobench.fitting.warm_start import judge
@@ -25,6 +24,7 @@ from icobench.sets.patterns import PatternSet, generate_patterns
 from icobench.sets.test_sets import find_test_set
 from icobench.simulator.compiled import prepare_kernel
 from icobench.storage import atomic_path
+from paper_scale.large_dictionary import match_in_shards
 from paper_scale.networks import exported
 from paper_scale.stage import Run, Stage
 from paper_scale.store import stored_results
