@@ -8,7 +8,7 @@ import torch
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.images.log_image import intensity_from_log
-from icobench.network.canonical import require_canonical
+from icobench.network.inputs import require_canonical
 from icobench.network.recipe import Recipe
 from icobench.sets.pattern_file import read_patterns, stored_settings
 from icobench.simulator.experiment import Experiment
