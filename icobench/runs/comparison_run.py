@@ -1,4 +1,4 @@
-"""One run of a comparison: a test set and a seed, and the blocks of images that methods have reconstructed."""
+"""One run of a comparison: a test set and a seed, and the blocks that methods have reconstructed."""
 
 import contextlib
 from collections.abc import Sequence

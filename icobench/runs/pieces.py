@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from icobench.answer import Progress
-from icobench.runs.pool import WorkerPool, in_process
+from icobench.runs.pool import WorkerPool
 from icobench.storage import WHOLE, Shard, share
 
 __all__ = ["Report", "Work", "execute"]
@@ -80,26 +80,21 @@ def execute(
     missing = [piece for piece in pieces if not work.is_stored(piece)]
     done = len(pieces) - len(missing)
     failures: dict[Any, str] = {}
-    with WorkerPool(max(1, min(workers, len(missing))), device) as pool, in_process(device):
-        if pool.workers > 1:
-            packed = pickle.dumps(work)
-            for (_, piece), reason in pool.run(_compute, [(packed, piece) for piece in missing]):
-                if reason is not None:
-                    failures[piece] = reason
-                done += 1
-                report(done / len(pieces), f"{piece}, {done} of {len(pieces)}")
-            return failures
-        for piece in missing:
-            text = f"{piece}, {done + 1} of {len(pieces)}"
 
-            def progress(part: float, text: str = text, done: int = done) -> None:
-                report((done + part) / len(pieces), text)
+    def here(piece: Any, rank: int, device: str) -> str | None:
+        """A piece in this process, with progress."""
+        text = f"{piece}, {done + 1} of {len(pieces)}"
+        return work.compute(piece, device, lambda part: report((done + part) / len(pieces), text))
 
-            progress(0.0)
-            reason = work.compute(piece, str(device), progress)
+    with WorkerPool(max(1, min(workers, len(missing))), device) as pool:
+        alone = pool.workers == 1
+        packed = b"" if alone else pickle.dumps(work)
+        jobs = [(piece,) if alone else (packed, piece) for piece in missing]
+        for job, reason in pool.run(here if alone else _compute, jobs):
             if reason is not None:
-                failures[piece] = reason
+                failures[job[-1]] = reason
             done += 1
+            report(done / len(pieces), f"{job[-1]}, {done} of {len(pieces)}")
     report(1.0, "")
     return failures
 

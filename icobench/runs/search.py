@@ -12,7 +12,7 @@ import torch
 from icobench.errors import InputError
 from icobench.network.training import DivergedError
 from icobench.provenance import provenance
-from icobench.runs.pool import WorkerDiedError, WorkerPool, in_process
+from icobench.runs.pool import WorkerDiedError, WorkerPool
 from icobench.runs.search_space import SearchSpace
 from icobench.runs.search_storage import (
     asking_alone,
@@ -336,7 +336,7 @@ def _work(
     while True:
         if (missing := trials_left(search, study)) > 0:
             try:
-                with WorkerPool(min(workers, missing), device) as pool, in_process(device):
+                with WorkerPool(min(workers, missing), device) as pool:
                     for _, outcome in pool.run(one_trial, jobs * missing):
                         if outcome is not None:
                             outcomes.append(outcome)

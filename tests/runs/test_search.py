@@ -14,12 +14,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from icobench.methods.defined import define_methods
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 from icobench.errors import InputError
 from icobench.methods import METHODS
-from icobench.methods.defined import define_methods
 from icobench.network.recipe import Recipe, read_recipe
 from icobench.reporting.ledger import account
 from icobench.reporting.searches import write_search_figures
