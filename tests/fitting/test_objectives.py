@@ -10,7 +10,9 @@ from scipy.special import kl_div
 from scipy.stats import poisson
 
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.objectives import LogImageError, PoissonDeviance
+from icobench.fitting.objectives import LogImageError, PoissonDeviance, SquareRootError, objective_for
+from icobench.fitting.shift import inner_pixels
+from icobench.images.image_set import ImageSet
 from icobench.images.log_image import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -164,3 +166,37 @@ def test_log_residuals_by_differences(scene):
     held = slope[0, 3, 4] * (1 - 1 / found.usable[0])  # the profiled scale follows by its share
     assert bool(mask[0, 3, 4])
     torch.testing.assert_close(change, held, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("counts", PoissonDeviance), ("log", LogImageError), ("intensity", SquareRootError)],
+)
+def test_objective_for_a_kind_of_images(scene, kind, expected):
+    intensity, mask = scene
+    images = ImageSet(log_image(intensity) if kind == "log" else intensity, mask, kind, EXPERIMENT)
+    simulator = Simulator(EXPERIMENT)
+    found = objective_for(images, simulator)
+    assert type(found) is expected
+    assert torch.equal(found.mask, mask)
+    assert found.simulator.evaluations.tolist() == [0, 0]
+    assert found.simulator.simulator is simulator
+
+
+def test_pixels_near_the_edge_are_left_out_where_the_centre_is_fitted():
+    experiment = Experiment(pixels=32)
+    images = ImageSet(torch.ones(2, 32, 32), torch.ones(2, 32, 32, dtype=torch.bool), "counts", experiment)
+    found = objective_for(images, Simulator(experiment), ("background", "centre"))
+    assert torch.equal(found.mask[1], inner_pixels(experiment))
+
+
+def test_square_roots_of_models_that_dip_below_zero(scene):
+    """As interpolated ones may: such a pixel counts as dark."""
+    intensity, mask = scene
+    mask[:, 3, 4] = True
+    model = intensity.clone()
+    model[:, 3, 4] = -0.1
+    dark = model.clamp_min(0)
+    roots = objective(SquareRootError, intensity, mask)
+    assert torch.equal(roots.compare(BOTH, model), roots.compare(BOTH, dark))
+    assert all(part.isfinite().all() for part in roots.residuals(BOTH, model))
