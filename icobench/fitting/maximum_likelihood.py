@@ -31,13 +31,7 @@ def maximum_likelihood(
     so they only provide the start of the second stage: for photon counts least squares of square roots. For
     objectives without it this is :func:`levenberg_marquardt` itself.
 
-    Args:
-        objective: images, masks and counting simulator.
-        radius_nm, quaternion: (N,) and (N, 4) starts.
-        options: of the second stage.
-        image: (N,) indices of the objective's images, all by default.
-        progress: called with the finished share.
-        nuisance: starts (N, P) of further parameters to fit.
+    Arguments and answer are those of :func:`levenberg_marquardt`; the options are those of the second stage.
     """
     coarse = objective.coarse()
     if coarse is None:
