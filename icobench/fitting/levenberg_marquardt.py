@@ -119,8 +119,9 @@ def levenberg_marquardt(
     radius = radius_nm.to(device, torch.float64).clamp(low, high)
     quaternion = quaternion_normalize(quaternion.to(device, torch.float64))
     count = len(radius)
+    nuisance = nuisance or Nuisance.none(count)
     # A copy: better values are written into it.
-    nuisance = (nuisance or Nuisance.none(count)).take(torch.arange(count)).to(device)
+    nuisance = Nuisance(nuisance.names, nuisance.values.to(device, torch.float64, copy=True))
     value = objective.value(image, radius, quaternion, nuisance).double()
     damping = torch.full((count,), options.damping, dtype=torch.float64, device=device)
     growth = torch.full_like(damping, 2.0)

@@ -48,9 +48,7 @@ class Nuisance:
         return cls((), torch.zeros(count, 0, dtype=torch.float64))
 
     @classmethod
-    def start(
-        cls, names: Sequence[str], count: int, experiment: Experiment, device: torch.device | str = "cpu"
-    ) -> "Nuisance":
+    def start(cls, names: Sequence[str], count: int, experiment: Experiment) -> "Nuisance":
         """The experiment's values for ``count`` images: no background, its refractive index, its centre.
 
         Raises:
@@ -64,8 +62,7 @@ class Nuisance:
         begin = {"background": (0.0,), "refractive_index": (index.real, index.imag), "centre": (0.0, 0.0)}
         ordered = tuple(name for name in NUISANCES if name in names)
         row = [value for name in ordered for value in begin[name]]
-        values = torch.tensor(row, dtype=torch.float64, device=device).expand(count, -1).clone()
-        return cls(ordered, values)
+        return cls(ordered, torch.tensor(row, dtype=torch.float64).expand(count, -1).clone())
 
     @classmethod
     def from_answer(cls, answer: Answer) -> "Nuisance":
@@ -91,12 +88,8 @@ class Nuisance:
         return self.values[:, places]
 
     def take(self, rows: Tensor) -> "Nuisance":
-        """The parameters of the images with these indices, a copy."""
+        """The parameters of the images with these indices."""
         return Nuisance(self.names, self.values[rows.to(self.values.device)])
-
-    def to(self, device: torch.device) -> "Nuisance":
-        """The same on another device."""
-        return Nuisance(self.names, self.values.to(device))
 
     def moved(self, step: Tensor) -> "Nuisance":
         """After a step (B, P), within the bounds."""

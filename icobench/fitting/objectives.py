@@ -106,12 +106,12 @@ class Objective:
         background = nuisance.of("background")
         if background is None:
             return intensity, slopes
-        level = self._mean(image, intensity)
         background = background[:, :, None].to(intensity)
+        level = self._mean(image, intensity)
         slope_means = self._mean(image.repeat_interleave(slopes.shape[1]), slopes.flatten(0, 1))
         slopes = slopes + background[..., None] * slope_means.unflatten(0, slopes.shape[:2])
-        flat = level.expand_as(intensity).unsqueeze(1)
-        return intensity + background * level, torch.cat((slopes[:, :4], flat, slopes[:, 4:]), 1)
+        by_background = level.expand_as(intensity).unsqueeze(1)
+        return intensity + background * level, torch.cat((slopes[:, :4], by_background, slopes[:, 4:]), 1)
 
     def _mean(self, image: Tensor, values: Tensor) -> Tensor:
         """Mean over usable pixels: (B, 1, 1)."""

@@ -76,7 +76,7 @@ def random_starts(
 
 
 class SimplexFits:
-    """Simplices in rotation vector (about each one's start) and radius, several for every image.
+    """Simplices in radius and in the rotation vector from their start, several for every image.
 
     Args:
         objective: images, masks and counting simulator.

@@ -83,8 +83,11 @@ def lm_race(
             objective, radius_nm.flatten(), quaternion.flatten(0, 1),
             LevenbergMarquardtOptions(iterations=steps), chosen.repeat_interleave(shape[1]),
         )  # fmt: skip
-        values, *ends = (part.unflatten(0, shape) for part in (fit.objective, fit.radius_nm, fit.quaternion))
-        radius_nm, quaternion = (end[:, :survivors] for end in _best_first(values, *ends))
+        values, radius_nm, quaternion = (
+            part.unflatten(0, shape) for part in (fit.objective, fit.radius_nm, fit.quaternion)
+        )
+        radius_nm, quaternion = _best_first(values, radius_nm, quaternion)
+        radius_nm, quaternion = radius_nm[:, :survivors], quaternion[:, :survivors]
     return radius_nm[:, 0], quaternion[:, 0]
 
 
