@@ -73,7 +73,7 @@ def draw(table: pd.DataFrame) -> "Figure":
             panel.plot([], "--", color="0.3", label="Cramér-Rao bound (median)")
         panel.set(xlabel="radius R (nm)", ylabel=label, yscale="log")
         decade_labels(panel.yaxis)
-    legend_below(figure)
+    legend_below(figure, columns=3)
     return figure
 
 
