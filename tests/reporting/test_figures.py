@@ -135,7 +135,7 @@ def test_a_missing_answer_raises_the_quantiles():
     network = results["method"] == "network"
     results.loc[network, "disorientation_deg"] = [0.1, 0.2, 0.3, 0.4, np.nan, np.nan, np.nan]
     axes = plot_errors(results, curves).axes[0]
-    (marker,) = (line for line in axes.lines if line.get_xdata().tolist() == [0.0])
+    marker = next(line for line in axes.lines if list(line.get_xdata()) == [0.0])
     assert marker.get_ydata() == pytest.approx([0.4])
 
 
