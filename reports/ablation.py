@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from icobench.network.checkpoint import load_trained
@@ -28,12 +29,16 @@ from icobench.network.recipe import RECIPES, Recipe
 from icobench.network.selection import Networks
 from icobench.network.training import train
 from icobench.provenance import provenance
-from icobench.runs.evaluation import evaluate, evaluation_set, summarise
+from icobench.reporting.evaluation import summarise
+from icobench.reporting.figures import decade_labels, empty_figure, styled
+from icobench.reporting.sweeps import read_points
+from icobench.runs.evaluation import evaluate
 from icobench.runs.pool import WorkerPool
-from icobench.runs.sweep import read_points
+from icobench.sets.patterns import generate_patterns
+from icobench.sets.test_sets import find_test_set
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
-from icobench.storage import atomic_path
+from icobench.storage import atomic_path, write_json
 
 TEST_SEED = 30_000
 ONCE = {"blocks": [1, 1, 1], "periods_nm": []}
@@ -82,25 +87,29 @@ def run(name: str, seed: int, steps: int, images: int, path: Path, rank: int, wh
     experiment, device = Experiment(), torch.device(where)
     prepare_kernel(device)
     with tempfile.TemporaryDirectory() as folder:
-        result = train(recipe, experiment, Path(folder), seed, device)
+        trained = train(recipe, experiment, Path(folder), seed, device)
         networks = Networks((load_trained(Path(folder) / "network.safetensors"),))
-    sets = {
-        one: evaluate(networks, evaluation_set(one, images, experiment, TEST_SEED), one)
-        for one in ("clean", "realistic")
+    evaluated = {
+        test_set: evaluate(
+            networks, generate_patterns(find_test_set(test_set).options(images), experiment, TEST_SEED)
+        )
+        for test_set in ("clean", "realistic")
     }
-    clean = sets["clean"].table
+    clean = evaluated["clean"].table
     document = {
         **provenance(seed, device, experiment),
         "command": " ".join(["python", "reports/ablation.py", *sys.argv[1:]]),
         "name": name, "meaning": CHOICES[name][0], "steps": steps,
-        "training_seconds": round(result.seconds, 1), "simulations": result.simulations,
+        "training_seconds": round(trained.seconds, 1), "simulations": trained.simulations,
         "recipe": recipe.to_dict(),
-        "results": {one: summarise(evaluated) for one, evaluated in sets.items()},
+        "results": {
+            test_set: summarise(result.table, result.networks, result.seconds)
+            for test_set, result in evaluated.items()
+        },
         "boundary_distance_deg": [round(x, 2) for x in clean["boundary_distance_deg"]],
         "disorientation_deg": [round(x, 3) for x in clean["disorientation_deg"]],
     }  # fmt: skip
-    with atomic_path(path.resolve()) as temporary:
-        temporary.write_text(json.dumps(document) + "\n")
+    write_json(path.resolve(), document, indent=None)
 
 
 def table(stored: dict[tuple[str, int], dict]) -> str:
@@ -110,20 +119,20 @@ def table(stored: dict[tuple[str, int], dict]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (meaning, _, _) in CHOICES.items():
-        own = [document for (other, _), document in stored.items() if other == name]
-        if not own:
+        runs = [document for (other, _), document in stored.items() if other == name]
+        if not runs:
             continue
 
-        def cell(test_set: str, column: str, key: str, own: list[dict] = own) -> str:
-            values = sorted(document["results"][test_set][column][key] for document in own)
+        def cell(test_set: str, column: str, key: str, runs: list[dict] = runs) -> str:
+            values = sorted(document["results"][test_set][column][key] for document in runs)
             spread = f" ({values[0]:.3g} to {values[-1]:.3g})" if len(values) > 1 else ""
             return f"{np.median(values):.3g}{spread}"
 
         cells = [
-            name, meaning, str(len(own)), cell("clean", "disorientation_deg", "median"),
+            name, meaning, str(len(runs)), cell("clean", "disorientation_deg", "median"),
             cell("clean", "disorientation_deg", "99"), cell("clean", "radius_error_nm", "median"),
             cell("realistic", "disorientation_deg", "median"), cell("realistic", "radius_error_nm", "median"),
-            f"{np.median([document['training_seconds'] for document in own]) / 60:.1f}",
+            f"{np.median([document['training_seconds'] for document in runs]) / 60:.1f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -139,8 +148,8 @@ def dataset_table(folder: Path) -> str:
         "| training images | seeds | deg | 99 % | nm |",
         "|---|---|---|---|---|",
     ]
-    for size, own in points.groupby("point"):
-        seeds = own.groupby("repetition")
+    for size, answers in points.groupby("point"):
+        seeds = answers.groupby("repetition")
 
         def cell(column: str, part: float, seeds: Any = seeds) -> str:
             values = seeds[column].quantile(part)
@@ -154,32 +163,36 @@ def dataset_table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+@styled()
 def boundary_figure(stored: dict[tuple[str, int], dict], path: Path) -> None:
     """Median error against distance from the boundary for the four targets."""
-    from matplotlib.figure import Figure
+    import seaborn
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    edges = np.array([0, 1, 2, 4, 7, 11, 16, 36])
     labels = {"plain head": "orbit", "quaternion": "quaternion", "nearest": "min over 60", "sixd": "6D"}
-    for (name, label), marker in zip(labels.items(), "osv^", strict=True):
-        own = [document for (other, _), document in stored.items() if other == name]
-        if not own:
-            continue
-        distance = np.concatenate([document["boundary_distance_deg"] for document in own])
-        error = np.concatenate([document["disorientation_deg"] for document in own])
-        place = np.digitize(distance, edges) - 1
-        medians = [
-            np.median(error[place == i]) if (place == i).any() else np.nan for i in range(len(edges) - 1)
-        ]
-        axes.plot((edges[1:] + edges[:-1]) / 2, medians, marker=marker, label=label)
+    names = {"distance": "boundary_distance_deg", "error": "disorientation_deg"}
+    frames = [
+        pd.DataFrame({"target": labels[name], **{key: document[column] for key, column in names.items()}})
+        for (name, _), document in sorted(stored.items())
+        if name in labels
+    ]
+    figure = empty_figure(6, 4)
+    axes = figure.subplots()
+    if frames:
+        table = pd.concat(frames, ignore_index=True)
+        edges = np.array([0, 1, 2, 4, 7, 11, 16, 36])
+        table["distance"] = pd.cut(table["distance"], edges, right=False, labels=(edges[1:] + edges[:-1]) / 2)
+        table["distance"] = table["distance"].astype(float)
+        seaborn.lineplot(
+            table, x="distance", y="error", hue="target", style="target", hue_order=labels.values(),
+            style_order=labels.values(), estimator="median", errorbar=None, markers=True, dashes=False,
+            palette="colorblind", ax=axes,
+        )  # fmt: skip
+        axes.legend(title="target, same trunk and budget")
     axes.set(
         xlabel="distance from the fundamental domain's boundary (deg)", ylabel="median disorientation (deg)",
         yscale="log",
     )  # fmt: skip
-    if axes.lines:
-        axes.legend(title="target, same trunk and budget")
-    axes.grid(alpha=0.3)
+    decade_labels(axes.yaxis)
     with atomic_path(path.resolve()) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 

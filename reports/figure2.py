@@ -7,7 +7,6 @@ comes from.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from icobench.images.masks import usable_pixels
 from icobench.provenance import provenance
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.storage import atomic_path
+from icobench.storage import atomic_path, write_json
 
 
 def gallery(augmented: Augmented, path: Path) -> None:
@@ -59,8 +58,7 @@ def main() -> None:
         f"python reports/figure2.py --radius {arguments.radius:g} --quaternion {arguments.quaternion} "
         f"--seed {arguments.seed}"
     )
-    with atomic_path(arguments.out.with_suffix(".json").resolve()) as temporary:
-        temporary.write_text(json.dumps(origin, indent=1) + "\n")
+    write_json(arguments.out.with_suffix(".json").resolve(), origin)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from icobench.reporting.figures import error_against_evaluations
-from icobench.reporting.page import svg
-from icobench.runs.sweep import read_points
-from icobench.storage import atomic_path
+from icobench.reporting.figures import plot_errors, svg
+from icobench.reporting.report import write_file
+from icobench.reporting.sweeps import read_points
+from icobench.storage import write_json
 
 
 def main() -> None:
@@ -27,14 +27,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/figure4b.svg"))
     arguments = parser.parse_args()
     results, curves = (pd.read_parquet(arguments.run / f"{name}.parquet") for name in ("results", "curves"))
-    # The shipped network stands at 0 simulations an image; here its training counts.
-    swept = arguments.sweep.is_dir()
-    training = read_points(arguments.sweep) if swept else None
-    if swept:
+    training = read_points(arguments.sweep) if arguments.sweep.is_dir() else None
+    if training is not None:
+        # The shipped network stands at 0 simulations an image; here its training counts.
         results = results[results["method"] != "network"]
-    figure = error_against_evaluations(results, curves, training)
-    with atomic_path(arguments.out.resolve()) as temporary:
-        temporary.write_bytes(svg(figure))
+    write_file(arguments.out.resolve(), svg(plot_errors(results, curves, training)))
     errors = ["disorientation_deg", "radius_error_nm", "appendix_c_mean"]
     run = json.loads((arguments.run / "run.json").read_text())
     described = {
@@ -42,20 +39,19 @@ def main() -> None:
         "run": {name: run[name] for name in ("command", "commit", "created", "machine", "seed")},
         "methods": {
             method: {
-                "images": len(own), "simulations": float(own["evaluations"].mean()),
-                **{f"{name}_median": float(own[name].median()) for name in errors},
+                "images": len(answers), "simulations": float(answers["evaluations"].mean()),
+                **{f"{name}_median": float(answers[name].median()) for name in errors},
             }
-            for method, own in results.groupby("method", sort=False)
+            for method, answers in results.groupby("method", sort=False)
         },
         "training_sets": {
             int(size): {
-                "images": len(own), **{f"{name}_median": float(own[name].median()) for name in errors}
+                "images": len(points), **{f"{name}_median": float(points[name].median()) for name in errors}
             }
-            for size, own in (training.groupby("fixed_simulations") if training is not None else ())
+            for size, points in (training.groupby("fixed_simulations") if training is not None else ())
         },
     }  # fmt: skip
-    with atomic_path(arguments.out.with_suffix(".json").resolve()) as temporary:
-        temporary.write_text(json.dumps(described, indent=1) + "\n")
+    write_json(arguments.out.with_suffix(".json").resolve(), described)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Draws reconstruction and difference for the last method, and writes all answers 
 """
 
 import argparse
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,12 +20,12 @@ from icobench.images.counts import expected_counts
 from icobench.methods import Problem, find_method
 from icobench.network.selection import load_network
 from icobench.provenance import provenance
-from icobench.reporting.figures import gallery
+from icobench.reporting.gallery import gallery
 from icobench.reporting.tables import number
 from icobench.sets.own_images import read_own_images
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.storage import atomic_path
+from icobench.storage import atomic_path, write_json
 
 DATA = Path("tests/data")
 
@@ -46,28 +46,26 @@ def main() -> None:
             refractive_index=complex(row.n_real, row.n_imag), solid_angle_factor=True
         )  # the cropped ones keep the grid; beyond their edge pixels are masked
         truth = read_own_images(arguments.images, believed, truth=arguments.truth)
-        truth = truth.subset(torch.tensor([row.index]))
+        # Starts are drawn by the number of an image: each of these is the first of its set.
+        truth = replace(truth.subset(torch.tensor([row.index])), numbers=torch.tensor([0]))
         simulator = Simulator(truth.experiment)
         for name in arguments.methods.split(","):
-            problem = Problem(
-                truth.images, truth.mask, truth.kind, simulator, networks, numbers=torch.tensor([0])
-            )
-            outcome = find_method(name).run(problem)
+            answer = find_method(name).run(Problem(truth, simulator, networks))
             answers.append(
                 {
                     "image": row.index, "made_with": row.model, "method": name,
-                    "radius_nm": float(outcome.radius_nm[0]), "true_radius_nm": row.radius_nm,
-                    "radius_error_nm": float((outcome.radius_nm - truth.radius_nm).abs()[0]),
-                    "disorientation_deg": float(disorientation(outcome.quaternion, truth.quaternion)[0]),
-                    "orientation_std_deg": float(outcome.orientation_std_deg[0]),
-                    "radius_std_nm": float(outcome.radius_std_nm[0]),
-                    "objective": float(outcome.objective[0]), "evaluations": int(outcome.evaluations[0]),
-                    "seconds": outcome.seconds, "status": outcome.status[0],
+                    "radius_nm": float(answer.radius_nm[0]), "true_radius_nm": row.radius_nm,
+                    "radius_error_nm": float((answer.radius_nm - truth.radius_nm).abs()[0]),
+                    "disorientation_deg": float(disorientation(answer.quaternion, truth.quaternion)[0]),
+                    "orientation_std_deg": float(answer.orientation_std_deg[0]),
+                    "radius_std_nm": float(answer.radius_std_nm[0]),
+                    "objective": float(answer.objective[0]), "evaluations": int(answer.evaluations[0]),
+                    "seconds": answer.seconds, "status": answer.status[0],
                 }
             )  # fmt: skip
         last = answers[-1]
         target = truth.images.double() * truth.mask
-        intensity = simulator.intensity(outcome.radius_nm, outcome.quaternion).double()
+        intensity = simulator.intensity(answer.radius_nm, answer.quaternion).double()
         shown["targets"].append(target[0])
         shown["fitted"].append(expected_counts(intensity, truth.mask, target.sum((-2, -1)))[0])
         shown["masks"].append(truth.mask[0])
@@ -86,8 +84,7 @@ def main() -> None:
         "answers": answers,
     }
     described.pop("experiment")  # each image has its own, in the table of the truth
-    with atomic_path(arguments.out.with_suffix(".json").resolve()) as temporary:
-        temporary.write_text(json.dumps(described, indent=1) + "\n")
+    write_json(arguments.out.with_suffix(".json").resolve(), described)
 
 
 if __name__ == "__main__":

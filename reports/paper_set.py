@@ -30,7 +30,7 @@ from icobench.network.orbit import DIMENSION, embed
 from icobench.provenance import provenance
 from icobench.sets.pattern_file import TRUTH_GROUP
 from icobench.simulator.experiment import Experiment
-from icobench.storage import atomic_path
+from icobench.storage import write_json
 
 ARRAYS = (DATA_PATH, MASK_PATH, f"{TRUTH_GROUP}/radius_nm", f"{TRUTH_GROUP}/quaternion")
 PAPER_SECONDS = 17 * 3600
@@ -38,14 +38,14 @@ PAPER_SECONDS = 17 * 3600
 
 def digests(path: Path) -> dict[str, str]:
     """SHA-256 of every array, read in pieces."""
-    found = {}
+    sums = {}
     with h5py.File(path) as stream:
         for name in ARRAYS:
             digest = hashlib.sha256()
             for start in range(0, len(stream[name]), 512):
                 digest.update(stream[name][start : start + 512].tobytes())
-            found[name] = digest.hexdigest()
-    return found
+            sums[name] = digest.hexdigest()
+    return sums
 
 
 def uniformity(path: Path) -> dict[str, float]:
@@ -118,8 +118,7 @@ def main() -> None:
         }
     origin = provenance(0, torch.device("cpu"), Experiment())
     origin["command"] = " ".join(["python", *sys.argv])
-    with atomic_path(arguments.out.resolve()) as temporary:
-        temporary.write_text(json.dumps({**origin, "results": results}, indent=1) + "\n")
+    write_json(arguments.out.resolve(), {**origin, "results": results})
     print(json.dumps(results, indent=1))
 
 

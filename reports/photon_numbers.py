@@ -7,23 +7,54 @@ trained with (1e7), images are scaled down to it. A `.json` beside the figure ho
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from icobench.images.detector import DETECTORS
 from icobench.network.selection import load_network
 from icobench.provenance import provenance
-from icobench.runs.evaluation import evaluate, summarise
+from icobench.reporting.evaluation import summarise
+from icobench.reporting.figures import empty_figure, legend_below, styled
+from icobench.runs.evaluation import evaluate
 from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
-from icobench.storage import atomic_path
+from icobench.storage import atomic_path, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PHOTONS = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7)
 SEED = 21_000
+
+
+@styled()
+def draw(results: dict[str, dict[str, Any]]) -> "Figure":
+    """Median, 90 % quantile and median bound of both errors against the number of photons."""
+    import seaborn
+
+    figure = empty_figure(9, 3.9)
+    labels = {"disorientation_deg": "disorientation (deg)", "radius_error_nm": "radius error (nm)"}
+    bounds = {"disorientation_deg": "bound_orientation_deg", "radius_error_nm": "bound_radius_nm"}
+    for axes, (error, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
+        lines = pd.DataFrame(
+            {
+                "median": {photons: row[error]["median"] for photons, row in results.items()},
+                "90 % quantile": {photons: row[error]["90"] for photons, row in results.items()},
+                "Cramér-Rao bound (median)": {
+                    photons: row[f"{bounds[error]}_median"] for photons, row in results.items()
+                },
+            }
+        )
+        lines.index = lines.index.astype(float)
+        seaborn.lineplot(lines, markers=True, palette="colorblind", ax=axes)
+        axes.set(xlabel="photons in an image", ylabel=label, xscale="log", yscale="log")
+    legend_below(figure)
+    return figure
 
 
 def main() -> None:
@@ -31,37 +62,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("reports/photon_numbers.png"))
     arguments = parser.parse_args()
-    from matplotlib.figure import Figure
-
     prepare_kernel(torch.device("cpu"))
     experiment, networks = Experiment(), load_network()
     results = {}
     for photons in PHOTONS:
         options = PatternOptions(arguments.images, detector=replace(DETECTORS["counting"], photons=photons))
-        truth = generate_patterns(options, experiment, SEED)
-        results[f"{photons:g}"] = summarise(evaluate(networks, truth))
-        print(photons, results[f"{photons:g}"]["disorientation_deg"], flush=True)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    pairs = (("disorientation_deg", "bound_orientation_deg"), ("radius_error_nm", "bound_radius_nm"))
-    labels = ("disorientation (deg)", "radius error (nm)")
-    for axis, (error, bound), label in zip(figure.subplots(1, 2), pairs, labels, strict=True):
-        rows = list(results.values())
-        (line,) = axis.plot(PHOTONS, [row[error]["median"] for row in rows], marker="o", label="median")
-        axis.plot(
-            PHOTONS, [row[error]["90"] for row in rows], ":", color=line.get_color(), label="90 % quantile"
-        )
-        axis.plot(PHOTONS, [row[f"{bound}_median"] for row in rows], "k--", label="Cramer-Rao bound, median")
-        axis.set(xlabel="photons an image", ylabel=label, xscale="log", yscale="log")
-        axis.grid(alpha=0.3)
-        axis.legend()
-    origin = provenance(SEED, torch.device("cpu"), experiment)
-    origin["command"] = f"python reports/photon_numbers.py --images {arguments.images}"
+        evaluated = evaluate(networks, generate_patterns(options, experiment, SEED))
+        summary = summarise(evaluated.table, evaluated.networks, evaluated.seconds)
+        results[f"{photons:g}"] = summary
+        print(photons, summary["disorientation_deg"], flush=True)
     with atomic_path(arguments.out.resolve()) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    with atomic_path(arguments.out.with_suffix(".json").resolve()) as temporary:
-        temporary.write_text(
-            json.dumps({**origin, "networks": networks.digest, "results": results}, indent=1) + "\n"
-        )
+        draw(results).savefig(temporary, format="png", dpi=150)
+    described = {
+        **provenance(SEED, torch.device("cpu"), experiment),
+        "command": f"python reports/photon_numbers.py --images {arguments.images}",
+        "networks": networks.digest, "results": results,
+    }  # fmt: skip
+    write_json(arguments.out.with_suffix(".json").resolve(), described)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 from icobench.provenance import provenance
 from icobench.sets.generation import shard_range
 from icobench.simulator.experiment import Experiment
+from icobench.storage import write_json
 
 HERE = Path(__file__).parent
 IMAGES = 10_000_000
@@ -35,9 +36,9 @@ def measured(folder: Path) -> pd.DataFrame:
     rows = []
     for path in sorted(state.glob("done-*.json")):
         done = json.loads(path.read_text())
-        own = shard_range(images, int(path.stem.split("-")[1]), jobs["shards"])
+        shard = shard_range(images, int(path.stem.split("-")[1]), jobs["shards"])
         rows.append(
-            {"set": folder.name, "images": len(own), "cores": done["cpus"], "seconds": done["seconds"]}
+            {"set": folder.name, "images": len(shard), "cores": done["cpus"], "seconds": done["seconds"]}
         )
     return pd.DataFrame(rows)
 
@@ -53,10 +54,10 @@ def simulating(shards: pd.DataFrame, start: float, each: float, stored: float, n
         "| set | shards | images in a shard | seconds, median | fastest | slowest |",
         "|:--|--:|--:|--:|--:|--:|",
     ]
-    for (name, images), own in shards.groupby(["set", "images"]):
-        t = own["seconds"]
+    for (name, images), rows in shards.groupby(["set", "images"]):
+        t = rows["seconds"]
         lines.append(
-            f"| {name} | {len(own)} | {images:,} | {t.median():.1f} | {t.min():.1f} | {t.max():.1f} |"
+            f"| {name} | {len(rows)} | {images:,} | {t.median():.1f} | {t.min():.1f} | {t.max():.1f} |"
         )
     return [
         *lines,
@@ -104,13 +105,13 @@ def measurements(folders: list[Path], note: str) -> dict[str, Any]:
     design = np.stack((np.ones(len(shards)), shards["images"]), 1)
     (start, each), *_ = np.linalg.lstsq(design, shards["seconds"].to_numpy(), rcond=None)
     largest = max(folders, key=lambda folder: folder.with_suffix("").stat().st_size)
-    own = shards[shards["set"] == largest.name]
+    images = shards[shards["set"] == largest.name]["images"].sum()
     return {
         **provenance(0, torch.device("cpu"), Experiment()),
         "command": " ".join(["python reports/scaling.py", *(folder.name for folder in folders)]),
         "note": note, "shards": shards.to_dict("records"), "start_seconds": float(start),
         "seconds_per_image": float(each),
-        "bytes_per_image": largest.with_suffix("").stat().st_size / own["images"].sum(),
+        "bytes_per_image": largest.with_suffix("").stat().st_size / images,
     }  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def main() -> None:
     folders, note = vars(parser.parse_args()).values()
     if folders:
         out = measurements(folders, note)
-        (HERE / "scaling.json").write_text(json.dumps(out, indent=1) + "\n")
+        write_json(HERE / "scaling.json", out)
     out = json.loads((HERE / "scaling.json").read_text())
     start, each, stored = (out[name] for name in ("start_seconds", "seconds_per_image", "bytes_per_image"))
     shards = pd.DataFrame(out["shards"])

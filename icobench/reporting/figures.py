@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,14 @@ PANELS = (
     ("radius_error_nm", "bound_radius_nm", "radius error (nm)", "Radius"),
 )
 
+ERRORS = [column for column, *_ in PANELS]
+
 POINTS_PER_DECADE = 20
 """Of evaluations, where courses are drawn."""
 
-UNANSWERED = 1e30
-"""Stands for the infinite error of a missing answer, because seaborn leaves out infinite values."""
-
-NEVER = 1e30
-"""The same for a target that is never met; far beyond the right end of the axis."""
+INFINITE = 1e30
+"""Stands for the infinite error of a missing answer, and for the cost of a target that is never met, because
+seaborn leaves out infinite values."""
 
 LOCK = RLock()
 
@@ -69,7 +70,7 @@ def empty_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def legend_below(figure: "Figure", first: Sequence[str] = ()) -> None:
+def legend_below(figure: "Figure", first: Sequence[str] = (), columns: int = 5) -> None:
     """One legend below all panels instead of theirs, every name once; those of ``first`` come first."""
     entries: dict[str, Any] = {}
     for panel in figure.axes:
@@ -79,7 +80,7 @@ def legend_below(figure: "Figure", first: Sequence[str] = ()) -> None:
     names = [name for name in first if name in entries]
     names += [name for name in entries if name not in names]
     if names:
-        handles, columns = [entries[name] for name in names], min(5, len(names))
+        handles = [entries[name] for name in names]
         figure.legend(handles, names, loc="outside lower center", frameon=False, ncols=columns, fontsize=10)
 
 
@@ -110,10 +111,12 @@ def _styles(methods: list[str]) -> dict[str, dict[str, Any]]:
 
     colours = seaborn.color_palette("colorblind")
     looks = {"palette": [colours[place] for place in COLOURS], "dashes": DASHES, "markers": MARKERS}
-    return {
-        look: {method: values[place % len(values)] for place, method in enumerate(methods)}
-        for look, values in looks.items()
-    }
+    return {look: dict(zip(methods, cycle(values), strict=False)) for look, values in looks.items()}
+
+
+def _without_gaps(table: "DataFrame") -> "DataFrame":
+    """The table with large errors for missing ones."""
+    return table.assign(**{name: table[name].fillna(INFINITE).clip(upper=INFINITE) for name in ERRORS})
 
 
 def carried_forward(fits: "DataFrame", grid: np.ndarray) -> "DataFrame":
@@ -125,18 +128,15 @@ def carried_forward(fits: "DataFrame", grid: np.ndarray) -> "DataFrame":
 
     Returns:
         evaluations, image, step and the errors, a row for each of G evaluations and each image; NaN before
-        an image's first step, :data:`UNANSWERED` where its latest step has no answer.
+        an image's first step, :data:`INFINITE` where its latest step has no answer.
     """
     import pandas as pd
 
     images = np.unique(fits["image"])
     wanted = pd.DataFrame({"evaluations": np.repeat(grid, len(images)), "image": np.tile(images, len(grid))})
-    columns = [column for column, *_ in PANELS]
-    steps = fits.sort_values(["evaluations", "step"], kind="stable").astype({"evaluations": float})
-    steps[columns] = steps[columns].fillna(UNANSWERED)
-    return pd.merge_asof(
-        wanted, steps[["evaluations", "image", "step", *columns]], on="evaluations", by="image"
-    )
+    ordered = fits.sort_values(["evaluations", "step"], kind="stable").astype({"evaluations": float})
+    columns = ["evaluations", "image", "step", *ERRORS]
+    return pd.merge_asof(wanted, _without_gaps(ordered)[columns], on="evaluations", by="image")
 
 
 def courses(curves: "DataFrame", methods: list[str]) -> "DataFrame":
@@ -158,7 +158,7 @@ def courses(curves: "DataFrame", methods: list[str]) -> "DataFrame":
 
 def _finite(value: float) -> float:
     """NaN, which is not drawn, for what is infinite."""
-    return float(value) if value < 1e-3 * UNANSWERED else math.nan
+    return float(value) if value < 1e-3 * INFINITE else math.nan
 
 
 def _median(errors: Any) -> float:
@@ -199,11 +199,11 @@ def plot_errors(results: "DataFrame", curves: "DataFrame", training: "DataFrame 
     steps = curves[curves["method"] != "network"].groupby(["method", "image"]).size()
     fitted = [method for method in methods if method in steps.index and steps[method].max() > 1]
     lines = courses(curves, fitted)
-    points = results[~results["method"].isin(fitted)].copy()
-    errors = [column for column, *_ in PANELS]
-    points[errors] = points[errors].fillna(UNANSWERED)
+    points = _without_gaps(results[~results["method"].isin(fitted)])
     points["evaluations"] = points.groupby("method")["evaluations"].transform("mean")
     points.loc[points["method"] == "network", "evaluations"] = 0.0
+    if results["image"].nunique() == 1:  # seaborn then draws the values, not their quantiles
+        lines, points = (table.replace(INFINITE, np.nan) for table in (lines, points))
     largest = max([2.0, *(table["evaluations"].max() for table in (results, curves) if len(table))])
     looks = _styles(methods)
     markers = {"linestyle": "", "err_style": "bars", "errorbar": _bar, "err_kws": {"capsize": 4}}
@@ -220,9 +220,8 @@ def plot_errors(results: "DataFrame", curves: "DataFrame", training: "DataFrame 
             )
         if training is not None:
             trained = "network by size of its training set"
-            seaborn.lineplot(
-                training, x="fixed_simulations", marker="X", color="0.15", label=trained, **markers, **shared
-            )
+            look = {"marker": "X", "color": "0.15", "label": trained}
+            seaborn.lineplot(_without_gaps(training), x="fixed_simulations", **look, **markers, **shared)
             largest = max(largest, float(training["fixed_simulations"].max()))
         if (bound := float(bounds[bound_column].median())) > 0:
             axes.axhline(bound, color="0.25", linestyle="--", label="Cramér-Rao bound (median)")
@@ -258,7 +257,7 @@ def plot_targets_reached(results: "DataFrame", curves: "DataFrame") -> "Figure":
         for axes, spent in zip(panels, (hits, seconds), strict=True):
             # One more value without weight, so that the line goes on to the right end.
             seaborn.ecdfplot(
-                x=np.append(np.where(np.isinf(spent), NEVER, spent), NEVER),
+                x=np.append(np.fmin(spent, INFINITE), INFINITE),
                 weights=np.append(np.ones(spent.size), 0.0), stat="percent", label=method, ax=axes,
                 color=looks["palette"][method], linestyle=(0, dashes) if dashes else "-",
             )  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icobench.reporting.figures import UNANSWERED, carried_forward, courses, plot_errors, plot_targets_reached
+from icobench.reporting.figures import INFINITE, carried_forward, courses, plot_errors, plot_targets_reached
 from icobench.reporting.gallery import gallery
 from icobench.reporting.running_time import first_hits
 from icobench.reporting.tables import running_time_table
@@ -29,7 +29,7 @@ def test_carried_forward_against_a_loop():
             for row in rows:
                 if row.image == i and latest < row.evaluations <= spent:
                     latest, value = row.evaluations, row.disorientation_deg
-                    value = UNANSWERED if np.isnan(value) else value
+                    value = INFINITE if np.isnan(value) else value
             assert fast[i, j] == value or (np.isnan(fast[i, j]) and np.isnan(value))
 
 
@@ -120,6 +120,23 @@ def test_error_figure_of_one_method_and_without_courses(methods):
     figure.canvas.draw()
     assert figure.legends[0].get_texts()[0].get_text() == methods[0]
     assert set(methods) <= set(figure.axes[0].get_legend_handles_labels()[1])
+
+
+def test_error_figure_of_a_single_image_without_answers_stays_on_the_scale():
+    results, curves = made_results(), made_curves()
+    results, curves = results[results["image"] == 0], curves[curves["image"] == 0].copy()
+    curves.loc[curves["method"] == "simplex", "disorientation_deg"] = np.nan
+    results.loc[results["method"] == "network", "disorientation_deg"] = np.nan
+    assert plot_errors(results, curves).axes[0].get_ylim()[1] < 1e3
+
+
+def test_a_missing_answer_raises_the_quantiles():
+    results, curves = made_results(), made_curves()
+    network = results["method"] == "network"
+    results.loc[network, "disorientation_deg"] = [0.1, 0.2, 0.3, 0.4, np.nan, np.nan, np.nan]
+    axes = plot_errors(results, curves).axes[0]
+    marker = next(line for line in axes.lines if list(line.get_xdata()) == [0.0])
+    assert marker.get_ydata() == pytest.approx([0.4])
 
 
 def test_error_figure_survives_missing_answers():
