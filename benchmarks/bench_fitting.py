@@ -9,6 +9,7 @@ import torch
 from benchmarks.common import (
     DEVICES,
     REPEAT,
+    REPEAT_SLOW,
     SEED,
     clock,
     count,
@@ -59,7 +60,7 @@ class NelderMeadImages:
 
     params = (DEVICES, grid(1, 50), grid(40.0, 150.0))
     param_names = ("device", "simplices", "radius_nm")
-    repeat = (2, 10, 2.0)
+    repeat = REPEAT_SLOW
     warmup_time = 0
 
     def setup(self, device: str, simplices: int, radius: float) -> None:
@@ -128,7 +129,7 @@ class Build:
 
     params = (DEVICES,)
     param_names = ("device",)
-    repeat = (2, 5, 2.0)
+    repeat = REPEAT_SLOW
     warmup_time = 0
 
     def setup(self, device: str) -> None:
@@ -144,7 +145,7 @@ class Reconstruct:
 
     params = (grid("network+lm", "network", "network+simplex", "dictionary+lm"), DEVICES, grid(1, 8))
     param_names = ("method", "device", "images")
-    repeat = (2, 5, 2.0)
+    repeat = REPEAT_SLOW
     timeout = 600
 
     def setup(self, method: str, device: str, images: int) -> None:

@@ -4,7 +4,7 @@ import resource
 import subprocess
 import sys
 
-from benchmarks.common import SMALLEST
+from benchmarks.common import REPEAT_SLOW, SMALLEST
 
 
 def seconds(code: str) -> float:
@@ -18,7 +18,7 @@ def seconds(code: str) -> float:
 class Start:
     """Imports and help in seconds of a watch; the interpreter's own start is left out."""
 
-    repeat = (3, 10, 3.0)
+    repeat = REPEAT_SLOW
     warmup_time = 0
 
     def timeraw_import(self) -> str:
