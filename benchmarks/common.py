@@ -29,8 +29,8 @@ SEED = 20_200_827
 REPEAT = (4, 200, 1.0)
 """Samples of a process: at least, at most, and seconds after which no more are begun.
 
-asv compares two commits by a rank test (p < 0.002), which finds no difference in fewer than seven samples of each;
-a benchmark of times has two processes.
+asv compares two commits by a rank test (p < 0.002), which finds no difference in fewer than seven samples of
+each; a benchmark of times has two processes.
 """
 
 REPEAT_SLOW = (4, 10, 2.0)

@@ -1,11 +1,11 @@
-"""An environment for asv in which two commits are compared without installing anything (asv.conf.json loads it).
+"""An environment for asv in which commits are compared without installing anything; asv.conf.json loads it.
 
-asv's own environments install all requirements and every commit with pip, and its "existing" environment cannot
-check out commits. This one runs the present interpreter with its packages, and puts the tree of the commit that
-is measured in front of them.
+asv's own environments install all requirements and every commit with pip, and its "existing" environment
+cannot check out commits. This one runs the present interpreter with its packages, and puts the tree of the
+measured commit in front of them.
 
-The folder is no package on purpose: asv imports every module of the suite in the environments of single commits,
-where asv is not installed.
+The folder has no __init__.py on purpose: asv imports every module of the suite in its own environments, too,
+where asv itself is not installed.
 """
 
 import os
