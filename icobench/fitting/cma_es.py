@@ -7,16 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icobench.answer import Answer, Progress, Trace
 from icobench.errors import InputError
 from icobench.fitting.objectives import Objective
-from icobench.fitting.result import FitResult, Trace
-from icobench.fitting.simplex import Progress, SimplexOptions, random_starts
+from icobench.fitting.simplex import SimplexOptions, random_starts
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import (
     quaternion_multiply,
     quaternion_normalize,
     rotation_vector_to_quaternion,
 )
+from icobench.seeds import Purpose, seed_word
 
 __all__ = ["CmaOptions", "cma_es"]
 
@@ -49,10 +50,10 @@ def cma_es(
     seed: int,
     numbers: Tensor | None = None,
     progress: Progress = lambda share: None,
-) -> FitResult:
+) -> Answer:
     """Covariance matrix adaptation (Hansen, arXiv:1604.00772; package ``cma``), all images side by side.
 
-    The search itself is the package's, one object an image; every generation's simulations are one batch.
+    The package does the search, with one object for an image; the simulations of a generation are one batch.
 
     Args:
         objective: images, masks and counting simulator.
@@ -73,11 +74,13 @@ def cma_es(
     device = objective.simulator.device
     count = len(objective.images)
     numbers = torch.arange(count) if numbers is None else numbers
-    low, high = options.radius_range_nm
     starts = SimplexOptions(starts=options.restarts, radius_range_nm=options.radius_range_nm)
     radius, anchor = random_starts(count, starts, seed, numbers)
+    # The package works in units of the first standard deviations.
     scale = np.array([options.rotation_rad] * 3 + [options.radius_nm])
-    bound = np.array([np.pi] * 3) / options.rotation_rad
+    low, high = options.radius_range_nm
+    smallest, largest = max(1.0, low - options.margin_nm), high + options.margin_nm
+    limits = np.array([[-np.pi] * 3 + [smallest], [np.pi] * 3 + [largest]]) / scale
     best_value = torch.full((count,), torch.inf, dtype=torch.float64)
     best_radius, best_turn = radius[:, 0].clone(), anchor[:, 0].clone()
     finished = torch.zeros(count, dtype=torch.bool)
@@ -85,14 +88,10 @@ def cma_es(
     for restart in range(options.restarts):
         searches = []
         for row, number in enumerate(numbers.tolist()):
-            own = np.random.SeedSequence(seed, spawn_key=(8, number, restart)).generate_state(1)[0]
             begin = np.array([0.0, 0.0, 0.0, float(radius[row, restart]) / options.radius_nm])
-            limits = [
-                [*-bound, max(1.0, low - options.margin_nm) / options.radius_nm],
-                [*bound, (high + options.margin_nm) / options.radius_nm],
-            ]
+            word = seed_word(seed, Purpose.CMA_ES, number, restart)
             settings = {
-                "popsize": options.population, "seed": int(own % (2**31 - 1)) + 1, "bounds": limits,
+                "popsize": options.population, "seed": word % (2**31 - 1) + 1, "bounds": limits.tolist(),
                 "verbose": -9, "maxiter": options.generations,
             }  # fmt: skip
             searches.append(cma.CMAEvolutionStrategy(begin, 1.0, settings))
@@ -100,29 +99,28 @@ def cma_es(
             rows = [row for row, search in enumerate(searches) if not search.stop()]
             if not rows:
                 break
-            asked = {row: searches[row].ask() for row in rows}
-            points = torch.as_tensor(np.concatenate([asked[row] for row in rows]) * scale, device=device)
-            owner = torch.tensor(rows).repeat_interleave(options.population)
+            candidates = {row: searches[row].ask() for row in rows}
+            points = torch.as_tensor(np.concatenate([candidates[row] for row in rows]) * scale, device=device)
+            image = torch.tensor(rows).repeat_interleave(options.population)
             turn = rotation_vector_to_quaternion(points[:, :3])
-            quaternion = quaternion_normalize(
-                quaternion_multiply(turn, anchor[owner, restart].to(device, torch.float64))
-            )
-            value = objective.value(owner.to(device), points[:, 3], quaternion).double().cpu()
-            value = value.nan_to_num(nan=torch.inf)
-            for own_values, row in zip(value.split(options.population), rows, strict=True):
+            start = anchor[image, restart].to(device, torch.float64)
+            quaternion = quaternion_normalize(quaternion_multiply(turn, start))
+            value = objective.value(image.to(device), points[:, 3], quaternion).double().cpu()
+            value = value.nan_to_num(nan=torch.inf).unflatten(0, (len(rows), -1))
+            for row, values in zip(rows, value, strict=True):
                 # The package sorts by value and wants numbers, however bad.
-                searches[row].tell(asked[row], own_values.clamp_max(1e30).tolist())
-            lowest, place = value.unflatten(0, (len(rows), -1)).min(1)
-            chosen = torch.tensor(rows)
-            better = lowest < best_value[chosen]
-            won, at = chosen[better], (torch.arange(len(rows)) * options.population + place)[better]
-            best_value[won] = lowest[better]
-            best_radius[won] = points[at.to(device), 3].cpu()
-            best_turn[won] = quaternion[at.to(device)].cpu()
+                searches[row].tell(candidates[row], values.clamp_max(1e30).tolist())
+            lowest, place = value.min(1)
+            image = torch.tensor(rows)
+            better = lowest < best_value[image]
+            chosen, at = image[better], (torch.arange(len(rows)) * options.population + place)[better]
+            best_value[chosen] = lowest[better]
+            best_radius[chosen] = points[at.to(device), 3].cpu()
+            best_turn[chosen] = quaternion[at.to(device)].cpu()
             trace.add(objective.simulator.evaluations, best_radius, best_turn, best_value)
             progress((restart + (generation + 1) / options.generations) / options.restarts)
         finished |= torch.tensor([bool(set(search.stop()) - {"maxiter"}) for search in searches])
-    return FitResult(
+    return Answer(
         best_radius, to_fundamental_domain(best_turn), best_value, objective.simulator.evaluations.clone(),
-        finished & best_value.isfinite(), trace,
+        finished & best_value.isfinite(), trace=trace,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Counting simulator evaluations where they happen."""
+"""Simulator evaluations are counted here, where they happen, and nowhere else."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from icobench.fitting.shift import shifted
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["FURTHER_COST", "JACOBIAN_COST", "CountingSimulator", "EvaluationBudgetError"]
+__all__ = ["FURTHER_COST", "JACOBIAN_COST", "CountingSimulator"]
 
 FURTHER_COST = 1
 """Charged for every further derivative."""
@@ -21,24 +21,18 @@ JACOBIAN_COST = 4
 over that of ``intensity`` in batches of 8 to 64 on two cores (``benchmarks/bench_ratios.py``)."""
 
 
-class EvaluationBudgetError(RuntimeError):
-    """A method asked for more evaluations than it was allowed."""
-
-
 @dataclass
 class CountingSimulator:
-    """The simulator as fitters see it: checks, counts and bounds every call.
+    """The simulator as fits see it: every call is counted.
 
     Attributes:
-        simulator: the simulator behind it.
-        images: number of images being reconstructed; evaluations are counted for each.
-        budget: evaluations allowed per image, None for no bound.
+        simulator: does the work.
+        images: number of images to reconstruct; evaluations are counted for each.
         evaluations: (images,) counted so far, int64.
     """
 
     simulator: Simulator
     images: int
-    budget: int | None = None
 
     def __post_init__(self) -> None:
         self.evaluations = torch.zeros(self.images, dtype=torch.long)
@@ -52,23 +46,22 @@ class CountingSimulator:
         return self.simulator.device
 
     def charge(self, image: Tensor, cost: int = 1) -> None:
-        """Book ``cost`` evaluations for each entry of ``image`` (indices, repeats allowed)."""
+        """Count ``cost`` evaluations for each entry of ``image`` (indices, repeats allowed)."""
         self.evaluations += cost * torch.bincount(image.cpu(), minlength=self.images)
-        if self.budget is not None and int(self.evaluations.max()) > self.budget:
-            raise EvaluationBudgetError(f"an image took more than its budget of {self.budget} evaluations")
 
     def intensity(
         self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
     ) -> Tensor:
-        """Intensities (B, H, W) on behalf of the images with the given indices (B,).
+        """Intensities (B, H, W), counted for the images with the given indices (B,).
 
-        A refractive index and a centre among the nuisance parameters are taken into account, a background is
-        not: it is the objective's.
+        A refractive index and a centre among the nuisance parameters (B, P) are taken into account, a
+        background is not: the objective adds it.
         """
         self.charge(image)
-        offset = None if nuisance is None else nuisance.of("centre")
+        nuisance = nuisance or Nuisance.none(len(radius_nm))
+        offset = nuisance.of("centre")
         parts = []
-        for rows, simulator in self._materials(len(radius_nm), nuisance):
+        for rows, simulator in self._materials(nuisance):
             if offset is None:
                 parts.append(simulator.intensity(radius_nm[rows], quaternion[rows]))
             else:
@@ -89,21 +82,22 @@ class CountingSimulator:
         An image is charged :data:`JACOBIAN_COST`, and :data:`FURTHER_COST` for every further derivative.
         """
         self.charge(image, JACOBIAN_COST + 2 * FURTHER_COST * len(also))
+        nuisance = nuisance or Nuisance.none(len(radius_nm))
         parts = [
             simulator.intensity_jacobian(radius_nm[rows], quaternion[rows], also)
-            for rows, simulator in self._materials(len(radius_nm), nuisance)
+            for rows, simulator in self._materials(nuisance)
         ]
-        intensity, slopes = (torch.cat(own) for own in zip(*parts, strict=True))
-        offset = None if nuisance is None else nuisance.of("centre")
+        intensity, slopes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        offset = nuisance.of("centre")
         if offset is not None:
             both = shifted(torch.cat((intensity.unsqueeze(1), slopes), 1), offset)
             intensity, slopes = both[:, 0], both[:, 1:]
         return intensity, slopes
 
-    def _materials(self, count: int, nuisance: Nuisance | None) -> Iterator[tuple[slice, Simulator]]:
-        """Rows of one material, and their simulator; the kernels take one index for a whole batch."""
-        index = None if nuisance is None else nuisance.of("refractive_index")
-        if index is None:
+    def _materials(self, nuisance: Nuisance) -> Iterator[tuple[slice, Simulator]]:
+        """Rows of one material, and their simulator: its kernels take one refractive index for a batch."""
+        index = nuisance.of("refractive_index")
+        if index is None or not len(index):
             yield slice(None), self.simulator
             return
         for row, (real, imag) in enumerate(index.tolist()):

@@ -1,20 +1,19 @@
 """Levenberg-Marquardt on radius and orientation, many fits at once.
 
-The parameters are a rotation vector (lab axes) applied to the present orientation, and the radius; nuisance
-parameters if asked for; the intensity scale is the last, a linear one that the objective profiles out, so it
-only enters the normal matrix. With the Poisson deviance the residuals are Pearson's, which makes this Fisher
-scoring of the likelihood; a step is accepted by the objective itself.
+The parameters are a rotation vector (lab axes) applied to the present orientation, the radius, the nuisance
+parameters if there are any, and last the intensity scale. The scale is linear and the objective profiles it
+out, so it only enters the normal matrix. With the Poisson deviance the residuals are Pearson's, which makes
+this Fisher scoring of the likelihood. A step is accepted where it lowers the objective.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from icobench.answer import Answer, Progress, Trace
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
-from icobench.fitting.result import FitResult, Trace
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import (
     quaternion_multiply,
@@ -63,11 +62,13 @@ def normal_equations(
     T = 5 columns: rotation about x, y, z in radians, radius in nm, logarithm of the scale; those of the
     nuisance parameters stand before the last.
     """
+    nuisance = nuisance or Nuisance.none(len(image))
     matrices, gradients, squares = [], [], []
-    for piece in torch.arange(len(image), device=image.device).split(CHUNK):
-        own = None if nuisance is None else nuisance.take(piece)
-        intensity, slopes = objective.model_jacobian(image[piece], radius[piece], quaternion[piece], own)
-        residual, weight = objective.residuals(image[piece], intensity)
+    for rows in torch.arange(len(image), device=image.device).split(CHUNK):
+        intensity, slopes = objective.model_jacobian(
+            image[rows], radius[rows], quaternion[rows], nuisance.take(rows)
+        )
+        residual, weight = objective.residuals(image[rows], intensity)
         columns = torch.cat((slopes, intensity.unsqueeze(1)), 1) * weight.unsqueeze(1)
         columns = columns.flatten(2).double()
         flat = residual.flatten(1).double()
@@ -77,16 +78,32 @@ def normal_equations(
     return torch.cat(matrices), torch.cat(gradients), torch.cat(squares)
 
 
+def _damped_step(
+    matrix: Tensor, gradient: Tensor, damping: Tensor, options: LevenbergMarquardtOptions, nuisance: Nuisance
+) -> Tensor:
+    """Steps (B, T) of the damped normal equations, shortened to the longest that the options allow."""
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    floor = diagonal.amax(1, keepdim=True) * 1e-12 + 1e-30
+    step = -torch.linalg.solve(matrix + torch.diag_embed(damping[:, None] * diagonal + floor), gradient)
+    sizes = torch.cat((step[:, :3].norm(dim=1, keepdim=True), step[:, 3:-1].abs()), 1)
+    turn_limit = torch.deg2rad(step.new_tensor([options.largest_turn_deg]))
+    limits = torch.cat((turn_limit, step.new_tensor([options.largest_radius_nm]), nuisance.longest_step))
+    return step * (limits / sizes.clamp_min(1e-12)).amin(1, keepdim=True).clamp_max(1)
+
+
 def levenberg_marquardt(
     objective: Objective,
     radius_nm: Tensor,
     quaternion: Tensor,
     options: LevenbergMarquardtOptions | None = None,
     image: Tensor | None = None,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = lambda share: None,
     nuisance: Nuisance | None = None,
-) -> FitResult:
+) -> Answer:
     """Refine one start per image.
+
+    A start whose objective or derivatives are not finite stays where it is and has not converged; a trial
+    whose objective is not finite is rejected.
 
     Args:
         objective: images, masks and counting simulator.
@@ -96,9 +113,6 @@ def levenberg_marquardt(
         image: (N,) indices of the objective's images, all by default.
         progress: called with the finished share.
         nuisance: starts (N, P) of further parameters to fit.
-
-    A start whose objective is not finite stays where it is and has not converged; a trial that is not finite
-    is a step not taken.
     """
     options = options or LevenbergMarquardtOptions()
     device = objective.simulator.device
@@ -108,85 +122,58 @@ def levenberg_marquardt(
     radius = radius_nm.to(device, torch.float64).clamp(low, high)
     quaternion = quaternion_normalize(quaternion.to(device, torch.float64))
     count = len(radius)
-    extra = (
-        None
-        if nuisance is None
-        else Nuisance(nuisance.names, nuisance.values.to(device, torch.float64, copy=True))
-    )
-    value = objective.value(image, radius, quaternion, extra).double()
+    # A copy: better values are written into it.
+    nuisance = (nuisance or Nuisance.none(count)).take(torch.arange(count)).to(device)
+    value = objective.value(image, radius, quaternion, nuisance).double()
     damping = torch.full((count,), options.damping, dtype=torch.float64, device=device)
     growth = torch.full_like(damping, 2.0)
-    size = 5 + (0 if extra is None else extra.values.shape[1])
+    size = 5 + nuisance.values.shape[1]
     matrix = torch.zeros(count, size, size, dtype=torch.float64, device=device)
     gradient = torch.zeros(count, size, dtype=torch.float64, device=device)
     stale = torch.ones(count, dtype=torch.bool, device=device)
     active = value.isfinite()
     converged = torch.zeros_like(active)
     trace = Trace()
-
-    def record() -> None:
-        trace.add(objective.simulator.evaluations[chosen], radius, quaternion, value)
-
-    record()
-    turn_limit = torch.deg2rad(torch.tensor(options.largest_turn_deg, dtype=torch.float64))
+    trace.add(objective.simulator.evaluations[chosen], radius, quaternion, value)
+    smallest_turn = torch.deg2rad(value.new_tensor(options.angle_tolerance_deg))
     for iteration in range(options.iterations):
         fresh = (active & stale).nonzero()[:, 0]
         if len(fresh):
             matrix[fresh], gradient[fresh], _ = normal_equations(
-                objective, image[fresh], radius[fresh], quaternion[fresh],
-                None if extra is None else extra.take(fresh),
-            )  # fmt: skip
+                objective, image[fresh], radius[fresh], quaternion[fresh], nuisance.take(fresh)
+            )
             stale[fresh] = False
+            active &= gradient.isfinite().all(1)
         rows = active.nonzero()[:, 0]
-        diagonal = matrix[rows].diagonal(dim1=1, dim2=2)
-        floor = diagonal.amax(1, keepdim=True) * 1e-12 + 1e-30
-        damped = matrix[rows] + torch.diag_embed(damping[rows, None] * diagonal + floor)
-        step = -torch.linalg.solve(damped, gradient[rows])
-        turn = step[:, :3].norm(dim=1)
-        shrink = torch.minimum(
-            (turn_limit / turn.clamp_min(1e-12)).clamp_max(1),
-            (options.largest_radius_nm / step[:, 3].abs().clamp_min(1e-12)).clamp_max(1),
-        )
-        if extra is not None:
-            share = extra.longest_step / step[:, 4:-1].abs().clamp_min(1e-12)
-            shrink = torch.minimum(shrink, share.amin(1).clamp_max(1))
-        step = step * shrink[:, None]
-        trial_quaternion = quaternion_normalize(
-            quaternion_multiply(rotation_vector_to_quaternion(step[:, :3]), quaternion[rows])
-        )
+        present = nuisance.take(rows)
+        step = _damped_step(matrix[rows], gradient[rows], damping[rows], options, present)
+        turn = rotation_vector_to_quaternion(step[:, :3])
+        trial_quaternion = quaternion_normalize(quaternion_multiply(turn, quaternion[rows]))
         trial_radius = (radius[rows] + step[:, 3]).clamp(low, high)
-        trial_extra = None if extra is None else extra.take(rows).moved(step[:, 4:-1])
-        trial = objective.value(image[rows], trial_radius, trial_quaternion, trial_extra).double()
+        trial_nuisance = present.moved(step[:, 4:-1])
+        trial = objective.value(image[rows], trial_radius, trial_quaternion, trial_nuisance).double()
         better = trial < value[rows]
-        small = (step[:, :3].norm(dim=1) < torch.deg2rad(step.new_tensor(options.angle_tolerance_deg))) & (
-            step[:, 3].abs() < options.radius_tolerance_nm
-        )
-        # At the noise's floor no step is better any more, however far it leads within the error bars.
+        small = (step[:, :3].norm(dim=1) < smallest_turn) & (step[:, 3].abs() < options.radius_tolerance_nm)
+        # Once only noise is left no step is better, however long it is within the error bars.
         promised = -(step * gradient[rows]).sum(1)
         small |= promised < options.value_tolerance * value[rows] * objective.usable[image[rows]]
-        won = rows[better]
-        radius[won], quaternion[won] = trial_radius[better], trial_quaternion[better]
-        value[won] = trial[better]
-        if extra is not None and trial_extra is not None:
-            extra.values[won] = trial_extra.values[better]
-        stale[won] = True
-        damping[won] = (damping[won] / 5).clamp_min(1e-9)
-        growth[won] = 2.0
-        lost = rows[~better]
-        damping[lost] *= growth[lost]
-        growth[lost] *= 2
+        accepted, rejected = rows[better], rows[~better]
+        radius[accepted], quaternion[accepted] = trial_radius[better], trial_quaternion[better]
+        nuisance.values[accepted] = trial_nuisance.values[better]
+        value[accepted] = trial[better]
+        stale[accepted] = True
+        damping[accepted] = (damping[accepted] / 5).clamp_min(1e-9)
+        growth[accepted] = 2.0
+        damping[rejected] *= growth[rejected]
+        growth[rejected] *= 2
         active[rows[small]] = False
         converged[rows[small]] = True
-        record()
+        trace.add(objective.simulator.evaluations[chosen], radius, quaternion, value)
         progress((iteration + 1) / options.iterations)
         if not bool(active.any()):
             break
-    return FitResult(
-        radius.cpu(),
-        to_fundamental_domain(quaternion).cpu(),
-        value.cpu(),
-        objective.simulator.evaluations[chosen].clone(),
-        converged.cpu(),
-        trace,
-        None if extra is None else Nuisance(extra.names, extra.values.cpu()),
-    )
+    return Answer(
+        radius.cpu(), to_fundamental_domain(quaternion).cpu(), value.cpu(),
+        objective.simulator.evaluations[chosen].clone(), converged.cpu(), nuisance=nuisance.to_columns(),
+        trace=trace,
+    )  # fmt: skip

@@ -1,37 +1,23 @@
 """Nelder-Mead, many simplices at once.
 
 The steps are those of SciPy's ``Nelder-Mead`` (Lagarias et al., SIAM J. Optim. 9, 112, 1998): reflect,
-expand, contract outside or inside, shrink. All reflections of an iteration are one batch; then only
-those simplices that expand or contract are evaluated, then the rare shrinks. In speculative mode all four
-candidates of every simplex are one batch: more evaluations, fewer calls, for a device that is not full.
+expand, contract outside or inside, shrink. All reflections of an iteration are evaluated as one batch, then
+the simplices that expand or contract as another, then the few that shrink.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = ["NelderMead", "Simplices"]
 
+EXPAND, CONTRACT_OUTSIDE, CONTRACT_INSIDE = 2.0, 0.5, -0.5
+"""Trial points along the line from the worst corner through the centre of the others, where the worst corner
+lies at -1 and its reflection at 1."""
 
-class Coefficients(NamedTuple):
-    """How far a simplex steps: of the standard method, or adapted to the dimension D.
-
-    The adaptive ones are 1, 1 + 2 / D, 3/4 - 1 / (2 D) and 1 - 1 / D (Gao and Han, Comput. Optim. Appl. 51,
-    259, 2012), as in SciPy.
-    """
-
-    reflect: float = 1.0
-    expand: float = 2.0
-    contract: float = 0.5
-    shrink: float = 0.5
-
-    @classmethod
-    def adaptive(cls, dimension: int) -> "Coefficients":
-        """For functions of many parameters."""
-        return cls(1.0, 1 + 2 / dimension, 0.75 - 1 / (2 * dimension), 1 - 1 / dimension)
+SHRINK = 0.5
 
 
 @dataclass
@@ -41,7 +27,7 @@ class Simplices:
     Attributes:
         points: (S, D + 1, D).
         values: (S, D + 1), ascending.
-        evaluations: (S,) function values asked for, those of speculative candidates included.
+        evaluations: (S,) function values.
         reflections, expansions, contractions, shrinks: (S,) accepted steps by kind.
         active: (S,) False once a simplex has met its tolerance.
     """
@@ -57,7 +43,7 @@ class Simplices:
 
     def take(self, rows: Tensor) -> "Simplices":
         """The simplices with these indices."""
-        return Simplices(*(getattr(self, one.name)[rows] for one in fields(self)))
+        return Simplices(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 class NelderMead:
@@ -67,11 +53,8 @@ class NelderMead:
         function: maps rows (K,) and points (K, D) to values (K,); row s belongs to simplex s.
         lower, upper: bounds (D,), or None. Points are clipped into them, as in SciPy.
         xatol, fatol: a simplex stops when both its extent and its spread of values fall below.
-        adaptive: coefficients that depend on the dimension.
-        speculative: whether to evaluate reflection, expansion and both contractions at once. The course is
-            the same; every iteration takes four evaluations, and one batch unless a simplex shrinks.
 
-    A value that is not a number counts as infinite: the point is left.
+    A value that is not a number counts as infinite.
     """
 
     def __init__(
@@ -81,11 +64,8 @@ class NelderMead:
         upper: Tensor | None = None,
         xatol: float = 0.0,
         fatol: float = 0.0,
-        adaptive: bool = False,
-        speculative: bool = False,
     ) -> None:
         self.function = function
-        self.adaptive, self.speculative = adaptive, speculative
         self.lower, self.upper = lower, upper
         self.xatol, self.fatol = xatol, fatol
 
@@ -134,36 +114,25 @@ class NelderMead:
         if not len(rows):
             return state
         points, values = state.points[rows], state.values[rows]
-        by = Coefficients.adaptive(points.shape[2]) if self.adaptive else Coefficients()
         centre = points[:, :-1].mean(1)
         worst = points[:, -1]
 
         def along(factor: float, which: Tensor) -> Tensor:
             return self._clip((1 + factor) * centre[which] - factor * worst[which])
 
-        every = torch.arange(len(rows), device=rows.device)
-        factors = (by.reflect, by.reflect * by.expand, by.reflect * by.contract, -by.contract)
-        new = along(by.reflect, every)
-        guesses = new.new_zeros(0)
-        if self.speculative:
-            candidates = torch.cat([along(factor, every) for factor in factors])
-            guesses = self._evaluate(state, rows.repeat(len(factors)), candidates).unflatten(0, (4, -1))
-            new_value = guesses[0].clone()
-        else:
-            new_value = self._evaluate(state, rows, new)
+        new = along(1.0, torch.arange(len(rows), device=rows.device))
+        new_value = self._evaluate(state, rows, new)
         reflected = new_value.clone()
 
         expand = (reflected < values[:, 0]).nonzero()[:, 0]
         contract = reflected >= values[:, -2]
         outside = (contract & (reflected < values[:, -1])).nonzero()[:, 0]
         inside = (contract & (reflected >= values[:, -1])).nonzero()[:, 0]
-        kinds = (expand, outside, inside)
-        trial = torch.cat([along(factor, which) for factor, which in zip(factors[1:], kinds, strict=True)])
-        tried = torch.cat(kinds)
-        if self.speculative:
-            value = torch.cat([guesses[kind + 1, which] for kind, which in enumerate(kinds)])
-        else:
-            value = self._evaluate(state, rows[tried], trial)
+        tried = torch.cat((expand, outside, inside))
+        trial = torch.cat(
+            (along(EXPAND, expand), along(CONTRACT_OUTSIDE, outside), along(CONTRACT_INSIDE, inside))
+        )
+        value = self._evaluate(state, rows[tried], trial)
         bound = torch.cat((reflected[expand], reflected[outside], values[inside, -1]))
         # SciPy: an expansion and an inside contraction must be better, an outside one not worse.
         ties = torch.zeros_like(tried, dtype=torch.bool)
@@ -180,7 +149,7 @@ class NelderMead:
         small = shrink.nonzero()[:, 0]
         if len(small):
             old = state.points[rows[small]]
-            shrunk = self._clip(old[:, :1] + by.shrink * (old[:, 1:] - old[:, :1]))
+            shrunk = self._clip(old[:, :1] + SHRINK * (old[:, 1:] - old[:, :1]))
             corners = shrunk.shape[1]
             again = self._evaluate(state, rows[small].repeat_interleave(corners), shrunk.flatten(0, 1))
             points[small] = torch.cat((old[:, :1], shrunk), 1)

@@ -1,4 +1,4 @@
-"""Nuisance parameters: what shapes an image beside radius and orientation, fitted along with them."""
+"""Nuisance parameters: what shapes an image beside radius and orientation, and is fitted with them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icobench.answer import Answer
 from icobench.errors import InputError
 from icobench.simulator.experiment import Experiment
 
@@ -35,7 +36,7 @@ LONGEST_STEP = {
 
 @dataclass(frozen=True)
 class Nuisance:
-    """Nuisance parameters of B images.
+    """Nuisance parameters of B images; there may be none.
 
     Attributes:
         names: of :data:`NUISANCES`, in the order of that table.
@@ -46,10 +47,15 @@ class Nuisance:
     values: Tensor
 
     @classmethod
+    def none(cls, count: int) -> "Nuisance":
+        """No nuisance parameters for ``count`` images."""
+        return cls((), torch.zeros(count, 0, dtype=torch.float64))
+
+    @classmethod
     def start(
         cls, names: Sequence[str], count: int, experiment: Experiment, device: torch.device | str = "cpu"
     ) -> "Nuisance":
-        """What the experiment says, for ``count`` images: no background, its index, its centre.
+        """The experiment's values for ``count`` images: no background, its refractive index, its centre.
 
         Raises:
             InputError: unknown name.
@@ -65,27 +71,40 @@ class Nuisance:
         values = torch.tensor(row, dtype=torch.float64, device=device).expand(count, -1).clone()
         return cls(ordered, values)
 
+    @classmethod
+    def from_answer(cls, answer: Answer) -> "Nuisance":
+        """The fitted values of an answer, the opposite of :meth:`to_columns`."""
+        names = tuple(name for name, columns in NUISANCES.items() if columns[0] in answer.nuisance)
+        values = [answer.nuisance[column] for name in names for column in NUISANCES[name]]
+        return cls(names, torch.stack(values, 1)) if values else cls.none(len(answer))
+
+    def to_columns(self) -> dict[str, Tensor]:
+        """The values by column, (B,) each, on the CPU."""
+        return dict(zip(self.columns, self.values.cpu().clone().unbind(1), strict=True))
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of :attr:`values`."""
         return tuple(column for name in self.names for column in NUISANCES[name])
 
     def of(self, name: str) -> Tensor | None:
-        """(B, 1 or 2) values of one name, None if it is not among them."""
+        """(B, 1 or 2) values of one name, None if it is not among the names."""
         if name not in self.names:
             return None
         places = [self.columns.index(column) for column in NUISANCES[name]]
         return self.values[:, places]
 
     def take(self, rows: Tensor) -> "Nuisance":
-        """The images with these indices."""
-        return Nuisance(self.names, self.values[rows])
+        """The parameters of the images with these indices."""
+        return Nuisance(self.names, self.values[rows.to(self.values.device)])
+
+    def to(self, device: torch.device) -> "Nuisance":
+        """The same on another device."""
+        return Nuisance(self.names, self.values.to(device))
 
     def moved(self, step: Tensor) -> "Nuisance":
         """After a step (B, P), within the bounds."""
-        low, high = (
-            step.new_tensor([BOUNDS[column][end] for column in self.columns]).reshape(1, -1) for end in (0, 1)
-        )
+        low, high = (step.new_tensor([BOUNDS[column][end] for column in self.columns]) for end in (0, 1))
         return Nuisance(self.names, torch.minimum(torch.maximum(self.values + step, low), high))
 
     @property

@@ -1,4 +1,4 @@
-"""Objectives: how far a simulated image is from a measured one.
+"""Objectives: how far a simulated image is from a measured one, and whether a fit explains the image.
 
 All are invariant to the unknown scale of the intensity and leave masked pixels out.
 """
@@ -9,31 +9,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icobench.fitting import goodness
 from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.goodness import Misfit, deviance_moments, ring_averages
 from icobench.fitting.nuisance import Nuisance
+from icobench.fitting.shift import inner_pixels
+from icobench.images.image_set import ImageSet
+from icobench.simulator.simulator import Simulator
 
-__all__ = ["LogImageError", "Objective", "PoissonDeviance", "SquareRootError"]
+__all__ = ["LogImageError", "Objective", "PoissonDeviance", "SquareRootError", "objective_for"]
 
 CHUNK = 512
 """Simulated images held at once."""
 
 FAINT = 1e-3
-"""Means below this count as this much in Pearson residuals, lest one stray photon rules."""
+"""Means below this count as this much in Pearson residuals, or a single stray photon would dominate a fit."""
 
 
 @dataclass
 class Objective:
-    """A set of images with their masks, compared with simulations through a counter.
+    """Images with their masks, compared with simulations through a counter.
+
+    A subclass needs :meth:`compare`, and :meth:`residuals` for fits by least squares; the other methods have
+    defaults that suit any objective which is 0 for a perfect fit.
 
     Attributes:
         images: (N, H, W), float; photon counts or log images, 0 where masked.
         mask: (N, H, W) bool, True where usable.
         simulator: counts every evaluation, per image.
+        usable: (N,) number of usable pixels.
+        noise_known: whether residuals have a variance of 1 where the model is right, so that error bars
+            follow from the derivatives alone; otherwise the residuals' own variance is taken.
     """
 
     images: Tensor
     mask: Tensor
     simulator: CountingSimulator
+
+    noise_known = False
 
     def __post_init__(self) -> None:
         device = self.simulator.device
@@ -42,62 +55,129 @@ class Objective:
         self.images = torch.where(self.mask, images, torch.zeros_like(images))
         self.usable = self.mask.sum((-2, -1))
 
+    def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
+        """Objective (B,) of simulated intensities (B, H, W) against images with indices ``image`` (B,)."""
+        raise NotImplementedError
+
+    def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals r (B, H, W) and dr / d intensity with the scale held (B, H, W)."""
+        raise NotImplementedError
+
     def value(
         self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
     ) -> Tensor:
         """Objective (B,) of the images with indices ``image`` (B,) at the given parameters."""
-        values = [
-            self.compare(image[piece], self.model(image[piece], radius_nm[piece], quaternion[piece], own))
-            for piece in torch.arange(len(image), device=image.device).split(CHUNK)
-            for own in [None if nuisance is None else nuisance.take(piece)]
-        ]
-        return torch.cat(values) if values else radius_nm.new_zeros(0)
+        nuisance = nuisance or Nuisance.none(len(image))
+        values = []
+        for rows in torch.arange(len(image), device=image.device).split(CHUNK):
+            intensity = self.model(image[rows], radius_nm[rows], quaternion[rows], nuisance.take(rows))
+            values.append(self.compare(image[rows], intensity))
+        return torch.cat(values)
 
     def model(
         self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
     ) -> Tensor:
         """Simulated intensities (B, H, W), background included; one evaluation each."""
+        nuisance = nuisance or Nuisance.none(len(image))
         intensity = self.simulator.intensity(image, radius_nm, quaternion, nuisance)
-        share = None if nuisance is None else nuisance.of("background")
-        if share is None:
+        background = nuisance.of("background")
+        if background is None:
             return intensity
-        return intensity + share[:, :, None].to(intensity) * self._mean(image, intensity)
+        return intensity + background[:, :, None].to(intensity) * self._mean(image, intensity)
 
     def model_jacobian(
         self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
     ) -> tuple[Tensor, Tensor]:
         """The same with derivatives (B, T, H, W): rotation, radius, then the columns of the nuisance."""
-        if nuisance is None:
-            return self.simulator.intensity_jacobian(image, radius_nm, quaternion)
+        nuisance = nuisance or Nuisance.none(len(image))
         intensity, slopes = self.simulator.intensity_jacobian(
             image, radius_nm, quaternion, nuisance.simulated, nuisance
         )
-        share = nuisance.of("background")
-        if share is None:
+        background = nuisance.of("background")
+        if background is None:
             return intensity, slopes
         level = self._mean(image, intensity)
-        share = share[:, :, None].to(intensity)
-        per_row = self._mean(image.repeat_interleave(slopes.shape[1]), slopes.flatten(0, 1))
-        slopes = slopes + share[..., None] * per_row.unflatten(0, slopes.shape[:2])
+        background = background[:, :, None].to(intensity)
+        slope_means = self._mean(image.repeat_interleave(slopes.shape[1]), slopes.flatten(0, 1))
+        slopes = slopes + background[..., None] * slope_means.unflatten(0, slopes.shape[:2])
         flat = level.expand_as(intensity).unsqueeze(1)
-        return intensity + share * level, torch.cat((slopes[:, :4], flat, slopes[:, 4:]), 1)
+        return intensity + background * level, torch.cat((slopes[:, :4], flat, slopes[:, 4:]), 1)
 
     def _mean(self, image: Tensor, values: Tensor) -> Tensor:
         """Mean over usable pixels: (B, 1, 1)."""
         mask = self.mask[image]
         return ((values * mask).sum((-2, -1)) / self.usable[image].clamp_min(1))[:, None, None]
 
-    def restricted(self, inner: Tensor) -> "Objective":
-        """The same images on fewer pixels: (H, W) or (N, H, W) True where still usable."""
-        return type(self)(self.images, self.mask & inner.to(self.mask.device), self.simulator)
+    def _total(self, image: Tensor) -> Tensor:
+        """Sum over usable pixels of the measured images: (B,) float64 on the CPU."""
+        return self.images[image].double().sum((-2, -1)).cpu().clamp_min(1e-30)
 
-    def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
-        """Objective of simulated intensities (B, H, W) against images ``image`` (B,)."""
-        raise NotImplementedError
+    def coarse(self) -> "Objective | None":
+        """Another objective of the same images whose fits converge from farther away, None if there is none.
 
-    def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
-        """Residuals r (B, H, W) and dr / d intensity with the scale held (B, H, W)."""
-        raise NotImplementedError
+        Maximum likelihood fits start with it.
+        """
+        return None
+
+    def misfit(
+        self,
+        radius_nm: Tensor,
+        quaternion: Tensor,
+        image: Tensor | None = None,
+        nuisance: Nuisance | None = None,
+    ) -> Misfit:
+        """How much worse fits are than noise alone; one evaluation per image. Not finite means poor.
+
+        Args:
+            radius_nm: (N,).
+            quaternion: (N, 4).
+            image: (N,) indices of the images, all by default.
+            nuisance: (N, P) parameters that were fitted too.
+        """
+        device = self.simulator.device
+        image = (torch.arange(len(radius_nm)) if image is None else image).to(device)
+        nuisance = (nuisance or Nuisance.none(len(image))).to(device)
+        intensity = self.model(image, radius_nm.to(device), quaternion.to(device), nuisance)
+        ratio, explained, alike = self.explains(image, intensity, 5 + nuisance.values.shape[1])
+        finite = ratio.isfinite()
+        return Misfit(ratio, ~(explained & finite), ~(alike & finite))
+
+    def explains(self, image: Tensor, intensity: Tensor, parameters: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether simulated intensities explain images: the decision behind :meth:`misfit`.
+
+        By default the value is compared with that of the intensities' averages over rings around the beam.
+
+        Args:
+            image: (B,) indices of the images.
+            intensity: (B, H, W) at the end of the fit.
+            parameters: how many were fitted to each image, the scale included.
+
+        Returns:
+            the ratio of :class:`Misfit` (B,) float64; whether the image is explained (B,), and whether it is
+            at least alike (B,); on the CPU.
+        """
+        rings = ring_averages(intensity, self.simulator.experiment)
+        ratio = self._compared(image, intensity) / self._compared(image, rings)
+        return ratio, ratio <= goodness.POOR_RINGS, ratio <= goodness.UNLIKE_RINGS
+
+    def _compared(self, image: Tensor, intensity: Tensor) -> Tensor:
+        """:meth:`compare` in float64 on the CPU."""
+        return self.compare(image, intensity).double().cpu()
+
+    def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
+        """Twice the log likelihood by which one value of the objective is better than another: (B,).
+
+        By default the variance of the better one's residuals stands for the unknown noise.
+
+        Args:
+            better, worse: (B,) values of the objective.
+            image: (B,) indices of the images.
+        """
+        return self._pixels(image) * (worse / better.clamp_min(1e-30) - 1)
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        """Number of usable pixels: (B,) float64 on the CPU."""
+        return self.usable.cpu()[image.cpu()].double()
 
 
 class PoissonDeviance(Objective):
@@ -105,6 +185,8 @@ class PoissonDeviance(Objective):
 
     The scale is profiled out: the best-fitting mean m has the same sum as n.
     """
+
+    noise_known = True
 
     def _scale(self, image: Tensor, usable: Tensor) -> Tensor:
         return self.images[image].sum((-2, -1)) / usable.sum((-2, -1)).clamp_min(1e-30)
@@ -128,13 +210,34 @@ class PoissonDeviance(Objective):
         weight = mean.clamp_min(FAINT).rsqrt() * self.mask[image]
         return (mean - self.images[image]) * weight, weight * scale
 
+    def coarse(self) -> Objective:
+        return SquareRootError(self.images, self.mask, self.simulator)
+
+    def explains(self, image: Tensor, intensity: Tensor, parameters: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The ratio is that of the deviance to its expectation at the fitted means, less a degree of freedom
+        for every fitted parameter."""
+        mask = self.mask[image].cpu()
+        expected, variance = (
+            (moment * mask).sum((-2, -1)) for moment in deviance_moments(self.mean(image, intensity))
+        )
+        expected = (expected - parameters).clamp_min(1)
+        deviance = self._compared(image, intensity) * self.usable[image].cpu()
+        ratio, excess = deviance / expected, deviance - expected
+        explained = (ratio <= goodness.POOR_RATIO) | (excess <= goodness.POOR_SIGMA * variance.sqrt())
+        # A deviance is about 4 sum (sqrt n - sqrt m)^2.
+        return ratio, explained, excess / (4 * self._total(image)) <= goodness.UNLIKE_ROOTS
+
+    def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
+        """Differences of the deviance are twice those of the log likelihood."""
+        return self._pixels(image) * (worse - better)
+
 
 class SquareRootError(Objective):
     """Mean squared difference of square roots, 4 sum (sqrt(n) - sqrt(m))^2 / pixels.
 
     The square root makes the spread of bright Poisson counts 1/2 whatever their mean (Bartlett, J. R. Stat.
-    Soc. Suppl. 3, 68, 1936), so that no pixel rules and fits converge from farther away than on the deviance;
-    but faint counts are biased. The scale is profiled out: sqrt(scale) = sum sqrt(n I) / sum I.
+    Soc. Suppl. 3, 68, 1936), so that no pixel dominates and fits converge from farther away than those of the
+    deviance; but faint counts bias them. The scale is profiled out: sqrt(scale) = sum sqrt(n I) / sum I.
     """
 
     def _scale(self, image: Tensor, usable: Tensor) -> Tensor:
@@ -146,13 +249,18 @@ class SquareRootError(Objective):
         return residual.square().sum((-2, -1)) / self.usable[image]
 
     def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
-        usable = intensity * self.mask[image]
+        # An image that was shifted by interpolation may dip below 0.
+        usable = (intensity * self.mask[image]).clamp_min(0)
         scale = self._scale(image, usable)[:, None, None]
         mean = usable * scale
-        # Where the model is dark its root has no finite slope; a step of the model below the faintest level
-        # that matters is no step.
+        # The slope of a root has no bound where the model is dark, so means below FAINT count as FAINT.
         weight = mean.clamp_min(FAINT).rsqrt() * self.mask[image]
         return 2 * (mean.sqrt() - self.images[image].sqrt()), weight * scale
+
+    def explains(self, image: Tensor, intensity: Tensor, parameters: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The ratio is sum (sqrt n - sqrt m)^2 / sum n."""
+        ratio = self._compared(image, intensity) * self.usable[image].cpu() / (4 * self._total(image))
+        return ratio, ratio <= goodness.POOR_ROOTS, ratio <= goodness.UNLIKE_ROOTS
 
 
 class LogImageError(Objective):
@@ -169,26 +277,56 @@ class LogImageError(Objective):
     def _logs(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         measured, mask = self.images[image], self.mask[image]
         tiny = torch.finfo(intensity.dtype).tiny
-        own = torch.log10(intensity.clamp_min(tiny)) / self.decades
-        # Start from equal brightest usable pixels, then average over what both images show.
-        shift = measured.masked_fill(~mask, 0).amax((-2, -1)) - own.masked_fill(~mask, -torch.inf).amax(
-            (-2, -1)
-        )
+        logs = torch.log10(intensity.clamp_min(tiny)) / self.decades
+        # Start from equal brightest usable pixels, then average over the pixels that both images show.
+        brightest = logs.masked_fill(~mask, -torch.inf).amax((-2, -1))
+        shift = measured.masked_fill(~mask, 0).amax((-2, -1)) - brightest
         for _ in range(3):
-            level = own + shift[:, None, None]
+            level = logs + shift[:, None, None]
             seen = mask & (measured > 0) & (measured < 1) & (level > 0) & (level < 1)
             count = seen.sum((-2, -1)).clamp_min(1)
-            gap = torch.where(seen, measured - own, torch.zeros_like(own)).sum((-2, -1)) / count
+            gap = torch.where(seen, measured - logs, torch.zeros_like(logs)).sum((-2, -1)) / count
             shift = torch.where(seen.any(-1).any(-1), gap, shift)
-        return measured, own + shift[:, None, None], mask
+        return measured, logs + shift[:, None, None], mask
 
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
         measured, level, mask = self._logs(image, intensity)
-        miss = (level.clamp(0, 1) - measured) * mask
-        return miss.square().sum((-2, -1)) / self.usable[image]
+        difference = (level.clamp(0, 1) - measured) * mask
+        return difference.square().sum((-2, -1)) / self.usable[image]
 
     def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
         measured, level, mask = self._logs(image, intensity)
         inside = mask & (level > 0) & (level < 1)
         slope = 1 / (self.decades * math.log(10) * intensity.clamp_min(1e-30))
         return (level.clamp(0, 1) - measured) * mask, slope * inside
+
+    def explains(self, image: Tensor, intensity: Tensor, parameters: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The ratio is the root mean square difference; alike is judged by the image's own variance."""
+        value = self._compared(image, intensity)
+        pixels, usable = self.images[image].double(), self.usable[image]
+        deviation = (pixels - (pixels.sum((-2, -1)) / usable)[:, None, None]) * self.mask[image]
+        variance = (deviation.square().sum((-2, -1)) / usable).cpu()
+        ratio = value.sqrt()
+        return ratio, ratio <= goodness.POOR_LOG_RMS, value <= goodness.UNLIKE_LOG_SHARE * variance
+
+
+OBJECTIVES = {"counts": PoissonDeviance, "intensity": SquareRootError, "log": LogImageError}
+"""By the kind of the images, see :data:`~icobench.images.image_set.KINDS`."""
+
+
+def objective_for(images: ImageSet, simulator: Simulator, nuisance: tuple[str, ...] = ()) -> Objective:
+    """The objective for a kind of images, with a counter at zero.
+
+    Poisson deviance for counts, square roots for noise-free intensities, logarithms for log images.
+
+    Args:
+        images: N images, their masks and their kind.
+        simulator: of the experiment and the body that are believed in.
+        nuisance: names of the nuisance parameters that will be fitted. Where the centre is among them, pixels
+            near the edge of the grid or of the half space are left out: a moving beam brings in what lies
+            beyond it.
+    """
+    mask = images.mask
+    if "centre" in nuisance:
+        mask = mask & inner_pixels(simulator.experiment).to(mask.device)
+    return OBJECTIVES[images.kind](images.images, mask, CountingSimulator(simulator, len(images)))

@@ -1,4 +1,4 @@
-"""Images against stored patterns in all in-plane turns at once: correlation round the beam.
+"""Images against stored patterns in all turns about the beam at once.
 
 A turn of the body about the beam turns its pattern, so one stored pattern serves all such turns. In polar
 coordinates a turn is a shift, and the scores of all shifts are one inverse Fourier transform of a matrix
@@ -18,11 +18,11 @@ from icobench.simulator.experiment import Experiment
 __all__ = ["RINGS", "SECTORS", "PolarSpread", "Spectra", "log_scores", "poisson_scores", "spectra"]
 
 RINGS, SECTORS = 64, 128
-"""Ring i lies at sin(theta) = (i + 1/2) / 64, a pixel of the half space's grid; sector j at 2 pi j / 128."""
+"""Ring i lies at sin(theta) = (i + 1/2) / 64, as far apart as pixels of the half space's grid; sector j at
+2 pi j / 128. Turns are scored by whole sectors, 2.8 degrees."""
 
 HARMONICS = 49
-SHIFTS = SECTORS
-"""Turns that are scored, 2.8 degrees apart."""
+"""Of the Fourier series round the beam that are kept."""
 
 
 class PolarSpread:
@@ -89,29 +89,35 @@ def _spectrum(polar: Tensor) -> Tensor:
 
 
 def spectra(log10_intensity: Tensor, kind: str, decades: float = 6.0) -> Spectra:
-    """Of stored patterns (K, RINGS, SECTORS), log10 of the intensity over its maximum.
+    """Spectra of stored patterns.
 
     Args:
-        log10_intensity: stored patterns.
+        log10_intensity: (K, RINGS, SECTORS), log10 of the intensity over its maximum.
         kind: "counts", or another kind for log images.
-        decades: of those.
+        decades: dynamic range of log images.
     """
     logs = log10_intensity.float()
     shown = (1 + logs / decades).clamp(0, 1)
     pair = (logs * math.log(10), 10**logs) if kind == "counts" else (shown, shown.square())
-    return Spectra(*(_spectrum(one).mT.conj().resolve_conj().contiguous() for one in pair))
+    return Spectra(*(_spectrum(polar).mT.conj().resolve_conj().contiguous() for polar in pair))
 
 
 def _correlate(data: Tensor, stored: Tensor) -> Tensor:
-    """sum over cells of data(phi) stored(phi - shift) for all shifts: (B, K, SHIFTS)."""
+    """sum over cells of data(phi) stored(phi - shift) for all shifts: (B, K, SECTORS)."""
     product = torch.bmm(data, stored)
-    return torch.fft.irfft(product.permute(1, 2, 0), n=SHIFTS, dim=-1)
+    return torch.fft.irfft(product.permute(1, 2, 0), n=SECTORS, dim=-1)
+
+
+def _distinct(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Different masks (M, H, W), and which of them each image has (B,); work on shared masks is done once."""
+    masks, which = torch.unique(mask.flatten(1), dim=0, return_inverse=True)
+    return masks.unflatten(1, mask.shape[1:]), which
 
 
 def poisson_scores(
     spread: PolarSpread, counts: Tensor, mask: Tensor, factor: Tensor, stored: Spectra
 ) -> Tensor:
-    """Poisson log likelihood at the best scale, up to a constant of the image: (B, K, SHIFTS).
+    """Poisson log likelihood at the best scale, up to a constant of the image: (B, K, SECTORS).
 
     ``sum n log m - N log sum m`` over usable pixels, N photons in all.
 
@@ -119,21 +125,19 @@ def poisson_scores(
         spread: of the detector.
         counts: (B, H, W) photon counts.
         mask: (B, H, W) True where usable.
-        factor: (H, W) what the detector makes of an intensity, such as the solid angle.
+        factor: (H, W) that the detector multiplies intensities by, such as the solid angle.
         stored: patterns for counts.
     """
     counts = counts * mask
     total = counts.sum((-2, -1))[:, None, None]
     likely = _correlate(_spectrum(spread(counts)), stored.first)
-    # Many images share a mask; its share of the work is done once.
-    masks, which = torch.unique(mask.flatten(1), dim=0, return_inverse=True)
-    usable = spread(masks.unflatten(1, mask.shape[1:]) * factor)
-    expected = _correlate(_spectrum(usable), stored.second).clamp_min(1e-12).log()
+    masks, which = _distinct(mask)
+    expected = _correlate(_spectrum(spread(masks * factor)), stored.second).clamp_min(1e-12).log()
     return likely - total * expected[which]
 
 
 def log_scores(spread: PolarSpread, images: Tensor, mask: Tensor, stored: Spectra) -> Tensor:
-    """Correlation coefficient of log images over usable pixels: (B, K, SHIFTS).
+    """Correlation coefficient of log images over usable pixels: (B, K, SECTORS).
 
     Args:
         spread: of the detector.
@@ -145,8 +149,8 @@ def log_scores(spread: PolarSpread, images: Tensor, mask: Tensor, stored: Spectr
     shown = images * mask
     mean = shown.sum((-2, -1))[:, None, None] / pixels
     spreads = ((images - mean) * mask).square().sum((-2, -1))[:, None, None]
-    masks, which = torch.unique(mask.flatten(1), dim=0, return_inverse=True)
-    usable = _spectrum(spread(masks.unflatten(1, mask.shape[1:]).float()))
+    masks, which = _distinct(mask)
+    usable = _spectrum(spread(masks.float()))
     total = _correlate(usable, stored.first)[which]
     squares = _correlate(usable, stored.second)[which]
     both = _correlate(_spectrum(spread(shown)), stored.first)

@@ -1,13 +1,16 @@
 """The Cramer-Rao bound, and error bars from it."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from icobench.answer import Answer
 from icobench.fitting.levenberg_marquardt import normal_equations
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.objectives import Objective, PoissonDeviance
+from icobench.fitting.objectives import Objective
 
-__all__ = ["cramer_rao"]
+__all__ = ["cramer_rao", "with_error_bars"]
 
 
 def cramer_rao(
@@ -19,23 +22,20 @@ def cramer_rao(
 ) -> tuple[Tensor, Tensor]:
     """Standard deviations of radius (nm) and orientation (degrees), each (N,).
 
-    From the Fisher information J^T diag(1 / mu) J, the intensity scale and whatever else is fitted being
-    nuisance parameters. The orientation's is the root of the trace of its 3 x 3 covariance: the root mean
-    square angle. For other objectives than the Poisson deviance the residuals' own variance stands for
-    the unknown noise.
+    From the Fisher information J^T diag(1 / mu) J of all fitted parameters, the intensity scale included. The
+    orientation's is the root of the trace of its 3 x 3 covariance: the root mean square angle. Where the
+    objective does not know the noise (``noise_known``), the residuals' own variance is taken for it.
 
     Args:
-        objective: images, masks and counting simulator; one Jacobian is charged.
+        objective: images, masks and counting simulator; one Jacobian per image is counted.
         radius_nm, quaternion: (N,) and (N, 4), where to take the bound: at the truth, or at a solution for
             its error bars.
         nuisance: (N, P) further parameters that are not known.
         image: (N,) indices of the objective's images, all by default.
     """
     device = objective.simulator.device
-    image = torch.arange(len(radius_nm)) if image is None else image
-    image = image.to(device)
-    if nuisance is not None:
-        nuisance = Nuisance(nuisance.names, nuisance.values.to(device))
+    image = (torch.arange(len(radius_nm)) if image is None else image).to(device)
+    nuisance = (nuisance or Nuisance.none(len(image))).to(device)
     matrix, _, squares = normal_equations(
         objective, image, radius_nm.to(device), quaternion.to(device), nuisance
     )
@@ -43,9 +43,25 @@ def cramer_rao(
     size = matrix.diagonal(dim1=1, dim2=2).clamp_min(1e-300).sqrt()
     scaled = matrix / (size[:, :, None] * size[:, None, :])
     covariance = torch.linalg.pinv(scaled, hermitian=True) / (size[:, :, None] * size[:, None, :])
-    if not isinstance(objective, PoissonDeviance):
+    if not objective.noise_known:
         freedom = (objective.usable[image] - matrix.shape[1]).clamp_min(1)
         covariance = covariance * (squares / freedom)[:, None, None]
     variance = covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
-    turn = torch.rad2deg(variance[:, :3].sum(1).sqrt())
-    return variance[:, 3].sqrt().cpu(), turn.cpu()
+    angle = torch.rad2deg(variance[:, :3].sum(1).sqrt())
+    return variance[:, 3].sqrt().cpu(), angle.cpu()
+
+
+def with_error_bars(objective: Objective, answer: Answer) -> Answer:
+    """The same answer with error bars: one Jacobian per image, counted.
+
+    Args:
+        objective: of all N images of the answer.
+        answer: of a fit.
+    """
+    radius_std, orientation_std = cramer_rao(
+        objective, answer.radius_nm, answer.quaternion, Nuisance.from_answer(answer)
+    )
+    return replace(
+        answer, radius_std_nm=radius_std, orientation_std_deg=orientation_std,
+        evaluations=objective.simulator.evaluations.clone(),
+    )  # fmt: skip

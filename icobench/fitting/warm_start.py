@@ -1,42 +1,38 @@
-"""From hypotheses, such as a network's or a dictionary's, to a fit with a verdict.
+"""From hypotheses, such as a network's or a dictionary's, to a fit with a status.
 
-The best hypothesis is refined; where that does not explain the image the next one is, and where none does,
-other starts may be asked for. The near twin of every solution, half a turn about the beam away
-and nearly the same image at small angles, is looked at before it is dismissed.
+The best hypothesis is refined; where that does not explain the image, the next one is, and where none does,
+the caller may provide further starts. Half a turn about the beam makes the near twin of a solution, whose
+image is nearly the same at small angles; every solution is compared with its twin.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from icobench.fitting.goodness import poor_fit
+from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer, Hypotheses, Progress
+from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.objectives import Objective, PoissonDeviance
-from icobench.fitting.result import FitResult
+from icobench.fitting.objectives import Objective
 from icobench.fitting.simplex import SimplexOptions, refine_simplex
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
 
-__all__ = [
-    "AMBIGUOUS", "NOT_CONVERGED", "OK", "POOR", "RESCUED", "WARM_SIMPLEX", "Refine", "Verdict", "judge",
-    "refine_warm_simplex",
-]  # fmt: skip
+__all__ = ["WARM_SIMPLEX", "Refine", "judge", "judged", "lm_race", "refine_warm_simplex"]
 
-Progress = Callable[[float], None]
-Refine = Callable[[Objective, Tensor, Tensor, Any, Tensor, Progress, Nuisance | None], FitResult]
+Refine = Callable[[Objective, Tensor, Tensor, Any, Tensor, Progress, Nuisance], Answer]
 """As :func:`~icobench.fitting.levenberg_marquardt.levenberg_marquardt`: from objective, radii (N,),
-orientations (N, 4), options (None for its own), image indices (N,), progress and nuisance parameters."""
-
-OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED = "ok", "ok-race", "poor-fit", "ambiguous", "not-converged"
-"""What a status says: explained; explained, but only by the rescuing race; not explained; two orientations
-explain it; the fit ran out of iterations."""
+orientations (N, 4), options (None for the function's own), image indices (N,), progress and nuisance
+parameters (N, P)."""
 
 WARM_SIMPLEX = SimplexOptions(iterations=150, rotation_deg=3.0, radius_nm=2.0, angle_tolerance_deg=0.02)
 """A simplex the size of the network's error, run until it has shrunk to a fraction of the bound."""
+
+LM_ROUNDS = ((2, 3), (5, 1))
+"""Levenberg-Marquardt steps of a round, and how many fits of every image go on after it."""
 
 TWIN_WORTH_A_FIT = 40.0
 """Twice the log likelihood that a twin may lack before it is fitted."""
@@ -45,20 +41,7 @@ AMBIGUOUS_ODDS = 2 * math.log(100)
 """Twice the log likelihood that must speak for one of two orientations: odds of 100 to 1."""
 
 SAME_DEG = 1.0
-"""Orientations nearer than this are one."""
-
-
-@dataclass
-class Verdict:
-    """Fits and what they are worth.
-
-    Attributes:
-        fit: the best of N images.
-        status: N words.
-    """
-
-    fit: FitResult
-    status: list[str]
+"""Orientations nearer than this count as the same."""
 
 
 def refine_warm_simplex(
@@ -69,145 +52,194 @@ def refine_warm_simplex(
     image: Tensor,
     progress: Progress,
     nuisance: Nuisance | None = None,
-) -> FitResult:
-    """Nelder-Mead, which has no nuisance parameters but the scale."""
+) -> Answer:
+    """Nelder-Mead as a :data:`Refine`; it fits no nuisance parameters but the scale."""
     return refine_simplex(
         objective, radius[:, None], quaternion[:, None], options or WARM_SIMPLEX, image, progress
     )
 
 
-def _ranked(objective: Objective, radius: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
-    """Hypotheses sorted by the objective, best first; an evaluation each."""
-    count, hypotheses = radius.shape
-    device = objective.simulator.device
-    image = torch.arange(count, device=device).repeat_interleave(hypotheses)
-    values = objective.value(image, radius.to(device).flatten(), quaternion.to(device).flatten(0, 1))
-    order = (
-        values.nan_to_num(nan=torch.inf).unflatten(0, (count, hypotheses)).argsort(dim=1, stable=True).cpu()
-    )
+def _best_first(values: Tensor, radius: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
+    """Radii (N, K) and orientations (N, K, 4) sorted by values (N, K), lowest first, NaN last."""
+    order = values.nan_to_num(nan=torch.inf).argsort(dim=1, stable=True).cpu()
     return radius.gather(1, order), torch.take_along_dim(quaternion, order.unsqueeze(-1), 1)
 
 
-def _replace(result: FitResult, rows: Tensor, other: FitResult, where: Tensor) -> None:
-    """Let ``other``, fits of the images ``rows``, stand where ``where``."""
-    into = rows[where]
-    for name in ("radius_nm", "quaternion", "objective", "converged"):
-        values = getattr(result, name).clone()
-        values[into] = getattr(other, name)[where].to(values)
-        setattr(result, name, values)
-    if result.nuisance is not None and other.nuisance is not None:
-        result.nuisance.values[into] = other.nuisance.values[where]
+def lm_race(
+    objective: Objective, radius_nm: Tensor, quaternion: Tensor, image: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The best of several starts after some Levenberg-Marquardt steps: radii (N,) and orientations (N, 4).
 
-
-def _gap(objective: Objective, value: Tensor, other: Tensor, rows: Tensor) -> Tensor:
-    """Twice the log likelihood by which ``value`` is better than ``other``: (N,).
-
-    The deviance says so itself; for other objectives the residuals' own variance stands for the noise.
+    Args:
+        objective: images, masks and counting simulator.
+        radius_nm: (N, K) starts.
+        quaternion: (N, K, 4) starts.
+        image: (N,) indices of the objective's images, all by default.
     """
-    pixels = objective.usable[rows.to(objective.usable.device)].cpu().double()
-    if isinstance(objective, PoissonDeviance):
-        return pixels * (other - value)
-    return pixels * (other / value.clamp_min(1e-30) - 1)
+    chosen = torch.arange(len(radius_nm)) if image is None else image.cpu()
+    for steps, survivors in LM_ROUNDS:
+        shape = radius_nm.shape
+        fit = levenberg_marquardt(
+            objective, radius_nm.flatten(), quaternion.flatten(0, 1),
+            LevenbergMarquardtOptions(iterations=steps), chosen.repeat_interleave(shape[1]),
+        )  # fmt: skip
+        radius_nm, quaternion = (
+            best[:, :survivors]
+            for best in _best_first(
+                *(part.unflatten(0, shape) for part in (fit.objective, fit.radius_nm, fit.quaternion))
+            )
+        )
+    return radius_nm[:, 0], quaternion[:, 0]
+
+
+def judged(objective: Objective, answer: Answer) -> Answer:
+    """The same answer with its status: poor-fit, not-converged or ok; one evaluation per image.
+
+    Args:
+        objective: of all N images of the answer.
+        answer: of a fit.
+    """
+    misfit = objective.misfit(answer.radius_nm, answer.quaternion, None, Nuisance.from_answer(answer))
+    status = [
+        POOR if poor else OK if converged else NOT_CONVERGED
+        for poor, converged in zip(misfit.poor.tolist(), answer.converged.tolist(), strict=True)
+    ]
+    return replace(answer, status=status, evaluations=objective.simulator.evaluations.clone())
+
+
+class _Fits:
+    """The best fits so far of all images of an objective.
+
+    Args:
+        objective: images, masks and counting simulator.
+        refine: from one start per image to a fit.
+        radius_nm, quaternion: (N,) and (N, 4) first starts.
+        nuisance: (N, P) starts.
+        progress: called with the finished share of the first fits.
+
+    Attributes:
+        best: the best fits.
+        poor: (N,) True where the best fit does not explain the image.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        refine: Refine,
+        radius_nm: Tensor,
+        quaternion: Tensor,
+        nuisance: Nuisance,
+        progress: Progress,
+    ) -> None:
+        self.objective, self.refine, self.nuisance = objective, refine, nuisance
+        every = torch.arange(len(radius_nm))
+        self.best = refine(objective, radius_nm, quaternion, None, every, progress, nuisance)
+        self.poor = self._is_poor(every)
+
+    def _is_poor(self, image: Tensor) -> Tensor:
+        fitted = Nuisance.from_answer(self.best).take(image)
+        return self.objective.misfit(
+            self.best.radius_nm[image], self.best.quaternion[image], image, fitted
+        ).poor
+
+    def attempt(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor) -> tuple[Answer, Tensor]:
+        """Fit some images again, from another start each; the better fit of an image is kept.
+
+        Args:
+            image: (M,) indices.
+            radius_nm, quaternion: (M,) and (M, 4) starts.
+
+        Returns:
+            the new fits, and where they are better (M,).
+        """
+        nuisance = self.nuisance.take(image)
+        fit = self.refine(self.objective, radius_nm, quaternion, None, image, lambda share: None, nuisance)
+        present = self.best.objective[image]
+        better = ((fit.objective < present) | ~present.isfinite()) & fit.objective.isfinite()
+        for name in ("radius_nm", "quaternion", "objective", "converged"):
+            values = getattr(self.best, name).clone()
+            values[image[better]] = getattr(fit, name)[better].to(values)
+            setattr(self.best, name, values)
+        for column, values in self.best.nuisance.items():
+            values[image[better]] = fit.nuisance[column][better]
+        if bool(better.any()):
+            self.poor[image[better]] = self._is_poor(image[better])
+        return fit, better
+
+    def ambiguous(self) -> Tensor:
+        """Fit the near twins that may be as good; True (N,) where the image does not tell them apart."""
+        best, objective = self.best, self.objective
+        device = objective.simulator.device
+        ambiguous = torch.zeros(len(best), dtype=torch.bool)
+        image = (~self.poor).nonzero()[:, 0]
+        if not len(image):
+            return ambiguous
+        twin = rotate_about_beam(best.quaternion[image], best.quaternion.new_full((len(image),), math.pi))
+        nuisance = Nuisance.from_answer(best).take(image).to(device)
+        value = objective.value(image.to(device), best.radius_nm[image].to(device), twin.to(device), nuisance)
+        gap = objective.likelihood_gap(best.objective[image], value.double().cpu(), image)
+        close = (gap < TWIN_WORTH_A_FIT) & (disorientation(twin, best.quaternion[image]) > SAME_DEG)
+        image = image[close]
+        if not len(image):
+            return ambiguous
+        first, orientation = best.objective[image], best.quaternion[image]
+        fit, _ = self.attempt(image, best.radius_nm[image], twin[close])
+        better, worse = torch.minimum(first, fit.objective), torch.maximum(first, fit.objective)
+        tied = objective.likelihood_gap(better, worse, image) < AMBIGUOUS_ODDS
+        ambiguous[image] = tied & (disorientation(orientation, fit.quaternion) > SAME_DEG)
+        return ambiguous
 
 
 def judge(
     objective: Objective,
-    radius_nm: Tensor,
-    quaternion: Tensor,
+    hypotheses: Hypotheses,
     refine: Refine,
     rescue: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     nuisance: Nuisance | None = None,
     progress: Progress = lambda share: None,
-) -> Verdict:
+) -> Answer:
     """Refine hypotheses until one explains the image, and say how well.
 
     Args:
         objective: images, masks and counting simulator.
-        radius_nm: (N, K).
-        quaternion: (N, K, 4).
+        hypotheses: K for each of the N images; their own scores are not used.
         refine: from one start per image to a fit.
         rescue: gives radii (M,) and orientations (M, 4) for the images with the M indices, where no
             hypothesis explains them; None to give up instead.
         nuisance: starts (N, P) of further parameters to fit.
         progress: called with the finished share.
+
+    Returns:
+        the best fits, with their status: ok, ok-race, poor-fit, ambiguous or not-converged.
     """
-    count, hypotheses = radius_nm.shape
-    rows = torch.arange(count)
-    radius, turns = radius_nm.double().cpu(), quaternion.double().cpu()
-    if hypotheses > 1:
-        radius, turns = _ranked(objective, radius, turns)
-
-    def fitted(index: Tensor, at: Tensor, turn: Tensor, report: Progress = lambda share: None) -> FitResult:
-        own = None if nuisance is None else nuisance.take(index)
-        return refine(objective, at, turn, None, index, report, own)
-
-    def poor(index: Tensor) -> Tensor:
-        extra = None if result.nuisance is None else result.nuisance.take(index)
-        return poor_fit(objective, result.radius_nm[index], result.quaternion[index], index, extra)
-
-    def attempt(index: Tensor, at: Tensor, turn: Tensor) -> tuple[FitResult, Tensor]:
-        """Fit again from another start, and take it where it is better (True)."""
-        other = fitted(index, at, turn)
-        better = (other.objective < result.objective[index]) | ~result.objective[index].isfinite()
-        better &= other.objective.isfinite()
-        _replace(result, index, other, better)
-        if bool(better.any()):
-            bad[index[better]] = poor(index[better])
-        return other, better
-
-    result = fitted(rows, radius[:, 0], turns[:, 0], progress)
-    bad = poor(rows)
-    for place in range(1, hypotheses):
-        again = bad.nonzero()[:, 0]
-        if not len(again):
+    count, number = hypotheses.radius_nm.shape
+    radius, quaternion = hypotheses.radius_nm.double().cpu(), hypotheses.quaternion.double().cpu()
+    if number > 1:
+        device = objective.simulator.device
+        image = torch.arange(count, device=device).repeat_interleave(number)
+        values = objective.value(image, radius.to(device).flatten(), quaternion.to(device).flatten(0, 1))
+        radius, quaternion = _best_first(values.unflatten(0, (count, number)), radius, quaternion)
+    nuisance = nuisance or Nuisance.none(count)
+    fits = _Fits(objective, refine, radius[:, 0], quaternion[:, 0], nuisance, progress)
+    for place in range(1, number):
+        image = fits.poor.nonzero()[:, 0]
+        if not len(image):
             break
-        attempt(again, radius[again, place], turns[again, place])
+        fits.attempt(image, radius[image, place], quaternion[image, place])
     rescued = torch.zeros(count, dtype=torch.bool)
-    if rescue is not None and bool(bad.any()):
-        again = bad.nonzero()[:, 0]
-        rescued[again] = attempt(again, *rescue(again))[1]
-    ambiguous = _look_at_twins(objective, result, ~bad, attempt)
-    result.evaluations = objective.simulator.evaluations.clone()
-
-    def word(row: int) -> str:
-        if bad[row]:
-            return POOR
-        if ambiguous[row]:
-            return AMBIGUOUS
-        if not result.converged[row]:
-            return NOT_CONVERGED
-        return RESCUED if rescued[row] else OK
-
-    return Verdict(result, [word(row) for row in range(count)])
-
-
-def _look_at_twins(
-    objective: Objective,
-    result: FitResult,
-    good: Tensor,
-    attempt: Callable[[Tensor, Tensor, Tensor], tuple[FitResult, Tensor]],
-) -> Tensor:
-    """Fit the near twins that may be as good; True (N,) where the image does not tell them apart."""
-    device = objective.simulator.device
-    ambiguous = torch.zeros(len(result.radius_nm), dtype=torch.bool)
-    rows = good.nonzero()[:, 0]
-    if not len(rows):
-        return ambiguous
-    half = result.quaternion.new_full((len(rows),), math.pi)
-    twin = rotate_about_beam(result.quaternion[rows], half)
-    extra = None if result.nuisance is None else result.nuisance.take(rows)
-    if extra is not None:
-        extra = Nuisance(extra.names, extra.values.to(device))
-    value = objective.value(rows.to(device), result.radius_nm[rows].to(device), twin.to(device), extra)
-    gap = _gap(objective, result.objective[rows], value.double().cpu(), rows)
-    apart = disorientation(twin, result.quaternion[rows]) > SAME_DEG
-    close = (gap < TWIN_WORTH_A_FIT) & apart
-    index = rows[close]
-    if not len(index):
-        return ambiguous
-    first, before = result.objective[index].clone(), result.quaternion[index].clone()
-    other, _ = attempt(index, result.radius_nm[index], twin[close])
-    better, worse = torch.minimum(first, other.objective), torch.maximum(first, other.objective)
-    tied = _gap(objective, better, worse, index) < AMBIGUOUS_ODDS
-    ambiguous[index] = tied & (disorientation(before, other.quaternion) > SAME_DEG)
-    return ambiguous
+    image = fits.poor.nonzero()[:, 0]
+    if rescue is not None and len(image):
+        rescued[image] = fits.attempt(image, *rescue(image))[1]
+    # In this order, because looking at twins may change fits.
+    ambiguous = fits.ambiguous()
+    status = [
+        POOR if poor else AMBIGUOUS if tied else NOT_CONVERGED if not converged else RESCUED if late else OK
+        for poor, tied, converged, late in zip(
+            fits.poor.tolist(), ambiguous.tolist(), fits.best.converged.tolist(), rescued.tolist(),
+            strict=True,
+        )
+    ]  # fmt: skip
+    return replace(
+        fits.best, status=status, evaluations=objective.simulator.evaluations.clone(),
+        hypotheses=hypotheses if number > 1 else None,
+    )  # fmt: skip

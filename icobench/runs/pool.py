@@ -1,7 +1,7 @@
-"""Worker processes on one machine: one thread each, one GPU each, and a death costs one job.
+"""Worker processes on one machine: one thread each, one GPU each; a worker that dies costs one job.
 
-A pool of joblib or concurrent.futures breaks as a whole when one of its processes is killed. Here every
-worker is a pool of its own, looked after by one of joblib's threads, which starts it again.
+A pool of ``concurrent.futures`` breaks as a whole when one of its processes is killed. Here every worker is a
+pool of its own, and a thread looks after it and starts it again.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from queue import SimpleQueue
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 
 from icobench.errors import InputError
 
-__all__ = ["WorkerDiedError", "WorkerPool", "default_workers", "in_process", "one_thread"]
+__all__ = ["WorkerDiedError", "WorkerPool", "chosen_device", "default_workers", "in_process", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -29,14 +29,29 @@ RETRIES = 2
 """How often a job is tried again whose worker died."""
 
 OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals that reach every process of a terminal or of a SLURM step, and that only the parent answers:
-Ctrl-C, and what SLURM sends at a time limit. Workers are ended by SIGKILL."""
+"""Signals of Ctrl-C and of a SLURM time limit, which reach every process of a terminal or a job step. Only the
+parent answers them; it ends its workers by SIGKILL."""
 
 Function = Callable[..., Any]
 
 
 class WorkerDiedError(RuntimeError):
     """A job's worker died as often as it was tried."""
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device called auto, cpu or cuda.
+
+    Raises:
+        InputError: unknown, or not on this machine.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def default_workers(device: torch.device) -> int:
@@ -50,7 +65,7 @@ def default_workers(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch in this process, as in a worker, so that results do not depend on who computes."""
+    """One thread for torch in this process, as in a worker."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -60,17 +75,18 @@ def one_thread() -> Iterator[None]:
 
 
 def in_process(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """For work that this process may do itself or leave to workers: on a CPU, with their one thread.
+    """One thread on a CPU, as in a worker: then the results do not depend on the number of workers.
 
-    Sums of several threads differ in their last bits, and a training makes another network of that.
+    Sums that are divided among several threads differ in their last bits, and a training turns that into
+    another network.
     """
     return one_thread() if device.type == "cpu" else contextlib.nullcontext()
 
 
 def _begin(parent: int) -> None:
-    """In a fresh worker: one thread, signals are the parent's business, and no life after the parent's."""
-    for one in OURS:
-        signal.signal(one, signal.SIG_IGN)
+    """In a fresh worker: one thread, no signals that are meant for the parent, and an end when the parent ends."""
+    for number in OURS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
     def watch() -> None:
@@ -83,7 +99,7 @@ def _begin(parent: int) -> None:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Block those signals in this thread: a process that it starts is born with them blocked."""
+    """Block those signals in this thread, and with it in every process that it starts meanwhile."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)
     try:
         yield
@@ -96,7 +112,7 @@ _ENVIRONMENT = threading.Lock()
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    """That of processes that are to have one thread."""
+    """Set the environment of processes that are to have one thread."""
     with _ENVIRONMENT:
         before = {name: os.environ.get(name) for name in THREADS}
         os.environ.update(dict.fromkeys(THREADS, "1"))
@@ -124,7 +140,7 @@ class _Slot:
         self.pid: int | None = None
         self.closed = False
         self.lock = threading.Lock()
-        """Held while a process is begun, or given up: one that is begun meanwhile would outlive the pool."""
+        """Held while a process is started or ended: one that starts while the pool ends would outlive it."""
 
     def call(self, function: Function, job: tuple) -> Any:
         with self.lock:
@@ -225,20 +241,17 @@ class WorkerPool:
             for job in jobs:
                 yield job, function(*job, 0, self.slots[0].device)
             return
-        from joblib import Parallel, delayed
-
-        supervise = delayed(self._supervised)
-        parallel = Parallel(self.workers, backend="threading", return_as="generator_unordered", batch_size=1)
-        finished = parallel(supervise(function, job) for job in jobs)
+        threads = ThreadPoolExecutor(self.workers)
         try:
-            for job, result, error in finished:
+            for future in as_completed([threads.submit(self._supervised, function, job) for job in jobs]):
+                job, result, error = future.result()
                 if error is not None:
                     raise error
                 yield job, result
         finally:
-            # Threads that wait for a worker would otherwise be waited for.
+            # The workers end first: a thread that waits for one would otherwise be waited for.
             self._end()
-            finished.close()
+            threads.shutdown(wait=True, cancel_futures=True)
             self.closing = self.left
             for slot in self.slots:
                 slot.closed = self.left

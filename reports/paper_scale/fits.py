@@ -12,7 +12,6 @@ import torch
 from icobench.answer import OK, RESCUED
 from icobench.errors import InputError
 from icobench.fitting.dictionary import DictionaryOptions, build_dictionary, dictionary_for
-from icobench.fitting.large_dictionary import match_in_shards
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
 from icobench.fitting.objectives import objective_for
 from icobench.fitting.warm_start import judge
@@ -24,6 +23,7 @@ from icobench.runs.comparison import curves, score
 from icobench.sets.patterns import generate_patterns
 from icobench.sets.test_sets import find_test_set
 from icobench.storage import atomic_path
+from paper_scale.large_dictionary import match_in_shards
 from paper_scale.networks import exported
 from paper_scale.stage import Piece, Run, Stage, stored_pieces
 

@@ -14,9 +14,9 @@ from icobench.fitting.objectives import objective_for
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
 from icobench.images.image_set import ImageSet
-from icobench.simulator.ceilings import Ceilings, least_work, measured_ceilings
 from icobench.simulator.simulator import Simulator
 from icobench.simulator.speed import bodies, field_error, measure_speed
+from paper_scale.ceilings import Ceilings, least_work, measured_ceilings
 from paper_scale.stage import Piece, Stage
 
 __all__ = ["simulators"]

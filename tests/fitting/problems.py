@@ -15,7 +15,7 @@ EXPERIMENT = Experiment(pixels=32)
 
 
 class CountingRows(Simulator):
-    """A simulator that counts its rows itself, beside the wrapper's ledger."""
+    """A simulator that counts its rows itself, independently of the wrapper."""
 
     rows = 0
 
@@ -28,7 +28,7 @@ class CountingRows(Simulator):
         return super().intensity_jacobian(radius_nm, quaternion, also)
 
 
-def problem(images, generator, photons=1e5, radius=(30.0, 60.0), simulator=None, budget=None):
+def problem(images, generator, photons=1e5, radius=(30.0, 60.0), simulator=None):
     """Objective on photon counts, true radii (N,) and true orientations (N, 4)."""
     simulator = simulator or Simulator(EXPERIMENT)
     low, high = radius
@@ -37,7 +37,7 @@ def problem(images, generator, photons=1e5, radius=(30.0, 60.0), simulator=None,
     mask = usable_pixels(simulator.experiment, 3.0)
     clean = Simulator(simulator.experiment).intensity(true_radius, truth)
     counts = photon_counts(clean, mask, photons, generator)
-    counter = CountingSimulator(simulator, images, budget)
+    counter = CountingSimulator(simulator, images)
     return PoissonDeviance(counts, mask.expand_as(counts), counter), true_radius, truth
 
 

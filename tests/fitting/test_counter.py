@@ -1,16 +1,19 @@
-"""Every evaluation is booked where it happens."""
+"""Every evaluation is counted where it happens."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from problems import EXPERIMENT, CountingRows, displaced, problem
 
+from icobench.answer import Hypotheses
 from icobench.fitting.cma_es import CmaOptions, cma_es
-from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator, EvaluationBudgetError
+from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator
 from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.maximum_likelihood import maximum_likelihood
-from icobench.fitting.race import RaceOptions, lm_race, simplex_race
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, refine_simplex
-from icobench.fitting.warm_start import judge, refine_warm_simplex
+from icobench.fitting.uncertainty import with_error_bars
+from icobench.fitting.warm_start import judge, judged, lm_race, refine_warm_simplex
 from icobench.simulator.simulator import Simulator
 
 SHORT = SimplexOptions(starts=2, iterations=3, radius_range_nm=(30.0, 40.0))
@@ -27,21 +30,16 @@ def test_charges_by_image():
     assert counter.device.type == "cpu"
 
 
-def test_a_budget_cannot_be_passed(generator):
-    simulator = CountingRows(EXPERIMENT)
-    objective, radius, truth = problem(1, generator, radius=(30.0, 31.0), simulator=simulator, budget=12)
-    with pytest.raises(EvaluationBudgetError, match="budget of 12"):
-        refine_simplex(objective, radius[:, None], truth[:, None], SimplexOptions(iterations=50))
-    assert simulator.rows <= 12
-
-
 def raced(objective, radius, quaternion):
     lm_race(objective, radius[:, None].expand(-1, 2), quaternion)
     return levenberg_marquardt(objective, radius, quaternion[:, 0], LevenbergMarquardtOptions(iterations=1))
 
 
-def judged(objective, radius, quaternion, refine):
-    return judge(objective, radius[:, None].expand(-1, 2), quaternion, refine).fit
+def both(objective, radius, quaternion, refine):
+    """From two hypotheses, of which one has a wrong orientation."""
+    turns = torch.stack((quaternion.flip(1), quaternion), 1)
+    hypotheses = Hypotheses(radius[:, None].expand(-1, 2), turns, torch.zeros(len(radius), 2))
+    return judge(objective, hypotheses, refine)
 
 
 RUNS = {
@@ -50,13 +48,14 @@ RUNS = {
     "levenberg-marquardt": lambda o, r, q: levenberg_marquardt(
         o, r, q, LevenbergMarquardtOptions(iterations=3)
     ),
-    "race": lambda o, r, q: simplex_race(o, RaceOptions(SHORT, ((2, 1),), 2), 1),
+    "race": lambda o, r, q: monte_carlo_simplex(o, replace(SHORT, rounds=((2, 1),)), 1),
     "cma-es": lambda o, r, q: cma_es(o, CmaOptions(6, 2, 2, radius_range_nm=(30.0, 40.0)), 1),
     "maximum likelihood": maximum_likelihood,
     "lm race": lambda o, r, q: raced(o, r, torch.stack((q, q.flip(1)), 1)),
-    "judged simplex": lambda o, r, q: judged(o, r, torch.stack((q.flip(1), q), 1), refine_warm_simplex),
-    "judged lm": lambda o, r, q: judged(o, r, torch.stack((q, q.flip(1)), 1), levenberg_marquardt),
-    "judged mle": lambda o, r, q: judged(o, r, torch.stack((q, q.flip(1)), 1), maximum_likelihood),
+    "judged simplex": lambda o, r, q: both(o, r, q, refine_warm_simplex),
+    "judged lm": lambda o, r, q: both(o, r, q, levenberg_marquardt),
+    "judged mle": lambda o, r, q: both(o, r, q, maximum_likelihood),
+    "status and error bars": lambda o, r, q: with_error_bars(o, judged(o, levenberg_marquardt(o, r, q))),
 }
 
 

@@ -14,7 +14,6 @@ from icobench.fitting.dictionary import (
     dictionary_for,
     sample,
 )
-from icobench.fitting.large_dictionary import match_in_shards
 from icobench.fitting.polar_match import (
     RINGS,
     SECTORS,
@@ -132,22 +131,6 @@ def test_a_stored_pattern_turned_about_the_beam_finds_itself(small):
     found = small.match(images, torch.ones_like(images, dtype=torch.bool), "intensity", Experiment(), 2)
     assert torch.equal(found.radius_nm[:, 0], small.radius_nm[rows])
     assert float(disorientation(found.quaternion[:, 0], turn).max()) < 180 / SECTORS + 0.1
-
-
-def test_shards_find_what_the_whole_finds(small, generator):
-    """The same best pattern; further ones as good, as each shard gives its own best four."""
-    experiment, simulator = Experiment(), Simulator()
-    radius, turns = torch.tensor([37.0, 45.0, 58.0]), random_orientations(3, generator)
-    images = simulator.intensity(radius, turns)
-    mask = experiment.valid().expand(images.shape)
-    whole = small.match(images, mask, "intensity", experiment)
-    found = match_in_shards(simulator, SMALL, images, mask, "intensity", experiment, shard=100)
-    assert found.patterns == len(small.radius_nm)
-    assert found.candidates.score.shape == whole.score.shape
-    torch.testing.assert_close(found.candidates.score[:, 0], whole.score[:, 0], rtol=1e-5, atol=0)
-    torch.testing.assert_close(found.candidates.radius_nm[:, 0], whole.radius_nm[:, 0])
-    assert disorientation(found.candidates.quaternion[:, 0], whole.quaternion[:, 0]).max() < 1e-5
-    assert (found.candidates.score >= whole.score - 1e-5).all()
 
 
 def test_file_and_physics(small, tmp_path):

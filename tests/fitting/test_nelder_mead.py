@@ -50,11 +50,10 @@ def start(simplices, dimensions, seed, size=0.5):
     return torch.cat((origin, origin + edges), 1)
 
 
-def scipy_minimise(function, simplex, iterations, bounds=None, xatol=0.0, fatol=0.0, adaptive=False):
+def scipy_minimise(function, simplex, iterations, bounds=None, xatol=0.0, fatol=0.0):
     """SciPy counts its start as the first iteration."""
     options = {
         "initial_simplex": simplex.numpy(), "maxiter": iterations + 1, "xatol": xatol, "fatol": fatol,
-        "adaptive": adaptive,
     }  # fmt: skip
     return minimize(
         lambda x: float(function(torch.from_numpy(np.array(x)))),
@@ -148,37 +147,6 @@ def test_simplices_do_not_influence_each_other():
         alone.step(single)
     assert torch.equal(state.points[2], single.points[0])
     assert state.evaluations[2] == single.evaluations[0]
-
-
-@pytest.mark.filterwarnings("ignore:Maximum number of iterations")
-@pytest.mark.parametrize("function", [rosenbrock, ripples])
-def test_adaptive_variant_is_scipys(function):
-    simplices = start(3, 5, seed=4)
-    solver = NelderMead(Counted(function, 3), adaptive=True)
-    state = solver.start(simplices)
-    for _ in range(50):
-        solver.step(state)
-    for i in range(3):
-        expected = scipy_minimise(function, simplices[i], 50, adaptive=True)
-        assert int(state.evaluations[i]) == expected.nfev
-        assert float(state.values[i, 0]) == pytest.approx(expected.fun, rel=1e-7)
-        np.testing.assert_allclose(state.points[i, 0], expected.x, rtol=1e-6, atol=1e-8)
-
-
-def test_speculation_changes_the_bill_alone():
-    """Same course; four evaluations an iteration, three a shrink."""
-    simplices = start(4, 3, seed=5)
-    counted = Counted(ripples, 4)
-    plain, guessing = NelderMead(Counted(ripples, 4)), NelderMead(counted, speculative=True)
-    state, other = plain.start(simplices), guessing.start(simplices)
-    for _ in range(40):
-        plain.step(state)
-        guessing.step(other)
-    assert torch.equal(state.points, other.points)
-    assert torch.equal(state.values, other.values)
-    assert torch.equal(state.shrinks, other.shrinks)
-    assert torch.equal(other.evaluations, 4 + 4 * 40 + 3 * other.shrinks)
-    assert torch.equal(other.evaluations, counted.calls)
 
 
 def test_points_without_a_value_are_left():

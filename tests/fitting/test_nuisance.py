@@ -6,6 +6,7 @@ import pytest
 import torch
 from problems import displaced
 
+from icobench.answer import Answer
 from icobench.errors import InputError
 from icobench.fitting.counter import FURTHER_COST, JACOBIAN_COST, CountingSimulator
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
@@ -43,6 +44,26 @@ def test_start_has_the_experiments_own_values():
     assert nuisance.simulated == ("refractive_index", "centre")
     with pytest.raises(InputError, match="unknown nuisance parameter 'gain'"):
         Nuisance.start(("gain",), 1, EXPERIMENT)
+
+
+def test_there_may_be_none():
+    none = Nuisance.none(3)
+    assert none.columns == none.simulated == ()
+    assert none.of("centre") is None
+    assert none.moved(torch.zeros(3, 0)).values.shape == none.values.shape == (3, 0)
+    assert none.to_columns() == {}
+    assert Nuisance.start((), 3, EXPERIMENT).values.shape == (3, 0)
+
+
+def test_answers_carry_them_by_column():
+    nuisance = Nuisance.start(ALL, 2, EXPERIMENT).moved(torch.tensor([[0.1, 0.01, 0.02, 0.3, -0.4]]))
+    columns = nuisance.to_columns()
+    assert list(columns) == ["background", "index_real", "index_imag", "centre_x", "centre_y"]
+    answer = Answer(torch.ones(2), torch.ones(2, 4), nuisance=columns)
+    again = Nuisance.from_answer(answer)
+    assert again.names == nuisance.names
+    assert torch.equal(again.values, nuisance.values)
+    assert Nuisance.from_answer(Answer(torch.ones(2), torch.ones(2, 4))).values.shape == (2, 0)
 
 
 def test_values_stay_within_bounds():
@@ -91,10 +112,11 @@ def test_fits_find_what_disturbs_them(names, changed, background, expected, tole
     nuisance = Nuisance.start(names, 3, EXPERIMENT)
     result = levenberg_marquardt(objective, radius + 0.3, start, nuisance=nuisance)
     assert (result.objective < 0.97 * plain.objective).all()
-    found = result.nuisance.values
-    assert float((found - torch.tensor(expected)).abs().max()) < tolerance
-    assert nuisance.values[0].tolist() != found[0].tolist()  # the start is not written to
-    bound = cramer_rao(objective, result.radius_nm, result.quaternion, result.nuisance)
+    fitted = Nuisance.from_answer(result)
+    assert fitted.names == names
+    assert float((fitted.values - torch.tensor(expected)).abs().max()) < tolerance
+    assert nuisance.values[0].tolist() != fitted.values[0].tolist()  # the start is not written to
+    bound = cramer_rao(objective, result.radius_nm, result.quaternion, fitted)
     assert (disorientation(result.quaternion, truth) < 4 * bound[1]).all()
     assert ((result.radius_nm - radius).abs() < 5 * bound[0]).all()
 

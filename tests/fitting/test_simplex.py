@@ -55,7 +55,7 @@ def test_random_starts_belong_to_the_image():
     assert quaternion.shape == (3, 40, 4)
     assert ((radius >= 30) & (radius <= 160)).all()
     torch.testing.assert_close(to_fundamental_domain(quaternion), quaternion)
-    again = random_starts(2, options, seed=7, block=torch.tensor([2, 0]))
+    again = random_starts(2, options, seed=7, numbers=torch.tensor([2, 0]))
     assert torch.equal(again[0], radius[[2, 0]])
     assert torch.equal(again[1], quaternion[[2, 0]])
     assert not torch.equal(radius[0], radius[1])

@@ -1,4 +1,4 @@
-"""Verdicts: which hypothesis, what status."""
+"""From hypotheses to an answer: which hypothesis, what status."""
 
 import math
 
@@ -6,19 +6,12 @@ import pytest
 import torch
 from problems import displaced, problem
 
+from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer, Hypotheses
 from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.maximum_likelihood import maximum_likelihood
 from icobench.fitting.objectives import PoissonDeviance
-from icobench.fitting.warm_start import (
-    AMBIGUOUS,
-    NOT_CONVERGED,
-    OK,
-    POOR,
-    RESCUED,
-    judge,
-    refine_warm_simplex,
-)
+from icobench.fitting.warm_start import judge, judged, refine_warm_simplex
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
 from icobench.images.counts import photon_counts
@@ -28,8 +21,10 @@ from icobench.simulator.simulator import Simulator
 HALF_TURN = torch.tensor([math.pi], dtype=torch.float64)
 
 
-def both(radius):
-    return radius[:, None].expand(-1, 2)
+def starts(radius, quaternion):
+    """Hypotheses (N, K) from orientations (N, K, 4) and radii (N, K) or (N,)."""
+    radius = radius.reshape(len(radius), -1).expand(quaternion.shape[:2])
+    return Hypotheses(radius, quaternion, torch.zeros(radius.shape))
 
 
 @pytest.mark.parametrize("refine", [levenberg_marquardt, maximum_likelihood, refine_warm_simplex])
@@ -37,10 +32,10 @@ def test_the_better_hypothesis_is_taken(refine, generator):
     objective, radius, truth = problem(2, generator, radius=(45.0, 55.0))
     near, far = displaced(truth, 2.0, generator), displaced(truth, 22.0, generator)
     hypotheses = torch.stack((torch.stack((far[0], near[0])), torch.stack((near[1], far[1]))))
-    verdict = judge(objective, both(radius + 0.5), hypotheses, refine)
-    assert verdict.status == [OK, OK]
-    assert float(disorientation(verdict.fit.quaternion, truth).max()) < 2
-    assert torch.equal(verdict.fit.evaluations, objective.simulator.evaluations)
+    answer = judge(objective, starts(radius + 0.5, hypotheses), refine)
+    assert answer.status == [OK, OK]
+    assert float(disorientation(answer.quaternion, truth).max()) < 2
+    assert torch.equal(answer.evaluations, objective.simulator.evaluations)
 
 
 def test_the_next_hypothesis_is_tried_where_the_first_fails(generator):
@@ -49,19 +44,19 @@ def test_the_next_hypothesis_is_tried_where_the_first_fails(generator):
     far = displaced(truth, 20.0, generator)
     near = displaced(truth, 1.0, generator)
     turns = torch.stack((far, near), 1)
-    verdict = judge(objective, torch.stack((radius, radius + 2.0), 1), turns, levenberg_marquardt)
-    assert verdict.status == [OK]
-    assert float(disorientation(verdict.fit.quaternion, truth)) < 2
+    answer = judge(objective, starts(torch.stack((radius, radius + 2.0), 1), turns), levenberg_marquardt)
+    assert answer.status == [OK]
+    assert float(disorientation(answer.quaternion, truth)) < 2
 
 
-def test_the_rescue_is_called_for_the_lost_and_said_so(generator):
+def test_the_rescue_is_called_for_unexplained_images_and_named(generator):
     objective, radius, truth = problem(3, generator, radius=(45.0, 55.0))
     start = truth.clone()
     start[1] = displaced(truth[1:2], 23.0, generator)[0]
-    asked = []
+    rescues = []
 
     def rescue(image):
-        asked.append(image.tolist())
+        rescues.append(image.tolist())
         return radius[image], truth[image]
 
     def short(objective, radius, turn, _, image, progress, nuisance):
@@ -69,12 +64,12 @@ def test_the_rescue_is_called_for_the_lost_and_said_so(generator):
         return levenberg_marquardt(objective, radius, turn, options, image, progress, nuisance)
 
     lost = torch.tensor([[0.1], [45.0], [0.1]], dtype=torch.float64)
-    verdict = judge(objective, radius[:, None] + lost, start[:, None], short, rescue)
-    assert asked == [[1]]
-    assert verdict.status == [OK, RESCUED, OK]
-    assert float(disorientation(verdict.fit.quaternion, truth).max()) < 2
-    verdict = judge(objective, radius[:, None] + lost, start[:, None], short)
-    assert verdict.status[1] == POOR
+    answer = judge(objective, starts(radius[:, None] + lost, start[:, None]), short, rescue)
+    assert rescues == [[1]]
+    assert answer.status == [OK, RESCUED, OK]
+    assert float(disorientation(answer.quaternion, truth).max()) < 2
+    answer = judge(objective, starts(radius[:, None] + lost, start[:, None]), short)
+    assert answer.status[1] == POOR
 
 
 def test_no_image_stops_the_others(generator):
@@ -82,10 +77,10 @@ def test_no_image_stops_the_others(generator):
     objective, radius, truth = problem(3, generator, radius=(45.0, 55.0))
     objective.images[0] = 0.0
     objective.images[2] = torch.nan
-    verdict = judge(objective, both(radius), torch.stack((truth, truth), 1), maximum_likelihood)
-    assert verdict.status[1] == OK
-    assert verdict.status[2] == POOR
-    assert verdict.fit.radius_nm.isfinite().all()
+    answer = judge(objective, starts(radius, torch.stack((truth, truth), 1)), maximum_likelihood)
+    assert answer.status[1] == OK
+    assert answer.status[2] == POOR
+    assert answer.radius_nm.isfinite().all()
 
 
 def test_unfinished_fits_say_so(generator):
@@ -95,20 +90,20 @@ def test_unfinished_fits_say_so(generator):
         options = LevenbergMarquardtOptions(iterations=1)
         return levenberg_marquardt(objective, radius, turn, options, image, progress, nuisance)
 
-    verdict = judge(objective, radius[:, None] + 0.05, truth[:, None], short)
-    assert verdict.status == [NOT_CONVERGED]
+    answer = judge(objective, starts(radius + 0.05, truth[:, None]), short)
+    assert answer.status == [NOT_CONVERGED]
 
 
 def test_the_near_twin_wins_where_it_is_right(generator):
-    """The start is half a turn about the beam off; nobody offered the other one."""
+    """The start is half a turn about the beam off, and no hypothesis is right."""
     objective, radius, truth = problem(2, generator, photons=1e4, radius=(30.0, 34.0))
     twin = rotate_about_beam(truth, HALF_TURN.expand(2))
     at_twin = objective.value(torch.arange(2), radius, twin)
     at_truth = objective.value(torch.arange(2), radius, truth)
     assert (at_truth < at_twin).all()
-    verdict = judge(objective, radius[:, None], twin[:, None], levenberg_marquardt)
-    found = disorientation(verdict.fit.quaternion, truth)
-    for turn, status in zip(found.tolist(), verdict.status, strict=True):
+    answer = judge(objective, starts(radius, twin[:, None]), levenberg_marquardt)
+    errors = disorientation(answer.quaternion, truth)
+    for turn, status in zip(errors.tolist(), answer.status, strict=True):
         assert turn < 10 or status in (POOR, AMBIGUOUS)
 
 
@@ -120,5 +115,15 @@ def test_twins_that_nothing_tells_apart_are_ambiguous(generator):
     mask = experiment.valid().expand(2, -1, -1)
     counts = photon_counts(simulator.intensity(radius, truth), mask, 3e3, generator)
     objective = PoissonDeviance(counts, mask, CountingSimulator(simulator, 2))
-    verdict = judge(objective, radius[:, None], truth[:, None], levenberg_marquardt)
-    assert AMBIGUOUS in verdict.status
+    answer = judge(objective, starts(radius, truth[:, None]), levenberg_marquardt)
+    assert AMBIGUOUS in answer.status
+
+
+def test_fits_from_elsewhere_get_a_status(generator):
+    objective, radius, truth = problem(3, generator, radius=(45.0, 55.0))
+    answer = Answer(radius.clone(), truth, converged=torch.tensor([True, True, False]))
+    answer.radius_nm[1] += 5
+    result = judged(objective, answer)
+    assert result.status == [OK, POOR, NOT_CONVERGED]
+    assert result.evaluations.tolist() == [1, 1, 1]
+    assert answer.status == [OK] * 3  # the given answer stays as it is

@@ -14,7 +14,7 @@ import torch
 from icobench.errors import InputError
 from icobench.images.masks import usable_pixels
 from icobench.network.selection import load_network
-from icobench.reporting.html import write_report
+from icobench.reporting.report import write_report
 from icobench.reporting.run_folder import read_run
 from icobench.runs.comparison import Comparison
 from icobench.runs.settings import ComparisonSettings
@@ -143,7 +143,9 @@ def test_log_images_become_intensities(run_folder):
         stream["/icobench"].attrs["kind"] = "log"
     run = read_run(run_folder)
     # One of 255 steps over six decades is a factor 1.056.
-    intensity, mask = run.load(range(run.count))
+    images = run.load(range(run.count))
+    intensity, mask = images.images.numpy(), images.mask.numpy()
+    assert images.kind == "intensity"
     seen = mask & (intensity > 0)
     assert run.kind == "log"
     assert seen.mean() > 0.5
@@ -153,22 +155,22 @@ def test_log_images_become_intensities(run_folder):
 def test_mask_leaves_out_bad_and_invalid_pixels(inputs):
     run = read_run(inputs)
     expected = usable_pixels(run.experiment, 3.0).numpy()
-    intensity, mask = run.load([4, 0])
-    assert (mask == expected).all()
-    assert intensity.shape == mask.shape == (2, *expected.shape)
+    loaded = run.load([4, 0])
+    assert (loaded.mask.numpy() == expected).all()
+    assert loaded.images.shape == loaded.mask.shape == (2, *expected.shape)
 
 
 def test_images_that_were_left_out_are_made_anew(tmp_path):
     settings = ComparisonSettings("test", 3, ("counting",), methods=("network",), photons=2e4)
     made = Comparison(tmp_path / "run", settings, Experiment(), 7, torch.device("cpu"), load_network())
     made.run()
-    before, mask = read_run(tmp_path / "run").load([2, 0])
+    before = read_run(tmp_path / "run").load([2, 0])
     (tmp_path / "run" / "test_set.h5").unlink()
     again = read_run(tmp_path / "run")
     assert (again.kind, again.count) == ("counts", 3)
     after = again.load([2, 0])
-    assert (after[0] == before).all()
-    assert (after[1] == mask).all()
+    assert (after.images == before.images).all()
+    assert (after.mask == before.mask).all()
 
 
 def test_report_says_what_it_costs(finished):

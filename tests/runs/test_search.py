@@ -12,22 +12,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from optuna.trial import TrialState
-
-from icobench.reporting.ledger import account
-from icobench.methods import METHODS
 from icobench.methods.defined import define_methods
+from optuna.trial import TrialState
+from tests.studies.bowl import CPU, Bowl, search, told
+
 from icobench.errors import InputError
+from icobench.methods import METHODS
 from icobench.network.recipe import Recipe, read_recipe
+from icobench.reporting.ledger import account
 from icobench.reporting.searches import write_search_figures
-from icobench.simulator.experiment import Experiment
 from icobench.runs.owners import alive, beating
 from icobench.runs.search import run_search, search_cost, write_best
 from icobench.runs.simplex_task import BLOCK
 from icobench.runs.status import describe
 from icobench.runs.study import open_study, recover, requeue
 from icobench.runs.toml_text import toml_text
-from tests.studies.bowl import CPU, Bowl, search, told
+from icobench.simulator.experiment import Experiment
 
 
 def test_a_setting_that_cannot_be_tried_is_noted_and_passed_over(tmp_path):

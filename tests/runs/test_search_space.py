@@ -9,10 +9,10 @@ from icobench.errors import InputError
 from icobench.fitting.simplex import SimplexOptions
 from icobench.network.architectures import build_network
 from icobench.network.recipe import RECIPES
-from icobench.simulator.experiment import Experiment
 from icobench.runs.network_task import NetworkTask
 from icobench.runs.search_space import read_space
 from icobench.runs.simplex_task import race_options
+from icobench.simulator.experiment import Experiment
 
 
 def test_search_spaces_are_data(tmp_path):

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from optuna.trial import TrialState
+from tests.studies.bowl import CPU, Bowl, search
 
 from icobench import provenance
 from icobench.errors import InputError
-from icobench.simulator.experiment import Experiment
 from icobench.runs import owners
 from icobench.runs import search as searching
 from icobench.runs import storage as storages
@@ -26,7 +26,7 @@ from icobench.runs.pool import one_thread
 from icobench.runs.search import run_search
 from icobench.runs.simplex_task import BLOCK
 from icobench.runs.status import describe
-from tests.studies.bowl import CPU, Bowl, search
+from icobench.simulator.experiment import Experiment
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 

@@ -11,10 +11,10 @@ from icobench.images.detector import DETECTORS, Detector
 from icobench.images.log_image import log_image
 from icobench.network.recipe import RECIPES
 from icobench.network.stream import TrainingStream
+from icobench.runs.training_set import read_training_set, training_data
 from icobench.sets.generation import generate_to_file
 from icobench.sets.pattern_file import read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, generate_patterns
-from icobench.sets.training_data import read_training_set, training_data
 from icobench.simulator.experiment import Experiment
 
 CLEAN = DETECTORS["clean"]
@@ -27,20 +27,22 @@ def test_parts_of_a_set(tmp_path):
     )
     generate_to_file(path, options, Experiment(), 3, torch.device("cpu"), (1, 1))
     known, held_out = training_data(path, 6.0)
-    assert len(known[1]) == 6
-    assert len(held_out[1]) == 2
+    assert len(known) == 6
+    assert len(held_out) == 2
+    assert held_out.kind == "intensity"
     stored = read_patterns(path, "validation")
-    assert torch.equal(held_out[2], stored.quaternion)
+    assert torch.equal(held_out.quaternion, stored.quaternion)
+    assert stored.numbers.tolist() == [6, 7]
     # Back to log images: the same eight bits.
-    np.testing.assert_allclose(log_image(held_out[0], 6.0), stored.images, atol=1e-5)
+    np.testing.assert_allclose(log_image(held_out.images, 6.0), stored.images, atol=1e-5)
 
 
 def test_sets_without_parts_are_cut(tmp_path):
     patterns = generate_patterns(PatternOptions(5, detector=CLEAN, radius_range_nm=(30, 31)), Experiment(), 1)
     write_patterns(tmp_path / "set.h5", patterns, {})
     known, held_out = training_data(tmp_path / "set.h5", 6.0)
-    assert [len(part[1]) for part in (known, held_out)] == [4, 1]
-    torch.testing.assert_close(known[0], patterns.images[:4])
+    assert [len(part) for part in (known, held_out)] == [4, 1]
+    torch.testing.assert_close(known.images, patterns.images[:4])
 
 
 def test_what_cannot_be_trained_on(tmp_path):
@@ -116,6 +118,6 @@ def test_log_images_get_no_second_background(tmp_path):
     # So they reach the network as they are stored.
     recipe = replace(stored.fitting(noisy), images="clean", batch=4)
     shown = TrainingStream(recipe, stored.experiment, 3, "cpu", stored.known).batch(0).inputs[:, 0]
-    whole = read_patterns(tmp_path / "log.h5").images[: len(stored.known[1])]
+    images = read_patterns(tmp_path / "log.h5").images[: len(stored.known)]
     for image in shown:
-        assert min(float((image - own).abs().max()) for own in whole) < 1e-5
+        assert min(float((image - other).abs().max()) for other in images) < 1e-5

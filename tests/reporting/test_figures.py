@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icobench.reporting.courses import carried_forward, evaluation_grid, median_course
-from icobench.reporting.economy import (
-    running_time_table,
-)
-from icobench.reporting.figures import error_against_evaluations, gallery, targets_reached
+from icobench.reporting.figures import UNANSWERED, carried_forward, courses, plot_errors, plot_targets_reached
+from icobench.reporting.gallery import gallery
 from icobench.reporting.running_time import first_hits
+from icobench.reporting.tables import running_time_table
 from tests.reporting.made_runs import COST, IMAGES, made_curves, made_results
 
 
@@ -20,8 +18,9 @@ def test_carried_forward_against_a_loop():
     curves = made_curves()
     fits = curves[curves["method"] == "simplex"].sample(frac=1, random_state=0)
     fits.loc[fits.index[3], "disorientation_deg"] = np.nan
-    grid = evaluation_grid(curves, per_decade=12)
-    fast = carried_forward(fits, "disorientation_deg", grid)
+    grid = np.geomspace(1, curves["evaluations"].max(), 40)
+    carried = carried_forward(fits, grid)
+    fast = carried.pivot(index="image", columns="evaluations", values="disorientation_deg").to_numpy()
     assert fast.shape == (IMAGES, len(grid))
     rows = list(fits.itertuples())
     for i in range(IMAGES):
@@ -30,47 +29,62 @@ def test_carried_forward_against_a_loop():
             for row in rows:
                 if row.image == i and latest < row.evaluations <= spent:
                     latest, value = row.evaluations, row.disorientation_deg
-                    value = np.inf if np.isnan(value) else value
+                    value = UNANSWERED if np.isnan(value) else value
             assert fast[i, j] == value or (np.isnan(fast[i, j]) and np.isnan(value))
 
 
 def test_of_two_steps_at_one_evaluation_the_later_counts():
-    fits = pd.DataFrame({"image": 0, "step": [1, 0], "evaluations": 4, "disorientation_deg": [2.0, 3.0]})
-    assert carried_forward(fits, "disorientation_deg", np.array([3.0, 4.0, 9.0]))[0, 1:].tolist() == [2, 2]
-
-
-def test_median_course_starts_where_all_images_have_a_value():
     fits = pd.DataFrame(
         {
-            "image": [0, 0, 1, 1],
-            "step": [0, 1, 0, 1],
-            "evaluations": [2, 50, 5, 20],
-            "disorientation_deg": [4.0, 1.0, 8.0, 2.0],
+            "image": 0, "step": [1, 0], "evaluations": 4, "disorientation_deg": [2.0, 3.0],
+            "radius_error_nm": 1.0,
         }
+    )  # fmt: skip
+    carried = carried_forward(fits, np.array([3.0, 4.0, 9.0]))["disorientation_deg"].tolist()
+    assert carried[1:] == [2, 2]
+    assert np.isnan(carried[0])
+
+
+def course_of(**columns):
+    """The drawn course of a made-up method: x and y of the median, and the outline of the band."""
+    curves = pd.DataFrame({"method": "made", "radius_error_nm": 1.0, **columns})
+    results = curves.groupby("image", as_index=False).last().assign(success=True, seconds=1.0)
+    bounds = results.assign(bound_orientation_deg=np.nan, bound_radius_nm=np.nan)
+    axes = plot_errors(bounds, curves).axes[0]
+    line = max(axes.lines, key=lambda line: len(line.get_xdata()))
+    return line.get_xdata(), line.get_ydata(), axes.collections[0].get_paths()[0].vertices
+
+
+def test_course_starts_where_all_images_have_a_value():
+    spent, median, band = course_of(
+        image=[0, 0, 1, 1], step=[0, 1, 0, 1], evaluations=[2, 50, 5, 20], disorientation_deg=[4.0, 1, 8, 2]
     )
-    course = median_course(fits, "disorientation_deg", np.geomspace(1, 100, 41))
-    assert course.evaluations[0] == 5
-    assert course.evaluations[-1] == 50
-    assert course.median[0] == 6
-    assert course.median[-1] == 1.5
-    assert course.low[0] == pytest.approx(4.4)
-    assert course.high[0] == pytest.approx(7.6)
-    assert course.median[np.searchsorted(course.evaluations, 20)] == 3
+    assert spent[[0, -1]] == pytest.approx([5, 50])
+    assert median[[0, -1]] == pytest.approx([6, 1.5])
+    assert band[band[:, 0] == spent[0], 1].min() == pytest.approx(4.4)
+    assert band[band[:, 0] == spent[0], 1].max() == pytest.approx(7.6)
+    assert median[np.searchsorted(spent, 20)] == 3
 
 
 def test_course_from_zero_evaluations_starts_at_one():
-    fits = pd.DataFrame({"image": 0, "step": [0, 1], "evaluations": [0, 8], "disorientation_deg": [4.0, 1.0]})
-    course = median_course(fits, "disorientation_deg", np.array([1.0, 4.0, 8.0]))
-    assert course.evaluations.tolist() == [1, 4, 8]
-    assert course.median.tolist() == [4, 4, 1]
+    curves = pd.DataFrame(
+        {
+            "method": "made", "image": 0, "step": [0, 1], "evaluations": [0, 8],
+            "disorientation_deg": [4.0, 1.0], "radius_error_nm": 1.0,
+        }
+    )  # fmt: skip
+    course = courses(curves, ["made"])
+    assert course["evaluations"].iloc[[0, -1]].tolist() == [1, 8]
+    assert set(course["disorientation_deg"][:-1]) == {4}
+    assert course["disorientation_deg"].iloc[-1] == 1
 
 
 def test_error_figure():
     results = made_results()
-    figure = error_against_evaluations(results, made_curves())
+    figure = plot_errors(results, made_curves())
     assert len(figure.axes) == 2
     for axes in figure.axes:
-        assert axes.get_xscale() == axes.get_yscale() == "log"
+        assert (axes.get_xscale(), axes.get_yscale()) == ("symlog", "log")
         assert axes.get_xlabel()
         assert "deg" in axes.get_ylabel() or "nm" in axes.get_ylabel()
         labels = axes.get_legend_handles_labels()[1]
@@ -90,19 +104,19 @@ def test_error_figure_with_training_sets():
         )
         for size in sizes
     )
-    figure = error_against_evaluations(made_results(), made_curves(), training)
+    figure = plot_errors(made_results(), made_curves(), training)
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert labels.count("network by size of its training set") == 1
     assert figure.axes[0].get_xlim()[1] > sizes[-1]
-    places = [one.get_data() for one in figure.axes[0].lines if one.get_marker() == "x"]
-    assert [(float(x[0]), float(y[0])) for x, y in places] == [(1_000, 2.0), (16_000, 2.0)]
+    (trained,) = (line for line in figure.axes[0].lines if line.get_marker() == "X")
+    assert list(zip(*trained.get_data(), strict=True)) == [(1_000, 2.0), (16_000, 2.0)]
 
 
 @pytest.mark.parametrize("methods", [["network"], ["simplex"]])
 def test_error_figure_of_one_method_and_without_courses(methods):
     results = made_results()
     results = results[results["method"].isin(methods)]
-    figure = error_against_evaluations(results, made_curves().iloc[:0])
+    figure = plot_errors(results, made_curves().iloc[:0])
     figure.canvas.draw()
     assert figure.legends[0].get_texts()[0].get_text() == methods[0]
     assert set(methods) <= set(figure.axes[0].get_legend_handles_labels()[1])
@@ -112,7 +126,7 @@ def test_error_figure_survives_missing_answers():
     results, curves = made_results(), made_curves()
     results.loc[results["method"] == "network", "disorientation_deg"] = np.nan
     curves.loc[curves["method"] == "simplex", "disorientation_deg"] = np.nan
-    error_against_evaluations(results, curves).canvas.draw()
+    plot_errors(results, curves).canvas.draw()
 
 
 @pytest.mark.parametrize(("count", "shown"), [(1, 1), (7, 6)])
@@ -145,10 +159,7 @@ def test_gallery_refuses_missing_titles():
 def test_figures_leave_pyplot_alone_and_work_in_threads():
     results, curves = made_results(), made_curves()
     done = []
-    threads = [
-        threading.Thread(target=lambda: done.append(error_against_evaluations(results, curves)))
-        for _ in range(2)
-    ]
+    threads = [threading.Thread(target=lambda: done.append(plot_errors(results, curves))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -159,9 +170,13 @@ def test_figures_leave_pyplot_alone_and_work_in_threads():
 
 def test_targets_are_reached_by_the_share_that_the_curves_say():
     results, curves = made_results(), made_curves()
-    figure = targets_reached(results, curves)
+    figure = plot_targets_reached(results, curves)
     left = figure.axes[0]
-    ends = {line.get_label(): line.get_ydata()[-1] for line in left.lines}
+    right_end = left.get_xlim()[1]
+    ends = {
+        line.get_label(): line.get_ydata()[line.get_xdata() <= right_end].max(initial=0)
+        for line in left.lines
+    }
     assert set(ends) == set(COST)
     for method, end in ends.items():
         hits, _ = first_hits(curves, results, method)

@@ -1,22 +1,19 @@
 """Dictionaries larger than memory: simulated, matched and forgotten shard by shard."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from icobench.answer import Hypotheses, Progress
 from icobench.fitting.dictionary import (
     SIMULATED,
-    Candidates,
-    Dictionary,
     DictionaryOptions,
     best_apart,
-    dictionary_card,
-    polar_patterns,
+    half_space_simulator,
     sample,
-    whole_half_space,
+    simulate_dictionary,
 )
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -32,7 +29,7 @@ ON_GPU = 4096
 
 @dataclass
 class Matched:
-    """Candidates of N images from a dictionary that is gone.
+    """Best patterns for N images, from a dictionary that was not kept.
 
     Attributes:
         candidates: the best, as :meth:`~icobench.fitting.dictionary.Dictionary.match` gives them.
@@ -40,7 +37,7 @@ class Matched:
         simulation_seconds, match_seconds: of all patterns; of all images with all patterns.
     """
 
-    candidates: Candidates
+    candidates: Hypotheses
     patterns: int
     simulation_seconds: float
     match_seconds: float
@@ -55,15 +52,15 @@ def match_in_shards(
     experiment: Experiment,
     count: int = 4,
     shard: int = SHARD,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = lambda share: None,
 ) -> Matched:
     """The best stored patterns of a dictionary of any size, in bounded memory.
 
-    Every shard gives its own best candidates, of which the best that are apart are kept; a candidate can be
-    missed only where several better ones of its shard are apart from each other and it is apart from none.
+    Of the best candidates of all shards, the best that are apart from each other are kept. A candidate can be
+    missed only where its shard has as many better ones that are apart.
 
     Args:
-        simulator: whose physics, body and device to use.
+        simulator: its physics, body and device are used.
         options: what would be stored.
         images, mask, kind, experiment, count: as for ``Dictionary.match``; tensors on the device of the
             matching.
@@ -71,22 +68,17 @@ def match_in_shards(
         progress: called with the finished share.
     """
     radius, quaternion = sample(options, simulator.body)
-    whole = whole_half_space(simulator)
-    together = SIMULATED if simulator.device.type == "cpu" else ON_GPU
-    spent = [0.0, 0.0]
-    found: list[Candidates] = []
+    half_space = half_space_simulator(simulator)
+    batch = SIMULATED if simulator.device.type == "cpu" else ON_GPU
+    simulation_seconds = match_seconds = 0.0
+    matches: list[Hypotheses] = []
     for rows in torch.arange(len(radius)).split(shard):
         begin = time.perf_counter()
-        parts = [polar_patterns(whole, radius[some], quaternion[some]) for some in rows.split(together)]
-        # On the way to the CPU all work on a device is waited for.
-        patterns = torch.cat([part.cpu() for part in parts])
+        part = simulate_dictionary(half_space, options, radius[rows], quaternion[rows], batch)
         middle = time.perf_counter()
-        own = Dictionary(
-            radius[rows], quaternion[rows], patterns, dictionary_card(simulator, options, len(rows), begin)
-        )
-        found.append(own.match(images, mask, kind, experiment, count))
-        end = time.perf_counter()
-        spent = [spent[0] + middle - begin, spent[1] + end - middle]
+        matches.append(part.match(images, mask, kind, experiment, count))
+        simulation_seconds += middle - begin
+        match_seconds += time.perf_counter() - middle
         progress(float(rows[-1] + 1) / len(radius))
-    every = Candidates(*(torch.cat(part, 1) for part in zip(*found, strict=True)))
-    return Matched(best_apart(every, count), len(radius), *spent)
+    every = Hypotheses(*(torch.cat(tensors, 1) for tensors in zip(*matches, strict=True)))
+    return Matched(best_apart(every, count), len(radius), simulation_seconds, match_seconds)
