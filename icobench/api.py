@@ -31,8 +31,8 @@ class ComparisonResult:
     """The result of a comparison.
 
     Attributes:
-        results: a row per image and method: truth, answer, errors, costs, bounds, status; of several runs with
-            the columns run and test_set before them.
+        results: a row per image and method: truth, answer, errors, costs, bounds, status; of several runs
+            with the columns run and test_set before them.
         curves: a row per image, method and step of a fit.
         failures: what methods raised, by run and method.
     """
@@ -57,13 +57,13 @@ class ComparisonResult:
 
     def plot(self) -> "Figure":
         """Error against simulated images, as in the report; of the first run if there are several."""
-        from icobench.reporting.figures import error_figure
+        from icobench.reporting.figures import plot_errors
 
         results, curves = self.results, self.curves
         if "run" in results:
             first = results["run"].iloc[0]
             results, curves = results[results["run"] == first], curves[curves["run"] == first]
-        return error_figure(results, curves)
+        return plot_errors(results, curves)
 
     def _repr_html_(self) -> str:
         return self.table()._repr_html_()

@@ -101,7 +101,7 @@ SHARING = {field.name for field in fields(Sharing)}
 
 
 def planning_device(sharing: Sharing, name: str) -> str:
-    """The device on which work for a cluster is checked here: its nodes may have a GPU although we have none."""
+    """The device for checks on this machine, which may lack the GPU that a cluster's nodes have."""
     import torch
 
     return "cpu" if sharing.on_slurm and name == "cuda" and not torch.cuda.is_available() else name

@@ -77,7 +77,7 @@ def compare(
     workers: Workers = 0,
 ) -> None:
     """Reconstruct the same test images with every method; table, figures and report."""
-    from icobench.reporting.html import write_report
+    from icobench.reporting.report import write_report
     from icobench.runs.comparison import Comparison, automatic_workers, compute_comparison
     from icobench.runs.pieces import missing_pieces
     from icobench.runs.pool import chosen_device
@@ -144,7 +144,7 @@ def report(
     ] = Path("side-by-side.html"),
 ) -> None:
     """Table, figures and HTML report from stored results; several runs side by side."""
-    from icobench.reporting.html import write_report
+    from icobench.reporting.report import write_report
     from icobench.reporting.run_folder import read_runs
     from icobench.reporting.tables import FORMATS, summary_table
 

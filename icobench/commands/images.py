@@ -87,13 +87,14 @@ def reconstruct(
         if target is not None and not target.resolve().parent.is_dir():
             raise InputError(f"{target.parent}: no such folder")
     machine, given = Machine.of(context), Detector.of(context)
+    experiment = Physics.of(context).experiment()
     geometry = {
         "detector": given.flat() if given.is_flat else None, "centre": given.beam(), "pixels": pixels,
     }  # fmt: skip
     with open_images(images, kind, dataset, mask, saturation, decades) as source:
         with progress_bar(f"{method} on {len(source)} images") as update:
             answer = run(
-                source, experiment=Physics.of(context).experiment(), method=method, **geometry,
+                source, experiment=experiment, method=method, **geometry,
                 fit_centre=fit_beam, fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
                 nuisance=names(nuisance) if nuisance else (), versions=versions, model=model,
                 seed=machine.seed, device=machine.device, progress=update,
@@ -106,10 +107,10 @@ def reconstruct(
                 table.to_parquet(temporary)
         if preview is not None and table["radius_nm"].notna().any():
             from icobench.images.resample import on_grid
-            from icobench.reporting.preview import write_preview
+            from icobench.reporting.gallery import write_preview
             from icobench.simulator.simulator import Simulator
 
-            frames, _ = on_grid(source, answer.experiment, **geometry)
+            frames, _ = on_grid(source, experiment, **geometry)
             write_preview(preview, frames, table, Simulator(answer.experiment, device=machine.chosen()))
         where = source.where
     for row in table.itertuples():

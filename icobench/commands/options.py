@@ -1,8 +1,8 @@
 """What the commands share: groups of options that are declared once, checks, and the progress bar.
 
 A group is a dataclass whose fields are options. ``@app.command(cls=with_options(Physics, Machine))`` gives a
-command the options of some groups; the command finds the values by ``Physics.of(context)``. Heavy imports stay
-inside functions, so that ``--help`` is fast.
+command the options of some groups; the command finds the values by ``Physics.of(context)``. Heavy imports
+stay inside functions, so that ``--help`` is fast.
 """
 
 import math

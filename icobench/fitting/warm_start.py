@@ -8,7 +8,6 @@ image is nearly the same at small angles; every solution is compared with its tw
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +22,10 @@ from icobench.geometry.rotations import rotate_about_beam
 
 __all__ = ["WARM_SIMPLEX", "Refine", "judge", "judged", "lm_race", "refine_warm_simplex"]
 
-Refine = Callable[[Objective, Tensor, Tensor, Any, Tensor, Progress, Nuisance], Answer]
+Refine = Callable[..., Answer]
 """As :func:`~icobench.fitting.levenberg_marquardt.levenberg_marquardt`: from objective, radii (N,),
-orientations (N, 4), options (None for the function's own), image indices (N,), progress and nuisance
-parameters (N, P)."""
+orientations (N, 4) and the keywords ``image`` (N,), ``progress`` and ``nuisance`` (N, P). Its settings are bound
+by ``functools.partial``."""
 
 WARM_SIMPLEX = SimplexOptions(iterations=150, rotation_deg=3.0, radius_nm=2.0, angle_tolerance_deg=0.02)
 """A simplex the size of the network's error, run until it has shrunk to a fraction of the bound."""
@@ -48,15 +47,13 @@ def refine_warm_simplex(
     objective: Objective,
     radius: Tensor,
     quaternion: Tensor,
-    options: SimplexOptions | None,
-    image: Tensor,
-    progress: Progress,
+    options: SimplexOptions = WARM_SIMPLEX,
+    image: Tensor | None = None,
+    progress: Progress = lambda share: None,
     nuisance: Nuisance | None = None,
 ) -> Answer:
     """Nelder-Mead as a :data:`Refine`; it fits no nuisance parameters but the scale."""
-    return refine_simplex(
-        objective, radius[:, None], quaternion[:, None], options or WARM_SIMPLEX, image, progress
-    )
+    return refine_simplex(objective, radius[:, None], quaternion[:, None], options, image, progress)
 
 
 def _best_first(values: Tensor, radius: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +130,9 @@ class _Fits:
     ) -> None:
         self.objective, self.refine, self.nuisance = objective, refine, nuisance
         every = torch.arange(len(radius_nm))
-        self.best = refine(objective, radius_nm, quaternion, None, every, progress, nuisance)
+        self.best = refine(
+            objective, radius_nm, quaternion, image=every, progress=progress, nuisance=nuisance
+        )
         self.poor = self._is_poor(every)
 
     def _is_poor(self, image: Tensor) -> Tensor:
@@ -153,7 +152,9 @@ class _Fits:
             the new fits, and where they are better (M,).
         """
         nuisance = self.nuisance.take(image)
-        fit = self.refine(self.objective, radius_nm, quaternion, None, image, lambda share: None, nuisance)
+        fit = self.refine(
+            self.objective, radius_nm, quaternion, image=image, progress=lambda share: None, nuisance=nuisance
+        )
         present = self.best.objective[image]
         better = ((fit.objective < present) | ~present.isfinite()) & fit.objective.isfinite()
         for name in ("radius_nm", "quaternion", "objective", "converged"):

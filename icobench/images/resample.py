@@ -263,6 +263,8 @@ def on_grid(
     no_geometry = detector is None and centre is None and pixels is None
     if no_geometry and height == width <= OWN_GRID and width % 2 == 0:
         return source, replace(experiment, pixels=width)
+    if source.kind == "intensity":
+        raise InputError(f"{source.where}: intensities without noise must be on the grid; say --kind counts")
     middle = (width / 2, height / 2)
     if detector is not None:
         pitch = detector.pixel_mm / detector.distance_mm

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 
 from icobench.errors import InputError
 from icobench.images.formats import Frames, first_line, open_frames, open_mask
-from icobench.images.image_set import ImageSet
+from icobench.images.image_set import KINDS, ImageSet
 
-__all__ = ["FileSource", "ImageSource", "open_images", "read_images"]
+__all__ = ["CheckedSource", "ImageSource", "open_arrays", "open_images", "read_images"]
 
 LEAST_PIXELS = 16
 """A side of the smallest frame that is accepted."""
@@ -34,13 +35,13 @@ class ImageSource(ABC):
     """Images that are read when they are asked for.
 
     Attributes:
-        path: the file.
+        path: the file, None for an array.
         where: file and dataset, for messages.
-        kind: "counts" or "log".
+        kind: "counts" or "log"; for arrays also "intensity".
         shape: (H, W) of every image.
     """
 
-    path: Path
+    path: Path | None
     where: str
     kind: str
     shape: tuple[int, int]
@@ -97,36 +98,44 @@ def _problem(image: np.ndarray, usable: np.ndarray, kind: str) -> str | None:
     return None
 
 
-class FileSource(ImageSource):
-    """The images of one file, a context manager; made by :func:`open_images`."""
+class CheckedSource(ImageSource):
+    """Frames of a file or an array that are checked when they are read; a context manager.
+
+    Made by :func:`open_images` and :func:`open_arrays`.
+
+    Args:
+        path: the file, None for an array.
+        files: what has to be closed at the end.
+        frames: as stored.
+        mask: where the masks come from, and the frames of the masks: one for all images or one for each,
+            non-zero = bad. None without a mask.
+        kind: "auto", or one of :data:`~icobench.images.image_set.KINDS`.
+        saturation, decades: as for :func:`open_images`.
+    """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
+        files: ExitStack,
+        frames: Frames,
+        mask: tuple[str, Frames] | None,
         kind: str,
-        dataset: str | None,
-        mask: str | None,
         saturation: float | None,
         decades: float,
     ) -> None:
-        self.path = path
+        name = "the array" if path is None else str(path)
+        self.path, self.where = path, f"{name}, {frames.name}" if frames.name else name
+        self._files, self._frames = files, frames
         self._saturation, self._decades = saturation, decades
-        self._files = ExitStack()
-        with self._files:
-            self._frames = open_frames(path, dataset, self._files)
-            self.where = f"{path}, {self._frames.name}" if self._frames.name else str(path)
-            self._check()
-            self._state = self._stat()
-            self._common_mask, self._frame_masks = self._open_mask(mask)
-            self.shape = (self._frames.shape[1], self._frames.shape[2])
-            self.kind = self._decide() if kind == "auto" else kind
-            if self.kind != "log" and decades != DECADES:
-                raise InputError(
-                    f"{self.where}: photon counts have no decades; say --kind log if they are not"
-                )
-            self._files = self._files.pop_all()
+        self._check()
+        self._state = self._stat()
+        self._common_mask, self._frame_masks = (None, None) if mask is None else self._checked_mask(*mask)
+        self.shape = (frames.shape[1], frames.shape[2])
+        self.kind = self._decide() if kind == "auto" else kind
+        if self.kind != "log" and decades != DECADES:
+            raise InputError(f"{self.where}: photon counts have no decades; say --kind log if they are not")
 
-    def __enter__(self) -> "FileSource":
+    def __enter__(self) -> "CheckedSource":
         return self
 
     def __exit__(
@@ -150,13 +159,8 @@ class FileSource(ImageSource):
                 f"{self.where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}"
             )
 
-    def _open_mask(self, mask: str | None) -> tuple[np.ndarray | None, Frames | None]:
+    def _checked_mask(self, where: str, frames: Frames) -> tuple[np.ndarray | None, Frames | None]:
         """A mask for all frames (H, W), True where usable, or else frames that are the masks of each."""
-        opened = open_mask(self.path, mask, self._files)
-        if opened is None:
-            return None, None
-        path, frames = opened
-        where = f"{path}, {frames.name}" if frames.name else str(path)
         shape = self._frames.shape
         if frames.shape not in (shape, (1, *shape[1:])):
             mask_shape = frames.shape[frames.shape[0] == 1 :]
@@ -227,6 +231,8 @@ class FileSource(ImageSource):
 
     def _stat(self) -> tuple[int, int, int] | None:
         """What changes when the file is written: inode, size and time in ns."""
+        if self.path is None:
+            return None
         try:
             state = os.stat(self.path)
         except OSError:
@@ -250,7 +256,7 @@ def open_images(
     mask: str | None = None,
     saturation: float | None = None,
     decades: float = DECADES,
-) -> FileSource:
+) -> CheckedSource:
     """Open a file of images, whose frames are read later, block by block.
 
     Frames may be any rectangle of at least 16 pixels a side. Pixels that hold NaN or an infinite number, or
@@ -273,13 +279,45 @@ def open_images(
         InputError: what is wrong with the file as a whole: unreadable, no such dataset, not real numbers, not
             a stack of frames, no frame, a mask of another shape.
     """
+    path = Path(path)
     if kind not in ("auto", "counts", "log"):
         raise InputError(f"kind must be auto, counts or log, got {kind!r}")
     if saturation is not None and not (math.isfinite(saturation) and saturation > 0):
         raise InputError(f"saturation must be a positive number, got {saturation:g}")
     if not (math.isfinite(decades) and decades > 0):
         raise InputError(f"decades must be a positive number, got {decades:g}")
-    return FileSource(Path(path), kind, dataset, mask, saturation, decades)
+    with ExitStack() as files:
+        frames, masks = open_frames(path, dataset, files), None
+        if (opened := open_mask(path, mask, files)) is not None:
+            mask_path, mask_frames = opened
+            name = f"{mask_path}, {mask_frames.name}" if mask_frames.name else str(mask_path)
+            masks = name, mask_frames
+        source = CheckedSource(path, files, frames, masks, kind, saturation, decades)
+        source._files = files.pop_all()
+    return source
+
+
+def open_arrays(images: Any, mask: Any = None, kind: str = "auto") -> CheckedSource:
+    """Images in memory as a source, checked like those of a file.
+
+    Args:
+        images: (H, W) or (N, H, W), NumPy or torch.
+        mask: (H, W) or (N, H, W) bool, True where a pixel is usable; all of them by default.
+        kind: "counts", "log" or "auto" as for :func:`open_images`, or "intensity" without noise.
+
+    Raises:
+        InputError: as for :func:`open_images`.
+    """
+    if kind not in ("auto", *KINDS):
+        raise InputError(f"kind must be auto, counts, log or intensity, got {kind!r}")
+    masks = None if mask is None else ("the mask", _array_frames(~np.asarray(mask, dtype=bool)))
+    return CheckedSource(None, ExitStack(), _array_frames(images), masks, kind, None, DECADES)
+
+
+def _array_frames(values: Any) -> Frames:
+    array = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    array = array[None] if array.ndim == 2 else array
+    return Frames(array.shape, array.dtype, lambda start, stop: array[start:stop])
 
 
 def read_images(

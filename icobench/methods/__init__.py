@@ -18,7 +18,7 @@ __all__ = ["METHODS", "Catalogue", "Method", "Problem", "available_methods", "fi
 
 
 class _Methods(ModuleType):
-    """Python binds the name ``icobench.methods`` to this package, so the function of that name is its call."""
+    """Python binds the name ``icobench.methods`` to this package: the function of that name is its call."""
 
     def __call__(self) -> dict[str, Method]:
         return available_methods()

@@ -1,8 +1,8 @@
 """What a reconstruction method is: a function from a problem and its options to an answer.
 
 A method is a value. :meth:`Method.with_options` gives the same method with other options, so that sweeps,
-searches, TOML files and plug-ins vary methods without building fits of their own. Every simulation goes through
-the objective, which counts.
+searches, TOML files and plug-ins vary methods without building fits of their own. Every simulation goes
+through the objective, which counts.
 """
 
 import hashlib
@@ -138,7 +138,7 @@ class Method:
         """Reconstruct all images of the problem and take the time.
 
         Raises:
-            InputError: nuisance parameters for a method without, or a network that is missing or does not fit.
+            InputError: nuisance parameters for a method without, or a network that is missing or misfit.
         """
         if problem.nuisance and not self.fits_nuisance:
             raise InputError(f"{self.name} cannot fit {', '.join(problem.nuisance)} along; lm and mle can")
@@ -153,7 +153,7 @@ class Method:
 
 
 def _owners(options: Any) -> dict[str, str | None]:
-    """The names of all options, and the field whose dataclass an option belongs to, None for the options' own."""
+    """The names of all options; with each, the field whose dataclass it belongs to, None for a direct one."""
     owners: dict[str, str | None] = {}
     if not is_dataclass(options):
         return owners

@@ -11,7 +11,7 @@ from torch import Tensor
 from icobench.answer import Answer, Hypotheses, Progress
 from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
 from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
-from icobench.fitting.maximum_likelihood import POLISH, maximum_likelihood
+from icobench.fitting.maximum_likelihood import LikelihoodOptions, maximum_likelihood
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
 from icobench.fitting.uncertainty import with_error_bars
@@ -28,8 +28,8 @@ class NetworkFitOptions:
     Attributes:
         fit: settings of the solver.
         versions: turned and mirrored versions of an image that the network averages, 1 to 8.
-        rescue: whether stored patterns race for an image that no hypothesis explains; in vain, and at ten times
-            the cost, where the model is wrong.
+        rescue: whether stored patterns race for an image that no hypothesis explains; in vain, and at ten
+            times the cost, where the model is wrong.
         rescue_candidates: stored patterns in that race.
         dictionary: size of the stored dictionary.
     """
@@ -110,7 +110,7 @@ def _from_dictionary(
 REFINEMENTS: dict[str, tuple[str, Callable[..., Answer], Any, bool]] = {
     "simplex": ("Nelder-Mead", refine_warm_simplex, WARM_SIMPLEX, False),
     "lm": ("Levenberg-Marquardt", levenberg_marquardt, LevenbergMarquardtOptions(), True),
-    "mle": ("least squares, then maximum likelihood,", maximum_likelihood, POLISH, True),
+    "mle": ("least squares, then maximum likelihood,", maximum_likelihood, LikelihoodOptions(), True),
 }
 """Of each solver: words for the summary, function, settings, and whether it fits nuisance parameters."""
 

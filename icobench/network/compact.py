@@ -10,7 +10,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from icobench.errors import InputError
 from icobench.network.outputs import SPREADS, Layout
 from icobench.network.polar import (
-    HarmonicSum, PolarGrid, ResidualBlock, RingBias, RoundConvolution, batch_norm,
+    HarmonicSum,
+    PolarGrid,
+    ResidualBlock,
+    RingBias,
+    RoundConvolution,
+    batch_norm,
 )  # fmt: skip
 from icobench.network.sizes import Circles, Line
 from icobench.network.targets import TARGETS

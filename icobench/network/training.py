@@ -18,7 +18,12 @@ from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.network.architectures import Network, build_network
 from icobench.network.checkpoint import (
-    SPREAD_FACTORS, StoredWeights, TrainedNetwork, first_difference, not_finite, save_network,
+    SPREAD_FACTORS,
+    StoredWeights,
+    TrainedNetwork,
+    first_difference,
+    not_finite,
+    save_network,
 )  # fmt: skip
 from icobench.network.inputs import require_canonical
 from icobench.network.optimisers import OPTIMISERS

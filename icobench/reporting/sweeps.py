@@ -196,13 +196,6 @@ def sweep_figure(table: "DataFrame") -> "Figure":
     # Infinite means, of points where images have no answer, are left out of the lines.
     means = table.groupby("point", as_index=False).mean(numeric_only=True)
 
-    def draw(
-        axes: Any, column: str, colour: Any, label: str | None = None, dashes: Any = (None, None)
-    ) -> None:
-        seaborn.lineplot(
-            means, x="point", y=column, color=colour, label=label, dashes=dashes, ax=axes, legend=False
-        )
-
     for axes, name, label in zip(
         panels, ("disorientation", "radius"), ("disorientation (deg)", "radius error (nm)"), strict=False
     ):
@@ -210,7 +203,8 @@ def sweep_figure(table: "DataFrame") -> "Figure":
             column = f"{name}_{end}"
             if column not in table:
                 continue
-            draw(axes, column, "0.25" if end == "bound_median" else colours[0], line, dashes)
+            look = {"color": "0.25" if end == "bound_median" else colours[0], "dashes": dashes, "label": line}
+            seaborn.lineplot(means, x="point", y=column, ax=axes, errorbar=None, legend=False, **look)
             if end != "bound_median":
                 seaborn.scatterplot(
                     table, x="point", y=column, color=colours[0], alpha=0.5, ax=axes, legend=False

@@ -121,8 +121,7 @@ class Comparison:
             if holds_others(self.folder, COMPARISON_FILE, *self.runs):
                 raise InputError(f"{self.folder}: not empty and not a folder of runs; choose another --run")
         for run in self.runs.values():
-            run.store.check()
-            _ = run.networks
+            run.check()
 
     def open(self) -> None:
         """Make the folders, or continue in them, and describe the runs."""

@@ -8,7 +8,6 @@ import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import wilcoxon
 
-from icobench.methods import find_method
 from icobench.reporting.ledger import Account, account, break_even, seconds_per_simulation
 from icobench.reporting.running_time import TARGETS, expected_running_time, first_hits
 from icobench.reporting.statistics import bootstrap, efficiency, holm, paired_tests, wide
@@ -158,7 +157,10 @@ def test_accounts_read_the_run():
         }
     )  # fmt: skip
     run = {
-        "methods": {name: find_method(name).card for name in ("network+lm", "simplex")},
+        "methods": {
+            "network+lm": {"needs_network": True, "needs_dictionary": True, "search": None},
+            "simplex": {"needs_network": False, "needs_dictionary": False, "search": None},
+        },
         "network": {"training_seconds": 100.0, "training_simulations": 5000},
         "dictionary": {"seconds": 2.0, "simulations": 1000},
     }

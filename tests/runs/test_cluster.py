@@ -247,8 +247,8 @@ def test_a_time_limit_shorter_than_one_point_is_said(tmp_path, monkeypatch):
 
 
 def test_states_of_tasks_that_wait_are_read_from_their_array(slurm):
-    text = "JobID|State|NodeList\n1_0|RUNNING|node\n1_0.batch|RUNNING|node\n1_[1-3,5%2]|PENDING|\n7|CANCELLED by 0|"
-    (slurm / "accounting").write_text(text + "\n")
+    rows = ["JobID|State", "1_0|RUNNING", "1_0.batch|RUNNING", "1_[1-3,5%2]|PENDING", "7|CANCELLED by 0"]
+    (slurm / "accounting").write_text("\n".join(rows) + "\n")
     states, trouble = job_states(["1_0", "1_2", "7"])
     assert trouble == ""
     assert states == {

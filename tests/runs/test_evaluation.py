@@ -15,14 +15,6 @@ from icobench.reporting.evaluation import evaluation_table, summarise, write_eva
 from icobench.runs.evaluation import Evaluated, evaluate, speed
 from icobench.sets.patterns import generate_patterns
 from icobench.sets.test_sets import find_test_set
-from icobench.runs.evaluation import (
-    EVALUATION_SETS,
-    Evaluated,
-    evaluate,
-    evaluation_set,
-    speed,
-    summarise,
-)
 from icobench.simulator.experiment import Experiment
 
 EXPERIMENT = Experiment()
@@ -59,9 +51,7 @@ def test_errors_are_those_of_the_answer(networks, counting):
     answer = predict(networks, truth)
     angle = disorientation(answer.quaternion, truth.quaternion)
     np.testing.assert_allclose(counting.table["disorientation_deg"], angle, rtol=1e-6)
-    mean, largest = appendix_c_errors(
-        answer.radius_nm, answer.quaternion, truth.radius_nm, truth.quaternion
-    )
+    mean, largest = appendix_c_errors(answer.radius_nm, answer.quaternion, truth.radius_nm, truth.quaternion)
     np.testing.assert_allclose(counting.table["appendix_c_mean"], mean, rtol=1e-6)
     np.testing.assert_allclose(counting.table["appendix_c_max"], largest, rtol=1e-6)
     assert counting.networks == networks.choose(EXPERIMENT, "counts")[0].digest

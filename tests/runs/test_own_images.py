@@ -6,15 +6,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from fakes import FakeMethod
 
 from icobench.errors import InputError
 from icobench.methods import Catalogue, Method
 from icobench.runs.comparison import Comparison, compute_comparison
 from icobench.runs.settings import ComparisonSettings
 from icobench.simulator.experiment import Experiment
-
-from .test_comparison import FakeMethod
 
 DATA = Path(__file__).parents[1] / "data"
 PATTERNS, TRUTH = DATA / "pymsft_patterns.cxi", DATA / "pymsft_patterns_truth.csv"

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from icobench.reporting.sweeps import read_points, sweep_markdown, sweep_table, write_sweep
 
 from icobench import cli
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.network.recipe import Recipe
+from icobench.reporting.sweeps import read_points, sweep_markdown, sweep_table, write_sweep
 from icobench.runs import sweep
 from icobench.runs.pieces import execute
 from icobench.runs.sweep import Sweep, merge_sweeps, parse_points
