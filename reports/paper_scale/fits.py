@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from icobench.runs.scoring import course, score
 
 from icobench.answer import OK, RESCUED
 from icobench.errors import InputError
@@ -17,15 +18,13 @@ from icobench.fitting.objectives import objective_for
 from icobench.fitting.warm_start import judge
 from icobench.geometry.orientation import disorientation
 from icobench.images.image_set import ImageSet
-from icobench.methods import Method, Problem, find_method
+from icobench.methods.base import Method, Problem
+from icobench.methods.registry import find_method
 from icobench.network.selection import Networks, load_network, predict
-from icobench.runs.comparison import curves, score
-from icobench.sets.patterns import generate_patterns
-from icobench.sets.test_sets import find_test_set
 from icobench.storage import atomic_path
 from paper_scale.large_dictionary import match_in_shards
-from paper_scale.networks import exported
-from paper_scale.stage import Piece, Run, Stage, stored_pieces
+from paper_scale.networks import exported, fresh_images
+from paper_scale.stage import Piece, Stage, stored_pieces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,11 +44,6 @@ def table_of(folder: Path, stage: str, method: str, what: str = "results") -> "p
     # Five digits: simplex-00000, but not simplex-race-00000.
     files = sorted((folder / stage).glob(f"{method}-{'[0-9]' * 5}.{what}.parquet"))
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True) if files else None
-
-
-def _images(run: Run, count: int) -> ImageSet:
-    """Noise-free images, as the paper's."""
-    return generate_patterns(find_test_set("clean").options(count), run.experiment, TEST_SEED, run.device)
 
 
 def _write(frame: "pd.DataFrame", path: Path) -> None:
@@ -90,7 +84,7 @@ class Fits:
         """All images. With them is made what no image's time shall include: the simulator's tables, the
         dictionary, and the first answer of a network."""
         scale, simulator = self.stage.run.scale, self.stage.simulator
-        images = _images(self.stage.run, scale.fit_images)
+        images = fresh_images(self.stage.run, "clean", scale.fit_images, TEST_SEED)
         if self.dictionary:
             dictionary_for(simulator)
         if self.networks is not None:
@@ -124,8 +118,8 @@ class Fits:
         rows = score(answer, method.name, images, (unknown, unknown))
         _write(rows, path.with_name(f"{path.name}.results.parquet"))
         if stage.name == "simplex":
-            course = curves(answer, method.name, images).drop(columns="method")
-            _write(course, path.with_name(f"{path.name}.curves.parquet"))
+            steps = course(answer, method.name, images).drop(columns="method")
+            _write(steps, path.with_name(f"{path.name}.curves.parquet"))
         return summary(rows)
 
 
@@ -195,7 +189,7 @@ def _dictionary(stage: Stage, size: int) -> dict[str, Any]:
     The method dictionary+lm would hold all patterns in memory.
     """
     run = stage.run
-    images = _images(run, run.scale.dictionary_images)
+    images = fresh_images(run, "clean", run.scale.dictionary_images, TEST_SEED)
     matches = match_in_shards(
         stage.simulator, DictionaryOptions(size), images.images.to(run.device), images.mask.to(run.device),
         images.kind, run.experiment, CANDIDATES, progress=stage.check_clock,

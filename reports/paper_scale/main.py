@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from icobench.commands.options import chosen_device
 from icobench.errors import InputError
+from icobench.runs.pool import chosen_device
 from paper_scale.data import data
 from paper_scale.fits import dictionaries, hybrids, simplex
 from paper_scale.ledger import ledger

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from icobench.runs.training_set import TrainingSet, read_training_set
+
 from icobench.images.image_set import ImageSet
 from icobench.network.architectures import build_network
 from icobench.network.bodies import AHEAD
@@ -15,14 +17,23 @@ from icobench.network.checkpoint import load_trained, read_weights, save_network
 from icobench.network.recipe import Recipe
 from icobench.network.selection import Networks
 from icobench.network.training import TrainingResult, train
-from icobench.reporting.evaluation import write_evaluation
-from icobench.runs.evaluation import evaluate, evaluation_set, speed, summarise
+from icobench.reporting.evaluation import summarise, write_evaluation
+from icobench.runs.evaluation import Evaluated, evaluate, speed
 from icobench.sets.pattern_file import read_patterns
-from icobench.sets.training_data import TrainingSet, read_training_set
+from icobench.sets.patterns import generate_patterns
+from icobench.sets.test_sets import find_test_set
 from paper_scale.data import data_set
 from paper_scale.stage import OutOfTime, Part, Piece, Run, Stage
 
-__all__ = ["compact_network", "exported", "larger_network", "pace", "paper_network"]
+__all__ = [
+    "compact_network",
+    "exported",
+    "fresh_images",
+    "larger_network",
+    "pace",
+    "paper_network",
+    "summary",
+]
 
 TEST_SEED = 40_000
 LIMIT_MIB = 12.0
@@ -30,6 +41,7 @@ PAYS_OFF = 0.95
 """A larger network pays off if its median disorientation is at most this share of the next smaller one's."""
 
 CHECKPOINT_MINUTES = 1.5
+LEAST_STEPS = 20
 CHOICE = "largest that pays off"
 EXPORTS = {"compact-network": "export compact", "larger-network": "export"}
 """Pieces that export a network, by stage."""
@@ -55,11 +67,11 @@ def pace(stage: Stage, recipe: Recipe, minutes: float, name: str) -> dict[str, A
     steps = 1 + 4 * AHEAD
     short = replace(recipe, steps=steps, settle_share=2 * AHEAD / steps, patience=None)
     train(short, stage.run.experiment, folder, stage.run.seed, stage.run.device,
-          progress=lambda *_: times.append(time.perf_counter()))  # fmt: skip
+          report=lambda step, loss: times.append(time.perf_counter()))  # fmt: skip
     early = (times[2 * AHEAD] - times[AHEAD]) / AHEAD
     late = (times[-1] - times[-1 - AHEAD]) / AHEAD
     mean = (1 - recipe.settle_share) * early + recipe.settle_share * late
-    return {"seconds_per_step": mean, "steps": max(20, int(60 * minutes / mean))}
+    return {"seconds_per_step": mean, "steps": max(LEAST_STEPS, int(60 * minutes / mean))}
 
 
 def _trained(stage: Stage, name: str, result: TrainingResult, recipe: Recipe) -> dict[str, Any]:
@@ -140,16 +152,23 @@ def judged(stage: Stage, name: str, weights: Path, *sets: str) -> dict[str, Any]
     write_evaluation(
         run.out / f"evaluation-{name}", results, times, networks.cards, run.experiment, TEST_SEED, run.device
     )
-    return {"digest": networks.digest, "speed": times} | {
-        result.name: summarise(result) for result in results
-    }
+    return {"digest": networks.digest, "speed": times, **{result.name: summary(result) for result in results}}
+
+
+def summary(result: Evaluated) -> dict[str, Any]:
+    """Statistics of a test set."""
+    return summarise(result.table, result.networks, result.seconds)
+
+
+def fresh_images(run: Run, name: str, count: int, seed: int) -> ImageSet:
+    """Images of a test set."""
+    return generate_patterns(find_test_set(name).options(count), run.experiment, seed, run.device)
 
 
 def _test_set(stage: Stage, name: str) -> ImageSet:
     if name == "paper test":
         return read_patterns(data_set(stage), "test")
-    run = stage.run
-    return evaluation_set(name, run.scale.evaluation_images, run.experiment, TEST_SEED, run.device)
+    return fresh_images(stage.run, name, stage.run.scale.evaluation_images, TEST_SEED)
 
 
 def _evaluation(stage: Stage, name: str, *sets: str) -> Piece:

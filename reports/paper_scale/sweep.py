@@ -7,8 +7,8 @@ from typing import Any
 from icobench.network.checkpoint import load_trained
 from icobench.network.selection import Networks
 from icobench.network.training import train
-from icobench.runs.evaluation import evaluate, evaluation_set, summarise
-from paper_scale.networks import pace
+from icobench.runs.evaluation import evaluate
+from paper_scale.networks import fresh_images, pace, summary
 from paper_scale.stage import Part, Piece, Stage
 
 __all__ = ["sweep"]
@@ -30,8 +30,8 @@ def _point(stage: Stage, size: int, seed: int) -> Any:
     if not result.finished:
         return Part(row)
     networks = Networks((load_trained(folder / "network.safetensors", run.device),))
-    images = evaluation_set("clean", run.scale.sweep_images, run.experiment, TEST_SEED, run.device)
-    return row | summarise(evaluate(networks, images, "clean", run.device))
+    images = fresh_images(run, "clean", run.scale.sweep_images, TEST_SEED)
+    return row | summary(evaluate(networks, images, "clean", run.device))
 
 
 def sweep(stage: Stage) -> list[Piece]:
