@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from icobench.errors import InputError
-from icobench.images.source import read_images
 from icobench.images.image_set import ImageSet
+from icobench.images.source import read_images
 from icobench.reporting.gallery import as_intensities
 from icobench.simulator.experiment import Experiment
 

@@ -1,7 +1,7 @@
 """Sweeps: accuracy against one thing that costs simulations.
 
-Every point is one file, written whole or not at all. The same command computes what is missing, and sweeps that
-were computed on machines of their own can be merged.
+Every point is one file, written whole or not at all. The same command computes what is missing, and parts
+that were computed on several machines can be merged.
 """
 
 import json
@@ -170,7 +170,9 @@ def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if stored.get("identity") != identity:
         raise InputError(f"{path}: a point of another sweep; remove it")
     result = stored.get("result")
-    lists = [value for value in result.values() if isinstance(value, list)] if isinstance(result, dict) else []
+    lists = (
+        [value for value in result.values() if isinstance(value, list)] if isinstance(result, dict) else []
+    )
     if not lists or not set(result) >= COLUMNS or len({len(values) for values in lists}) > 1:
         raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return result
