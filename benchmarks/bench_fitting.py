@@ -3,7 +3,6 @@
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.common import (
@@ -14,7 +13,6 @@ from benchmarks.common import (
     clock,
     count,
     grid,
-    networks,
     patterns,
     problem,
     simulator,
@@ -25,9 +23,7 @@ from icobench.fitting.dictionary import Dictionary, DictionaryOptions, build_dic
 from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nelder_mead import NelderMead
 from icobench.fitting.simplex import SimplexFits, SimplexOptions, random_starts
-from icobench.images.source import open_images
-from icobench.methods import find_method
-from icobench.runs.reconstruct import reconstruct_images
+from icobench.runs.reconstruct import reconstruct
 from icobench.sets.pattern_file import write_patterns
 
 
@@ -154,12 +150,8 @@ class Reconstruct:
         self.path = Path("images.cxi").resolve()
         if not self.path.exists():
             write_patterns(self.path, patterns(images), {})
-        networks(device)
 
     def time_reconstruct(self, method: str, device: str, images: int) -> None:
-        with open_images(self.path) as source:
-            table = reconstruct_images(
-                source, find_method(method), simulator(device=device), networks(device)
-            )
-        if not np.isfinite(table["radius_nm"]).all():
+        answer = reconstruct(self.path, method=method, device=device)
+        if not answer.radius_nm.isfinite().all():
             raise RuntimeError("an image could not be reconstructed")

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from icobench.errors import InputError
+from icobench.fitting.dictionary import DictionaryOptions, build_dictionary, dictionary_for
+from icobench.methods.registry import find_method
 from icobench.sets.pattern_file import read_patterns
 
 REPORTS = Path(__file__).parents[2] / "reports"
@@ -222,7 +224,7 @@ def test_a_small_page_never_replaces_the_paper_scale_s(tmp_path):
 
 @pytest.fixture
 def networked(tiny, tmp_path, monkeypatch):
-    """The tiny run with the smallest networks; the trainings it does, by folder."""
+    """The tiny run with the smallest networks, trained for two steps; the trainings it does, by folder."""
     from paper_scale import fits, networks
 
     smallest = {"widths": [4, 4, 4], "hidden": 8, "blocks": [0, 0, 0]}
@@ -240,7 +242,18 @@ def networked(tiny, tmp_path, monkeypatch):
     )  # fmt: skip
     monkeypatch.setenv("ICOBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(fits, "HYBRIDS", ("network", "network+lm", "dictionary+lm"))
+    small = DictionaryOptions(30)
+    monkeypatch.setattr(fits, "build_dictionary", lambda simulator: build_dictionary(simulator, small))
+    monkeypatch.setattr(fits, "dictionary_for", lambda simulator: dictionary_for(simulator, small))
+
+    def with_small_dictionary(name):
+        method = find_method(name)
+        return method.with_options(dictionary=small.size) if "+" in name else method
+
+    monkeypatch.setattr(fits, "find_method", with_small_dictionary)
     monkeypatch.setattr(networks, "speed", lambda *_: {"one_image_ms": 1.0, "images_per_second": 1.0})
+    monkeypatch.setattr(networks, "AHEAD", 1)
+    monkeypatch.setattr(networks, "LEAST_STEPS", 2)
     trained, train = [], networks.train
 
     def noted(recipe, experiment, folder, *rest, **settings):
