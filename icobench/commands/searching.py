@@ -11,12 +11,13 @@ from icobench.errors import InputError
 
 if TYPE_CHECKING:
     from icobench.runs.search import Search
+    from icobench.runs.search_tasks import NetworkTask, SimplexTask
 
 app = typer.Typer()
 tune = typer.Typer(help="Search hyperparameters with Optuna.", no_args_is_help=True)
 app.add_typer(tune, name="tune")
 
-Run = Annotated[Path | None, typer.Option(help="Folder; the same command goes on in it.")]
+Run = Annotated[Path | None, typer.Option(help="Folder; the same command continues in it.")]
 Storage = Annotated[
     str | None,
     typer.Option(help="Optuna storage URL, such as sqlite:///search.db, instead of a journal in --run."),
@@ -24,36 +25,59 @@ Storage = Annotated[
 Study = Annotated[
     str | None, typer.Option(help="Name in the storage, where a database holds several; simplex or network.")
 ]
-Space = Annotated[
-    Path | None, typer.Option(help="Search space of your own; copy one of icobench/studies/spaces.")
-]
+Space = Annotated[Path | None, typer.Option(help="Your own search space; copy one of icobench/runs/spaces.")]
 Multi = Annotated[
     bool, typer.Option("--multi", help="Accuracy against cost: a Pareto front, nothing is pruned.")
 ]
 Trials = Annotated[int, typer.Option(help="Trials in total, pruned ones included.", min=1)]
 
 
-def _search(search: "Search", device: str, workers: int, shard: str) -> None:
+def plan_search(
+    kind: str,
+    task: "SimplexTask | NetworkTask",
+    run: Path | None,
+    trials: int,
+    multi: bool,
+    space: Path | None,
+    storage: str | None,
+    study: str | None,
+    seed: int,
+) -> "Search":
+    """The search of a command line, after all checks; nothing is written.
+
+    Raises:
+        InputError: no name for a study, an impossible search space, or a folder or study of another search.
+    """
+    from icobench.runs.search import Search
+    from icobench.runs.search_space import read_space
+
+    if study is not None and not study.strip():
+        raise InputError("--study must be a name")
+    folder = run or Path(f"runs/tune-{kind}")
+    search = Search(folder, storage, task, read_space(kind, space), trials, seed, multi, study)
+    search.check()
+    return search
+
+
+def _run(search: "Search", device: str, workers: int, shard: str) -> None:
+    """Do a search and print what it found."""
     from icobench.reporting.searches import write_search_figures
     from icobench.runs.pool import default_workers
-    from icobench.runs.search import check_search, run_search, write_best
-    from icobench.runs.shards import WHOLE, parse_shard
-    from icobench.runs.study import finished, running
+    from icobench.runs.search import run_search
+    from icobench.runs.search_results import finished, running, write_best
+    from icobench.storage import WHOLE, parse_shard
 
-    if search.study is not None and not search.study.strip():
-        raise InputError("--study must be a name")
-    where, own = chosen_device(device), parse_shard(shard)
-    check_search(search)
+    where, part = chosen_device(device), parse_shard(shard)
     arguments_are_good()
     try:
-        with progress_bar(f"tuning the {search.kind}") as update:
-            study = run_search(search, where, workers or default_workers(where), own, update)
+        with progress_bar(f"tuning the {search.task.kind}") as update:
+            study = run_search(search, where, workers or default_workers(where), part, update)
     except KeyboardInterrupt:
         say(f"stopped; finished trials are kept, continue with --run {search.folder}")
         raise typer.Exit(130) from None
     missing, elsewhere = search.trials - finished(study), running(study)
     at_work = f"; {elsewhere} of {search.trials} are at work elsewhere" if elsewhere else ""
-    if own != WHOLE:
+    if part != WHOLE:
         say(f"shard {shard}: no trial is left to begin{at_work}")
         return
     if missing > 0:
@@ -101,21 +125,14 @@ def tune_simplex_command(
     Hopeless settings are stopped early: a Wilcoxon test over the images, against the best.
     A setting's value does not depend on --workers, each of one thread; which settings are tried does.
     """
-    from icobench.runs.search import Search
-    from icobench.runs.search_space import read_space
-    from icobench.runs.simplex_task import SimplexTask
+    from icobench.runs.search_tasks import SimplexTask
     from icobench.sets.test_sets import find_test_set
     from icobench.simulator.experiment import Experiment
 
     find_test_set(test_set)
     task = SimplexTask(images, test_set, budget, seed, Experiment())
-    folder = run or Path("runs/tune-simplex")
-    _search(
-        Search(folder, storage, task, read_space("simplex", space), trials, seed, multi, study),
-        device,
-        workers,
-        shard,
-    )
+    search = plan_search("simplex", task, run, trials, multi, space, storage, study, seed)
+    _run(search, device, workers, shard)
 
 
 @tune.command("network", epilog=examples("icobench tune network --preset compact --steps 500 --trials 30"))
@@ -145,19 +162,12 @@ def tune_network_command(
     from dataclasses import replace
 
     from icobench.network.recipe import RECIPES
-    from icobench.runs.network_task import NetworkTask
-    from icobench.runs.search import Search
-    from icobench.runs.search_space import read_space
+    from icobench.runs.search_tasks import NetworkTask
     from icobench.simulator.experiment import Experiment
 
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
     recipe = RECIPES[preset] if steps is None else replace(RECIPES[preset], steps=steps)
     task = NetworkTask(images, recipe, seed, Experiment())
-    folder = run or Path("runs/tune-network")
-    _search(
-        Search(folder, storage, task, read_space("network", space), trials, seed, multi, study),
-        device,
-        workers,
-        shard,
-    )
+    search = plan_search("network", task, run, trials, multi, space, storage, study, seed)
+    _run(search, device, workers, shard)

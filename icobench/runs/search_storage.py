@@ -26,7 +26,7 @@ JOURNAL = "journal.log"
 
 FINISHED = "finished"
 """Folder with an empty file for every trial that was completed or pruned here: what a job on a cluster has done,
-whatever the storage."""
+whatever the storage of the trials."""
 
 URL_VARIABLE = "ICOBENCH_STORAGE"
 """Environment variable with the whole URL of a storage, for looking at a search whose URL has a password."""
@@ -190,7 +190,7 @@ def open_study(
         except KeyError as error:
             if not create:
                 raise InputError(f"{where}: has no study {name}") from error
-            directions = ["minimize"] * identity["objectives"]
+            directions: Any = ["minimize"] * identity["objectives"]
             study = optuna.create_study(**options, directions=directions, load_if_exists=True)
         stored = study.user_attrs.get("identity")
         if stored is None and not study.get_trials(deepcopy=False):

@@ -1,13 +1,13 @@
 """Which worker has a trial of a search, and whether it is still at work.
 
-A killed worker must cost its trial and nothing else, and the trial's settings must be tried again. Optuna does this
-for databases: a worker records heartbeats, ``fail_stale_trials`` fails the trials of silent workers, and
-``RetryHeartbeatStaleTrialCallback`` queues their settings again. All three are used here. Three things are missing in
-Optuna 5.0, and are in this file:
+A killed worker must cost its trial and nothing else, and the trial's settings must be tried again. Optuna
+does this for databases: a worker records heartbeats, ``fail_stale_trials`` fails the trials of silent workers,
+and ``RetryHeartbeatStaleTrialCallback`` queues their settings again. All three are used here. Optuna 5.0 lacks
+three things, which are in this file:
 
 - A journal, which a search uses by default, has no heartbeats. Here they are files in the run folder.
-- Heartbeats take minutes to be missed. A worker also notes its host and process in its trial, so that a search
-  on one machine continues at once.
+- A dead worker is missed after minutes only. Here it also notes its host and process in its trial, so that a
+  search on one machine continues at once.
 - A worker that is stopped, by Ctrl-C or a time limit, counts as one that died. Here such stops do not count.
 """
 
@@ -72,9 +72,9 @@ def _beat(
 
 @contextmanager
 def without_optunas_warnings() -> Iterator[None]:
-    """Hide that Optuna calls parts of itself experimental, and that heartbeats are meant for ``Study.optimize``.
+    """Hide that parts of Optuna are experimental, and that heartbeats are meant for ``Study.optimize``.
 
-    That function begins and evaluates a trial in one call. Here a lock is held while a trial is begun.
+    That function begins and evaluates a trial in one call. A search must hold a lock while a trial is begun.
     """
     from optuna.exceptions import ExperimentalWarning
 
@@ -88,13 +88,7 @@ def without_optunas_warnings() -> Iterator[None]:
 def working(
     trial: "optuna.Trial", folder: Path, database: "optuna.storages.RDBStorage | None" = None
 ) -> Iterator[None]:
-    """Note this process in a trial, and record heartbeats until its work ends.
-
-    Args:
-        trial: of this process.
-        folder: of the run.
-        database: where to record heartbeats instead of in the folder.
-    """
+    """Note this process in its trial, and record heartbeats in the folder or database until its work ends."""
     ended = threading.Event()
     _heartbeat(folder, trial.number).parent.mkdir(parents=True, exist_ok=True)
     beat = _beat(trial, folder, database)
@@ -149,12 +143,9 @@ def _is_lost(trial: "optuna.trial.FrozenTrial", folder: Path, url: str | None) -
 
 
 def retry(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", stopped: bool = False) -> None:
-    """Queue the settings of a failed trial again, unless its workers have died too often.
+    """Queue the settings of a failed trial again, unless they have cost too many workers.
 
-    Args:
-        study: where to queue them.
-        trial: which failed.
-        stopped: whether its worker was stopped, which says nothing against the settings.
+    A worker that was ``stopped`` says nothing against the settings.
     """
     from optuna.storages import RetryHeartbeatStaleTrialCallback
 
@@ -179,7 +170,7 @@ def retry_lost_trials(
         stopped: whether the workers of this machine have just been stopped.
 
     Returns:
-        The numbers of these trials, except those that Optuna found by the heartbeats of a database.
+        The numbers of these trials, without those that Optuna finds by the heartbeats of a database.
     """
     from optuna.storages import fail_stale_trials
     from optuna.trial import TrialState

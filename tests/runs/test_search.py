@@ -23,7 +23,8 @@ from icobench.methods.defined import define_methods
 from icobench.network.recipe import Recipe, read_recipe
 from icobench.reporting.ledger import account
 from icobench.reporting.searches import write_search_figures
-from icobench.runs.search import run_search, search_cost, write_best
+from icobench.runs.search import run_search
+from icobench.runs.search_results import search_cost, write_best
 from icobench.runs.search_storage import load_search, open_study
 from icobench.runs.search_tasks import BLOCK
 from icobench.runs.search_workers import give_up, working
