@@ -24,6 +24,7 @@ from icobench.runs.search_storage import (
     run_folder,
     storage_errors,
     stored_url,
+    without_optunas_warnings,
 )
 from icobench.runs.search_tasks import NetworkTask, SimplexTask
 from icobench.runs.search_workers import (
@@ -96,10 +97,8 @@ class Search:
         import optuna
 
         with without_optunas_warnings():
-            pruner = self.task.pruner()
-        study = open_study(self.folder, self.url, self.identity, create, pruner=pruner)
-        seed = seed_word(self.seed, Purpose.SAMPLER, len(study.get_trials(deepcopy=False)), worker)
-        with without_optunas_warnings():
+            study = open_study(self.folder, self.url, self.identity, create, pruner=self.task.pruner())
+            seed = seed_word(self.seed, Purpose.SAMPLER, len(study.get_trials(deepcopy=False)), worker)
             study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         return study
 
@@ -150,7 +149,7 @@ def _ask(search: Search, study: "optuna.Study") -> "optuna.Trial | None":
     """
     from optuna.trial import TrialState
 
-    with asking_alone(search.folder), without_optunas_warnings():
+    with asking_alone(search.folder):
         if trials_left(search, study) <= 0:
             return None
         trial = study.ask()
@@ -165,7 +164,8 @@ def _ask(search: Search, study: "optuna.Study") -> "optuna.Trial | None":
 def one_trial(search: Search, first_worker: int, rank: int, device: str) -> Outcome | None:
     """Begin a trial, evaluate its settings and store their value; None if enough are at work.
 
-    Workers of all machines are counted, this machine's from ``first_worker`` on; ``rank`` is that on it.
+    ``rank`` is the worker's on this machine, and ``first_worker`` the number of this machine's first worker
+    among those of all machines.
 
     Raises:
         InputError: the storage fails.
@@ -177,11 +177,9 @@ def one_trial(search: Search, first_worker: int, rank: int, device: str) -> Outc
         if trial is None:
             return None
         try:
-            database = None
-            if (
-                heartbeats_are_in(search.url) == "database"
-            ):  # with a connection for the thread of the heartbeats
-                database = open_storage(search.folder, search.url)
+            in_database = heartbeats_are_in(search.url) == "database"
+            # The thread of the heartbeats gets a connection of its own.
+            database = open_storage(search.folder, search.url) if in_database else None
             work.enter_context(working(trial, search.folder, database))
             return _evaluate(search, study, trial, rank, device)
         except (KeyboardInterrupt, SystemExit):
@@ -224,7 +222,7 @@ def _evaluate(
         accuracy, cost = search.task.evaluate(values, folder, device, report, note)
     except optuna.TrialPruned:
         return store(TrialState.PRUNED)
-    except UpdateFinishedTrialError:
+    except UpdateFinishedTrialError:  # as in store
         return Outcome(rank, True)
     except DivergedError as error:
         return store(TrialState.FAIL if search.multi else TrialState.PRUNED, str(error))
