@@ -12,12 +12,8 @@ import torch
 from icobench.errors import InputError
 from icobench.network.training import DivergedError
 from icobench.provenance import provenance
-<<<<<<< HEAD
 from icobench.runs.pool import WorkerDiedError, WorkerPool
-=======
-from icobench.runs.pool import WorkerDiedError, WorkerPool, in_process
 from icobench.runs.search_results import completed, finished, running
->>>>>>> search
 from icobench.runs.search_space import SearchSpace
 from icobench.runs.search_storage import (
     asking_alone,
@@ -35,7 +31,6 @@ from icobench.runs.search_workers import (
     give_up,
     heartbeats_are_in,
     retry_lost_trials,
-    without_optunas_warnings,
     working,
 )
 from icobench.seeds import Purpose, seed_word
