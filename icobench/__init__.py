@@ -1,54 +1,54 @@
 """Radius and orientation of icosahedral clusters from single wide-angle diffraction images.
 
-Names load when they are first used, so that ``import icobench`` is fast.
+Names load when they are first used, so that ``import icobench`` is fast; ``__init__.pyi`` tells type checkers
+where they come from.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from icobench.errors import InputError
-    from icobench.geometry.convex import ConvexBody, icosahedron
-    from icobench.geometry.orientation import disorientation, to_fundamental_domain
-    from icobench.images.files import read_images
-    from icobench.network.selection import load_network
-    from icobench.simulator.experiment import Experiment, FlatDetector
-    from icobench.simulator.simulator import Simulator
+from typing import Any
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ConvexBody": "icobench.geometry.convex",
-    "Experiment": "icobench.simulator.experiment",
-    "FlatDetector": "icobench.simulator.experiment",
-    "InputError": "icobench.errors",
-    "Simulator": "icobench.simulator.simulator",
-    "disorientation": "icobench.geometry.orientation",
-    "icosahedron": "icobench.geometry.convex",
-    "load_network": "icobench.network.selection",
-    "read_images": "icobench.images.files",
-    "to_fundamental_domain": "icobench.geometry.orientation",
+    "Answer": "answer",
+    "ComparisonResult": "api",
+    "ConvexBody": "geometry.convex",
+    "Experiment": "simulator.experiment",
+    "FlatDetector": "simulator.experiment",
+    "ImageSet": "images.image_set",
+    "InputError": "errors",
+    "Method": "methods.base",
+    "Problem": "methods.base",
+    "Simulator": "simulator.simulator",
+    "TestSet": "sets.test_sets",
+    "augment": "images.augment",
+    "compare": "api",
+    "disorientation": "geometry.orientation",
+    "generate": "api",
+    "icosahedron": "geometry.convex",
+    "load_network": "network.selection",
+    "read_images": "images.source",
+    "reconstruct": "runs.reconstruct",
+    "shape": "geometry.shapes",
+    "simulate": "sets.simulate",
+    "test_sets": "api",
+    "to_fundamental_domain": "geometry.orientation",
 }
 
 __all__ = [
-    "ConvexBody",
-    "Experiment",
-    "FlatDetector",
-    "InputError",
-    "Simulator",
-    "__version__",
-    "disorientation",
-    "icosahedron",
-    "load_network",
-    "read_images",
-    "to_fundamental_domain",
-]
+    "Answer", "ComparisonResult", "ConvexBody", "Experiment", "FlatDetector", "ImageSet", "InputError",
+    "Method", "Problem", "Simulator", "TestSet", "__version__", "augment", "compare", "disorientation",
+    "generate", "icosahedron", "load_network", "methods", "read_images", "reconstruct", "shape", "simulate",
+    "test_sets", "to_fundamental_domain",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "methods":  # a package that can be called
+        return import_module("icobench.methods")
     if name not in _HOMES:
         raise AttributeError(f"module 'icobench' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(f"icobench.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

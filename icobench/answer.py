@@ -1,6 +1,6 @@
 """What reconstructions say: one type for the answers of all methods, one for ranked hypotheses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,11 +94,13 @@ class Answer:
         status: N words, see :data:`OK` and its neighbours, or :data:`FAILED` with a reason.
         radius_std_nm: (N,) estimated standard deviation.
         orientation_std_deg: (N,) estimated root mean square angle.
-        seconds: wall time for all N images.
+        seconds: (N,) wall time, shared evenly by images that were computed together.
         nuisance: fitted nuisance parameters, (N,) each, by column.
         hypotheses: the guesses behind the answer, None if there was only one.
         index: (N,) numbers of the images within their set.
         trace: course of the fit, for curves.
+        experiment: physics and grid that were fitted, where the answer is of a user's own images.
+        notes: what the user should know of the images, a line each.
     """
 
     radius_nm: Tensor
@@ -109,17 +111,21 @@ class Answer:
     status: list[str] = field(default_factory=list)
     radius_std_nm: Tensor = None  # type: ignore[assignment]
     orientation_std_deg: Tensor = None  # type: ignore[assignment]
-    seconds: float = 0.0
+    seconds: Tensor = None  # type: ignore[assignment]
     nuisance: dict[str, Tensor] = field(default_factory=dict)
     hypotheses: Hypotheses | None = None
     index: Tensor = None  # type: ignore[assignment]
     trace: Trace = field(default_factory=Trace)
+    experiment: Any = None
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         count = len(self.radius_nm)
         for name in ("objective", "radius_std_nm", "orientation_std_deg"):
             if getattr(self, name) is None:
                 setattr(self, name, torch.full((count,), torch.nan, dtype=torch.float64))
+        if self.seconds is None:
+            self.seconds = torch.zeros(count, dtype=torch.float64)
         if self.evaluations is None:
             self.evaluations = torch.zeros(count, dtype=torch.long)
         if self.converged is None:
@@ -139,6 +145,23 @@ class Answer:
             nothing, nothing[:, None].expand(-1, 4), converged=torch.zeros(len(problems), dtype=torch.bool),
             status=[FAILED + reason for reason in problems.values()], index=torch.tensor(list(problems)),
         )  # fmt: skip
+
+    @classmethod
+    def join(cls, parts: "Sequence[Answer]") -> "Answer":
+        """The answers for several blocks of one set as one, in the order of the images; without traces."""
+        names = ["radius_nm", "quaternion", "objective", "evaluations", "converged", "radius_std_nm",
+                 "orientation_std_deg", "seconds", "index"]  # fmt: skip
+        order = torch.cat([part.index for part in parts]).argsort()
+        columns = {name: torch.cat([getattr(part, name) for part in parts])[order] for name in names}
+        status = [word for part in parts for word in part.status]
+        further = dict.fromkeys(name for part in parts for name in part.nuisance)
+        nuisance = {
+            name: torch.cat(
+                [part.nuisance.get(name, torch.full_like(part.objective, torch.nan)) for part in parts]
+            )[order]
+            for name in further
+        }
+        return cls(**columns, status=[status[place] for place in order.tolist()], nuisance=nuisance)
 
     def to_frame(self) -> "pd.DataFrame":
         """A table with a row for each image.
@@ -160,7 +183,7 @@ class Answer:
                 "orientation_std_deg": column(self.orientation_std_deg),
                 "objective": column(self.objective),
                 "evaluations": self.evaluations.numpy(),
-                "seconds": self.seconds / max(1, len(self)),
+                "seconds": column(self.seconds),
                 "status": self.status,
                 **{name: column(values) for name, values in self.nuisance.items()},
             }

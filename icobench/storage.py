@@ -6,6 +6,7 @@ be stopped at any time, continued by the same command, and shared by several pro
 
 import json
 import os
+import tomllib
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from typing import Any, TypeVar
 from icobench.errors import InputError
 
 __all__ = [
-    "WHOLE", "PieceStore", "Shard", "atomic_path", "cache_folder", "differences", "holds_others",
-    "parse_shard", "read_json", "share", "write_json",
+    "WHOLE", "PieceStore", "Shard", "atomic_path", "differences", "holds_others",
+    "parse_shard", "read_json", "read_toml", "share", "write_json",
 ]  # fmt: skip
 
 Piece = TypeVar("Piece")
@@ -26,12 +27,6 @@ Shard = tuple[int, int]
 
 WHOLE: Shard = (1, 1)
 """The one shard of work that is not divided."""
-
-
-def cache_folder() -> Path:
-    """``icobench`` in ``$ICOBENCH_CACHE``, ``$XDG_CACHE_HOME`` or ~/.cache; may not exist yet."""
-    root = os.environ.get("ICOBENCH_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "icobench"
 
 
 @contextmanager
@@ -74,6 +69,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: damaged; remove it and run the command again")
     return values
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """The values in a TOML file.
+
+    Raises:
+        InputError: the file is missing, or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from error
 
 
 def holds_others(folder: Path, *own: str) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from icobench.network.familiar import whole
 from torch import Tensor
 
 from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
@@ -28,7 +29,6 @@ from icobench.images.detector import DETECTORS
 from icobench.images.log_image import log_image
 from icobench.images.masks import usable_pixels
 from icobench.methods import Problem, find_method
-from icobench.network.familiar import whole
 from icobench.network.predict import answer
 from icobench.network.selection import CLEAN_SCORE, Networks, agreeing, load_network, predict
 from icobench.provenance import provenance

@@ -25,7 +25,7 @@ import torch
 from scipy import stats
 
 from icobench.geometry.rotations import quaternion_angle
-from icobench.images.files import DATA_PATH, MASK_PATH
+from icobench.images.formats import DATA_PATH, MASK_PATH
 from icobench.network.orbit import DIMENSION, embed
 from icobench.provenance import provenance
 from icobench.sets.pattern_file import TRUTH_GROUP

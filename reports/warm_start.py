@@ -7,6 +7,7 @@
 from pathlib import Path
 
 from icobench.reporting.economy import accounts_of, break_even_table, break_evens
+
 from icobench.reporting.run_folder import read_runs
 from icobench.reporting.tables import number, summary_markdown, summary_table
 

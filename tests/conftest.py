@@ -10,24 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from icobench.methods.registry import METHODS
-from icobench.sets.test_sets import TEST_SETS
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
 # Small batches gain nothing from threads, and lose a hundredfold where others use the same cores.
 torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def own_registries():
-    """What a test's command or file adds to the methods and test sets ends with the test."""
-    tables = (METHODS, TEST_SETS)
-    known = [dict(table) for table in tables]
-    yield
-    for table, before in zip(tables, known, strict=True):
-        table.clear()
-        table.update(before)
 
 
 @pytest.fixture

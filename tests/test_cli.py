@@ -385,8 +385,8 @@ def test_several_test_sets_make_a_folder_of_runs(call, tmp_path):
     assert table.count("| network |") == 2
     (tmp_path / "own.toml").write_text('images = 2\nmethods = ["mine"]\n')
     (tmp_path / "mine.py").write_text(
-        "from icobench.methods import METHODS, Method\n"
-        'MINE = Method("mine", "my own", METHODS["network"].function, needs_network=True)\n'
+        "from dataclasses import replace\nfrom icobench.methods import METHODS\n"
+        'MINE = replace(METHODS["network"].with_options(versions=2), name="mine", summary="my own")\n'
     )
     code, out, err = call("compare --config own.toml --method-file mine.py --run own")
     assert code == 0, err

@@ -1,70 +1,62 @@
 """Simulated patterns and sets of them."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icobench.commands.cluster import arguments_are_good, on_cluster
+from icobench.commands.cluster import Sharing, planning_device, run_on_slurm
 from icobench.commands.options import (
-    Centre,
-    Device,
-    DistanceMm,
-    Index,
-    PixelMm,
-    Seed,
-    Shard,
-    Sine,
-    SolidAngle,
-    Wavelength,
-    chosen_centre,
-    chosen_detector,
-    chosen_device,
-    chosen_experiment,
+    Detector,
+    Machine,
+    Physics,
     console,
     examples,
     progress_bar,
     say,
+    with_options,
 )
 from icobench.errors import InputError
+from icobench.storage import Shard
+
+if TYPE_CHECKING:
+    from icobench.sets.generation import SetGeneration
 
 app = typer.Typer()
 
 
-@app.command(epilog=examples("icobench simulate pattern.h5 --radius 80 --quaternion 1,0,0,0"))
+@app.command(
+    cls=with_options(Detector, Physics, Machine),
+    epilog=examples("icobench simulate pattern.h5 --radius 80 --quaternion 1,0,0,0"),
+)
 def simulate(
+    context: typer.Context,
     out: Annotated[Path | None, typer.Argument(help="File to write: .h5, .cxi or .npy.")] = None,
     radius: Annotated[list[float] | None, typer.Option(help="Circumradius in nm; repeat for more.")] = None,
     quaternion: Annotated[
         list[str] | None, typer.Option(help="w,x,y,z; one for all or one per radius.")
     ] = None,
-    method: Annotated[str, typer.Option(help="exact, sliced or propagated.")] = "exact",
+    simulator: Annotated[
+        str, typer.Option("--simulator", "--method", help="exact, sliced or propagated.")
+    ] = "exact",
     shape: Annotated[str, typer.Option(help="Icosahedron, cube, sphere, ...")] = "icosahedron",
-    distance_mm: DistanceMm = None,
-    pixel_mm: PixelMm = None,
-    centre: Centre = None,
     pixels: Annotated[int, typer.Option(help="Pixels per side.")] = 128,
     benchmark: Annotated[bool, typer.Option("--benchmark", help="Images/s and error here.")] = False,
     photons: Annotated[float, typer.Option(help="Expected photons per image; 0 for the intensity.")] = 0.0,
     hole: Annotated[float, typer.Option(help="Central hole in degrees.")] = 0.0,
-    seed: Seed = 0,
-    device: Device = "auto",
-    refractive_index: Index = None,
-    sin_theta_max: Sine = 1.0,
-    solid_angle_factor: SolidAngle = False,
-    wavelength: Wavelength = 13.5,
 ) -> None:
     """Simulate one or many patterns to a file, or measure how fast and exact that is."""
     from icobench.sets.simulate import simulate_to_file
 
-    detector = chosen_detector(distance_mm, pixel_mm, chosen_centre(centre))
-    experiment = chosen_experiment(
-        refractive_index, sin_theta_max, solid_angle_factor, wavelength, pixels, detector
-    )
+    machine, given = Machine.of(context), Detector.of(context)
+    flat = given.flat() if given.is_flat or given.centre is not None else None
+    experiment = Physics.of(context).experiment(pixels, flat)
     if benchmark:
         from icobench.reporting.speed import speed_table
 
-        console().print(speed_table(experiment, method, shape, chosen_device(device), seed))
+        console().print(speed_table(experiment, simulator, shape, machine.chosen(), machine.seed))
         return
     if out is None or not radius:
         raise InputError("give a file to write and at least one --radius (or --benchmark)")
@@ -72,14 +64,27 @@ def simulate(
         rows = [[float(x) for x in text.split(",")] for text in quaternion or ["1,0,0,0"]]
     except ValueError as error:
         raise InputError(f"--quaternion must be four numbers w,x,y,z, got {quaternion}") from error
-    where = chosen_device(device)
-    simulate_to_file(out, radius, rows, experiment, method, photons, hole, seed, where, shape)
+    simulate_to_file(
+        out, radius, rows, photons, hole, experiment, simulator, shape, machine.seed, machine.chosen()
+    )
     say(f"wrote {len(radius)} patterns to {out}")
 
 
-@app.command(epilog=examples("icobench generate train.h5 --images 5000 --kind log"))
-@on_cluster("generate")
+def _compute_shard(generation: "SetGeneration", shard: Shard) -> None:
+    """A shard of a set in a job of a cluster."""
+    from icobench.runs.pieces import execute
+    from icobench.runs.pool import chosen_device
+
+    generation.open()
+    execute(generation, chosen_device(generation.device), shard=shard)
+
+
+@app.command(
+    cls=with_options(Physics, Machine, Sharing),
+    epilog=examples("icobench generate train.h5 --images 5000 --kind log"),
+)
 def generate(
+    context: typer.Context,
     out: Annotated[Path, typer.Argument(help="HDF5 file to write (CXI layout).")],
     preset: Annotated[str | None, typer.Option(help="paper: its 30,058 log images.")] = None,
     images: Annotated[int | None, typer.Option(help="Number of images; 1000 by default.", min=1)] = None,
@@ -88,35 +93,32 @@ def generate(
     photons: Annotated[float | None, typer.Option(help="Photons per image; 0 for no noise.")] = None,
     hole: Annotated[float | None, typer.Option(help="Central hole in degrees.")] = None,
     background: Annotated[float | None, typer.Option(help="Noise on log images, standard deviation.")] = None,
-    shard: Shard = "1/1",
-    seed: Seed = 0,
-    device: Device = "auto",
-    refractive_index: Index = None,
-    sin_theta_max: Sine = 1.0,
-    solid_angle_factor: SolidAngle = False,
-    wavelength: Wavelength = 13.5,
 ) -> None:
     """Generate a training or test set with its truth: radii 30 to 160 nm, all orientations.
 
     Started again after an interruption, the same command goes on where it was.
     """
-    from icobench.runs.shards import parse_shard
-    from icobench.sets.generation import chosen_options, generate_to_file, shard_range
+    from icobench.runs.pool import chosen_device
+    from icobench.sets.generation import SetGeneration, chosen_options, generate_to_file
 
-    experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
-    where = chosen_device(device)
+    machine, sharing = Machine.of(context), Sharing.of(context)
+    where = chosen_device(planning_device(sharing, machine.device))
     options = chosen_options(preset, images, kind, detector, photons, hole, background)
-    number, total = parse_shard(shard)
-    count = len(shard_range(options.images, number, total))
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"{out.parent}: no such folder")
-    arguments_are_good(options.images)
-    try:
-        with progress_bar(f"simulating {count} images") as update:
-            made = generate_to_file(
-                out, options, experiment, seed, where, (number, total), lambda done: update(done / count)
-            )
-    except KeyboardInterrupt:
-        say("stopped; finished blocks are kept, the same command goes on")
-        raise typer.Exit(130) from None
-    say(f"{out} holds {count} images, {made} of them simulated now")
+    experiment = Physics.of(context).experiment()
+    generation = SetGeneration(out, options, experiment, machine.seed, sharing.part, where.type)
+    generation.check()
+    if sharing.on_slurm and not out.exists():
+        # The parts are of the kind of device that makes them.
+        there = replace(generation, device="cuda" if sharing.gpus and machine.device != "cpu" else "cpu")
+        call = partial(_compute_shard, there)
+        shards = out.with_name(out.name + ".shards")
+        run_on_slurm(context, shards, call, [f"../{there.store.folder.name}/*.h5"], there)
+        made = len(there.numbers) if there.finish() else 0
+    else:
+        try:
+            with progress_bar(f"simulating {len(generation.numbers)} images") as update:
+                made = generate_to_file(out, options, experiment, machine.seed, where, sharing.part, update)
+        except KeyboardInterrupt:
+            say("stopped; finished blocks are kept, the same command goes on")
+            raise typer.Exit(130) from None
+    say(f"{out} holds {len(generation.numbers)} images, {made} of them simulated now")

@@ -6,31 +6,27 @@ from typing import Annotated
 import typer
 
 from icobench.commands.options import (
-    Centre,
-    Device,
-    DistanceMm,
-    Index,
+    Detector,
+    Machine,
     Model,
-    PixelMm,
-    Seed,
-    Sine,
-    SolidAngle,
-    Wavelength,
-    chosen_centre,
-    chosen_detector,
-    chosen_device,
-    chosen_experiment,
+    Physics,
     examples,
+    names,
     progress_bar,
     say,
+    with_options,
 )
 from icobench.errors import InputError
 
 app = typer.Typer()
 
 
-@app.command(epilog=examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"))
+@app.command(
+    cls=with_options(Detector, Physics, Machine),
+    epilog=examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"),
+)
 def reconstruct(
+    context: typer.Context,
     images: Annotated[Path, typer.Argument(help="CXI/HDF5, .npy, .npz, TIFF or greyscale PNG.")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
     method: Annotated[
@@ -54,9 +50,6 @@ def reconstruct(
         float | None, typer.Option(help="Pixels whose stored number is this or more are bad.")
     ] = None,
     decades: Annotated[float, typer.Option(help="Dynamic range of log images.")] = 6.0,
-    distance_mm: DistanceMm = None,
-    pixel_mm: PixelMm = None,
-    centre: Centre = None,
     pixels: Annotated[
         int | None,
         typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
@@ -76,84 +69,61 @@ def reconstruct(
         float | None,
         typer.Option(help="Leave pixels beyond this sine of the angle out of fits; 0.8 by default."),
     ] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    refractive_index: Index = None,
-    sin_theta_max: Sine = 1.0,
-    solid_angle_factor: SolidAngle = False,
-    wavelength: Wavelength = 13.5,
 ) -> None:
     """Radius and orientation of your own images, one row per image.
 
     Even square frames of at most 256 pixels are taken as an orthographic grid. Others, and all with
     --distance-mm and --pixel-mm (flat detector across the beam), --centre or --pixels, are resampled to one.
     """
-    from dataclasses import replace
-
-    from icobench.fitting.nuisance import Nuisance
-    from icobench.images.resample import on_grid
+    from icobench.answer import FAILED
     from icobench.images.source import open_images
-    from icobench.methods import find_method
-    from icobench.network.selection import load_network
-    from icobench.runs.reconstruct import FAILED, fit_centre, reconstruct_images
-    from icobench.sets.own_images import FIT_SIN_THETA
-    from icobench.simulator.experiment import Experiment
-    from icobench.simulator.simulator import Simulator
+    from icobench.runs.reconstruct import FIT_SIN_THETA
+    from icobench.runs.reconstruct import reconstruct as run
     from icobench.storage import atomic_path
 
-    chosen = find_method(method)
-    further = tuple(name.strip() for name in nuisance.split(",")) if nuisance else ()
-    Nuisance.start(further, 0, Experiment())  # says which name is unknown, before any work
-    fit_sin_theta = FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta
-    if not 0 < fit_sin_theta <= 1:
-        raise InputError(f"--fit-sin-theta must lie in (0, 1], got {fit_sin_theta:g}")
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out must end in .csv or .parquet, got {out}")
     for target in (out, preview):
         if target is not None and not target.resolve().parent.is_dir():
             raise InputError(f"{target.parent}: no such folder")
-    beam = chosen_centre(centre)
-    flat = distance_mm is not None or pixel_mm is not None
-    detector = chosen_detector(distance_mm, pixel_mm, beam) if flat else None
-    experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
-    with open_images(images, kind, dataset, mask, saturation, decades) as opened:
-        source, experiment = on_grid(opened, experiment, detector, beam, pixels)
-        where = chosen_device(device)
-        network = load_network(model, where) if chosen.needs_network else None
-        if network is not None:
-            network.choose(experiment, source.kind)
-        simulator = Simulator(experiment, device=where)
+    machine, given = Machine.of(context), Detector.of(context)
+    experiment = Physics.of(context).experiment()
+    geometry = {
+        "detector": given.flat() if given.is_flat else None, "centre": given.beam(), "pixels": pixels,
+    }  # fmt: skip
+    with open_images(images, kind, dataset, mask, saturation, decades) as source:
         with progress_bar(f"{method} on {len(source)} images") as update:
-            if fit_beam:
-                offset = fit_centre(source, chosen, simulator, network, seed, fit_sin_theta)
-                simulator = Simulator(replace(experiment, centre_offset=offset), device=where)
-            table = reconstruct_images(
-                source, chosen, simulator, network, seed, fit_sin_theta, update, further, versions
-            )
+            answer = run(
+                source, experiment=experiment, method=method, **geometry,
+                fit_centre=fit_beam, fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
+                nuisance=names(nuisance) if nuisance else (), versions=versions, model=model,
+                seed=machine.seed, device=machine.device, progress=update,
+            )  # fmt: skip
+        table = answer.to_frame()
+        with atomic_path(out) as temporary:
+            if out.suffix == ".csv":
+                table.to_csv(temporary, index=False)
+            else:
+                table.to_parquet(temporary)
         if preview is not None and table["radius_nm"].notna().any():
-            from icobench.reporting.preview import write_preview
+            from icobench.images.resample import on_grid
+            from icobench.reporting.gallery import write_preview
+            from icobench.simulator.simulator import Simulator
 
-            write_preview(preview, source, table, simulator)
-        warnings = source.warnings()
-    with atomic_path(out) as temporary:
-        if out.suffix == ".csv":
-            table.to_csv(temporary, index=False)
-        else:
-            table.to_parquet(temporary)
+            frames, _ = on_grid(source, experiment, **geometry)
+            write_preview(preview, frames, table, Simulator(answer.experiment, device=machine.chosen()))
+        where = source.where
     for row in table.itertuples():
         if row.status.startswith(FAILED):
-            say(f"{source.where}: image {row.index} {row.status}")
+            say(f"{where}: image {row.index} {row.status}")
             continue
         say(
             f"image {row.index}: R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, orientation "
             f"+- {row.orientation_std_deg:.2g} deg, {row.status}"
         )
-    if fit_beam:
-        x, y = (own - old for own, old in zip(offset, experiment.centre_offset, strict=True))
-        say(f"beam found {x:+.3f}, {y:+.3f} pixels (x, y) of the fitted grid from where it was assumed")
-    for warning in warnings:
-        say(f"warning: {warning}")
+    for note in answer.notes:
+        say(note)
     say(f"wrote {out}")
     if table["radius_nm"].isna().all():
         reason = table["status"][0].removeprefix(FAILED)
-        raise InputError(f"{source.where}: no image could be fitted (image 0: {reason})")
+        raise InputError(f"{where}: no image could be fitted (image 0: {reason})")

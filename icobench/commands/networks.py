@@ -1,20 +1,21 @@
 """Training networks and judging them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from icobench.commands.options import (
-    DataWavelength,
     Device,
-    Index,
+    Machine,
     Seed,
-    chosen_device,
-    chosen_experiment,
+    changed,
+    complex_index,
     examples,
     progress_bar,
     say,
+    with_options,
 )
 from icobench.errors import InputError
 
@@ -22,11 +23,13 @@ app = typer.Typer()
 
 
 @app.command(
+    cls=with_options(Machine),
     epilog=examples(
         "icobench train --preset compact --run runs/compact", "icobench train --preset paper --data paper.h5"
-    )
+    ),
 )
 def train(
+    context: typer.Context,
     preset: Annotated[
         str, typer.Option(help="compact, compact-counts, compact-realistic, paper, paper-small or smoke.")
     ] = "compact",
@@ -47,58 +50,58 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps instead of the preset's.", min=1)] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this long.")] = None,
     fast: Annotated[bool, typer.Option(help="bfloat16, and compiled networks on CUDA.")] = True,
-    seed: Seed = 0,
-    device: Device = "auto",
-    refractive_index: Index = None,
-    wavelength: DataWavelength = None,
+    refractive_index: Annotated[
+        str | None, typer.Option("--refractive-index", help="Complex n; that of --data by default.")
+    ] = None,
+    wavelength: Annotated[
+        float | None, typer.Option("--wavelength", help="Wavelength in nm; 13.5, or that of --data.")
+    ] = None,
 ) -> None:
     """Train a network, on images streamed from the simulator or on a stored set.
 
     A stored set is of whole, noise-free images with a centred beam: generate --detector clean, or --preset
     paper.
     """
-    from dataclasses import replace
-
     from icobench.network.checkpoint import read_weights
     from icobench.network.recipe import RECIPES, read_recipe
     from icobench.network.training import train as run_training
     from icobench.simulator.compiled import prepare_kernel
+    from icobench.simulator.experiment import Experiment
 
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
-    experiment = chosen_experiment(refractive_index, 1.0, False, 13.5 if wavelength is None else wavelength)
     recipe, search = RECIPES[preset], None
     if config is not None:
         recipe, search = read_recipe(config)
         preset = config.stem
     if steps is not None:
         recipe = replace(recipe, steps=steps)
-    begun = None
+    weights = None
     if start is not None:
-        begun = read_weights(start)
+        weights = read_weights(start)
         recipe = replace(recipe, settle_share=1.0, learning_rate=recipe.learning_rate / 4)
     folder = run or Path("runs") / f"train-{preset}"
-    where = chosen_device(device)
-    known = held_out = None
+    machine = Machine.of(context)
+    where = machine.chosen()
+    experiment, known, held_out = Experiment(), None, None
     if data is not None:
-        from icobench.sets.training_data import read_training_set
+        from icobench.runs.training_set import read_training_set
 
         stored = read_training_set(data, recipe.decades)
-        if refractive_index is None:
-            experiment = replace(experiment, refractive_index=stored.experiment.refractive_index)
-        if wavelength is None:
-            experiment = replace(experiment, wavelength_nm=stored.experiment.wavelength_nm)
-        # Averages over pixels have no option here: they are the set's.
-        experiment = replace(experiment, pixel_average=stored.experiment.pixel_average)
-        stored.require(experiment)
+        experiment, known, held_out = stored.experiment, stored.known, stored.held_out
         recipe = stored.fitting(recipe)
-        known, held_out = stored.known, stored.held_out
     elif preset != "smoke":
         prepare_kernel(where)
+    if refractive_index is not None:
+        experiment = changed(experiment, refractive_index=complex_index(refractive_index))
+    if wavelength is not None:
+        experiment = changed(experiment, wavelength_nm=wavelength)
+    if data is not None:
+        stored.require(experiment)
     with progress_bar(f"training {preset}") as update:
         result = run_training(
-            recipe, experiment, folder, seed, where, max_minutes, fast, data=known, held_out=held_out,
-            start=begun, search=search,
+            recipe, experiment, folder, machine.seed, where, max_minutes, fast, data=known,
+            held_out=held_out, start=weights, search=search,
             progress=lambda step, steps, loss: update(
                 step / steps, f"step {step}/{steps}, loss {loss:.4g}"
             ),
@@ -113,7 +116,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder for evaluation.json, .md and .parquet; made if missing.")
     ] = None,
     images: Annotated[int, typer.Option(help="Images of each test set.", min=2)] = 5000,
-    sets: Annotated[str, typer.Option(help="Comma-separated: clean, realistic, counting.")] = (
+    sets: Annotated[str, typer.Option(help="Comma-separated test sets: clean, realistic, counting, ...")] = (
         "clean,realistic,counting"
     ),
     model: Annotated[
@@ -128,28 +131,32 @@ def evaluate(
     """Errors of trained networks on fresh test sets, beside the physical limit; and their speed."""
     from icobench.network.selection import load_network
     from icobench.reporting.evaluation import evaluation_table, write_evaluation
-    from icobench.runs.evaluation import EVALUATION_SETS, evaluation_set, speed
     from icobench.runs.evaluation import evaluate as judge
+    from icobench.runs.evaluation import speed
+    from icobench.runs.pool import chosen_device
+    from icobench.sets.patterns import generate_patterns
+    from icobench.sets.test_sets import find_test_set
     from icobench.simulator.compiled import prepare_kernel
     from icobench.simulator.experiment import Experiment
 
     where = chosen_device(device)
-    networks = load_network(model, where)
-    experiment = Experiment()
-    names = [name.strip() for name in sets.split(",")]
-    if unknown := [name for name in names if name not in EVALUATION_SETS]:
-        raise InputError(f"unknown test set {unknown[0]!r}; choose from {', '.join(EVALUATION_SETS)}")
+    networks, experiment = load_network(model, where), Experiment()
+    test_sets = [find_test_set(name.strip()) for name in sets.split(",")]
+    if files := [test_set.name for test_set in test_sets if test_set.path is not None]:
+        raise InputError(f"{files[0]}: networks are judged on fresh images; icobench compare takes files")
     prepare_kernel(where)
     # First: shared machines get slower after minutes of work on all cores.
     pace = speed(networks, experiment)
-    done = []
-    for name in names:
-        with progress_bar(f"{name}, {images} images") as update:
-            truth = evaluation_set(
-                name, images, experiment, seed, where, lambda made: update(0.5 * made / images)
+    judged = []
+    for test_set in test_sets:
+        with progress_bar(f"{test_set.name}, {images} images") as update:
+            truth = generate_patterns(
+                test_set.options(images), experiment, seed, where, lambda share: update(0.5 * share)
             )
-            done.append(judge(networks, truth, name, where, versions, lambda share: update(0.5 + share / 2)))
-    typer.echo(evaluation_table(done, pace))
+            judged.append(
+                judge(networks, truth, test_set.name, where, versions, lambda share: update(0.5 + share / 2))
+            )
+    typer.echo(evaluation_table(judged, pace))
     if out is not None:
-        write_evaluation(out, done, pace, networks.cards, experiment, seed, where)
+        write_evaluation(out, judged, pace, networks.cards, experiment, seed, where)
         say(f"wrote {out}")

@@ -1,16 +1,20 @@
-"""What the commands of :mod:`icobench.cli` share: options, checks and the progress bar.
+"""What the commands share: groups of options that are declared once, checks, and the progress bar.
 
-Heavy imports stay inside the functions, so that ``--help`` is fast.
+A group is a dataclass whose fields are options. ``@app.command(cls=with_options(Physics, Machine))`` gives a
+command the options of some groups; the command finds the values by ``Physics.of(context)``. Heavy imports
+stay inside functions, so that ``--help`` is fast.
 """
 
 import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
+from typer.core import TyperCommand
 
 from icobench.errors import InputError
 
@@ -21,146 +25,188 @@ if TYPE_CHECKING:
     from icobench.simulator.experiment import Experiment, FlatDetector
 
 __all__ = [
-    "Centre",
-    "DataWavelength",
-    "Device",
-    "DistanceMm",
-    "Index",
-    "Model",
-    "PixelMm",
-    "Seed",
-    "Shard",
-    "Sine",
-    "SolidAngle",
-    "Wavelength",
-    "Workers",
-    "chosen_centre",
-    "chosen_detector",
-    "chosen_device",
-    "chosen_experiment",
-    "console",
-    "examples",
-    "progress_bar",
-    "say",
-]
+    "Centre", "Detector", "Device", "Machine", "Model", "OptionGroup", "Physics", "Seed", "Workers",
+    "changed", "complex_index", "console", "examples", "names", "progress_bar", "say", "with_options",
+]  # fmt: skip
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Index = Annotated[str | None, typer.Option("--refractive-index", help="Complex n, e.g. 0.89+0.0859j.")]
-Sine = Annotated[float, typer.Option("--sin-theta-max", help="Sine of the scattering angle at the edge.")]
-SolidAngle = Annotated[
-    bool, typer.Option("--solid-angle-factor/--no-solid-angle-factor", help="Intensity times k / k_z.")
-]
-Wavelength = Annotated[float, typer.Option("--wavelength", help="Wavelength in nm.")]
-DataWavelength = Annotated[
-    float | None, typer.Option("--wavelength", help="Wavelength in nm; 13.5, or that of --data.")
-]
 Model = Annotated[Path | None, typer.Option(help="Weights (.safetensors); the shipped ones by default.")]
-Shard = Annotated[str, typer.Option(help="i/n: the i-th of n parts, counted from 1.")]
 Workers = Annotated[
     int, typer.Option(help="Processes, of one thread each, on a GPU each; 0 for all cores or GPUs.", min=0)
 ]
-DistanceMm = Annotated[
-    float | None, typer.Option("--distance-mm", "--distance", help="Flat detector: distance in mm.")
-]
-PixelMm = Annotated[
-    float | None, typer.Option("--pixel-mm", "--pixel-size", help="Flat detector: pixel size in mm.")
-]
-Centre = Annotated[
-    str | None,
-    typer.Option(
-        "--centre", "--beam", help="x,y of the beam in pixels, whole at pixel centres; the middle by default."
-    ),
-]
 
 
-def chosen_device(name: str) -> "torch.device":
-    """The device of ``--device``.
+class OptionGroup:
+    """A dataclass whose fields are options of several commands."""
 
-    Raises:
-        InputError: unknown, or not here.
+    @classmethod
+    def of(cls, context: typer.Context) -> Self:
+        """The values that the user gave, or the defaults."""
+        return context.obj[cls]
+
+
+def _parameters(group: type[OptionGroup]) -> list[Any]:
+    """The options of a group, as typer makes them for a command of that signature."""
+    app = typer.Typer(add_completion=False)
+    app.command()(group)
+    return [parameter for parameter in typer.main.get_command(app).params if parameter.name != "help"]
+
+
+def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
+    """A class of commands that have the options of these groups beside those of their own function.
+
+    ``context.obj`` has a value for each group, and ``context.meta["values"]`` all values by name.
     """
-    import torch
 
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is available")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    class Command(TyperCommand):
+        def __init__(self, *arguments: Any, params: list[Any] | None = None, **more: Any) -> None:
+            added = [parameter for group in groups for parameter in _parameters(group)]
+            super().__init__(*arguments, params=[*(params or []), *added], **more)
 
+        def invoke(self, context: typer.Context) -> Any:
+            context.meta["values"] = dict(context.params)
+            context.obj = {
+                group: group(**{field.name: context.params.pop(field.name) for field in fields(group)})  # type: ignore[arg-type]
+                for group in groups
+            }
+            return super().invoke(context)
 
-def chosen_centre(text: str | None) -> tuple[float, float] | None:
-    """The (x, y) of ``--centre``.
-
-    Raises:
-        InputError: not two finite numbers.
-    """
-    if text is None:
-        return None
-    try:
-        x, y = map(float, text.split(","))
-    except ValueError:
-        x = y = math.nan
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise InputError(f"--centre must be two numbers x,y, got {text!r}")
-    return x, y
+    return Command
 
 
-def chosen_detector(
-    distance_mm: float | None, pixel_mm: float | None, centre: tuple[float, float] | None
-) -> "FlatDetector | None":
-    """The flat detector that a user describes, None if nothing is given.
+@dataclass(frozen=True)
+class Machine(OptionGroup):
+    """Random numbers, and where to work."""
 
-    Raises:
-        InputError: only a part is given, or it makes no sense.
-    """
-    from icobench.simulator.experiment import FlatDetector
+    seed: Seed = 0
+    device: Device = "auto"
 
-    if distance_mm is None and pixel_mm is None and centre is None:
-        return None
-    if distance_mm is None or pixel_mm is None:
-        raise InputError("a flat detector needs --distance-mm and --pixel-mm")
-    try:
-        return FlatDetector(distance_mm, pixel_mm, centre)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    def chosen(self) -> "torch.device":
+        """The device.
+
+        Raises:
+            InputError: unknown, or not here.
+        """
+        from icobench.runs.pool import chosen_device
+
+        return chosen_device(self.device)
 
 
-def chosen_experiment(
-    index: str | None,
-    sine: float,
-    solid_angle: bool,
-    wavelength: float,
-    pixels: int = 128,
-    detector: "FlatDetector | None" = None,
-) -> "Experiment":
-    """The experiment of ``--refractive-index`` and its like.
+@dataclass(frozen=True)
+class Physics(OptionGroup):
+    """What the images are believed to come from."""
+
+    refractive_index: Annotated[
+        str | None, typer.Option("--refractive-index", help="Complex n, e.g. 0.89+0.0859j.")
+    ] = None
+    sin_theta_max: Annotated[
+        float, typer.Option("--sin-theta-max", help="Sine of the scattering angle at the edge.")
+    ] = 1.0
+    solid_angle_factor: Annotated[
+        bool, typer.Option("--solid-angle-factor/--no-solid-angle-factor", help="Intensity times k / k_z.")
+    ] = False
+    wavelength: Annotated[float, typer.Option("--wavelength", help="Wavelength in nm.")] = 13.5
+
+    def experiment(self, pixels: int = 128, detector: "FlatDetector | None" = None) -> "Experiment":
+        """The experiment that these options describe.
+
+        Raises:
+            InputError: a number that makes no sense.
+        """
+        from icobench.simulator.experiment import Experiment
+
+        changes: dict[str, Any] = {
+            "wavelength_nm": self.wavelength, "sin_theta_max": self.sin_theta_max,
+            "solid_angle_factor": self.solid_angle_factor, "pixels": pixels, "detector": detector,
+        }  # fmt: skip
+        if self.refractive_index is not None:
+            changes["refractive_index"] = complex_index(self.refractive_index)
+        return changed(Experiment(), **changes)
+
+
+def changed(experiment: "Experiment", **changes: Any) -> "Experiment":
+    """An experiment with some values changed.
 
     Raises:
         InputError: a number that makes no sense.
     """
-    from icobench.simulator.experiment import Experiment
-
-    options: dict[str, Any] = {
-        "wavelength_nm": wavelength,
-        "sin_theta_max": sine,
-        "solid_angle_factor": solid_angle,
-        "pixels": pixels,
-        "detector": detector,
-    }
-    if index is not None:
-        try:
-            options["refractive_index"] = complex(index.replace(" ", "").replace("i", "j"))
-        except ValueError as error:
-            raise InputError(
-                f"--refractive-index must be a complex number such as 0.89+0.0859j, got {index!r}"
-            ) from error
     try:
-        return Experiment(**options)
+        return replace(experiment, **changes)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def complex_index(text: str) -> complex:
+    """The number in a text such as 0.89+0.0859j.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return complex(text.replace(" ", "").replace("i", "j"))
+    except ValueError as error:
+        raise InputError(
+            f"--refractive-index must be a complex number such as 0.89+0.0859j, got {text!r}"
+        ) from error
+
+
+Centre = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Detector(OptionGroup):
+    """A flat detector across the beam, and where the beam meets the image."""
+
+    distance_mm: Annotated[
+        float | None, typer.Option("--distance-mm", "--distance", help="Flat detector: distance in mm.")
+    ] = None
+    pixel_mm: Annotated[
+        float | None, typer.Option("--pixel-mm", "--pixel-size", help="Flat detector: pixel size in mm.")
+    ] = None
+    centre: Annotated[
+        str | None,
+        typer.Option(
+            "--centre", "--beam",
+            help="x,y of the beam in pixels, whole at pixel centres; the middle by default.",
+        ),
+    ] = None  # fmt: skip
+
+    def beam(self) -> Centre | None:
+        """The (x, y) of ``--centre``.
+
+        Raises:
+            InputError: not two finite numbers.
+        """
+        if self.centre is None:
+            return None
+        try:
+            x, y = map(float, self.centre.split(","))
+        except ValueError:
+            x = y = math.nan
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise InputError(f"--centre must be two numbers x,y, got {self.centre!r}")
+        return x, y
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether a flat detector is described."""
+        return self.distance_mm is not None or self.pixel_mm is not None
+
+    def flat(self) -> "FlatDetector":
+        """The flat detector.
+
+        Raises:
+            InputError: only a part of it is given, or it makes no sense.
+        """
+        from icobench.simulator.experiment import FlatDetector
+
+        if self.distance_mm is None or self.pixel_mm is None:
+            raise InputError("a flat detector needs --distance-mm and --pixel-mm")
+        try:
+            return FlatDetector(self.distance_mm, self.pixel_mm, self.beam())
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
 
 @contextmanager
@@ -180,6 +226,11 @@ def progress_bar(description: str) -> Iterator[Callable[..., None]]:
             progress.update(task, completed=share, description=text or description)
 
         yield update
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The names of a comma-separated list."""
+    return tuple(name.strip() for name in text.split(","))
 
 
 def say(text: str) -> None:

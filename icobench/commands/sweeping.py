@@ -1,42 +1,46 @@
 """Sweeps along one axis."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icobench.commands.cluster import arguments_are_good, on_cluster
-from icobench.commands.options import (
-    Device,
-    Index,
-    Seed,
-    Shard,
-    Sine,
-    SolidAngle,
-    Wavelength,
-    Workers,
-    chosen_device,
-    chosen_experiment,
-    examples,
-    progress_bar,
-    say,
-)
+from icobench.commands.cluster import Sharing, planning_device, run_on_slurm
+from icobench.commands.options import Machine, Physics, Workers, examples, progress_bar, say, with_options
 from icobench.errors import InputError
+from icobench.storage import Shard, share
+
+if TYPE_CHECKING:
+    from icobench.runs.sweep import Sweep
 
 app = typer.Typer()
 
 TEST_SETS = {"clean": "clean", "counts": "counting", "realistic": "realistic", "augmented": "realistic"}
-"""What networks are tested on, by what they were trained on."""
+"""What networks are tested on by default, by the images of their training."""
+
+
+def _compute_shard(sweep: "Sweep", device: str, workers: int, shard: Shard) -> None:
+    """A shard of a sweep in a job of a cluster."""
+    from icobench.runs.pieces import execute
+    from icobench.runs.pool import chosen_device, default_workers
+
+    where = chosen_device(device)
+    part = replace(sweep, shards=shard[1])
+    part.open()
+    execute(part, where, workers or default_workers(where), shard)
 
 
 @app.command(
+    cls=with_options(Physics, Machine, Sharing),
     epilog=examples(
         "icobench sweep --axis starts --run runs/starts",
         "icobench sweep --axis dataset --preset compact --steps 1500 --workers 2",
-    )
+    ),
 )
-@on_cluster("sweep")
 def sweep(
+    context: typer.Context,
     axis: Annotated[
         str, typer.Option(help="dataset, dictionary, starts, iterations or photons.")
     ] = "dataset",
@@ -56,88 +60,81 @@ def sweep(
     preset: Annotated[str, typer.Option(help="Training recipe for the axis dataset.")] = "compact",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps instead of the preset's.", min=1)] = None,
     training_set: Annotated[
-        int, typer.Option(help="Images in the whole training set; the paper's by default.", min=1)
+        int, typer.Option(help="Images in the complete training set; the paper's by default.", min=1)
     ] = 20_046,
     data: Annotated[
         Path | None, typer.Option(help="Stored set to train on portions of instead of simulating.")
     ] = None,
-    shard: Shard = "1/1",
     workers: Workers = 1,
-    seed: Seed = 0,
-    device: Device = "auto",
-    refractive_index: Index = None,
-    sin_theta_max: Sine = 1.0,
-    solid_angle_factor: SolidAngle = False,
-    wavelength: Wavelength = 13.5,
 ) -> None:
     """Accuracy against what costs simulations: training set, dictionary, simplex budget; or against photons.
 
     Started again, the same command computes what is missing. Every worker has one thread, so that results on
     a CPU are the same for every number of workers; --workers 0 uses all cores.
     """
-    from dataclasses import replace
-
     from icobench.methods import find_method
-    from icobench.methods.hybrids import REFINEMENTS
-    from icobench.network.canonical import require_canonical
+    from icobench.network.inputs import require_canonical
     from icobench.network.recipe import RECIPES
-    from icobench.reporting.studies import sweep_markdown, write_sweep
-    from icobench.runs.points import LOG_SET, SweepSettings
-    from icobench.runs.pool import default_workers
-    from icobench.runs.shards import parse_shard
-    from icobench.runs.sweep import AXES, Sweep, parse_points
-    from icobench.sets.test_sets import TEST_SETS as COMPARED
+    from icobench.reporting.sweeps import sweep_markdown, write_sweep
+    from icobench.runs.pieces import execute
+    from icobench.runs.pool import chosen_device, default_workers
+    from icobench.runs.sweep import Sweep, parse_points
+    from icobench.runs.sweep_points import AXES, SweepSettings
+    from icobench.runs.training_set import read_training_set
     from icobench.sets.test_sets import find_test_set
-    from icobench.sets.training_data import read_training_set
 
+    machine, sharing = Machine.of(context), Sharing.of(context)
     if axis not in AXES:
         raise InputError(f"unknown axis {axis!r}; choose from {', '.join(AXES)}")
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
     if method is not None and axis not in ("dictionary", "photons"):
         raise InputError(f"--method has no meaning on the axis {axis}")
-    measured = method or AXES[axis].method
-    if axis == "dictionary" and measured not in [f"dictionary+{name}" for name, *_ in REFINEMENTS]:
-        raise InputError(f"the axis dictionary measures dictionary+simplex, +lm or +mle, not {measured!r}")
-    find_method(measured)
-    where = chosen_device(device)
+    measured = find_method(method or AXES[axis].method)
+    if axis == "dictionary" and "candidates" not in measured.option_names:
+        raise InputError(
+            f"the axis dictionary measures dictionary+simplex, +lm or +mle, not {measured.name!r}"
+        )
+    where = chosen_device(planning_device(sharing, machine.device))
     recipe = RECIPES[preset] if axis == "dataset" else None
     if recipe is not None and steps is not None:
         recipe = replace(recipe, steps=steps)
-    chosen = test_set or ("counting" if recipe is None else TEST_SETS[recipe.images])
-    if chosen != LOG_SET and chosen not in COMPARED:
-        raise InputError(f"unknown test set {chosen!r}; choose from {', '.join([*COMPARED, LOG_SET])}")
+    chosen = find_test_set(test_set or ("counting" if recipe is None else TEST_SETS[recipe.images]))
+    if chosen.path is not None:
+        raise InputError(f"{chosen.path}: a sweep needs a test set that is simulated")
     if axis == "photons":
-        if chosen == LOG_SET:
-            raise InputError("log images have no photons to vary")
-        find_test_set(chosen).options(images, 1.0)
-    whole = None
-    experiment = chosen_experiment(refractive_index, sin_theta_max, solid_angle_factor, wavelength)
+        chosen.options(images, 1.0)  # refuses sets without noise
+    experiment, complete = Physics.of(context).experiment(), None
     if axis == "dataset":
         require_canonical(experiment)
-        whole = training_set
+        complete = training_set
         if data is not None and recipe is not None:
             stored = read_training_set(data, recipe.decades)
             stored.require(experiment)
-            recipe, whole = stored.fitting(recipe), len(stored.known[1])
+            recipe, complete = stored.fitting(recipe), len(stored.known)
     settings = SweepSettings(
-        axis, images, chosen, seed, measured, starts, iterations, recipe, data and data.resolve(),
-        experiment,
+        axis, images, chosen.name, machine.seed, measured.name, starts, iterations, recipe,
+        data and data.resolve(), experiment,
     )  # fmt: skip
-    own = parse_shard(shard)
-    folder = run or Path("runs") / f"sweep-{axis}"
-    values, repetitions = parse_points(points or AXES[axis].points, whole), seeds or AXES[axis].seeds
-    Sweep.check(folder, settings, own[1])
-    arguments_are_good(len(values) * repetitions)
-    study = Sweep(folder, settings, values, repetitions, own)
+    folder, shard = run or Path("runs") / f"sweep-{axis}", sharing.part
+    values = parse_points(points or AXES[axis].points, complete)
+    work = Sweep(folder, settings, values, seeds or AXES[axis].seeds, shard[1])
+    work.check()
+    if sharing.on_slurm:
+        if run is None:
+            raise InputError("--executor slurm needs --run, where the shards meet")
+        call = partial(_compute_shard, work, machine.device, workers)
+        kept = ["points/*.json", "training/*/checkpoint.pt"]
+        run_on_slurm(context, folder, call, kept, work)
+    work.open()
     try:
         with progress_bar(f"sweep over {axis}") as update:
-            study.run(where, workers or default_workers(where), update)
+            execute(work, where, workers or default_workers(where), shard, update)
     except KeyboardInterrupt:
         say(f"stopped; finished points are kept, continue with --run {folder}")
         raise typer.Exit(130) from None
-    if own[1] > 1:
-        say(f"shard {shard}: {len(study.jobs())} points are in {folder / 'points'}")
+    if shard[1] > 1:
+        say(f"shard {sharing.shard}: {len(share(work.pieces(), shard))} points are in {folder / 'points'}")
         return
     typer.echo(sweep_markdown(write_sweep(folder)), nl=False)
     say(f"figure: {folder / 'sweep.png'}")

@@ -8,7 +8,6 @@ image is nearly the same at small angles; every solution is compared with its tw
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +22,10 @@ from icobench.geometry.rotations import rotate_about_beam
 
 __all__ = ["WARM_SIMPLEX", "Refine", "judge", "judged", "lm_race", "refine_warm_simplex"]
 
-Refine = Callable[[Objective, Tensor, Tensor, Any, Tensor, Progress, Nuisance], Answer]
+Refine = Callable[..., Answer]
 """As :func:`~icobench.fitting.levenberg_marquardt.levenberg_marquardt`: from objective, radii (N,),
-orientations (N, 4), options (None for the function's own), image indices (N,), progress and nuisance
-parameters (N, P)."""
+orientations (N, 4) and the keywords ``image`` (N,), ``progress`` and ``nuisance`` (N, P). Settings are bound
+by ``functools.partial``."""
 
 WARM_SIMPLEX = SimplexOptions(iterations=150, rotation_deg=3.0, radius_nm=2.0, angle_tolerance_deg=0.02)
 """A simplex the size of the network's error, run until it has shrunk to a fraction of the bound."""
@@ -48,15 +47,13 @@ def refine_warm_simplex(
     objective: Objective,
     radius: Tensor,
     quaternion: Tensor,
-    options: SimplexOptions | None,
-    image: Tensor,
-    progress: Progress,
+    options: SimplexOptions = WARM_SIMPLEX,
+    image: Tensor | None = None,
+    progress: Progress = lambda share: None,
     nuisance: Nuisance | None = None,
 ) -> Answer:
     """Nelder-Mead as a :data:`Refine`; it fits no nuisance parameters but the scale."""
-    return refine_simplex(
-        objective, radius[:, None], quaternion[:, None], options or WARM_SIMPLEX, image, progress
-    )
+    return refine_simplex(objective, radius[:, None], quaternion[:, None], options, image, progress)
 
 
 def _best_first(values: Tensor, radius: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +135,9 @@ class _Fits:
             the new fits, and where they are better (M,).
         """
         nuisance = self.nuisance.take(image)
-        fit = self.refine(self.objective, radius_nm, quaternion, None, image, lambda share: None, nuisance)
+        fit = self.refine(
+            self.objective, radius_nm, quaternion, image=image, progress=lambda share: None, nuisance=nuisance
+        )
         present = self.best.objective[image]
         better = ((fit.objective < present) | ~present.isfinite()) & fit.objective.isfinite()
         changed = image[better]
@@ -201,7 +200,9 @@ def judge(
         values = objective.value(every.repeat_interleave(number), radius.flatten(), quaternion.flatten(0, 1))
         radius, quaternion = _best_first(values.unflatten(0, (count, number)), radius, quaternion)
     nuisance = nuisance or Nuisance.none(count)
-    first = refine(objective, radius[:, 0], quaternion[:, 0], None, every, progress, nuisance)
+    first = refine(
+        objective, radius[:, 0], quaternion[:, 0], image=every, progress=progress, nuisance=nuisance
+    )
     fits = _Fits(objective, refine, nuisance, first)
     for place in range(1, number):
         image = fits.poor.nonzero()[:, 0]

@@ -7,20 +7,17 @@ seed, the image's number and the filter alone.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from icobench.errors import InputError
 from icobench.images import filters
 from icobench.images.philox import Draws
+from icobench.seeds import Purpose, seed_sequence
 
 __all__ = ["FILTERS", "Augmented", "augment", "combination", "realistic"]
 
 Filter = Callable[[Tensor, Tensor, Draws], tuple[Tensor, Tensor]]
-
-PURPOSE = 6
-"""The spawn key of augmentation, see CONTRIBUTING."""
 
 CHUNK = 64
 """Images at a time, which bounds the temporaries."""
@@ -35,8 +32,8 @@ ORDER = (
     filters.hole,
     filters.crop,
 )
-"""As the light goes: it arrives off centre, smeared and distorted; the detector weighs it, adds background
-and broken pixels, and has a hole and an edge."""
+"""The order in which they act in an experiment: first what happens to the light (shift, blur, distortion),
+then the pixels' gains, background and broken pixels, at last the detector's hole and edge."""
 
 REALISTIC_REACH = 0.5
 
@@ -52,7 +49,7 @@ def combination(images: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Ten
 
 
 def realistic(images: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """All eight single filters in the order in which light meets them, each over half its range.
+    """All eight single filters in the order in which they act in an experiment, each over half its range.
 
     The order: shift, blur, jitter, sensitivity, noise, salt_and_pepper, hole, crop.
     """
@@ -119,9 +116,9 @@ def augment(
         ValueError: wrong shape or type, or negative seed.
     """
     names = list(FILTERS)
-    asked = names if which == "all" else [which] if isinstance(which, str) else list(which)
-    unknown = [name for name in asked if name not in FILTERS and which != "random"]
-    if unknown or not asked:
+    wanted = names if which == "all" else [which] if isinstance(which, str) else list(which)
+    unknown = [name for name in wanted if name not in FILTERS and which != "random"]
+    if unknown or not wanted:
         raise InputError(f"unknown filter {', '.join(map(repr, unknown)) or '(none)'}; "
                          f"choose from {', '.join(names)}, all, random")  # fmt: skip
     if images.ndim != 3 or not images.is_floating_point():
@@ -137,21 +134,21 @@ def augment(
     if numbers.dtype != torch.int64 or numbers.shape != images.shape[:1]:
         raise ValueError(f"numbers must be int64 of shape (B,), got {numbers.dtype} {tuple(numbers.shape)}")
 
-    high, low = np.random.SeedSequence(seed, spawn_key=(PURPOSE,)).generate_state(2).tolist()
+    high, low = seed_sequence(seed, Purpose.AUGMENTATION).generate_state(2).tolist()
     draws = Draws((high, low), numbers.to(images.device))
     mask = mask.to(images.device).expand(images.shape)
     if which == "random":
         index = draws.words(1)[:, 0] * len(FILTERS) >> 32
     else:
-        places = torch.tensor([names.index(name) for name in asked], device=images.device)
+        places = torch.tensor([names.index(name) for name in wanted], device=images.device)
         index = places.repeat_interleave(len(images))
     out = images.new_empty(len(index), *images.shape[1:])
     usable = mask.new_empty(out.shape)
     for place, apply in enumerate(FILTERS.values()):
         rows = (index == place).nonzero().squeeze(1)
-        for some in rows.split(CHUNK) if len(rows) else ():
-            own = some % len(images)
-            seen = mask[own]
-            shown = torch.where(seen, images[own], 0)  # whatever a masked pixel holds, NaN included
-            out[some], usable[some] = apply(shown, seen, draws.rows(own).branch(place))
+        for chunk in rows.split(CHUNK) if len(rows) else ():
+            source = chunk % len(images)
+            before = mask[source]
+            values = torch.where(before, images[source], 0)  # masked pixels may hold anything, also NaN
+            out[chunk], usable[chunk] = apply(values, before, draws.rows(source).branch(place))
     return Augmented(out, usable, index)

@@ -12,6 +12,7 @@ from torch import Tensor
 from icobench.errors import InputError
 from icobench.images.counts import expected_counts
 from icobench.images.masks import usable_pixels
+from icobench.seeds import Purpose, random_generator
 from icobench.simulator.experiment import Experiment
 
 __all__ = ["CLEAN_PHOTONS", "DETECTORS", "Detector", "DetectorModel"]
@@ -32,8 +33,8 @@ class Detector:
             photons, and negative ones to 0, as photon-finding software does.
         saturation: photons; a pixel that reads as many or more is masked in that image. 0 for none.
         dead_share: share of the pixels, at random places, that are dead and masked.
-        gain_variation: relative standard deviation of the pixels' gains, which nobody corrects.
-        centre_offset: (x, y), by how many pixels the beam misses the middle; unknown to whoever reconstructs.
+        gain_variation: relative standard deviation of the pixels' gains, which are not corrected.
+        centre_offset: (x, y) of the beam from the middle in pixels, which a reconstruction does not know.
     """
 
     photons: float = 0.0
@@ -89,7 +90,7 @@ class DetectorModel:
 
     def __init__(self, detector: Detector, experiment: Experiment, seed: int) -> None:
         self.detector = detector
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,)))
+        rng = random_generator(seed, Purpose.DETECTOR)
         shape = experiment.pixels, experiment.pixels
         dead = torch.from_numpy(rng.random(shape) < detector.dead_share)
         # Log-normal: gains are positive.
@@ -104,29 +105,30 @@ class DetectorModel:
 
         Args:
             intensity: (B, H, W), any unit, on the CPU.
-            generators: B of them, one per image, so that an image depends on its own alone.
+            generators: B of them, one for each image, so that an image does not depend on the others.
 
         Returns:
             readings (B, H, W) float32, whole photons or noise-free and scaled to :data:`CLEAN_PHOTONS`, 0
             where masked; and the mask (B, H, W), True where usable.
         """
-        own = self.detector
-        mean = expected_counts(intensity, self.mask, own.photons or CLEAN_PHOTONS)
+        detector = self.detector
+        mean = expected_counts(intensity, self.mask, detector.photons or CLEAN_PHOTONS)
         mask = self.mask.expand(mean.shape)
-        if own.photons == 0:
+        if detector.photons == 0:
             return mean.float(), mask
         # torch draws in one thread, and without holding Python's lock.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             counts = torch.stack(list(pool.map(self._expose, mean, generators)))
-        if own.saturation:
-            mask = mask & (counts < own.saturation)
+        if detector.saturation:
+            mask = mask & (counts < detector.saturation)
         return torch.where(mask, counts, 0.0), mask
 
     def _expose(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        own = self.detector
+        """Readings (H, W) of one image, given its mean counts."""
+        detector = self.detector
         counts = torch.poisson(mean, generator=generator).float()
-        if own.gain_variation:
+        if detector.gain_variation:
             counts = counts * self.gain
-        if own.readout_noise:
-            counts = counts + own.readout_noise * torch.randn(counts.shape, generator=generator)
+        if detector.readout_noise:
+            counts = counts + detector.readout_noise * torch.randn(counts.shape, generator=generator)
         return counts.round().clamp_min(0)

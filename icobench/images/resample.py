@@ -37,8 +37,9 @@ import numpy as np
 import torch
 
 from icobench.errors import InputError
+from icobench.images.image_set import ImageSet
 from icobench.images.log_image import intensity_from_log, log_image
-from icobench.images.source import Block, ImageSource, ImageStack
+from icobench.images.source import ImageSource
 from icobench.simulator.experiment import Experiment, FlatDetector
 
 __all__ = ["FrameGeometry", "ResampledSource", "Resampler", "on_grid", "target_experiment"]
@@ -57,7 +58,7 @@ OWN_GRID = 256
 PIXELS_A_SIDE = 128
 
 SUBPIXELS = 1 << 18
-"""Worked on at once when the shares are found."""
+"""Subpixels handled at once while the shares are computed."""
 
 PIXELS = 1 << 24
 """Pixels of frames held at once (64 MiB in float32)."""
@@ -106,7 +107,7 @@ class Resampler:
     """
 
     def __init__(self, shape: tuple[int, int], geometry: FrameGeometry, target: Experiment) -> None:
-        """Find the shares.
+        """Compute the shares.
 
         Args:
             shape: (H, W) of the frames.
@@ -187,8 +188,8 @@ class Resampler:
             images (n, pixels, pixels) float32, 0 where masked, and mask.
         """
         weight = mask * self._area
-        alike = bool((mask == mask[:1]).all())
-        coverage = self._gather(weight[:1] if alike else weight)
+        same_mask = bool((mask == mask[:1]).all())
+        coverage = self._gather(weight[:1] if same_mask else weight)
         covered = (coverage >= LEAST_COVERAGE) & self.target.valid().numpy()
         if kind == "counts":
             values = self._gather(images * (weight > 0))
@@ -215,28 +216,24 @@ class ResampledSource(ImageSource):
     def __len__(self) -> int:
         return len(self._source)
 
-    def read(self, numbers: Sequence[int]) -> Block:
+    def read(self, numbers: Sequence[int]) -> ImageSet:
         height, width = self._source.shape
         size = max(1, PIXELS // (height * width))
-        images, masks = [], []
-        problems: dict[int, str] = {}
+        parts = []
         for first in range(0, len(numbers), size):
-            block = self._source.read(numbers[first : first + size])
-            problems |= block.problems
-            resampled = self._resampler(block.stack.images, block.stack.mask, self.kind)
-            images.append(resampled[0])
-            masks.append(resampled[1])
-        stack = ImageStack(np.concatenate(images), np.concatenate(masks), self.kind, self.path)
-        return Block(np.array(numbers), stack, problems)
+            frames = self._source.read(numbers[first : first + size])
+            images, mask = self._resampler(frames.images.numpy(), frames.mask.numpy(), self.kind)
+            parts.append(replace(frames, images=torch.from_numpy(images), mask=torch.from_numpy(mask)))
+        return ImageSet.join(parts)
 
     def warnings(self) -> list[str]:
-        said = self._source.warnings()
+        lines = self._source.warnings()
         if self._resampler.coarse > 1 + 1e-9:
-            said.append(
+            lines.append(
                 f"{self.where}: pixels are {self._resampler.coarse:.3g} times as wide as those of the fitted "
                 "grid, so the noise of its neighbouring pixels is correlated; fewer --pixels avoid that"
             )
-        return said
+        return lines
 
 
 def on_grid(
@@ -248,8 +245,8 @@ def on_grid(
 ) -> tuple[ImageSource, Experiment]:
     """Frames on an orthographic grid, and the experiment to compare them with.
 
-    Even square frames of at most 256 pixels stay as they are unless something is said about their geometry.
-    Others are cut around the beam and resampled to ``pixels``.
+    Even square frames of at most 256 pixels stay as they are if no geometry is given. Others are cut around
+    the beam and resampled to ``pixels``.
 
     Args:
         source: frames as measured.
@@ -263,9 +260,11 @@ def on_grid(
         InputError: a geometry that makes no sense.
     """
     height, width = source.shape
-    silent = detector is None and centre is None and pixels is None
-    if silent and height == width <= OWN_GRID and width % 2 == 0:
+    no_geometry = detector is None and centre is None and pixels is None
+    if no_geometry and height == width <= OWN_GRID and width % 2 == 0:
         return source, replace(experiment, pixels=width)
+    if source.kind == "intensity":
+        raise InputError(f"{source.where}: intensities without noise must be on the grid; say --kind counts")
     middle = (width / 2, height / 2)
     if detector is not None:
         pitch = detector.pixel_mm / detector.distance_mm
@@ -280,7 +279,7 @@ def on_grid(
     target = target_experiment(target, geometry, source.kind)
     if geometry.pitch * (target.pixels // 2) == target.sin_theta_max and not geometry.flat:
         # The same pitch: an exact cut, the rest of the offset is left to the simulator.
-        x, y = (own - round(own) for own in geometry.centre)
+        x, y = (position - round(position) for position in geometry.centre)
         target = replace(target, centre_offset=(x, y))
     else:
         target = replace(target, pixel_average=True)

@@ -8,17 +8,18 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
 
 from icobench.errors import InputError
 from icobench.images.formats import Frames, first_line, open_frames, open_mask
+from icobench.images.image_set import KINDS, ImageSet
 
-__all__ = ["Block", "FileSource", "ImageSource", "ImageStack", "open_images"]
+__all__ = ["CheckedSource", "ImageSource", "open_arrays", "open_images", "read_images"]
 
 LEAST_PIXELS = 16
 """A side of the smallest frame that is accepted."""
@@ -30,48 +31,17 @@ DECIDING = 8
 """Usable frames that decide whether floating-point numbers are counts or log images."""
 
 
-@dataclass(frozen=True)
-class ImageStack:
-    """Images as read from a file.
-
-    Attributes:
-        images: (N, H, W) float32, finite and not negative, 0 where masked.
-        mask: (N, H, W) bool, True where usable.
-        kind: "counts" for photon counts, "log" for log images in [0, 1].
-        path: where they came from.
-    """
-
-    images: np.ndarray
-    mask: np.ndarray
-    kind: str
-    path: Path
-
-
-class Block(NamedTuple):
-    """Some frames of a source.
-
-    Attributes:
-        numbers: (n,) their numbers in the file.
-        stack: the n images; those with a problem are 0 and masked completely.
-        problems: why a frame cannot be used, by its number.
-    """
-
-    numbers: np.ndarray
-    stack: ImageStack
-    problems: dict[int, str]
-
-
 class ImageSource(ABC):
     """Images that are read when they are asked for.
 
     Attributes:
-        path: the file.
+        path: the file, None for an array.
         where: file and dataset, for messages.
-        kind: "counts" or "log".
+        kind: "counts" or "log"; for arrays also "intensity".
         shape: (H, W) of every image.
     """
 
-    path: Path
+    path: Path | None
     where: str
     kind: str
     shape: tuple[int, int]
@@ -81,28 +51,28 @@ class ImageSource(ABC):
         """Number of frames."""
 
     @abstractmethod
-    def read(self, numbers: Sequence[int]) -> Block:
-        """The frames with these numbers."""
+    def read(self, numbers: Sequence[int]) -> ImageSet:
+        """The frames with these numbers; the geometry (``experiment``) and the truth are not known."""
 
     @abstractmethod
     def warnings(self) -> list[str]:
-        """What the user should know of the file by now, a line each."""
+        """Problems of the file that were noticed so far, a line each."""
 
-    def blocks(self, size: int) -> Iterator[Block]:
+    def blocks(self, size: int) -> Iterator[ImageSet]:
         """All frames in order, at most ``size`` at once."""
         for start in range(0, len(self), size):
             yield self.read(range(start, min(start + size, len(self))))
 
 
 def _read(frames: Frames, numbers: Sequence[int]) -> tuple[np.ndarray, dict[int, str]]:
-    """Raw frames (n, H, W), 0 where unreadable, and why by number."""
+    """Raw frames (n, H, W), 0 where unreadable, and the reasons by the frames' numbers."""
     start, stop = numbers[0], numbers[-1] + 1
     if stop - start == len(numbers):
         try:
             values = frames.read(start, stop)
             if len(values) == len(numbers):
                 return values, {}
-        except Exception:  # libraries raise many kinds; the frames one by one say which and why
+        except Exception:  # libraries raise many kinds; below, each frame is read alone
             pass
     values = np.zeros((len(numbers), *frames.shape[1:]), frames.dtype)
     problems = {}
@@ -115,48 +85,57 @@ def _read(frames: Frames, numbers: Sequence[int]) -> tuple[np.ndarray, dict[int,
 
 
 def _problem(image: np.ndarray, usable: np.ndarray, kind: str) -> str | None:
-    seen = image[usable]
-    if seen.size == 0:
+    """Why an image (H, W) cannot be used, if so."""
+    values = image[usable]
+    if values.size == 0:
         return "masked completely"
-    if (seen < 0).any():
+    if (values < 0).any():
         return "negative values at usable pixels"
-    if kind == "log" and (seen > 1).any():
+    if kind == "log" and (values > 1).any():
         return "not a log image: values above 1"
-    if not (seen > 0).any():
+    if not (values > 0).any():
         return "empty: all usable pixels are 0"
     return None
 
 
-class FileSource(ImageSource):
-    """The images of one file, a context manager; made by :func:`open_images`."""
+class CheckedSource(ImageSource):
+    """Frames of a file or an array that are checked when they are read; a context manager.
+
+    Made by :func:`open_images` and :func:`open_arrays`.
+
+    Args:
+        path: the file, None for an array.
+        files: what has to be closed at the end.
+        frames: as stored.
+        mask: where the masks come from, and the frames of the masks: one for all images or one for each,
+            non-zero = bad. None without a mask.
+        kind: "auto", or one of :data:`~icobench.images.image_set.KINDS`.
+        saturation, decades: as for :func:`open_images`.
+    """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
+        files: ExitStack,
+        frames: Frames,
+        mask: tuple[str, Frames] | None,
         kind: str,
-        dataset: str | None,
-        mask: str | None,
         saturation: float | None,
         decades: float,
     ) -> None:
-        self.path = path
+        name = "the array" if path is None else str(path)
+        self.path, self.where = path, f"{name}, {frames.name}" if frames.name else name
+        self._files, self._frames = files, frames
         self._saturation, self._decades = saturation, decades
-        self._files = ExitStack()
-        with self._files:
-            self._frames = open_frames(path, dataset, self._files)
-            self.where = f"{path}, {self._frames.name}" if self._frames.name else str(path)
-            self._check()
-            self._state = self._stat()
-            self._shared, self._each = self._mask(mask)
-            self.shape = (self._frames.shape[1], self._frames.shape[2])
-            self.kind = self._decide() if kind == "auto" else kind
-            if self.kind != "log" and decades != DECADES:
-                raise InputError(
-                    f"{self.where}: photon counts have no decades; say --kind log if they are not"
-                )
-            self._files = self._files.pop_all()
+        self._check()
+        self._state = self._stat()
+        self._common_mask, self._frame_masks = (None, None) if mask is None else self._checked_mask(*mask)
+        self.shape = (frames.shape[1], frames.shape[2])
+        self.kind = self._decide() if kind == "auto" else kind
+        if self.kind != "log" and decades != DECADES:
+            raise InputError(f"{self.where}: photon counts have no decades; say --kind log if they are not")
 
-    def __enter__(self) -> "FileSource":
+    def __enter__(self) -> "CheckedSource":
         return self
 
     def __exit__(
@@ -180,17 +159,12 @@ class FileSource(ImageSource):
                 f"{self.where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}"
             )
 
-    def _mask(self, mask: str | None) -> tuple[np.ndarray | None, Frames | None]:
-        """One mask for all frames (H, W), True where usable, or the frames that hold one for each."""
-        opened = open_mask(self.path, mask, self._files)
-        if opened is None:
-            return None, None
-        path, frames = opened
-        where = f"{path}, {frames.name}" if frames.name else str(path)
+    def _checked_mask(self, where: str, frames: Frames) -> tuple[np.ndarray | None, Frames | None]:
+        """A mask for all frames (H, W), True where usable, or else frames that are the masks of each."""
         shape = self._frames.shape
         if frames.shape not in (shape, (1, *shape[1:])):
-            own = frames.shape[frames.shape[0] == 1 :]
-            raise InputError(f"{where}: mask of shape {own} does not fit images of shape {shape}")
+            mask_shape = frames.shape[frames.shape[0] == 1 :]
+            raise InputError(f"{where}: mask of shape {mask_shape} does not fit images of shape {shape}")
         if frames.dtype.kind not in "buif":
             raise InputError(f"{where}: a mask must hold numbers, got {frames.dtype}")
         if frames.shape[0] > 1:
@@ -201,37 +175,37 @@ class FileSource(ImageSource):
             raise InputError(f"{where}: mask unreadable ({first_line(error)})") from error
 
     def _load(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-        """Numbers as stored (n, H, W) float32, where they are usable, and problems of reading."""
+        """Stored values (n, H, W) float32, where they are usable, and problems by the frames' numbers."""
         raw, problems = _read(self._frames, numbers)
         with np.errstate(over="ignore"):
             images = raw.astype(np.float32)
         usable = np.isfinite(images)
         if self._saturation is not None:
             usable &= raw < self._saturation
-        if self._shared is not None:
-            usable &= self._shared
-        if self._each is not None:
-            bad, unreadable = _read(self._each, numbers)
+        if self._common_mask is not None:
+            usable &= self._common_mask
+        if self._frame_masks is not None:
+            bad, unreadable = _read(self._frame_masks, numbers)
             usable &= bad == 0
             problems |= {number: f"mask {reason}" for number, reason in unreadable.items()}
         return images, usable, problems
 
     def _decide(self) -> str:
-        """Counts or log: by the type of integers, by the first usable frames of floats."""
+        """Counts or log, by the number type of integers or by the first usable frames of floats."""
         if self._frames.dtype.kind != "f":
             return "log" if self._frames.dtype == np.uint8 else "counts"
-        decided = 0
+        below_one = 0
         for number in range(len(self)):
             images, usable, problems = self._load((number,))
             if not problems and _problem(images[0], usable[0], "counts") is None:
                 if images[usable].max() > 1:
                     return "counts"
-                decided += 1
-            if decided == DECIDING:
+                below_one += 1
+            if below_one == DECIDING:
                 break
-        return "log" if decided else "counts"
+        return "log" if below_one else "counts"
 
-    def read(self, numbers: Sequence[int]) -> Block:
+    def read(self, numbers: Sequence[int]) -> ImageSet:
         images, usable, problems = self._load(numbers)
         if self.kind == "log" and self._frames.dtype in (np.uint8, np.uint16):
             images /= np.iinfo(self._frames.dtype).max
@@ -246,10 +220,19 @@ class FileSource(ImageSource):
             images = np.where(dark, 0, 1 + (images - 1) * (self._decades / DECADES)).clip(0, 1)
             images = images.astype(np.float32)
             if self._decades < DECADES:
-                usable &= ~dark  # nobody knows how far below
-        return Block(np.array(numbers), ImageStack(images, usable, self.kind, self.path), problems)
+                usable &= ~dark  # their intensity may be anything below the range
+        return ImageSet(
+            torch.from_numpy(images),
+            torch.from_numpy(usable),
+            self.kind,
+            numbers=torch.tensor(list(numbers), dtype=torch.int64),
+            problems=problems,
+        )
 
     def _stat(self) -> tuple[int, int, int] | None:
+        """What changes when the file is written: inode, size and time in ns."""
+        if self.path is None:
+            return None
         try:
             state = os.stat(self.path)
         except OSError:
@@ -257,13 +240,13 @@ class FileSource(ImageSource):
         return state.st_ino, state.st_size, state.st_mtime_ns
 
     def warnings(self) -> list[str]:
-        said = [f"{self.where}: {self._frames.note}"] if self._frames.note else []
+        lines = [f"{self.where}: {self._frames.note}"] if self._frames.note else []
         if self._stat() != self._state:
-            said.append(
+            lines.append(
                 f"{self.where}: changed while it was read; "
                 f"the {len(self)} frames present at opening were used"
             )
-        return said
+        return lines
 
 
 def open_images(
@@ -273,12 +256,12 @@ def open_images(
     mask: str | None = None,
     saturation: float | None = None,
     decades: float = DECADES,
-) -> FileSource:
-    """Open a file of images; frames are read when they are asked for.
+) -> CheckedSource:
+    """Open a file of images, whose frames are read later, block by block.
 
     Frames may be any rectangle of at least 16 pixels a side. Pixels that hold NaN or an infinite number, or
-    that the mask or ``saturation`` exclude, are not usable. A frame that cannot be used at all is a
-    problem of its :class:`Block`.
+    that the mask or ``saturation`` exclude, are not usable. A frame that cannot be used at all is listed
+    among the ``problems`` of the :class:`~icobench.images.image_set.ImageSet` that is read.
 
     Args:
         path: ``.cxi``, ``.h5``, ``.npy``, ``.npz``, ``.tif`` (a page per frame) or greyscale ``.png``.
@@ -288,18 +271,82 @@ def open_images(
         dataset: within an HDF5 file, ``/entry_1/data_1/data`` by default, or of an ``.npz``.
         mask: another file (any of these formats), or a dataset within an HDF5 file; (H, W) or (N, H, W),
             non-zero = bad. By default ``/entry_1/data_1/mask`` of an HDF5 file and "mask" of an ``.npz``.
-        saturation: numbers as stored at or above this are bad.
-        decades: dynamic range of log images: 0 stands for 10^-decades of 1 or less. They are brought to six
-            decades; of fewer, pixels at 0 are not usable.
+        saturation: pixels whose stored number is this large or larger are bad.
+        decades: dynamic range of log images: the value 0 stands for 10^-decades of the maximum or less. They
+            are converted to six decades; if they have fewer, pixels at 0 are not usable.
 
     Raises:
         InputError: what is wrong with the file as a whole: unreadable, no such dataset, not real numbers, not
             a stack of frames, no frame, a mask of another shape.
     """
+    path = Path(path)
     if kind not in ("auto", "counts", "log"):
         raise InputError(f"kind must be auto, counts or log, got {kind!r}")
     if saturation is not None and not (math.isfinite(saturation) and saturation > 0):
         raise InputError(f"saturation must be a positive number, got {saturation:g}")
     if not (math.isfinite(decades) and decades > 0):
         raise InputError(f"decades must be a positive number, got {decades:g}")
-    return FileSource(Path(path), kind, dataset, mask, saturation, decades)
+    with ExitStack() as files:
+        frames, masks = open_frames(path, dataset, files), None
+        if (opened := open_mask(path, mask, files)) is not None:
+            mask_path, mask_frames = opened
+            name = f"{mask_path}, {mask_frames.name}" if mask_frames.name else str(mask_path)
+            masks = name, mask_frames
+        source = CheckedSource(path, files, frames, masks, kind, saturation, decades)
+        source._files = files.pop_all()
+    return source
+
+
+def open_arrays(images: Any, mask: Any = None, kind: str = "auto") -> CheckedSource:
+    """Images in memory as a source, checked like those of a file.
+
+    Args:
+        images: (H, W) or (N, H, W), NumPy or torch.
+        mask: (H, W) or (N, H, W) bool, True where a pixel is usable; all of them by default.
+        kind: "counts", "log" or "auto" as for :func:`open_images`, or "intensity" without noise.
+
+    Raises:
+        InputError: as for :func:`open_images`.
+    """
+    if kind not in ("auto", *KINDS):
+        raise InputError(f"kind must be auto, counts, log or intensity, got {kind!r}")
+    masks = None if mask is None else ("the mask", _array_frames(~np.asarray(mask, dtype=bool)))
+    return CheckedSource(None, ExitStack(), _array_frames(images), masks, kind, None, DECADES)
+
+
+def _array_frames(values: Any) -> Frames:
+    array = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    array = array[None] if array.ndim == 2 else array
+    return Frames(array.shape, array.dtype, lambda start, stop: array[start:stop])
+
+
+def read_images(
+    path: Path | str, kind: str = "auto", data_path: str | None = None, mask_path: str | None = None
+) -> ImageSet:
+    """Read all images of a file, every one of which must be usable.
+
+    Args:
+        path, kind: as for :func:`open_images`, which reads block by block.
+        data_path, mask_path: its ``dataset`` and ``mask``.
+
+    Returns:
+        N images (N, H, W) of kind "counts" or "log"; ``experiment`` is None.
+
+    Raises:
+        InputError: unreadable, wrongly shaped or impossible data; the message names file and image.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "frames.npy"
+        >>> np.save(path, np.full((2, 64, 64), 7))
+        >>> images = read_images(path)
+        >>> images.kind, tuple(images.images.shape)
+        ('counts', (2, 64, 64))
+    """
+    with open_images(path, kind, data_path, mask_path) as source:
+        images = source.read(range(len(source)))
+        for number, problem in sorted(images.problems.items()):
+            raise InputError(f"{source.where}: image {number}: {problem}")
+        for warning in source.warnings():
+            raise InputError(warning)
+    return images

@@ -1,18 +1,20 @@
 """CMA-ES, the control."""
 
+from icobench.answer import Answer, Progress
 from icobench.fitting.cma_es import CmaOptions, cma_es
-from icobench.methods.base import Method, Outcome, Problem, Progress, multi_start
+from icobench.fitting.uncertainty import with_error_bars
+from icobench.fitting.warm_start import judged
+from icobench.methods.base import Method, Problem
 
 __all__ = ["CMA_ES"]
 
-OPTIONS = CmaOptions()
 
-
-def _run(problem: Problem, progress: Progress) -> Outcome:
+def _run(problem: Problem, options: CmaOptions, progress: Progress) -> Answer:
     objective = problem.objective()
-    return multi_start(objective, cma_es(objective, OPTIONS, problem.seed, problem.numbers, progress))
+    fit = cma_es(objective, options, problem.seed, problem.images.numbers, progress)
+    return with_error_bars(objective, judged(objective, fit))
 
 
 CMA_ES = Method(
-    "cma-es", "covariance matrix adaptation from two random starts, the control", _run, options=OPTIONS
+    "cma-es", "covariance matrix adaptation from two random starts, the control", _run, CmaOptions()
 )

@@ -1,101 +1,133 @@
 """Fits that start from hypotheses: a network's two, or the nearest of the dictionary's stored patterns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from icobench.fitting.dictionary import Candidates, DictionaryOptions, dictionary_for
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt
-from icobench.fitting.maximum_likelihood import maximum_likelihood
+from icobench.answer import Answer, Hypotheses, Progress
+from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
+from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
+from icobench.fitting.maximum_likelihood import LikelihoodOptions, maximum_likelihood
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
-from icobench.fitting.race import lm_race
-from icobench.fitting.warm_start import Refine, judge, refine_warm_simplex
-from icobench.methods.base import Method, Outcome, Problem, Progress, Reconstruct, fitted
+from icobench.fitting.uncertainty import with_error_bars
+from icobench.fitting.warm_start import WARM_SIMPLEX, Refine, judge, lm_race, refine_warm_simplex
+from icobench.methods.base import Method, Problem
 
-__all__ = ["HYBRIDS"]
+__all__ = ["HYBRIDS", "DictionaryFitOptions", "NetworkFitOptions"]
 
 
 @dataclass(frozen=True)
-class HybridOptions:
-    """Settings.
+class NetworkFitOptions:
+    """Settings of a fit from the network's hypotheses.
 
     Attributes:
+        fit: settings of the solver.
+        versions: turned and mirrored versions of an image that the network averages, 1 to 8.
+        rescue: whether stored patterns race for an image that no hypothesis explains; in vain, and at ten
+            times the cost, where the model is wrong.
+        rescue_candidates: stored patterns in that race.
         dictionary: size of the stored dictionary.
-        candidates: stored patterns that a dictionary's fits start from, one after the other.
-        rescue_candidates: stored patterns that race for an image which no hypothesis explains.
     """
 
-    dictionary: int = DictionaryOptions.size
-    candidates: int = 4
+    fit: Any
+    versions: int = 1
+    rescue: bool = True
     rescue_candidates: int = 12
+    dictionary: int = DictionaryOptions.size
 
 
-OPTIONS = HybridOptions()
+@dataclass(frozen=True)
+class DictionaryFitOptions:
+    """Settings of a fit from stored patterns.
+
+    Attributes:
+        fit: settings of the solver.
+        candidates: stored patterns that the fits start from, one after the other.
+        rescue, rescue_candidates, dictionary: as of :class:`NetworkFitOptions`.
+    """
+
+    fit: Any
+    candidates: int = 4
+    rescue: bool = True
+    rescue_candidates: int = 12
+    dictionary: int = DictionaryOptions.size
 
 
-def _nearest(problem: Problem, objective: Objective, image: Tensor, count: int) -> Candidates:
+Options = NetworkFitOptions | DictionaryFitOptions
+
+
+def _nearest(
+    problem: Problem, options: Options, objective: Objective, image: Tensor, count: int
+) -> Hypotheses:
+    """The stored patterns nearest to the images with the given indices."""
     place = image.to(objective.images.device)
-    stored = dictionary_for(problem.simulator, DictionaryOptions(OPTIONS.dictionary))
-    return stored.match(
-        objective.images[place], objective.mask[place], problem.kind, problem.simulator.experiment, count
+    dictionary = dictionary_for(problem.simulator, DictionaryOptions(options.dictionary))
+    return dictionary.match(
+        objective.images[place],
+        objective.mask[place],
+        problem.images.kind,
+        problem.simulator.experiment,
+        count,
     )
 
 
-def _judged(
-    problem: Problem, objective: Objective, radius: Tensor, turns: Tensor, refine: Refine, progress: Progress
-) -> Outcome:
-    """From hypotheses to an outcome, with a race from the dictionary for images that none explains."""
+def _fit(
+    refine: Refine, problem: Problem, options: Options, objective: Objective, starts: Hypotheses,
+    progress: Progress,
+) -> Answer:  # fmt: skip
+    """From hypotheses to an answer; stored patterns race for the images that none explains."""
 
     def rescue(image: Tensor) -> tuple[Tensor, Tensor]:
-        found = _nearest(problem, objective, image, OPTIONS.rescue_candidates)
-        return lm_race(objective, found.radius_nm, found.quaternion, image)
+        nearest = _nearest(problem, options, objective, image, options.rescue_candidates)
+        return lm_race(objective, nearest.radius_nm, nearest.quaternion, image)
 
-    extra = None
-    if problem.nuisance:
-        extra = Nuisance.start(problem.nuisance, len(problem.images), problem.simulator.experiment)
-    verdict = judge(objective, radius, turns, refine, rescue if problem.rescue else None, extra, progress)
-    return fitted(objective, verdict)
-
-
-def _from_network(refine: Refine) -> Reconstruct:
-    def run(problem: Problem, progress: Progress) -> Outcome:
-        answer = problem.ask_network()
-        radius = answer.radius_nm[:, None].expand(answer.score.shape)
-        return _judged(problem, problem.objective(), radius, answer.quaternion, refine, progress)
-
-    return run
+    nuisance = Nuisance.start(problem.nuisance, len(problem.images), problem.simulator.experiment)
+    solver = partial(refine, options=options.fit)
+    answer = judge(objective, starts, solver, rescue if options.rescue else None, nuisance, progress)
+    return with_error_bars(objective, answer)
 
 
-def _from_dictionary(refine: Refine) -> Reconstruct:
-    def run(problem: Problem, progress: Progress) -> Outcome:
-        objective = problem.objective()
-        found = _nearest(problem, objective, torch.arange(len(problem.images)), OPTIONS.candidates)
-        return _judged(problem, objective, found.radius_nm, found.quaternion, refine, progress)
-
-    return run
+def _from_network(refine: Refine, problem: Problem, options: NetworkFitOptions, progress: Progress) -> Answer:
+    starts = problem.ask_network(options.versions).hypotheses
+    assert starts is not None
+    return _fit(refine, problem, options, problem.objective(), starts, progress)
 
 
-REFINEMENTS = (
-    ("simplex", "Nelder-Mead", refine_warm_simplex, False),
-    ("lm", "Levenberg-Marquardt", levenberg_marquardt, True),
-    ("mle", "least squares, then maximum likelihood,", maximum_likelihood, True),
-)
+def _from_dictionary(
+    refine: Refine, problem: Problem, options: DictionaryFitOptions, progress: Progress
+) -> Answer:
+    objective = problem.objective()
+    every_image = torch.arange(len(problem.images))
+    starts = _nearest(problem, options, objective, every_image, options.candidates)
+    return _fit(refine, problem, options, objective, starts, progress)
+
+
+REFINEMENTS: dict[str, tuple[str, Callable[..., Answer], Any, bool]] = {
+    "simplex": ("Nelder-Mead", refine_warm_simplex, WARM_SIMPLEX, False),
+    "lm": ("Levenberg-Marquardt", levenberg_marquardt, LevenbergMarquardtOptions(), True),
+    "mle": ("least squares, then maximum likelihood,", maximum_likelihood, LikelihoodOptions(), True),
+}
+"""Of each solver: words for the summary, function, settings, and whether it fits nuisance parameters."""
 
 HYBRIDS = (
     *(
         Method(
             f"dictionary+{name}", f"{words} from the nearest of 1,000 stored patterns",
-            _from_dictionary(refine), needs_dictionary=True, fits_nuisance=nuisance, options=OPTIONS,
+            partial(_from_dictionary, solver), DictionaryFitOptions(settings),
+            needs_dictionary=True, fits_nuisance=nuisance,
         )
-        for name, words, refine, nuisance in REFINEMENTS
+        for name, (words, solver, settings, nuisance) in REFINEMENTS.items()
     ),
     *(
         Method(
-            f"network+{name}", f"{words} from the network's answer", _from_network(refine),
-            needs_network=True, needs_dictionary=True, fits_nuisance=nuisance, options=OPTIONS,
+            f"network+{name}", f"{words} from the network's answer", partial(_from_network, solver),
+            NetworkFitOptions(settings), needs_network=True, needs_dictionary=True, fits_nuisance=nuisance,
         )
-        for name, words, refine, nuisance in REFINEMENTS
+        for name, (words, solver, settings, nuisance) in REFINEMENTS.items()
     ),
 )  # fmt: skip

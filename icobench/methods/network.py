@@ -1,38 +1,32 @@
 """The trained network alone, without a fit."""
 
+from dataclasses import dataclass
+
 import torch
 
-from icobench.fitting.result import Trace
-from icobench.fitting.warm_start import AMBIGUOUS, OK
-from icobench.methods.base import Method, Outcome, Problem, Progress
+from icobench.answer import Answer, Progress
+from icobench.methods.base import Method, Problem
 
-__all__ = ["NETWORK", "UNTRAINED"]
-
-UNTRAINED = "outside-training"
-"""The status of images unlike those that the network was trained with; its error bars do not hold there."""
-
-AMBIGUOUS_SCORE_GAP = 0.1
-"""Two hypotheses whose scores are closer than this cannot be told apart by the network alone."""
+__all__ = ["NETWORK", "NetworkOptions"]
 
 
-def _run(problem: Problem, progress: Progress) -> Outcome:
-    answer = problem.ask_network()
-    count = len(problem.images)
-    nothing = torch.full((count,), torch.nan, dtype=torch.float64)
-    none = torch.zeros(count, dtype=torch.long)
-    quaternion = answer.quaternion[:, 0]
-    gap = answer.score[:, 0] - answer.score[:, 1]
-    status = [
-        UNTRAINED if not known else AMBIGUOUS if close else OK
-        for known, close in zip(answer.familiar.tolist(), (gap < AMBIGUOUS_SCORE_GAP).tolist(), strict=True)
-    ]
-    trace = Trace()
-    trace.add(none, answer.radius_nm, quaternion, nothing)
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Settings.
+
+    Attributes:
+        versions: turned and mirrored versions of an image that the network averages, 1 to 8.
+    """
+
+    versions: int = 1
+
+
+def _run(problem: Problem, options: NetworkOptions, progress: Progress) -> Answer:
+    answer = problem.ask_network(options.versions)
+    unknown = torch.full_like(answer.radius_nm, torch.nan, dtype=torch.float64)
+    answer.trace.add(answer.evaluations, answer.radius_nm, answer.quaternion, unknown)
     progress(1.0)
-    return Outcome(
-        answer.radius_nm, quaternion, nothing, none, answer.radius_std_nm, answer.orientation_std_deg,
-        status, trace,
-    )  # fmt: skip
+    return answer
 
 
-NETWORK = Method("network", "trained network alone, no fit", _run, needs_network=True)
+NETWORK = Method("network", "trained network alone, no fit", _run, NetworkOptions(), needs_network=True)

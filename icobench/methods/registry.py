@@ -1,34 +1,42 @@
-"""Methods by name: those of the package and those of other packages."""
+"""Methods and test sets by name: those of the package, of other packages, and of a user's own files."""
 
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from icobench.errors import InputError
 from icobench.methods.base import Method
 from icobench.methods.cma_es import CMA_ES
 from icobench.methods.hybrids import HYBRIDS
 from icobench.methods.network import NETWORK
-from icobench.methods.race import SIMPLEX_RACE
-from icobench.methods.simplex import SIMPLEX
+from icobench.methods.simplex import SIMPLEX, SIMPLEX_RACE
+from icobench.sets.test_sets import TEST_SETS, TestSet, available_test_sets, find_test_set
 
-__all__ = ["ENTRY_POINTS", "METHODS", "available_methods", "checked_method", "find_method"]
+__all__ = ["ENTRY_POINTS", "METHODS", "Catalogue", "available_methods", "find_method"]
 
 ENTRY_POINTS = "icobench.methods"
 """Group of entry points by which other packages offer a :class:`Method`."""
 
-METHODS: dict[str, Method] = {
+METHODS: Mapping[str, Method] = {
     method.name: method for method in (NETWORK, SIMPLEX, SIMPLEX_RACE, CMA_ES, *HYBRIDS)
 }
-"""Of this package, and of files that were added."""
+"""The methods of this package."""
 
 ALLOWED = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-_")
 
+DEFINED = ("starts", "rounds", "iterations", "rotation_deg", "radius_nm", "angle_tolerance_deg")
+"""Options of a simplex that a TOML file may set."""
 
-def checked_method(method: object, where: str) -> Method:
-    """The same, if it is a method with a proper name.
 
-    Raises:
-        InputError: it is none; the message begins with ``where``.
-    """
+def _checked(method: object, where: str) -> Method:
+    """The method, if it is one and has a proper name; the error message begins with ``where``."""
     if not isinstance(method, Method):
         raise InputError(f"{where}: expected an icobench Method, got {type(method).__name__}")
     if not method.name or set(method.name) - ALLOWED:
@@ -42,25 +50,164 @@ def available_methods() -> dict[str, Method]:
     Raises:
         InputError: an entry point that is no method.
     """
-    known = dict(METHODS)
+    methods = dict(METHODS)
     for point in entry_points(group=ENTRY_POINTS):
         try:
-            method = point.load()
+            offered = point.load()
         except Exception as error:  # another package's import may raise anything
             raise InputError(f"entry point {point.name}: {type(error).__name__}: {error}") from error
-        known.setdefault(checked_method(method, f"entry point {point.name}").name, method)
-    return known
+        methods.setdefault(_checked(offered, f"entry point {point.name}").name, offered)
+    return methods
 
 
 def find_method(name: str) -> Method:
-    """The method with this name.
+    """The method with this name, of the package or of another package.
 
     Raises:
         InputError: there is none.
     """
-    if name in METHODS:
-        return METHODS[name]
-    known = available_methods()
-    if name not in known:
-        raise InputError(f"unknown method {name!r}; choose from {', '.join(known)}")
-    return known[name]
+    return Catalogue().method(name)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The methods and test sets that a command may use; a value that can be sent to other processes.
+
+    Attributes:
+        files: Python files that define methods or test sets.
+        definitions: the tables ``[define.NAME]`` of a TOML file as JSON.
+        methods, test_sets: further ones, from Python.
+
+    Raises:
+        InputError: when a name is looked up: a file that cannot be run, or a name that is taken.
+    """
+
+    files: tuple[Path, ...] = ()
+    definitions: str = "{}"
+    methods: tuple[Method, ...] = ()
+    test_sets: tuple[TestSet, ...] = ()
+
+    def _extra_methods(self) -> dict[str, Method]:
+        added: dict[str, Method] = {}
+        for path in self.files:
+            for method in _file_values(path)[0]:
+                if method.name in METHODS or method.name in added:
+                    raise InputError(f"{path}: there is a method {method.name} already")
+                added[method.name] = method
+        for name, values in json.loads(self.definitions).items():
+            if name in METHODS or name in added:
+                raise InputError(f"define.{name}: there is a method {name} already")
+            added[name] = defined_method(name, values)
+        return added | {method.name: method for method in self.methods}
+
+    def available_methods(self) -> dict[str, Method]:
+        """All methods by name."""
+        return available_methods() | self._extra_methods()
+
+    def method(self, name: str) -> Method:
+        """The method with this name.
+
+        Raises:
+            InputError: there is none.
+        """
+        methods = dict(METHODS) | self._extra_methods()
+        if name not in methods:
+            methods = self.available_methods()
+        if name not in methods:
+            raise InputError(f"unknown method {name!r}; choose from {', '.join(methods)}")
+        return methods[name]
+
+    def _extra_test_sets(self) -> dict[str, TestSet]:
+        added: dict[str, TestSet] = {}
+        for path in self.files:
+            for test_set in _file_values(path)[1]:
+                if test_set.name in TEST_SETS or test_set.name in added:
+                    raise InputError(f"{path}: there is a test set {test_set.name} already")
+                added[test_set.name] = test_set
+        return added | {test_set.name: test_set for test_set in self.test_sets}
+
+    def available_test_sets(self) -> dict[str, TestSet]:
+        """All test sets by name."""
+        return available_test_sets(self._extra_test_sets())
+
+    def test_set(self, name: str) -> TestSet:
+        """The test set with this name, or of the images in the file of this name.
+
+        Raises:
+            InputError: there is none.
+        """
+        return find_test_set(name, self._extra_test_sets())
+
+
+@lru_cache(maxsize=32)
+def _module(path: Path, modified: int) -> ModuleType:
+    """A Python file, run once in a process for as long as it does not change."""
+    name = f"icobench_file_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(f"{path}: {type(error).__name__}: {line}") from error
+    return module
+
+
+def _file_values(path: Path) -> tuple[list[Method], list[TestSet]]:
+    """The methods and test sets that a Python file defines; what it imports from this package is left out.
+
+    Raises:
+        InputError: no such file, an error while running it, or nothing in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    values = list(vars(_module(path.resolve(), path.stat().st_mtime_ns)).values())
+    methods = [
+        _checked(value, str(path)) for value in values
+        if isinstance(value, Method) and METHODS.get(value.name) is not value
+    ]  # fmt: skip
+    test_sets = [
+        value for value in values
+        if isinstance(value, TestSet) and TEST_SETS.get(value.name) is not value
+    ]  # fmt: skip
+    if not methods and not test_sets:
+        raise InputError(f"{path}: defines no icobench Method and no TestSet")
+    return methods, test_sets
+
+
+def defined_method(name: str, values: Any, where: str = "define") -> Method:
+    """A simplex with settings of one's own, such as a search found.
+
+    Args:
+        name: of the new method.
+        values: starts and iterations (of those left at the end), and if wanted rounds (pairs: iterations of a
+            round, simplices that go on), rotation_deg, radius_nm (edges of the first simplices),
+            angle_tolerance_deg, and search, what finding them has cost.
+        where: in front of messages.
+
+    Raises:
+        InputError: not such values.
+    """
+    where = f"{where}.{name}" if where == "define" else f"{where}: define.{name}"
+    if not name or set(name) - ALLOWED:
+        raise InputError(f"{where}: no name for a method; use letters, digits, +, - and _")
+    if not isinstance(values, dict) or not {"starts", "iterations"} <= set(values):
+        raise InputError(f"{where} needs starts and iterations")
+    if unknown := set(values) - {*DEFINED, "search"}:
+        known = ", ".join(sorted([*DEFINED, "search"]))
+        raise InputError(f"{where} has {sorted(unknown)[0]!r}; known are {known}")
+    try:
+        rounds = tuple((int(steps), int(left)) for steps, left in values.get("rounds", []))
+        edges = {key: float(values[key]) for key in DEFINED[3:] if key in values}
+        starts, iterations = int(values["starts"]), int(values["iterations"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+    if min([starts, iterations, *(number for pair in rounds for number in pair)]) < 1:
+        raise InputError(f"{where}: numbers of starts, rounds and iterations must be positive")
+    method = SIMPLEX.with_options(starts=starts, iterations=iterations, rounds=rounds, **edges)
+    going_on = "".join(f", {left} after {steps} more iterations" for steps, left in rounds)
+    summary = f"{starts} random starts{going_on}, {iterations} iterations at the end"
+    return replace(method, name=name, summary=summary, search=values.get("search"))

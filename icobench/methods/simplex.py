@@ -1,22 +1,27 @@
-"""The paper's Monte Carlo simplex."""
+"""Simplices from random starts: the paper's Monte Carlo simplex, and a race of which the best few go on."""
 
+from icobench.answer import Answer, Progress
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
-from icobench.methods.base import Method, Outcome, Problem, Progress, multi_start
+from icobench.fitting.uncertainty import with_error_bars
+from icobench.fitting.warm_start import judged
+from icobench.methods.base import Method, Problem
 
-__all__ = ["SIMPLEX", "simplex_method"]
-
-
-def simplex_method(name: str, summary: str, options: SimplexOptions) -> Method:
-    """A Monte Carlo simplex with other settings."""
-
-    def run(problem: Problem, progress: Progress) -> Outcome:
-        objective = problem.objective()
-        fit = monte_carlo_simplex(objective, options, problem.seed, problem.numbers, progress)
-        return multi_start(objective, fit)
-
-    return Method(name, summary, run, options=options)
+__all__ = ["SIMPLEX", "SIMPLEX_RACE"]
 
 
-SIMPLEX = simplex_method(
-    "simplex", "50 random starts x 50 Nelder-Mead iterations, best taken", SimplexOptions()
+def _run(problem: Problem, options: SimplexOptions, progress: Progress) -> Answer:
+    objective = problem.objective()
+    fit = monte_carlo_simplex(objective, options, problem.seed, problem.images.numbers, progress)
+    return with_error_bars(objective, judged(objective, fit))
+
+
+SIMPLEX = Method(
+    "simplex", "50 random starts x 50 Nelder-Mead iterations, best taken", _run, SimplexOptions()
 )
+
+SIMPLEX_RACE = Method(
+    "simplex-race", "60 random starts, the best few of which go on", _run,
+    SimplexOptions(
+        starts=60, iterations=90, angle_tolerance_deg=0.02, rounds=((6, 20), (10, 6), (15, 2))
+    ),
+)  # fmt: skip

@@ -1,8 +1,7 @@
-"""Trained networks on disk: safetensors with the weights and, in the header, where they come from."""
+"""Trained networks on disk: safetensors with the weights and, in the header, a card with their origin."""
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,25 +14,30 @@ from icobench.errors import InputError
 from icobench.network.architectures import Network, build_network
 from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
+from icobench.storage import atomic_path
 
 __all__ = [
-    "StoredWeights", "TrainedNetwork", "load_trained", "misfit", "not_finite", "read_weights", "save_network",
+    "StoredWeights", "TrainedNetwork", "first_difference", "load_trained", "not_finite", "read_weights",
+    "save_network",
 ]  # fmt: skip
 
 FORMAT = "icobench-2"
 
 SPREAD_FACTORS = "spread_factors"
-"""Key of the card, see :func:`~icobench.network.calibration.spread_factors`."""
+"""Key of the card, see :func:`~icobench.network.validation.spread_factors`."""
+
+LEAST_SINE = {"clean": 1.0, "augmented": 0.75, "realistic": 0.75}
+"""Least ``sin_theta_max`` for networks of log images; those for counts have it in the recipe."""
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with what is known of it.
+    """A network and its origin.
 
     Attributes:
         network: in evaluation mode.
         card: architecture, recipe, experiment, seed and cost, as stored.
-        recipe: of its training: what it sees and in which ranges.
+        recipe: of its training, with the kind and the ranges of its images.
         digest: first 12 hexadecimal digits of the weights' SHA-256.
     """
 
@@ -43,32 +47,28 @@ class TrainedNetwork:
     digest: str
 
     def factors(self) -> tuple[float, float]:
-        """By what the predicted spreads of radius and orientation are to be multiplied."""
+        """Factors that correct the predicted spreads of radius and orientation."""
         stored = self.card.get(SPREAD_FACTORS, {})
         return float(stored.get("radius", 1.0)), float(stored.get("orientation", 1.0))
 
     def misfits(self, experiment: Experiment) -> list[str]:
-        """What of an experiment the network was not trained for, in words; empty if nothing."""
-        own = Experiment.from_dict(self.card["experiment"])
-        recipe = self.recipe
+        """Properties of an experiment that the network was not trained for, in words."""
+        trained, recipe = Experiment.from_dict(self.card["experiment"]), self.recipe
         problems = []
         if not experiment.orthographic:
             problems.append("the orthographic grid, not a flat detector")
-        if abs(experiment.wavelength_nm / own.wavelength_nm - 1) > 1e-3:
-            problems.append(f"wavelength {own.wavelength_nm:g} nm, not {experiment.wavelength_nm:g} nm")
-        n = experiment.refractive_index
+        if abs(experiment.wavelength_nm / trained.wavelength_nm - 1) > 1e-3:
+            problems.append(f"wavelength {trained.wavelength_nm:g} nm, not {experiment.wavelength_nm:g} nm")
+        n, m = experiment.refractive_index, trained.refractive_index
+        (low, high), (weak, strong) = recipe.refraction, recipe.absorption
         if recipe.log_images:
-            m = own.refractive_index
-            if abs(n - m) > 2e-3:
-                problems.append(f"refractive index {m.real:g}{m.imag:+g}j, not {n.real:g}{n.imag:+g}j")
+            fits, range_words = abs(n - m) <= 2e-3, f"{m.real:g}{m.imag:+g}j"
         else:
-            (low, high), (weak, strong) = recipe.refraction, recipe.absorption
-            if not (low - 1e-3 <= 1 - n.real <= high + 1e-3 and weak - 1e-3 <= n.imag <= strong + 1e-3):
-                problems.append(
-                    f"refractive index 1 - ({low:g} to {high:g}) + ({weak:g} to {strong:g})j, "
-                    f"not {n.real:g}{n.imag:+g}j"
-                )
-        least = {"counts": recipe.sine[0], "clean": 1.0}.get(recipe.images, 0.75)
+            fits = low - 1e-3 <= 1 - n.real <= high + 1e-3 and weak - 1e-3 <= n.imag <= strong + 1e-3
+            range_words = f"1 - ({low:g} to {high:g}) + ({weak:g} to {strong:g})j"
+        if not fits:
+            problems.append(f"refractive index {range_words}, not {n.real:g}{n.imag:+g}j")
+        least = LEAST_SINE.get(recipe.images, recipe.sine[0])
         if experiment.sin_theta_max < least - 1e-9:
             problems.append(f"sin_theta_max of at least {least:g}, not {experiment.sin_theta_max:g}")
         return problems
@@ -79,7 +79,7 @@ class StoredWeights(NamedTuple):
 
     Attributes:
         weights: tensors by name.
-        card: where they come from.
+        card: their origin.
         digest: first 12 hexadecimal digits of their SHA-256.
     """
 
@@ -93,17 +93,17 @@ def not_finite(weights: dict[str, torch.Tensor]) -> str | None:
     return next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
 
 
-def misfit(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
-    """The first parameter in which weights differ from a network's, in words; None if they fit."""
-    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in [*own, *given]:
-        if name not in given:
+def first_difference(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
+    """The first parameter whose weights do not fit a network, in words; None if all fit."""
+    parameters = network.state_dict()
+    for name in [*parameters, *weights]:
+        if name not in weights:
             return f"there is no {name}"
-        if name not in own:
+        if name not in parameters:
             return f"{name} is not the network's"
-        if own[name] != given[name]:
-            return f"{name} is of shape {given[name]}, not {own[name]}"
+        shape, expected = tuple(weights[name].shape), tuple(parameters[name].shape)
+        if shape != expected:
+            return f"{name} is of shape {shape}, not {expected}"
     return None
 
 
@@ -113,13 +113,11 @@ def save_network(path: Path, network: Network, card: dict[str, Any]) -> None:
     Raises:
         InputError: a weight is infinite or NaN.
     """
-    path = Path(path)
-    temporary = path.with_suffix(".tmp")
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     if (name := not_finite(state)) is not None:
         raise InputError(f"{path}: not written, {name} is not finite")
-    save_file(state, str(temporary), metadata={"format": FORMAT, "card": json.dumps(card)})
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        save_file(state, str(temporary), metadata={"format": FORMAT, "card": json.dumps(card)})
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -133,13 +131,13 @@ def _read_card(path: Path) -> dict[str, Any]:
 
 
 def _digest(weights: dict[str, torch.Tensor]) -> str:
-    """Of names and numbers alone: the header of the same network may differ."""
-    found = hashlib.sha256()
+    """Of names and numbers alone: the same network may have another card."""
+    digest = hashlib.sha256()
     for name in sorted(weights):
-        found.update(name.encode())
-        # As bytes: numpy does not know bfloat16.
-        found.update(weights[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:12]
+        digest.update(name.encode())
+        # As bytes: NumPy has no bfloat16.
+        digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def read_weights(path: Path | str) -> StoredWeights:
@@ -161,9 +159,9 @@ def read_weights(path: Path | str) -> StoredWeights:
     return StoredWeights(weights, card, _digest(weights))
 
 
-def _foreign(path: Path, error: Exception) -> InputError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"{path}: not a network of icobench ({first})")
+def _foreign(path: Path | str, error: Exception) -> InputError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path}: not a network of icobench ({reason})")
 
 
 def load_trained(path: Path | str, device: torch.device | str = "cpu") -> TrainedNetwork:
@@ -176,9 +174,9 @@ def load_trained(path: Path | str, device: torch.device | str = "cpu") -> Traine
     try:
         recipe = Recipe.from_dict(stored.card["recipe"])
         network = build_network(stored.card["architecture"], stored.card["network"])
-        if (wrong := misfit(network, stored.weights)) is not None:
-            raise ValueError(wrong)
+        if (difference := first_difference(network, stored.weights)) is not None:
+            raise ValueError(difference)
         network.load_state_dict(stored.weights)
     except (InputError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _foreign(Path(path), error) from error
+        raise _foreign(path, error) from error
     return TrainedNetwork(network.eval().fold().to(device), stored.card, recipe, stored.digest)

@@ -1,4 +1,4 @@
-"""The compact network: residual convolutions in polar coordinates, answers that turn with the image."""
+"""The compact network: residual convolutions in polar coordinates; its orientation turns with the image."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,33 +16,36 @@ from icobench.network.polar import (
     RingBias,
     RoundConvolution,
     batch_norm,
-)
+)  # fmt: skip
 from icobench.network.sizes import Circles, Line
 from icobench.network.targets import TARGETS
 
 __all__ = ["ACTIVATIONS", "CompactNetwork"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": partial(nn.ReLU, inplace=True),  # what it is applied to is needed nowhere else
+    "relu": partial(nn.ReLU, inplace=True),  # no layer needs its input again
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
 
 RINGS, SECTORS = 96, 256
-"""Of the polar grid. A body of R = 160 nm has fringes of 149 rad a rad, 2.4 rad a ring."""
+"""Of the polar grid. The fringes of a body of R = 160 nm have phases of 149 rad per rad, 2.4 rad per ring."""
 
 STEM_RINGS, STEM_SECTORS = 16, 64
 
+LAST_SECTORS = 16
+"""Sectors after the third stage."""
+
 OVERLAP = 2
-"""Rings and sectors that the stem's field reaches into each of its neighbours'."""
+"""Rings and sectors by which neighbouring fields of the stem overlap on each side."""
 
 PERIODS_NM = (256.0, 64.0, 16.0)
-"""Of the circles for the radius. Fringes come again after 5 nm of it or more (pi over the largest q)."""
+"""Of the circles for the radius. Fringes repeat after 5 nm of it or more (pi over the largest q)."""
 
 
-class Reading(nn.Module):
-    """Harmonics of the features round the azimuth: the orbit vector, turning with the image."""
+class HarmonicOrientation(nn.Module):
+    """The orbit vector from circular harmonics of the features: it turns with the image."""
 
     def __init__(self, features: int, degree: int, sectors: int) -> None:
         super().__init__()
@@ -57,24 +60,24 @@ class CompactNetwork(nn.Module):
     """From (B, 3, 128, 128) to the numbers of orientation and radius and their spreads: (B, D + S + 2).
 
     The image is resampled to 96 rings of scattering angle and 256 sectors of azimuth. A stem with a large
-    field and three stages (16 x 64, 8 x 32, 4 x 16) with residual blocks follow; then every sector mixes its
-    rings, and a convolution round the whole azimuth mixes the sectors. For the target "orbit", circular
-    harmonics of the features give the 13 components, so that a turn of the image by a sixteenth turns the
-    answer exactly. Other targets take all sectors' features at once.
+    field and three stages (16 x 64, 8 x 32, 4 x 16) with residual blocks follow. Then a linear layer mixes
+    the rings of each sector, and a convolution round the azimuth mixes the sectors. For the target "orbit",
+    circular harmonics of the features give the 13 components: when the image turns by a sixteenth of a full
+    turn, the orientation turns with it exactly. For other targets, linear layers use all features.
 
     Args:
         target: a key of :data:`~icobench.network.targets.TARGETS`.
         widths: channels of the three stages.
         hidden: features of a sector.
-        blocks: further residual blocks in each stage.
+        blocks: additional residual blocks in each stage.
         activation: a key of :data:`ACTIVATIONS`.
-        harmonic: whether the orbit vector is read by circular harmonics.
-        periods_nm: circumferences of the circles on which the radius is read
+        harmonic: whether circular harmonics give the orbit vector.
+        periods_nm: circumferences of the circles that express the radius
             (:class:`~icobench.network.sizes.Circles`, 16 to 180 nm); none for the radius itself.
 
     Raises:
         InputError: unknown target or activation.
-        ValueError: circles that no radius can be read on.
+        ValueError: circles that cannot express a radius.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class CompactNetwork(nn.Module):
             "target": target, "widths": list(widths), "hidden": hidden, "blocks": list(blocks),
             "activation": activation, "harmonic": harmonic, "periods_nm": list(periods_nm),
         }  # fmt: skip
-        chosen = ACTIVATIONS[activation]
+        make_activation = ACTIVATIONS[activation]
         first, second, third = widths
         rings, sectors = RINGS // STEM_RINGS, SECTORS // STEM_SECTORS
         self.grid = PolarGrid(RINGS, SECTORS, OVERLAP)
@@ -103,34 +106,35 @@ class CompactNetwork(nn.Module):
         self.stem = nn.Conv2d(2, first, field, (rings, sectors), (OVERLAP, 0), bias=False)
         self.stem_norm: nn.Module = batch_norm(first)
         self.material = nn.Parameter(torch.zeros(1, first, STEM_RINGS, 1))
-        self.activation = chosen()
-        stages: list[nn.Module] = [RingBias(first, 16)]
+        self.activation = make_activation()
+        stages: list[nn.Module] = [RingBias(first, STEM_RINGS)]
         for number, (inputs, outputs) in enumerate(((first, first), (first, second), (second, third))):
             if number:
-                stages += [ResidualBlock(inputs, outputs, 2, chosen), RingBias(outputs, 16 >> number)]
-            stages += [ResidualBlock(outputs, outputs, 1, chosen) for _ in range(blocks[number])]
+                stages.append(ResidualBlock(inputs, outputs, 2, make_activation))
+                stages.append(RingBias(outputs, STEM_RINGS >> number))
+            stages += [ResidualBlock(outputs, outputs, 1, make_activation) for _ in range(blocks[number])]
         self.stages = nn.Sequential(*stages)
-        self.sectors = 16
         self.rings_to_features = nn.Conv1d(4 * third, hidden, 1)
-        self.round = RoundConvolution(hidden, self.sectors)
+        self.round = RoundConvolution(hidden, LAST_SECTORS)
+        components = self.layout.target.dimension
+        self.orientation: HarmonicOrientation | nn.Sequential
         if target == "orbit" and harmonic:
-            self.orientation: Reading | nn.Sequential = Reading(
-                hidden, (self.layout.target.dimension - 1) // 2, self.sectors
-            )
+            self.orientation = HarmonicOrientation(hidden, (components - 1) // 2, LAST_SECTORS)
         else:
             self.orientation = nn.Sequential(
-                nn.Flatten(), nn.Linear(self.sectors * hidden, hidden), chosen(),
-                nn.Linear(hidden, self.layout.target.dimension),
+                nn.Flatten(), nn.Linear(LAST_SECTORS * hidden, hidden), make_activation(),
+                nn.Linear(hidden, components),
             )  # fmt: skip
         self.size = nn.Sequential(
-            nn.Linear(2 * hidden, hidden), chosen(), nn.Linear(hidden, self.layout.size.dimension + SPREADS)
-        )
+            nn.Linear(2 * hidden, hidden), make_activation(),
+            nn.Linear(hidden, self.layout.size.dimension + SPREADS),
+        )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + S + 2), float32."""
         refraction = x[:, 2, 0, 0]
-        split = not self.training and len(x) > 1 and x.device.type == "cpu"
-        x = self.stem_norm(self._split_stem(x) if split else self._whole_stem(x))
+        separate = not self.training and len(x) > 1 and x.device.type == "cpu"
+        x = self.stem_norm(self._separate_stem(x) if separate else self._joint_stem(x))
         x = x + refraction[:, None, None, None] * self.material
         x = self.stages(self.activation(x))
         x = self.activation(self.rings_to_features(x.flatten(1, 2)))
@@ -138,27 +142,27 @@ class CompactNetwork(nn.Module):
         summary = torch.cat((x.mean(-1), x.amax(-1)), 1)
         return torch.cat((self.orientation(x).float(), self.size(summary).float()), 1)
 
-    def _whole_stem(self, x: Tensor) -> Tensor:
+    def _joint_stem(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             image = self.grid(x[:, :2]).contiguous(memory_format=torch.channels_last)
         return self.stem(image)
 
-    def _split_stem(self, x: Tensor) -> Tensor:
-        """The same for image and mask apart: the mask that all images have is seen once."""
-        shown, mask = x[:, :1], x[:, 1:2]
+    def _separate_stem(self, x: Tensor) -> Tensor:
+        """The same, computed apart for image and mask: a mask that all images share is computed once."""
+        image, mask = x[:, :1], x[:, 1:2]
         if bool((mask == mask[:1]).all()):
             mask = mask[:1]
-        parts = zip((shown, mask), self.stem.weight.split(1, 1), (self.stem.bias, None), strict=True)
-        image, shape = (
+        parts = zip((image, mask), self.stem.weight.split(1, 1), (self.stem.bias, None), strict=True)
+        of_image, of_mask = (
             nn.functional.conv2d(self.grid(part), weight, bias, self.stem.stride, (OVERLAP, 0))
             for part, weight, bias in parts
         )
-        return image + shape
+        return of_image + of_mask
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Those whose outputs are the network's, or become them by a fixed sum."""
-        reading = self.orientation
-        return reading.pairs if isinstance(reading, Reading) else reading[-1], self.size[-1]
+        """Those whose outputs are the network's numbers, directly or after a fixed sum."""
+        head = self.orientation
+        return head.pairs if isinstance(head, HarmonicOrientation) else head[-1], self.size[-1]
 
     def fold(self) -> "CompactNetwork":
         """Merge the batch norms into the convolutions, for inference only; returns itself."""

@@ -1,88 +1,118 @@
 """What a network sees: the brightness of pixels on one canonical grid.
 
-Any detector is brought to the canonical 128 x 128 grid of the forward half space by
-exact area rebinning, which keeps the sum of counts. Networks for photon counts see log(1 + counts), the
-others log images; each kind of image is brought to what the network knows.
+Images of any detector are brought to the canonical 128 x 128 grid of the forward half space by exact area
+rebinning, which keeps the sum of counts. Networks for photon counts see log(1 + counts), the others log
+images; every kind of image is converted to what the network was trained with.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from icobench.errors import InputError
+from icobench.images.image_set import ImageSet
 from icobench.images.log_image import intensity_from_log, log_image
 from icobench.simulator.experiment import Experiment
 
 __all__ = [
-    "CANONICAL_PIXELS",
-    "brightness",
-    "canonical_counts",
-    "count_brightness",
-    "network_input",
-    "valid_pixels",
-]
+    "CANONICAL_PIXELS", "brightness", "canonical_counts", "count_brightness", "is_canonical", "network_input",
+    "require_canonical", "valid_pixels",
+]  # fmt: skip
 
 CANONICAL_PIXELS = 128
+
 QUASI_PHOTONS = 1e6
 """Photons given to an image that has no counting statistics of its own."""
 
 MOST_PHOTONS = 1e7
 """Brighter images are scaled down to this, the brightest in training."""
 
+LEAST_COVERED = 0.75
+"""Share of a canonical pixel that usable detector pixels must cover. One that is half covered would show half
+its counts."""
+
 
 @lru_cache(maxsize=8)
 def valid_pixels(experiment: Experiment) -> Tensor:
-    """Those of the forward half space, (pixels, pixels) bool; not to be changed."""
+    """Those of the forward half space, (pixels, pixels) bool; shared, so it must not be modified."""
     return experiment.valid()
 
 
-def _overlap(experiment: Experiment, axis: int) -> Tensor:
-    """(canonical, pixels) share of each detector pixel that falls into each canonical one, along x or y."""
-    pixels, half = experiment.pixels, experiment.pixels // 2
-    width = experiment.sin_theta_max / half
-    low = (torch.arange(pixels, dtype=torch.float64) - half - 0.5 - experiment.centre_offset[axis]) * width
-    own_half = CANONICAL_PIXELS // 2
-    own_low = (torch.arange(CANONICAL_PIXELS, dtype=torch.float64) - own_half - 0.5) / own_half
-    top = torch.minimum(low + width, own_low[:, None] + 1 / own_half)
-    bottom = torch.maximum(low, own_low[:, None])
-    return (top - bottom).clamp_min(0) / width
-
-
-def _is_canonical(experiment: Experiment) -> bool:
+def is_canonical(experiment: Experiment) -> bool:
+    """Whether a detector's pixels are those of the canonical grid."""
     same = experiment.pixels == CANONICAL_PIXELS and experiment.sin_theta_max == 1
     return same and experiment.centre_offset == (0.0, 0.0)
 
 
-def canonical_counts(
-    images: Tensor, mask: Tensor, experiment: Experiment, counting: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Rebin images to the canonical grid and divide out the solid-angle factor.
+def require_canonical(experiment: Experiment, where: str = "") -> None:
+    """Refuse an experiment that training cannot use; its wavelength and material do not matter.
 
     Args:
-        images: (B, H, W) photon counts, or relative intensities if not ``counting``.
-        mask: (B, H, W) True where usable.
-        experiment: whose grid the images have.
-        counting: whether the numbers are photons.
+        experiment: physics and grid.
+        where: in front of the message, such as a file's name and a colon.
+
+    Raises:
+        InputError: its pixels are not those of the canonical grid; the message names the differences.
+    """
+    problems = []
+    if not experiment.orthographic:
+        problems.append("a flat detector")
+    if experiment.pixels != CANONICAL_PIXELS:
+        problems.append(f"{experiment.pixels} x {experiment.pixels} pixels")
+    if experiment.sin_theta_max != 1:
+        problems.append(f"sin_theta_max {experiment.sin_theta_max:g}")
+    if experiment.centre_offset != (0.0, 0.0):
+        problems.append("an off-centre beam")
+    if experiment.solid_angle_factor:
+        problems.append("a solid-angle factor")
+    if problems:
+        raise InputError(
+            f"{where}training needs {CANONICAL_PIXELS} x {CANONICAL_PIXELS} pixels over the whole forward"
+            f" half space, not {', '.join(problems)}; other detectors' images are brought to this grid"
+        )
+
+
+def _overlap(experiment: Experiment, axis: int) -> Tensor:
+    """(canonical, pixels) share of each detector pixel that falls into each canonical one, along x or y."""
+    half, canonical_half = experiment.pixels // 2, CANONICAL_PIXELS // 2
+    width = experiment.sin_theta_max / half
+    numbers = torch.arange(experiment.pixels, dtype=torch.float64)
+    low = (numbers - half - 0.5 - experiment.centre_offset[axis]) * width
+    canonical_low = torch.arange(CANONICAL_PIXELS, dtype=torch.float64) - canonical_half - 0.5
+    canonical_low = canonical_low[:, None] / canonical_half
+    top = torch.minimum(low + width, canonical_low + 1 / canonical_half)
+    return (top - torch.maximum(low, canonical_low)).clamp_min(0) / width
+
+
+def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Rebin photon counts or intensities to the canonical grid and divide out the solid-angle factor.
+
+    Intensities are scaled to 1e6 photons; photon counts are kept, up to 1e7.
 
     Returns:
         counts (B, 128, 128) and mask (B, 128, 128), float32 and bool.
     """
-    mask = mask & valid_pixels(experiment).to(mask.device)
-    # Single bad pixels may hold anything, NaN included.
-    images = torch.where(mask, images, torch.zeros_like(images)).float()
+    experiment, device = images.experiment, images.images.device
+    assert experiment is not None
+    mask = images.mask & valid_pixels(experiment).to(device)
+    # Masked pixels may hold anything, NaN included.
+    counts = torch.where(mask, images.images, torch.zeros_like(images.images)).float()
     if experiment.solid_angle_factor:
-        images = images * experiment.cos_theta(torch.float32).to(images.device)
-    if not _is_canonical(experiment):
-        x, y = (_overlap(experiment, axis).to(images.device, torch.float32) for axis in (0, 1))
-        images = y @ images @ x.T
-        seen = y @ mask.float() @ x.T
-        # A canonical pixel that is only half covered would read half its counts.
-        full = (y.sum(1)[:, None] * x.sum(1)).clamp_min(1e-6)
-        mask = (seen / full > 0.75) & (full > 0.75 * full.max())
-        images = torch.where(mask, images / (seen / full).clamp_min(0.75), 0.0)
-    total = images.sum((-2, -1)).clamp_min(1e-30)
-    target = total.clamp_max(MOST_PHOTONS) if counting else torch.full_like(total, QUASI_PHOTONS)
-    return images * (target / total)[:, None, None], mask
+        counts = counts * experiment.cos_theta(torch.float32).to(device)
+    if not is_canonical(experiment):
+        x, y = (_overlap(experiment, axis).to(device, torch.float32) for axis in (0, 1))
+        counts = y @ counts @ x.T
+        usable_area = y @ mask.float() @ x.T
+        area = (y.sum(1)[:, None] * x.sum(1)).clamp_min(1e-6)
+        covered = usable_area / area
+        mask = (covered > LEAST_COVERED) & (area > LEAST_COVERED * area.max())
+        counts = torch.where(mask, counts / covered.clamp_min(LEAST_COVERED), 0.0)
+    total = counts.sum((-2, -1)).clamp_min(1e-30)
+    is_counts = images.kind == "counts"
+    photons = total.clamp_max(MOST_PHOTONS) if is_counts else torch.full_like(total, QUASI_PHOTONS)
+    return counts * (photons / total)[:, None, None], mask
 
 
 def count_brightness(counts: Tensor) -> Tensor:
@@ -90,28 +120,25 @@ def count_brightness(counts: Tensor) -> Tensor:
     return torch.log1p(counts) * 0.25
 
 
-def brightness(
-    images: Tensor, mask: Tensor, experiment: Experiment, kind: str, log_images: bool, decades: float = 6.0
-) -> tuple[Tensor, Tensor]:
-    """Images as a network for counts or for log images knows them, with masks.
+def brightness(images: ImageSet, log_images: bool, decades: float = 6.0) -> tuple[Tensor, Tensor]:
+    """Images of any kind as a network for photon counts or for log images was trained with them.
 
     Args:
-        images: (B, H, W) counts, intensities or log images.
-        mask: (B, H, W) True where usable.
-        experiment: whose grid the images have.
-        kind: "counts", "intensity" or "log".
+        images: B images with their experiment.
         log_images: whether the network sees log images.
         decades: dynamic range of log images.
 
     Returns:
         brightness (B, 128, 128) float32 and mask (B, 128, 128).
     """
-    if log_images and kind == "log" and _is_canonical(experiment) and not experiment.solid_angle_factor:
-        mask = mask & valid_pixels(experiment).to(mask.device)
-        return torch.where(mask, images, torch.zeros_like(images)).float(), mask
-    if kind == "log":
-        images = intensity_from_log(images, decades)
-    counts, mask = canonical_counts(images, mask, experiment, kind == "counts")
+    experiment = images.experiment
+    assert experiment is not None
+    if images.kind == "log":
+        if log_images and is_canonical(experiment) and not experiment.solid_angle_factor:
+            mask = images.mask & valid_pixels(experiment).to(images.mask.device)
+            return torch.where(mask, images.images, torch.zeros_like(images.images)).float(), mask
+        images = replace(images, images=intensity_from_log(images.images, decades), kind="intensity")
+    counts, mask = canonical_counts(images)
     return (log_image(counts, decades) if log_images else count_brightness(counts)) * mask, mask
 
 

@@ -1,9 +1,9 @@
-"""Which rule turns gradients into steps: AdamW, or Muon for the layers in between.
+"""Optimisers: AdamW for all parameters, or Muon for the inner layers and AdamW for the rest.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) takes the momentum of a layer's weights
-as a matrix, outputs by inputs, and makes its singular values equal before it is applied: directions that
-the gradient hardly shows are learnt as fast as the others. :class:`torch.optim.Muon` came with torch 2.9
-and only takes matrices; here the kernels of convolutions are matrices, too.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) treats the momentum of a layer's weights
+as a matrix, outputs by inputs, and makes its singular values equal before it is applied: directions with a
+small gradient are learnt as fast as the others. :class:`torch.optim.Muon` came with torch 2.9 and only takes
+matrices; here the kernels of convolutions count as matrices, too.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,15 +22,15 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Of the quintic whose repetition takes singular values to between 0.7 and 1.2 (Jordan et al.)."""
 
 LIKE_ADAM = 0.2
-"""Root mean square of a matrix's step over the learning rate, as AdamW's usually is (Liu et al. 2025,
-arXiv:2502.16982), so that both go with the same rate."""
+"""Root mean square of a matrix's step over the learning rate. It is about that of AdamW (Liu et al. 2025,
+arXiv:2502.16982), so that both optimisers can share one learning rate."""
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
     """A matrix with the same singular vectors and nearly equal singular values, (M, N) -> (M, N) float32.
 
-    Newton-Schulz steps X <- (a + b X X^T + c (X X^T)^2) X. They are gathered in the small square matrix: most
-    of a layer's matrices are far longer than wide.
+    Newton-Schulz steps X <- (a + b X X^T + c (X X^T)^2) X. Their factors are multiplied as small square
+    matrices before they are applied to X, as most of a layer's matrices are far longer than wide.
     """
     wide = matrix.float()
     if tall := wide.shape[0] > wide.shape[1]:
@@ -38,15 +38,15 @@ def orthogonal(matrix: Tensor) -> Tensor:
     wide = wide / wide.norm().clamp_min(1e-7)
     gram = wide @ wide.mT
     a, b, c = COEFFICIENTS
-    gathered = None
+    product = None
     for step in range(STEPS):
         factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal().add_(a)
-        gathered = factor if gathered is None else factor @ gathered
+        product = factor if product is None else factor @ product
         if step < STEPS - 1:
             gram = factor @ (factor @ gram)
-    assert gathered is not None
-    wide = gathered @ wide
+    assert product is not None
+    wide = product @ wide
     return wide.mT if tall else wide
 
 
@@ -55,8 +55,7 @@ class Muon(Optimizer):
 
     Args:
         parameters: of two or more dimensions, the first of them the outputs.
-        lr: learning rate.
-        weight_decay: likewise as in AdamW.
+        lr, weight_decay: learning rate and weight decay, as in AdamW.
         momentum: decay of the gradients' mean.
     """
 
@@ -66,17 +65,12 @@ class Muon(Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step with the gradients at hand."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step along the gradients of the parameters."""
         for group in self.param_groups:
             for weights in group["params"]:
                 if weights.grad is not None:
                     self._update(weights, group)
-        return loss
 
     def _update(self, weights: Tensor, group: dict[str, Any]) -> None:
         state, gradient = self.state[weights], weights.grad
@@ -93,8 +87,8 @@ class Muon(Optimizer):
 def _adamw(parameters: Sequence[Tensor], learning_rate: float, weight_decay: float) -> AdamW:
     # Biases and the scales of norms are not decayed.
     groups: list[dict[str, Any]] = [
-        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": weight_decay},
-        {"params": [one for one in parameters if one.ndim <= 1]},
+        {"params": [values for values in parameters if values.ndim > 1], "weight_decay": weight_decay},
+        {"params": [values for values in parameters if values.ndim <= 1]},
     ]
     return AdamW(groups, learning_rate, weight_decay=0.0)
 
@@ -103,18 +97,18 @@ def _only_adamw(network: Network, learning_rate: float, weight_decay: float) -> 
     return [_adamw(list(network.parameters()), learning_rate, weight_decay)]
 
 
-def _muon_between(network: Network, learning_rate: float, weight_decay: float) -> list[Optimizer]:
-    last = {id(layer) for layer in network.last_layers()}
-    layers = (one for one in network.modules() if isinstance(one, nn.Linear | nn.Conv1d | nn.Conv2d))
-    between = [one.weight for one in layers if id(one) not in last]
-    known = {id(one) for one in between}
-    rest = [one for one in network.parameters() if id(one) not in known]
-    return [Muon(between, learning_rate, weight_decay), _adamw(rest, learning_rate, weight_decay)]
+def _muon_and_adamw(network: Network, learning_rate: float, weight_decay: float) -> list[Optimizer]:
+    last = set(network.last_layers())
+    layers = (layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d))
+    inner = [layer.weight for layer in layers if layer not in last]
+    inner_ids = {id(weights) for weights in inner}  # tensors compare by their values
+    rest = [values for values in network.parameters() if id(values) not in inner_ids]
+    return [Muon(inner, learning_rate, weight_decay), _adamw(rest, learning_rate, weight_decay)]
 
 
 OPTIMISERS: dict[str, Callable[[Network, float, float], list[Optimizer]]] = {
     "adamw": _only_adamw,
-    "muon": _muon_between,
+    "muon": _muon_and_adamw,
 }
-"""What makes a network's optimisers from learning rate and weight decay. "muon": Muon for convolutions and
-linear layers but the last, whose outputs are answers, AdamW for all else."""
+"""Functions that make a network's optimisers from learning rate and weight decay. "muon": Muon for convolutions
+and linear layers but the last, whose outputs are the network's numbers, AdamW for all else."""

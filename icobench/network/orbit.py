@@ -1,10 +1,10 @@
 """The degree-6 orbit embedding of icosahedral orientations, and its decoder.
 
-The lowest harmonics that the icosahedral group leaves invariant (after l = 0) have degree 6. The sum of
-the 13 real l = 6 spherical harmonics over the six five-fold axes of the rotated body is the same
-for all 60 equivalent orientations and different for different ones: a smooth embedding of
-SO(3) / I with the same metric in every direction, sqrt(14) per radian for the unit-norm vector.
-A network can regress it without meeting the jumps of quaternions at the faces of the fundamental domain.
+The lowest harmonics (after l = 0) that the icosahedral group leaves invariant have degree 6. The sum of the 13
+real l = 6 spherical harmonics over the six five-fold axes of the rotated body is the same for all 60
+equivalent orientations and different for all others: a smooth embedding of SO(3) / I with the same metric in
+every direction, sqrt(14) per radian for the unit-norm vector. Unlike quaternions, it has no jumps at the faces
+of the fundamental domain, so that a network can regress it.
 """
 
 import math
@@ -18,13 +18,9 @@ from torch import Tensor
 
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import to_fundamental_domain
-from icobench.geometry.rotations import (
-    quaternion_multiply,
-    quaternion_to_matrix,
-    random_quaternions,
-)
+from icobench.geometry.rotations import quaternion_multiply, quaternion_to_matrix, random_quaternions
 
-__all__ = ["DIMENSION", "Decoded", "decode", "embed", "small_turn"]
+__all__ = ["DIMENSION", "decode", "embed", "small_turn"]
 
 DEGREE = 6
 DIMENSION = 2 * DEGREE + 1
@@ -33,16 +29,21 @@ METRIC = 14.0
 
 CODEBOOK_SIZE = 1500
 ITERATIONS = 25
-STILL = 1e-3
-"""Radians; a Newton step this small leaves about its square."""
 
-FARTHEST = 0.1
-"""Radians; a longer Newton step may leave its hill, which is 0.3 wide."""
+LAST_STEP = 1e-3
+"""Radians; after a Newton step this small the error is about its square."""
+
+LONGEST_STEP = 0.1
+"""Radians; a longer Newton step may leave the hill of its maximum, which is 0.3 wide."""
 
 CHUNK = 256
+"""Vectors at a time, which bounds the temporaries."""
 
 CANDIDATES = 200
-"""Codes that may be a maximum; a hypothesis outside of the best eighth is none."""
+"""Codes that are searched for local maxima, best first; lower maxima are not worth a hypothesis."""
+
+SAME_HILL = 0.99
+"""Orbit points with a larger scalar product are closer than about 2 degrees: the same maximum."""
 
 
 def _harmonics(directions: np.ndarray) -> np.ndarray:
@@ -52,12 +53,8 @@ def _harmonics(directions: np.ndarray) -> np.ndarray:
     columns = []
     for m in range(-DEGREE, DEGREE + 1):
         value = sph_harm_y(DEGREE, abs(m), polar, azimuth)
-        if m < 0:
-            columns.append(math.sqrt(2) * value.imag)
-        elif m == 0:
-            columns.append(value.real)
-        else:
-            columns.append(math.sqrt(2) * value.real)
+        part = value.imag if m < 0 else value.real
+        columns.append(part if m == 0 else math.sqrt(2) * part)
     return np.stack(columns, 1)
 
 
@@ -75,14 +72,14 @@ def _monomials() -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _embedding_tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """What embedding takes.
+    """Constants of the embedding.
 
     (16, 18) from the products q_i q_j to x, y, z of the six rotated five-fold axes; places (3, 28) of the
     powers of x, y, z among 7 each; coefficients (28, 13).
     """
     vertices = icosahedron().vertices
     axes = vertices[[i for i, v in enumerate(vertices) if tuple(v) > tuple(-v)]]
-    # M(q) is a quadratic form: its values at sums of two units give it.
+    # M(q) is a quadratic form: its values at the units and at sums of two of them determine it.
     units = torch.eye(4, dtype=torch.float64)
     single, double = quaternion_to_matrix(units), quaternion_to_matrix(units[:, None] + units)
     turned = torch.as_tensor(axes) @ ((double - single[:, None] - single) / 2).mT
@@ -146,8 +143,7 @@ def _codebook() -> tuple[Tensor, Tensor]:
     chosen = torch.zeros(CODEBOOK_SIZE, dtype=torch.long)
     distance = torch.full((len(candidates),), torch.inf, dtype=torch.float64)
     for i in range(1, CODEBOOK_SIZE):
-        fresh = 1 - vectors @ vectors[chosen[i - 1]]
-        distance = torch.minimum(distance, fresh)
+        distance = torch.minimum(distance, 1 - vectors @ vectors[chosen[i - 1]])
         chosen[i] = distance.argmax()
     return to_fundamental_domain(candidates[chosen]), vectors[chosen]
 
@@ -166,10 +162,10 @@ class Decoded(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _derivatives() -> Tensor:
-    """(13, 130): what takes a vector u to ten vectors, whose products with embed(q) are derivatives.
+    """(13, 169): takes a vector u to 13 vectors, whose products with embed(q) are values and derivatives.
 
-    Of the product u . embed(exp(w) q) at w = 0, w a rotation vector in the laboratory: three slopes, the
-    product itself, the nine of the curvature (the symmetric part of G_i G_j).
+    They belong to f(w) = u . embed(exp(w) q) at w = 0, with w a rotation vector in the laboratory: three
+    slopes, the value itself, and nine curvatures (the symmetric part of G_i G_j).
     """
     generators = _generators()
     second = np.einsum("iab,jbc->ijac", generators, generators)
@@ -195,9 +191,9 @@ def _neighbours() -> Tensor:
 def decode(vector: Tensor, hypotheses: int = 2) -> Decoded:
     """Nearest points on the orbit: the best and the next local maxima.
 
-    Codes that score higher than all codes around them propose starts; Newton steps refine them, or
+    The codes that score higher than all codes around them are the starts. Newton steps refine them, or
     Gauss-Newton steps with the embedding's constant metric where the score is not concave. Where there are
-    fewer maxima than hypotheses, the last ones repeat the best with a score of -1.
+    fewer maxima than hypotheses, the last hypotheses repeat the best one with a score of -1.
 
     Args:
         vector: (B, 13), any norm.
@@ -213,8 +209,8 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
     # Single precision is enough to choose starts.
     scores = unit.float() @ code_vectors.float().T
     best = scores.topk(CANDIDATES, dim=1, sorted=False)
-    beside = _neighbours().to(vector.device).index_select(0, best.indices.flatten())
-    around = scores.gather(1, beside.view(len(scores), -1)).unflatten(1, (CANDIDATES, -1)).amax(-1)
+    neighbours = _neighbours().to(vector.device).index_select(0, best.indices.flatten())
+    around = scores.gather(1, neighbours.view(len(scores), -1)).unflatten(1, (CANDIDATES, -1)).amax(-1)
     starts = best.values.masked_fill(best.values < around, -torch.inf).topk(hypotheses, dim=1)
     missing = torch.isinf(starts.values)
     places = torch.where(missing, starts.indices[:, :1], starts.indices)
@@ -222,9 +218,11 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
     points = embed(quaternion)
     score = (points @ unit.unsqueeze(-1)).squeeze(-1).masked_fill(missing, -1.0)
     order = score.argsort(dim=1, descending=True, stable=True)
-    quaternion, points = (torch.take_along_dim(one, order.unsqueeze(-1), 1) for one in (quaternion, points))
-    # Two starts may have climbed the same hill (closer than about 2 degrees).
-    same = (points @ points.mT > 0.99).tril(-1).any(-1)
+    quaternion, points = (
+        torch.take_along_dim(values, order.unsqueeze(-1), 1) for values in (quaternion, points)
+    )
+    # Two starts may have led to the same maximum.
+    same = (points @ points.mT > SAME_HILL).tril(-1).any(-1)
     return Decoded(to_fundamental_domain(quaternion), score.gather(1, order).masked_fill(same, -1.0))
 
 
@@ -238,24 +236,24 @@ def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
         factor, fault = torch.linalg.cholesky_ex(-curvature.unflatten(-1, (3, 3)))
         newton = torch.cholesky_solve(slope.unsqueeze(-1), factor).squeeze(-1)
         length = newton.norm(dim=-1, keepdim=True)
-        fair = (fault == 0).unsqueeze(-1) & (length < FARTHEST)
+        reliable = (fault == 0).unsqueeze(-1) & (length < LONGEST_STEP)
         # The metric's share of the curvature falls with the height.
-        turn = torch.where(fair, newton, slope / (METRIC * height.clamp_min(0.4)))
-        # Along the tangent and back to the sphere: a turn by 2 atan(t / 2) in place of t.
+        turn = torch.where(reliable, newton, slope / (METRIC * height.clamp_min(0.4)))
+        # Along the tangent and back to the sphere: a turn by 2 atan(t / 2) instead of t.
         along = torch.where(moving, turn / 2, 0.0).unsqueeze(-1) * quaternion.unsqueeze(-2)
         quaternion = quaternion + along.flatten(-2) @ tangent
         quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
-        # Each stops for itself, so that no answer depends on the others in the batch.
-        moving = moving & ~(fair & (length < STILL))
+        # Each stops by its own step, so that no result depends on the others in the batch.
+        moving = moving & ~(reliable & (length < LAST_STEP))
         if not moving.any():
             break
     return quaternion
 
 
 def small_turn(vector: Tensor, quaternion: Tensor) -> Tensor:
-    """Rotation vectors (B, 3) in radians about the lab axes, from orientations (B, 4) to vectors (B, 13).
+    """Rotation vectors (B, 3) in radians about the lab axes that take orientations (B, 4) to vectors (B, 13).
 
-    To first order in the turn: the vector's part along the orbit, over the metric.
+    To first order in the turn: the vector's component along the orbit, divided by the metric.
     """
     generators = torch.as_tensor(_generators(), dtype=vector.dtype, device=vector.device)
     along = torch.einsum("dij,bj->bdi", generators, embed(quaternion).to(vector.dtype))

@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class PaperNetwork(nn.Module):
-    """From (B, 3, 128, 128), of which it sees the image alone, to (B, D + 1).
+    """From (B, 3, 128, 128), of which it uses the first channel alone, to (B, D + 1).
 
     7x7/2 convolution with 64 filters, 2x2 max pooling, stacks of 3, 4, 6 and 4 residual blocks with 64,
     128, 256 and 512 filters whose first convolutions have stride 2, global average pooling, one linear
@@ -56,14 +56,14 @@ class PaperNetwork(nn.Module):
             raise InputError(f"unknown target {target!r} or activation {activation!r}")
         self.layout = Layout(TARGETS[target], Line())
         self.options: dict[str, Any] = {"target": target, "activation": activation}
-        chosen = ACTIVATIONS[activation]
+        make_activation = ACTIVATIONS[activation]
         layers: list[nn.Module] = [
-            nn.Conv2d(1, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), chosen(), nn.MaxPool2d(2),
+            nn.Conv2d(1, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), make_activation(), nn.MaxPool2d(2),
         ]  # fmt: skip
         inputs = 64
         for blocks, filters in STACKS:
             for number in range(blocks):
-                layers.append(Block(inputs, filters, 1 if number else 2, chosen))
+                layers.append(Block(inputs, filters, 1 if number else 2, make_activation))
                 inputs = filters
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.last = nn.Linear(inputs, self.layout.dimension)
@@ -73,9 +73,9 @@ class PaperNetwork(nn.Module):
         return self.last(self.layers(x[:, :1])).float()
 
     def last_layers(self) -> tuple[nn.Module, ...]:
-        """Those whose outputs are the network's."""
+        """Those whose outputs are the network's numbers."""
         return (self.last,)
 
     def fold(self) -> "PaperNetwork":
-        """Nothing to merge: kept as published."""
+        """Return the network as it is: the norms are not merged."""
         return self

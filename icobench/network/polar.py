@@ -1,9 +1,9 @@
 """Layers for images in polar coordinates, where a turn about the beam is a shift.
 
 All feature maps are (B, C, rings, sectors): rings of equal steps in the scattering angle, sectors of equal
-steps in the azimuth from +x to +y. Convolutions run round the azimuth without an edge, so that features
-of a turned image are turned features. Where on the sphere a feature sits still matters along the rings:
-:class:`RingBias` tells the layers.
+steps in the azimuth from +x to +y. Convolutions run round the azimuth without an edge: when the image turns,
+its features turn with it. Along the rings the position of a feature matters, and :class:`RingBias` makes it
+known to the layers.
 """
 
 import math
@@ -28,7 +28,7 @@ class PolarGrid(nn.Module):
 
     Args:
         rings, sectors: of the grid.
-        wrapped: sectors that are given once more at either end, for a convolution that follows.
+        wrapped: sectors repeated at either end, for a convolution that follows.
         pixels: side of the canonical grid, beam at (pixels / 2, pixels / 2), k at pixels / 2 from it.
     """
 
@@ -46,7 +46,7 @@ class PolarGrid(nn.Module):
         self.register_buffer("places", places.float().unsqueeze(0), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, pixels, pixels) -> (B, C, rings, sectors), or more sectors where they are wrapped."""
+        """(B, C, pixels, pixels) -> (B, C, rings, sectors + 2 wrapped)."""
         places = self.places.to(images.dtype).expand(len(images), -1, -1, -1)
         return nn.functional.grid_sample(images, places, align_corners=True)
 
@@ -65,24 +65,24 @@ class WrappedConvolution(nn.Module):
         super().__init__()
         rings, sectors = (size - step for size, step in zip(kernel, stride, strict=True))
         self.before, self.after = sectors // 2, sectors - sectors // 2
-        # A convolution pads both edges alike. Where the outer one needs a ring more, it gets a stride more on
-        # both, and the first row of the result is dropped: cheaper than a padded copy of the features.
-        self.outside = rings % 2
-        padding = rings // 2 + self.outside * stride[0]
+        # A convolution pads both edges alike. Where the outer edge needs one ring more, both edges get one
+        # stride more, and the first row of the result is dropped: cheaper than a padded copy of the features.
+        self.uneven = rings % 2
+        padding = rings // 2 + self.uneven * stride[0]
         self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, (padding, 0), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         rings, sectors = x.shape[-2:]
         x = torch.cat((x[..., sectors - self.before :], x, x[..., : self.after]), -1)
         x = self.convolution(x)
-        return x[..., 1 : 1 + rings // self.convolution.stride[0], :] if self.outside else x
+        return x[..., 1 : 1 + rings // self.convolution.stride[0], :] if self.uneven else x
 
 
 class RoundConvolution(nn.Conv1d):
     """Convolution round all sectors, with a kernel of that length: (B, C, sectors) -> the same shape.
 
-    A product for each circular harmonic, Y_m = conj(W_m) X_m with the transforms X_m of the features and W_m
-    of the kernel, instead of one for every pair of sectors.
+    It is computed with one product for each circular harmonic, Y_m = conj(W_m) X_m, where X_m and W_m are the
+    Fourier transforms of features and kernel, instead of one for every pair of sectors.
 
     Args:
         channels: of input and output.
@@ -108,7 +108,7 @@ class RoundConvolution(nn.Conv1d):
         # In single precision: rounded transforms would not commute with turns.
         with torch.autocast(x.device.type, enabled=False):
             spectrum = self._spectrum() if self.folded is None else self.folded
-            # In one piece: a product of strided complex matrices takes more than twice the time.
+            # Contiguous: a product of strided complex matrices takes more than twice the time.
             waves = torch.fft.rfft(x.float()).permute(2, 0, 1).contiguous() @ spectrum
             bias = self.bias
             assert bias is not None
@@ -116,7 +116,7 @@ class RoundConvolution(nn.Conv1d):
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """A norm whose statistics remember some hundred batches: small batches scatter."""
+    """A norm whose statistics average over some hundred batches, as those of small batches scatter."""
     return nn.BatchNorm2d(channels, momentum=0.01)
 
 

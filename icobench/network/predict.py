@@ -1,63 +1,97 @@
-"""From images to radius, orientation hypotheses and spreads, with one trained network."""
+"""From images to radius, orientation hypotheses and error bars, with one trained network."""
 
+import math
+from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from icobench.answer import AMBIGUOUS, OK, UNTRAINED, Answer, Hypotheses
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import random_quaternions
+from icobench.images.image_set import KINDS, ImageSet
 from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
 from icobench.network.checkpoint import TrainedNetwork
-from icobench.network.familiar import familiar
-from icobench.network.inputs import brightness, network_input
+from icobench.network.inputs import CANONICAL_PIXELS, brightness, is_canonical, network_input, valid_pixels
 from icobench.network.orbit import DIMENSION, Decoded, decode, embed
-from icobench.network.outputs import error_bars
-from icobench.network.targets import Target
+from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["NetworkAnswer", "answer"]
+__all__ = ["answer", "complete", "within_training"]
 
 CHUNK = 32
 """Images at a time: their features stay in a processor's caches."""
 
 VERSIONS = (0, 4, 2, 6, 1, 5, 3, 7)
-"""In the order in which they are averaged. A network in polar coordinates turns with quarter turns by
-itself; only the mirror image tells it something new, so the first two are enough."""
+"""Dihedral versions in the order in which they are averaged. The output of a network in polar coordinates turns
+with quarter turns of the image anyway; only the mirror image adds information, so the first two are enough."""
+
+AMBIGUOUS_SCORE_GAP = 0.1
+"""The network alone cannot decide between two hypotheses whose scores are closer than this."""
+
+COARSEST = 1.25
+"""Pixels in units of the canonical ones; coarser ones blur the fringes of large bodies."""
+
+CHAIN_HOLE_DEGREES, CHAIN_REACH = 14.5, 0.5
+"""Largest hole of the eleven filters, an eighth of the image, and the least sin(theta) at a crop's edge."""
+
+MARGIN_PIXELS = 1.5
+
+LEAST_PHOTON_SHARE = 0.8
+"""Of the least photon number in training: counts scatter, and masks differ."""
 
 
-KINDS = ("counts", "log", "intensity")
+def complete(images: ImageSet) -> Tensor:
+    """(N,) which images have all pixels of the canonical grid, as in training with clean images."""
+    experiment = images.experiment
+    assert experiment is not None
+    if not is_canonical(experiment) or experiment.pixel_average:
+        return torch.zeros(len(images), dtype=torch.bool)
+    return (images.mask | ~valid_pixels(experiment).to(images.mask.device)).flatten(1).all(1).cpu()
 
 
-class NetworkAnswer(NamedTuple):
-    """A network's reconstruction of N images; all tensors on the CPU, float64 but for ``familiar``.
+@lru_cache(maxsize=8)
+def _sines(experiment: Experiment) -> Tensor:
+    """(pixels, pixels) sines of the scattering angles."""
+    return experiment.sin_theta(torch.float32)
 
-    Attributes:
-        radius_nm: (N,).
-        quaternion: (N, K, 4) hypotheses in the fundamental domain, best first; the near twin (a
-            half turn about the beam) where the network's answer has no other maximum.
-        score: (N, K) cosine between predicted and decoded orbit vector.
-        radius_std_nm: (N,) predicted standard deviation, NaN from a network without.
-        orientation_std_deg: (N,) predicted root mean square angle, NaN likewise.
-        familiar: (N,) whether training has seen such images: hole, reach, photons and pixels.
+
+def within_training(recipe: Recipe, images: ImageSet) -> Tensor:
+    """(N,) which images have a hole, a reach, photons and pixels like the training images of a recipe.
+
+    Error bars of a network do not hold for other images.
     """
-
-    radius_nm: Tensor
-    quaternion: Tensor
-    score: Tensor
-    radius_std_nm: Tensor
-    orientation_std_deg: Tensor
-    familiar: Tensor
+    if recipe.images == "clean":
+        return complete(images)
+    experiment, device = images.experiment, images.images.device
+    assert experiment is not None
+    # Networks for counts were not trained with flawed log images, nor the others with photon counts.
+    other_kind = images.kind != "intensity" and (images.kind == "log") is not recipe.log_images
+    pixel = 2 * experiment.sin_theta_max / experiment.pixels
+    if other_kind or pixel / 2 > COARSEST / CANONICAL_PIXELS:
+        return torch.zeros(len(images), dtype=torch.bool)
+    usable = images.mask & valid_pixels(experiment).to(device)
+    sine = _sines(experiment).to(device)
+    nearest = torch.where(usable, sine, 2.0).amin((-2, -1))
+    farthest = torch.where(usable, sine, 0.0).amax((-2, -1))
+    hole, reach = CHAIN_HOLE_DEGREES, CHAIN_REACH
+    if not recipe.log_images:
+        hole, reach = recipe.hole_degrees[1], recipe.sine[0]
+    within = nearest <= math.sin(math.radians(hole)) + MARGIN_PIXELS * pixel
+    within &= farthest >= reach
+    if images.kind == "counts":
+        photons = torch.where(usable, images.images, 0.0).sum((-2, -1))
+        within &= photons >= LEAST_PHOTON_SHARE * recipe.photons[0]
+    return within.cpu()
 
 
 @lru_cache(maxsize=1)
-def _turn_matrices() -> Tensor:
-    """(8, 13, 13): orbit vector of each dihedral version from that of the original."""
-    generator = torch.Generator().manual_seed(8)
-    quaternion = random_quaternions(400, generator)
+def _version_matrices() -> Tensor:
+    """(8, 13, 13): from the orbit vector of each dihedral version to that of the original image."""
+    quaternion = random_quaternions(400, torch.Generator().manual_seed(8))
     vectors = embed(quaternion).numpy()
     matrices = []
     for index in range(DIHEDRAL):
@@ -67,7 +101,7 @@ def _turn_matrices() -> Tensor:
 
 
 def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
-    """Let the near twin stand where the decoder found no other maximum.
+    """The same with the near twin wherever the decoder did not find a further maximum.
 
     A half turn about the beam is nearly invisible at small angles (small bodies, cropped detectors).
     """
@@ -84,88 +118,99 @@ def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
     )
 
 
-def _orbit_vector(output: Tensor, target: Target) -> Tensor:
-    """(B, D) in any target -> (B, 13)."""
-    if target.dimension == DIMENSION:
-        return output
-    return embed(target.decode(output).quaternion[:, 0]).float()
+def _check(images: ImageSet, versions: int) -> Experiment:
+    """The experiment of images that a network can see.
 
-
-def _check(images: Tensor, mask: Tensor, experiment: Experiment, kind: str, versions: int) -> None:
-    shape = (len(images), experiment.pixels, experiment.pixels)
-    if images.shape != shape or mask.shape != shape or mask.dtype != torch.bool:
+    Raises:
+        ValueError: no experiment, wrong shapes, kind or number of versions.
+    """
+    if images.experiment is None:
+        raise ValueError("images must have an experiment")
+    shape = (len(images), images.experiment.pixels, images.experiment.pixels)
+    if images.images.shape != shape or images.mask.shape != shape or images.mask.dtype != torch.bool:
         raise ValueError(
-            f"images and bool masks must have the shape {shape}, got {tuple(images.shape)} and "
-            f"{mask.dtype} {tuple(mask.shape)}"
+            f"images and bool masks must have the shape {shape}, got {tuple(images.images.shape)} and "
+            f"{images.mask.dtype} {tuple(images.mask.shape)}"
         )
-    if kind not in KINDS or not 1 <= versions <= len(VERSIONS):
-        raise ValueError(f"kind must be one of {', '.join(KINDS)} and versions 1 to 8, "
-                         f"got {kind!r} and {versions}")  # fmt: skip
+    if images.kind not in KINDS or not 1 <= versions <= len(VERSIONS):
+        raise ValueError(
+            f"kind must be one of {', '.join(KINDS)} and versions 1 to 8, got {images.kind!r} and {versions}"
+        )
+    return images.experiment
+
+
+def _outputs(trained: TrainedNetwork, images: ImageSet, versions: int) -> tuple[Tensor, ...]:
+    """Orbit vectors (N, 13), radii (N,) and variances of radius and orientation (N,), averaged over versions."""
+    layout, experiment = trained.network.layout, images.experiment
+    assert experiment is not None
+    shown, usable = brightness(images, trained.recipe.log_images, trained.recipe.decades)
+    matrices = _version_matrices().to(shown.device)
+    vector = shown.new_zeros(len(shown), DIMENSION)
+    # The average of the radius's numbers, not of the radii: these may lie on different turns of a circle.
+    size = shown.new_zeros(len(shown), layout.size.dimension)
+    variances = shown.new_zeros(2, len(shown))
+    for index in VERSIONS[:versions]:
+        turned = dihedral_images(shown, index), dihedral_images(usable, index)
+        channels = network_input(*turned, 1 - experiment.refractive_index.real)
+        with torch.inference_mode():  # only here: cached tables must stay usable in training
+            output = trained.network(channels).float()
+        orientation, numbers = layout.split(output)
+        if layout.target.dimension != DIMENSION:
+            orientation = embed(layout.target.decode(orientation).quaternion[:, 0]).float()
+        vector = vector + orientation @ matrices[index] / versions
+        size = size + numbers / versions
+        variances = variances + torch.stack(layout.error_bars(output)).square() / versions
+    return vector, layout.size.decode(size), *variances
+
+
+def _status(within: Tensor, score: Tensor) -> list[str]:
+    """Status words of N images: within training (N,), scores of their hypotheses (N, K)."""
+    close = (score[:, :1] - score[:, 1:2] < AMBIGUOUS_SCORE_GAP).any(1)
+    return [
+        UNTRAINED if not familiar else AMBIGUOUS if ambiguous else OK
+        for familiar, ambiguous in zip(within.tolist(), close.tolist(), strict=True)
+    ]
 
 
 @torch.no_grad()
-def answer(
-    trained: TrainedNetwork,
-    images: Tensor,
-    mask: Tensor,
-    experiment: Experiment,
-    kind: str = "counts",
-    hypotheses: int = 2,
-    versions: int = 1,
-) -> NetworkAnswer:
-    """Reconstruct images with a trained network.
+def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versions: int = 1) -> Answer:
+    """Reconstruct images with one trained network.
 
     Args:
         trained: network and card.
-        images: (N, H, W) photon counts, or log images in [0, 1].
-        mask: (N, H, W) True where usable.
-        experiment: whose grid and material the images have.
-        kind: "counts", "log" or "intensity" (noise-free).
-        hypotheses: orientations per image.
+        images: N images of any kind, with their experiment.
+        hypotheses: K, orientations per image; where the network's output suggests fewer, the near twin (a half
+            turn about the beam) is the last one.
         versions: dihedral versions to average, 1 to 8.
 
+    Returns:
+        hypotheses with the cosines of predicted and decoded orbit vectors as scores; a status
+        "outside-training", "ambiguous" or "ok"; error bars, which are NaN from a network without.
+
     Raises:
-        InputError: the network was not made for this experiment.
+        InputError: the network was not trained for this experiment.
         ValueError: wrong shapes, kind or number of versions.
     """
-    _check(images, mask, experiment, kind, versions)
+    experiment = _check(images, versions)
     if problems := trained.misfits(experiment):
         raise InputError(f"the network's weights were made for {'; '.join(problems)}")
     device = next(trained.network.parameters()).device
-    layout = trained.network.layout
-    matrices = _turn_matrices().to(device)
-    refraction = 1 - experiment.refractive_index.real
     outputs = []
-    for piece in torch.arange(len(images)).split(CHUNK):
-        shown, usable = brightness(
-            images[piece].to(device), mask[piece].to(device), experiment, kind,
-            trained.recipe.log_images, trained.recipe.decades,
-        )  # fmt: skip
-        # Of the versions' numbers, not of their radii: those may lie on different turns of a circle.
-        vector, size = (
-            shown.new_zeros(len(shown), DIMENSION),
-            shown.new_zeros(len(shown), layout.size.dimension),
-        )
-        variances = shown.new_zeros(2, len(shown))
-        for index in VERSIONS[:versions]:
-            turned = network_input(dihedral_images(shown, index), dihedral_images(usable, index), refraction)
-            with torch.inference_mode():  # around nothing that keeps tables for a training
-                output = trained.network(turned).float()
-            orientation, numbers = layout.split(output)
-            vector = vector + _orbit_vector(orientation, layout.target) @ matrices[index] / versions
-            size = size + numbers / versions
-            variances = variances + torch.stack(error_bars(output, layout)).square() / versions
-        outputs.append((vector, layout.size.decode(size), *variances))
-    vector, radius, radius_variance, turn_variance = (
-        torch.cat(part).cpu() for part in zip(*outputs, strict=True)
-    )
-    radius_factor, turn_factor = trained.factors()
+    for rows in torch.arange(len(images)).split(CHUNK):
+        chunk = images.subset(rows)
+        chunk = replace(chunk, images=chunk.images.to(device), mask=chunk.mask.to(device))
+        outputs.append(_outputs(trained, chunk, versions))
+    vector, radius_nm, *variances = (torch.cat(column).cpu() for column in zip(*outputs, strict=True))
+    radius_nm = radius_nm.double()
+    radius_std, orientation_std = (variance.double().sqrt() for variance in variances)
+    radius_factor, orientation_factor = trained.factors()
     decoded = _with_twin(vector, decode(vector, hypotheses))
-    return NetworkAnswer(
-        radius.double(),
-        decoded.quaternion,
-        decoded.score,
-        radius_factor * radius_variance.double().sqrt(),
-        turn_factor * turn_variance.double().sqrt(),
-        familiar(trained.recipe, images, mask, experiment, kind),
+    return Answer(
+        radius_nm,
+        decoded.quaternion[:, 0].clone(),
+        status=_status(within_training(trained.recipe, images), decoded.score),
+        radius_std_nm=radius_factor * radius_std,
+        orientation_std_deg=orientation_factor * orientation_std,
+        hypotheses=Hypotheses(radius_nm[:, None].repeat(1, hypotheses), decoded.quaternion, decoded.score),
+        index=images.numbers,
     )

@@ -1,6 +1,5 @@
-"""Training recipes: everything that decides what a trained network will be."""
+"""Training recipes: all settings of a training but the experiment and the seed."""
 
-import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral
 from pathlib import Path
@@ -9,13 +8,14 @@ from typing import Any
 from icobench.errors import InputError
 from icobench.network.optimisers import OPTIMISERS
 from icobench.network.outputs import LOSSES
+from icobench.storage import read_toml
 
 __all__ = ["IMAGES", "RECIPES", "Recipe", "read_recipe"]
 
 IMAGES = ("clean", "augmented", "realistic", "counts")
 """Kinds of training images, see :class:`Recipe`."""
 
-COUNTS = ("steps", "batch", "variants", "pool", "patience", "validate_steps")
+WHOLE_NUMBERS = ("steps", "batch", "variants", "pool", "patience", "validate_steps")
 
 RANGES = ("radius_nm", "photons", "hole_degrees", "sine", "refraction", "absorption")
 """Fields with a low and a high number."""
@@ -26,24 +26,24 @@ BOUNDS = {
     "photons": (1e-3, 1e12), "hole_degrees": (0, 80), "sine": (0.01, 1), "whole_share": (0, 1),
     "refraction": (-10, 0.999), "absorption": (0, 10), "default_index_share": (0, 1), "warm_share": (0, 1),
 }  # fmt: skip
-"""What makes sense at all; the bounds of a detector as in :class:`~icobench.images.detector.Detector`."""
+"""Least and largest sensible values; those of a detector as in :class:`~icobench.images.detector.Detector`."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run, reproducible from these numbers and the seed.
+    """One training; recipe, experiment and seed determine the network.
 
     Attributes:
         steps: optimiser steps.
         architecture: a key of :data:`~icobench.network.architectures.ARCHITECTURES`.
         network: its options.
-        images: "clean": noise-free log images; "augmented": each under one of the eleven filters of
-            :mod:`icobench.images.augment` at random; "realistic": under the realistic chain three times in
-            four, under any filter else; "counts": photon counts as described below.
-        pool: number of different simulated bodies, each of its own refractive index, a data set that is used
-            again and again; None simulates new ones in every step.
+        images: "clean": noise-free log images; "augmented": each changed by one of the eleven filters of
+            :mod:`icobench.images.augment` at random; "realistic": three in four changed by the realistic
+            chain, the others by a random filter; "counts": photon counts as described below.
+        pool: number of different simulated bodies, each with its own refractive index, that are used again
+            and again; None simulates new bodies in every step.
         batch: images per step, a multiple of ``variants``.
-        variants: turned and mirrored versions taken of each simulated image, 2 to 8; 1 takes it as it is.
+        variants: turned and mirrored versions of each simulated image, 2 to 8; 1 takes it as it is.
         loss: a key of :data:`~icobench.network.outputs.LOSSES`.
         optimiser: a key of :data:`~icobench.network.optimisers.OPTIMISERS`.
         learning_rate, weight_decay: of the optimiser; one cycle of warm-up and cosine decay, unless there
@@ -51,28 +51,28 @@ class Recipe:
         patience: validations without progress after which the learning rate falls to a fifth; after three
             falls the next plateau ends the training, and ``steps`` is a ceiling only. None for the one cycle.
         validate_steps: steps between those validations.
-        average: decay of the exponential moving average that is evaluated and shipped.
+        average: decay of the exponential moving average of the weights, which is the trained network.
         settle_share: last share of the steps, in which the batch norms keep their statistics and all is
-            computed in float32: the norms' batch noise and bfloat16's rounding would bound the precision.
+            computed in float32: the norms' batch noise and bfloat16's rounding would limit the precision.
         radius_nm: range of the uniform radius.
         decades: dynamic range of log images.
         background: largest standard deviation of the half-normal noise of 8-bit log images; half of the
             clean images have such noise and rounding. 0 for neither.
-        hidden_peak: share of log images that are taken over the brightest pixel outside of a random centre,
-            as where a hole hides the forward peak or a detector is saturated there.
+        hidden_peak: share of log images scaled by the brightest pixel outside of a random centre, as if a
+            hole hid the forward peak or the detector were saturated there.
         counted: share of log images that show photon counts.
         photons: range of the log-uniform photon number on the usable pixels.
         hole_degrees: range of the uniform central hole.
         sine: range of the cropped detector's half width over k.
         whole_share: share of images on the whole detector.
-        refraction: range of 1 - Re n; beyond ``default_index_share`` of the bodies.
-        absorption: range of Im n, likewise.
-        default_index_share: share of bodies with the experiment's own index.
-        warm_share: photon counts get harder, from bright, whole images to the full range, over this share of
-            the steps.
+        refraction: range of 1 - Re n of the bodies that do not have the experiment's refractive index.
+        absorption: range of their Im n.
+        default_index_share: share of bodies with the experiment's refractive index.
+        warm_share: share of the steps over which photon counts get harder, from bright, whole images to the
+            full range.
 
     Raises:
-        ValueError: a number that makes no sense; the message names it.
+        ValueError: a value without sense; the message names it.
     """
 
     steps: int
@@ -105,7 +105,7 @@ class Recipe:
     validate_steps: int = 500
 
     def __post_init__(self) -> None:
-        for name in COUNTS:
+        for name in WHOLE_NUMBERS:
             value = getattr(self, name)
             if value is not None and not isinstance(value, Integral):
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
@@ -115,13 +115,13 @@ class Recipe:
             raise ValueError("the pool of simulated images must not be empty")
         if self.validate_steps < 1 or (self.patience is not None and self.patience < 1):
             raise ValueError("patience and validate_steps must be positive")
-        for name, known in (("images", IMAGES), ("loss", LOSSES), ("optimiser", OPTIMISERS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}")
+        for name, choices in (("images", IMAGES), ("loss", LOSSES), ("optimiser", OPTIMISERS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}")
         for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             pair = value if name in RANGES else (value, value)
-            # Not the other way round: NaN must not pass.
+            # Written so that NaN is refused.
             if not isinstance(pair, tuple) or len(pair) != 2 or not least <= pair[0] <= pair[1] <= most:
                 form = "two ordered numbers" if name in RANGES else "a number"
                 raise ValueError(f"{name} must be {form} from {least:g} to {most:g}, got {value}")
@@ -142,54 +142,48 @@ class Recipe:
         Raises:
             InputError: not a recipe; the message names what is wrong.
         """
-        known = {one.name for one in fields(cls)}
-        if unknown := set(values) - known:
+        if unknown := set(values) - {field.name for field in fields(cls)}:
             raise InputError(f"a recipe has no {', '.join(sorted(unknown))}")
-        read: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         try:
-            return cls(**read)
+            return cls(**arguments)
         except (TypeError, ValueError) as error:
             raise InputError(f"not a recipe: {error}") from error
 
 
 RECIPES = {
-    # An hour of one core with bfloat16 instructions.
+    # For clean log images. An hour of one core with bfloat16 instructions.
     "compact": Recipe(steps=11_000, images="clean", batch=32, learning_rate=1.5e-3, optimiser="muon"),
-    # The same for photon counts and for flawed log images.
+    # For photon counts and for realistic log images.
     "compact-counts": Recipe(steps=11_000, batch=32, learning_rate=1.5e-3, optimiser="muon"),
     "compact-realistic": Recipe(
         steps=11_000, images="realistic", batch=32, learning_rate=1.5e-3, settle_share=0.3, hidden_peak=0.5,
         counted=0.25, optimiser="muon",
     ),
-    # The published network; a GPU's work.
+    # The published network; it needs a GPU.
     "paper": Recipe(
         steps=60_000, architecture="paper", images="augmented", pool=20_046, variants=1, loss="mse",
         learning_rate=1e-3, weight_decay=0.0, radius_nm=(30.0, 160.0), background=0.02,
     ),
-    # The same on a tenth of the images for a few minutes: not the published result.
+    # The published network on a tenth of the images, for a few minutes: not the published result.
     "paper-small": Recipe(
         steps=1_500, architecture="paper", images="augmented", pool=2_000, batch=32, variants=1, loss="mse",
         learning_rate=1e-3, weight_decay=0.0, radius_nm=(30.0, 160.0), background=0.02,
     ),
-    # A minute: shows that training works and learns.
+    # A minute, to see that training works and learns.
     "smoke": Recipe(steps=60, batch=32, optimiser="muon", network={"widths": [16, 24, 32], "hidden": 64}),
 }  # fmt: skip
 
 
 def read_recipe(path: Path) -> tuple[Recipe, dict[str, Any] | None]:
-    """A recipe of a TOML file, and what finding it has cost if its table ``search`` says so.
+    """A recipe from a TOML file, and the cost of finding it, if the file has a table ``search``.
 
     Raises:
         InputError: missing or damaged file, or not a recipe.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from error
+    values = read_toml(path)
     search = values.pop("search", None)
     if search is not None and not {"seconds", "simulations"} <= set(search):
         raise InputError(f"{path}: search needs seconds and simulations")

@@ -1,11 +1,14 @@
-"""How the learning rate falls, and when a training is done: one cycle, or a plateau rule."""
+"""The learning rate of each step, and the end of a training: one cycle, or a plateau rule."""
 
 import math
 from typing import Any
 
 from icobench.network.recipe import Recipe
 
-__all__ = ["Cycle", "Plateau", "Schedule", "schedule_of", "step_learning_rate"]
+__all__ = ["Cycle", "Plateau", "schedule_of"]
+
+WARM_SHARE = 0.03
+"""Share of the steps of one cycle in which the learning rate rises."""
 
 FALL = 0.2
 """The learning rate after a plateau over that before."""
@@ -14,40 +17,35 @@ FALLS = 3
 """Plateaus that lower the learning rate; the next one ends the training."""
 
 PROGRESS = 0.01
-"""Share of the best validation loss by which a better one must be lower; of a logarithm, that much itself."""
-
-WARM_SHARE = 0.03
-
-
-def step_learning_rate(recipe: Recipe, step: int) -> float:
-    """One cycle: linear warm-up over 3 % of the steps, then cosine to 1 % of the peak."""
-    warm = max(1, round(WARM_SHARE * recipe.steps))
-    if step < warm:
-        return recipe.learning_rate * (step + 1) / warm
-    progress = (step - warm) / max(1, recipe.steps - warm)
-    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+"""Share of the best validation loss by which a better one must be lower. For the logarithmic loss, which is
+the logarithm of an error, it is the difference itself."""
 
 
 class Cycle:
-    """Warm-up and cosine over the recipe's steps."""
+    """Linear warm-up over 3 % of the recipe's steps, then cosine to 1 % of the peak."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
     def learning_rate(self, step: int) -> float:
         """Of one step."""
-        return step_learning_rate(self.recipe, step)
+        recipe = self.recipe
+        warm = max(1, round(WARM_SHARE * recipe.steps))
+        if step < warm:
+            return recipe.learning_rate * (step + 1) / warm
+        progress = (step - warm) / max(1, recipe.steps - warm)
+        return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def settling(self, step: int) -> bool:
-        """Whether the norms keep their statistics and all is computed in float32."""
+        """Whether the batch norms keep their statistics and all is computed in float32."""
         return step >= round((1 - self.recipe.settle_share) * self.recipe.steps)
 
     def finished(self, step: int) -> bool:
-        """Whether ``step`` steps are enough."""
+        """Whether the training ends after ``step`` steps."""
         return step >= self.recipe.steps
 
     def due(self, step: int) -> bool:
-        """Whether :meth:`observe` wants to know the validation loss after so many steps."""
+        """Whether :meth:`observe` needs the validation loss after ``step`` steps."""
         return False
 
     def observe(self, loss: float) -> None:
@@ -62,11 +60,11 @@ class Cycle:
 
 
 class Plateau(Cycle):
-    """A constant rate that falls to a fifth where the validation loss no longer does; three times, then stop.
+    """A constant rate that falls to a fifth when the validation loss stops falling; three times, then the end.
 
-    The first validation interval warms up. The norms settle after the last fall. Validations come
-    after fixed numbers of steps, so that the course does not depend on the clock. The recipe's steps are a
-    ceiling.
+    The rate rises during the first validation interval. The norms settle after the last fall. Validations
+    come after fixed numbers of steps, so that the course does not depend on the clock. The recipe's steps are
+    a ceiling.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -82,7 +80,7 @@ class Plateau(Cycle):
         return self.falls >= FALLS
 
     def finished(self, step: int) -> bool:
-        return self.falls > FALLS or step >= self.recipe.steps
+        return self.falls > FALLS or super().finished(step)
 
     def due(self, step: int) -> bool:
         return step % self.interval == 0
@@ -103,9 +101,6 @@ class Plateau(Cycle):
         self.best, self.waited, self.falls = state["best"], state["waited"], state["falls"]
 
 
-Schedule = Cycle | Plateau
-
-
-def schedule_of(recipe: Recipe) -> Schedule:
-    """The schedule that a recipe asks for."""
+def schedule_of(recipe: Recipe) -> Cycle:
+    """The schedule of a recipe."""
     return Cycle(recipe) if recipe.patience is None else Plateau(recipe)

@@ -1,7 +1,7 @@
-"""Several specialised networks, and which of them answers for an image."""
+"""Several specialised networks, and the choice among them for each image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icobench.answer import Answer
 from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
+from icobench.images.image_set import ImageSet
 from icobench.network.checkpoint import TrainedNetwork, load_trained
-from icobench.network.familiar import whole
-from icobench.network.predict import NetworkAnswer, answer
+from icobench.network.predict import answer, complete
 from icobench.simulator.experiment import Experiment
 
 __all__ = ["Networks", "agreeing", "load_network", "predict", "shipped_weights"]
 
-AGREEMENT = (2.0, 2.0)
-"""The network for clean images is believed within so many of the robust network's standard deviations, of
-orientation and radius: 99 % of clean images agree. None that a hole or a crop has touched is asked about."""
+AGREEMENT = 2.0
+"""Largest difference in orientation and in radius between the network for clean images and the robust one, in
+standard deviations of the robust one, at which the first is used: 99 % of clean images agree."""
 
 CLEAN_SCORE = 1 - 2.5e-5
-"""And where its vector is an orientation's so nearly: all of 400 clean images, also of 8 bits and over a
-background of 1 % of the scale, of which it reads the radius five times better; no realistic ones. See
-`reports/choices.py`."""
+"""Least score at which the network for clean images is used on log images. All of 400 clean images reach it,
+also with 8 bits and over a background of 1 % of the scale, where this network's radius is five times more
+precise; realistic images do not. See `reports/choices.py`."""
+
+ORDERS = {
+    "counts": ("counts", "realistic", "augmented", "clean"),
+    "intensity": ("clean", "counts", "realistic", "augmented"),
+    "log": ("clean", "realistic", "augmented", "counts"),
+}
+"""For each kind of image, the training images of the networks that are preferred for it, best first."""
 
 
 @dataclass(frozen=True)
@@ -40,43 +48,37 @@ class Networks:
 
     @property
     def digest(self) -> str:
-        """Names the weights, 12 hexadecimal digits each."""
+        """The digests of the members' weights, 12 hexadecimal digits each."""
         return "-".join(member.digest for member in self.members)
 
     @property
     def cards(self) -> list[dict[str, Any]]:
-        """Where the members come from."""
+        """The cards of the members, with their digests."""
         return [{**member.card, "digest": member.digest} for member in self.members]
 
     def choose(self, experiment: Experiment, kind: str, complete: bool = False) -> list[TrainedNetwork]:
-        """The members that answer for images of this kind, the most special first.
+        """The members for images of one kind, the most special first.
 
-        Photon counts go to a network for counts. Noise-free intensities and log images go to the one for
-        clean images and to a robust one for those that are not, or not complete: for counts or for flawed
-        images. Where the network for clean images was not made for the experiment (another refractive
-        index, a cropped detector), the next one answers.
+        Photon counts need a network for counts. Noise-free intensities and log images need the network for
+        clean images and, for images that are not clean or not complete, a robust one: for counts or for
+        realistic images. A network that was not trained for the experiment (another refractive index, a
+        cropped detector) is left out.
 
         Args:
-            experiment: whose grid and material the images have.
+            experiment: grid and material of the images.
             kind: "counts", "log" or "intensity" (noise-free).
-            complete: whether all noise-free intensities are known to be: no robust network is asked then.
+            complete: whether all images are known to be complete; intensities then need no robust network.
 
         Raises:
-            InputError: none was made for this experiment.
+            InputError: no member was trained for this experiment.
         """
-        orders = {
-            "counts": ("counts", "realistic", "augmented", "clean"),
-            "intensity": ("clean", "counts", "realistic", "augmented"),
-            "log": ("clean", "realistic", "augmented", "counts"),
-        }
-        fitting = [m for m in self.members if not m.misfits(experiment)]
+        fitting = [member for member in self.members if not member.misfits(experiment)]
         if not fitting:
-            reasons = "; or for ".join("; ".join(m.misfits(experiment)) for m in self.members)
+            reasons = "; or for ".join("; ".join(member.misfits(experiment)) for member in self.members)
             raise InputError(f"the network's weights were made for {reasons}")
-        order = orders[kind]
-        fitting.sort(key=lambda member: order.index(member.recipe.images))
-        alone = fitting[0].recipe.images != "clean" or (kind == "intensity" and complete)
-        return fitting[: 1 if alone else 2]
+        fitting.sort(key=lambda member: ORDERS[kind].index(member.recipe.images))
+        enough = fitting[0].recipe.images != "clean" or (kind == "intensity" and complete)
+        return fitting[: 1 if enough else 2]
 
     def subset(self, experiment: Experiment, kind: str, complete: bool = False) -> "Networks":
         """Only the members of :meth:`choose`."""
@@ -94,74 +96,96 @@ def load_network(
 ) -> Networks:
     """Load one or several files of weights; the shipped ones by default.
 
+    Args:
+        path: of one or several ``network.safetensors`` of :func:`~icobench.network.training.train`.
+        device: where the networks will run.
+
     Raises:
-        InputError: missing, damaged or foreign files.
+        InputError: a file is missing, damaged or holds no network of icobench.
+
+    Example:
+        >>> networks = load_network()
+        >>> sorted(member.recipe.images for member in networks.members)
+        ['clean', 'counts', 'realistic']
+        >>> [member.recipe.images for member in networks.choose(Experiment(), "counts")]
+        ['counts']
     """
     paths = shipped_weights() if path is None else [path] if isinstance(path, str | Path) else list(path)
-    return Networks(tuple(load_trained(one, device) for one in paths))
-
-
-def _replaced(answers: NetworkAnswer, rows: Tensor, better: NetworkAnswer) -> NetworkAnswer:
-    """Answers of all images, those of some rows replaced."""
-    return NetworkAnswer(*(a.index_copy(0, rows, b) for a, b in zip(answers, better, strict=True)))
+    return Networks(tuple(load_trained(path, device) for path in paths))
 
 
 def predict(
     networks: Networks,
-    images: Tensor,
-    mask: Tensor,
-    experiment: Experiment,
-    kind: str = "counts",
+    images: ImageSet,
+    mask: Tensor | None = None,
     hypotheses: int = 2,
     versions: int = 1,
-) -> NetworkAnswer:
-    """Reconstruct images with the networks made for them.
+) -> Answer:
+    """Reconstruct images with the networks that were trained for them.
 
-    The network for clean images is far more precise on those, and wrong on others. It is only asked for
-    images that are complete; noise-free intensities it then answers. A log image may be clean or not:
-    there it is believed where its orbit vector is that of an orientation, and the robust network agrees
-    with it within twice its error bars.
+    The network for clean images is far more precise on those, and wrong on others, so it is only used for
+    complete images: for all such intensities, and for log images, which may be clean or not, where its score
+    is high and its answer lies within the error bars of the robust network.
 
     Args:
         networks: to choose from.
-        images: (N, H, W) photon counts, or log images in [0, 1].
-        mask: (N, H, W) True where usable.
-        experiment: whose grid and material the images have.
-        kind: "counts", "log" or "intensity" (noise-free).
-        hypotheses: orientations per image.
+        images: N images of any kind, with their experiment.
+        mask: (N, H, W) True where the networks may use a pixel; that of the images by default.
+        hypotheses: K, orientations per image.
         versions: turned and mirrored versions to average, 1 to 8.
 
+    Returns:
+        radius, orientation, error bars and hypotheses, with a status "outside-training" for images unlike
+        those of training, "ambiguous" where two hypotheses have nearly the same score, else "ok".
+
     Raises:
-        InputError: no network was made for this experiment.
+        InputError: no network was trained for this experiment.
         ValueError: wrong shapes, kind or number of versions.
     """
-    chosen = networks.choose(experiment, kind)
-
-    def ask(one: TrainedNetwork, rows: Tensor) -> NetworkAnswer:
-        where = rows.to(images.device)
-        return answer(one, images[where], mask[where], experiment, kind, hypotheses, versions)
-
-    every = torch.arange(len(images))
+    if mask is not None:
+        images = replace(images, mask=mask)
+    if images.experiment is None:
+        raise ValueError("images must have an experiment")
+    chosen = networks.choose(images.experiment, images.kind)
     if len(chosen) == 1:
-        return answer(chosen[0], images, mask, experiment, kind, hypotheses, versions)
-    complete = whole(mask, experiment)
-    rows = complete.nonzero().squeeze(1)
-    if kind == "intensity" and len(rows) == len(images):
-        return ask(chosen[0], every)
-    robust = ask(chosen[1], every)
+        return answer(chosen[0], images, hypotheses, versions)
+    clean_network, robust_network = chosen
+    rows = complete(images).nonzero().squeeze(1)
+    if images.kind == "intensity" and len(rows) == len(images):
+        return answer(clean_network, images, hypotheses, versions)
+    robust = answer(robust_network, images, hypotheses, versions)
     if not len(rows):
         return robust
-    special = ask(chosen[0], rows)
-    if kind == "log":
-        beside = NetworkAnswer(*(part[rows] for part in robust))
-        believed = agreeing(special, beside) & (special.score[:, 0] >= CLEAN_SCORE)
-        rows, special = rows[believed], NetworkAnswer(*(part[believed] for part in special))
-    return _replaced(robust, rows, special)
+    clean = answer(clean_network, images.subset(rows), hypotheses, versions)
+    used = torch.ones(len(rows), dtype=torch.bool)
+    if images.kind == "log":
+        assert clean.hypotheses is not None
+        used = agreeing(clean, robust, rows) & (clean.hypotheses.score[:, 0] >= CLEAN_SCORE)
+    _replace_rows(robust, rows[used], clean, used.nonzero().squeeze(1))
+    return robust
 
 
-def agreeing(special: NetworkAnswer, robust: NetworkAnswer) -> Tensor:
-    """Where the answer of the network for clean images lies within the robust one's error bars, (N,)."""
-    turn = disorientation(special.quaternion[:, 0], robust.quaternion[:, 0])
-    size = (special.radius_nm - robust.radius_nm).abs()
-    near = turn <= AGREEMENT[0] * robust.orientation_std_deg
-    return near & (size <= AGREEMENT[1] * robust.radius_std_nm)
+def agreeing(clean: Answer, robust: Answer, rows: Tensor | None = None) -> Tensor:
+    """Where the answer for clean images lies within twice the error bars of the robust one, (M,) bool.
+
+    Args:
+        clean: M images.
+        robust: N images.
+        rows: (M,) their places in ``robust``; the same images in both by default.
+    """
+    rows = torch.arange(len(robust)) if rows is None else rows
+    angle = disorientation(clean.quaternion, robust.quaternion[rows])
+    distance = (clean.radius_nm - robust.radius_nm[rows]).abs()
+    near = angle <= AGREEMENT * robust.orientation_std_deg[rows]
+    return near & (distance <= AGREEMENT * robust.radius_std_nm[rows])
+
+
+def _replace_rows(target: Answer, rows: Tensor, source: Answer, source_rows: Tensor) -> None:
+    """Overwrite rows of one answer with rows of another, (M,) each."""
+    assert target.hypotheses is not None and source.hypotheses is not None
+    names = ("radius_nm", "quaternion", "radius_std_nm", "orientation_std_deg")
+    columns = [(getattr(target, name), getattr(source, name)) for name in names]
+    for old, new in (*columns, *zip(target.hypotheses, source.hypotheses, strict=True)):
+        old[rows] = new[source_rows]
+    for row, source_row in zip(rows.tolist(), source_rows.tolist(), strict=True):
+        target.status[row] = source.status[source_row]

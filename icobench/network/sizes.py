@@ -1,9 +1,9 @@
-"""What a network is asked to say about a radius: the number itself, or a curve that winds with it.
+"""How a network expresses a radius: as the number itself, or as a point on a curve that winds with it.
 
 A regression leaves about the same error in each of its outputs. Scaled to [0, 1] over 130 nm, an error of
-1e-3 is 0.13 nm. On a circle of circumference 16 nm, of the length used here, it is 0.013 nm, and where on it
-a radius lies is what fringes show: at the scattering vector q their phase grows by about 2 q for each nm of
-the radius. Wider circles say which turn it is.
+1e-3 is 0.13 nm. On a circle of circumference 16 nm, of the length used here, it is 0.013 nm, and fringes show
+the place of a radius on that circle: at the scattering vector q their phase grows by about 2 q for each nm of
+the radius. Wider circles tell the number of turns.
 """
 
 import math
@@ -13,17 +13,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["RADIUS_LOW_NM", "RADIUS_SPAN_NM", "Circles", "Line", "Size"]
+__all__ = ["RADIUS_SPAN_NM", "Circles", "Line", "Size"]
 
 RADIUS_LOW_NM, RADIUS_SPAN_NM = 30.0, 130.0
 """Of the paper's radii."""
 
 LEAST_NM, MOST_NM = 16.0, 180.0
-"""Where circles are searched for a radius: beyond all training."""
+"""Range in which circles are searched for a radius: beyond all training."""
 
 LENGTH = 0.2
-"""Of the vectors to the points of a circle, where the orientation's orbit vector has the length 1. Longer
-ones take from the orientation what they give to the radius; here neither rules the sum of squares."""
+"""Radius of the circles in the space of the outputs, where the orbit vector of the orientation has the length
+1. Longer vectors would improve the radius at the cost of the orientation; with this length neither of the two
+dominates the sum of squares."""
 
 POINTS = 32
 """Of the search on each turn of the smallest circle."""
@@ -36,7 +37,7 @@ class Size:
 
     Attributes:
         dimension: S, how many numbers.
-        range_nm: radii that can be told.
+        range_nm: radii that the numbers can express.
     """
 
     dimension: int
@@ -51,12 +52,12 @@ class Size:
         raise NotImplementedError
 
     def squared_error(self, output: Tensor, radius_nm: Tensor) -> Tensor:
-        """(B, S) and true radii (B,) -> (B,)."""
+        """Outputs (B, S) and true radii (B,) -> (B,)."""
         return (output - self.encode(radius_nm)).square().sum(1)
 
 
 class Line(Size):
-    """The radius scaled to [0, 1] over 30 to 160 nm, as the paper's network gives it."""
+    """The radius scaled to [0, 1] over 30 to 160 nm, as in the paper."""
 
     dimension = 1
 
@@ -70,11 +71,11 @@ class Line(Size):
 class Circles(Size):
     """Cosine and sine of the radius on circles of different circumferences.
 
-    The decoded radius is the one whose point on the curve is nearest. Squared errors make a network give
-    the mean over what it holds possible: a circle on which it does not know the place has a short vector and
-    little say.
+    The decoded radius is the one whose point on the curve is nearest. With squared errors a network gives the
+    mean of all points that it holds possible: on a circle on which the place is uncertain, the mean is a short
+    vector, which hardly affects the decoded radius.
 
-    Radii are told from 16 to 180 nm; numbers that are not finite give NaN.
+    Radii are expressed from 16 to 180 nm; numbers that are not finite give NaN.
 
     Args:
         periods_nm: circumferences, from wide to narrow; the first at least 164 nm.
@@ -86,14 +87,14 @@ class Circles(Size):
     range_nm = (LEAST_NM, MOST_NM)
 
     def __init__(self, periods_nm: Sequence[float]) -> None:
-        periods = [float(one) for one in periods_nm]
+        periods = [float(period) for period in periods_nm]
         falling = all(a > b > 0 for a, b in pairwise([math.inf, *periods]))
         if not periods or not falling or periods[0] < MOST_NM - LEAST_NM:
             raise ValueError(
                 f"circles for radii must fall from {MOST_NM - LEAST_NM:g} nm or more, got {periods}"
             )
         self.dimension = 2 * len(periods)
-        self.rates = torch.tensor([2 * math.pi / one for one in periods], dtype=torch.float64)
+        self.rates = torch.tensor([2 * math.pi / period for period in periods], dtype=torch.float64)
         count = math.ceil(POINTS * (MOST_NM - LEAST_NM) / periods[-1])
         self.radii = torch.linspace(LEAST_NM, MOST_NM, count, dtype=torch.float64)
         self.points = self._curve(self.radii)
@@ -112,13 +113,12 @@ class Circles(Size):
         squares = rates * rates
         radius = self.radii.to(output.device)[(output @ self.points.to(output.device).T).argmax(1)]
         cosine, sine = output.chunk(2, 1)
-        widest = math.pi / (POINTS * float(self.rates[-1]))
+        half_spacing = math.pi / (POINTS * float(self.rates[-1]))
         for _ in range(NEWTON_STEPS):
             phase = radius.unsqueeze(1) * rates
-            right, up = phase.cos(), phase.sin()
-            slope = ((sine * right - cosine * up) * rates).sum(1)
-            bend = ((cosine * right + sine * up) * squares).sum(1)
-            # Half a step of the search at most each time.
-            step = torch.where(bend > 0, slope / bend.clamp_min(1e-12), torch.zeros_like(slope))
-            radius = radius + step.clamp(-widest, widest)
+            cosines, sines = phase.cos(), phase.sin()
+            slope = ((sine * cosines - cosine * sines) * rates).sum(1)
+            curvature = ((cosine * cosines + sine * sines) * squares).sum(1)
+            step = torch.where(curvature > 0, slope / curvature.clamp_min(1e-12), torch.zeros_like(slope))
+            radius = radius + step.clamp(-half_spacing, half_spacing)
         return torch.where(output.isfinite().all(1), radius, torch.nan).float()

@@ -1,4 +1,4 @@
-"""Training images straight from the simulator, with detector effects."""
+"""Training images: simulated patterns with the effects of a detector."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,22 @@ from torch import Tensor
 
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.images.augment import augment
+from icobench.images.image_set import ImageSet
 from icobench.images.log_image import log_image
 from icobench.images.symmetry import dihedral_images, dihedral_orientations
-from icobench.network.bodies import Bodies
+from icobench.network.bodies import Bodies, generator_pair
 from icobench.network.inputs import count_brightness, network_input
 from icobench.network.recipe import Recipe
+from icobench.seeds import Purpose
 from icobench.simulator.experiment import Experiment
 
 __all__ = ["TrainingBatch", "TrainingStream"]
 
 HIDDEN_DEGREES = 9.0
-"""Largest centre that is hidden from the scale of a log image; the realistic chain's holes reach 8.2."""
+"""Largest radius of the hidden centre of log images; the holes of the realistic chain reach 8.2 degrees."""
+
+REALISTIC_SHARE = 0.75
+"""Share of the recipe "realistic" that goes through the realistic chain; a random filter changes the others."""
 
 
 class TrainingBatch(NamedTuple):
@@ -36,15 +41,14 @@ class TrainingBatch(NamedTuple):
 
 
 class TrainingStream:
-    """Batches of network inputs and truths, each a function of seed and step alone.
+    """Batches of network inputs and truths, which depend on seed and step alone.
 
     Args:
-        recipe: what to simulate and what to do to it.
+        recipe: which bodies to simulate, and which effects of a detector to add.
         experiment: the whole forward half space on the canonical grid.
         seed: of the run.
         device: where images are simulated and degraded.
-        data: a set to use again and again instead of simulations, see
-            :class:`~icobench.network.bodies.Bodies`.
+        data: intensities to draw from instead of simulating.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class TrainingStream:
         experiment: Experiment,
         seed: int,
         device: torch.device | str,
-        data: tuple[Tensor, Tensor, Tensor] | None = None,
+        data: ImageSet | None = None,
     ) -> None:
         self.recipe, self.experiment, self.seed = recipe, experiment, seed
         self.device = torch.device(device)
@@ -66,29 +70,27 @@ class TrainingStream:
     def batch(self, step: int) -> TrainingBatch:
         """Images and truths of one step."""
         recipe = self.recipe
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(1, step, 1)))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        intensity, radius, quaternion, index = self.bodies.patterns(step)
-        # Mirrored and unmirrored versions in turn, each with quarter turns of its own.
-        turns, mirrored = rng.permutation(4), rng.permutation(4)
-        versions = [
-            int(turns[i // 2]) if i % 2 == 0 else 4 + int(mirrored[i // 2]) for i in range(recipe.variants)
-        ]
+        rng, generator = generator_pair(self.seed, Purpose.TRAINING, step, 1)
+        patterns = self.bodies.patterns(step)
+        assert patterns.refractive_index is not None
+        # Unmirrored and mirrored versions take turns, each kind with a random order of quarter turns.
+        turns, mirrored = rng.permutation(4), rng.permutation(4) + 4
+        versions = np.stack((turns, mirrored), 1).flatten()[: recipe.variants].tolist()
         if recipe.variants == 1:
             versions = [0]
-        intensity = torch.cat([dihedral_images(intensity, version) for version in versions])
-        quaternion = torch.cat([dihedral_orientations(quaternion, version) for version in versions])
-        radius = radius.repeat(recipe.variants)
-        refraction = (1 - index.real).float().repeat(recipe.variants).to(self.device)
+        intensity = torch.cat([dihedral_images(patterns.images, version) for version in versions])
+        quaternion = torch.cat([dihedral_orientations(patterns.quaternion, version) for version in versions])
+        radius_nm = patterns.radius_nm.repeat(recipe.variants)
+        refraction = (1 - patterns.refractive_index.real).float().repeat(recipe.variants)
         if recipe.log_images:
-            shown, mask = self._log_images(intensity, step, rng, generator)
+            brightness, mask = self._log_images(intensity, step, rng, generator)
         else:
             hardness = min(1.0, (step + 1) / max(1.0, recipe.warm_share * recipe.steps))
-            shown, mask = self._counts(intensity, hardness, rng, generator)
+            brightness, mask = self._counts(intensity, hardness, rng, generator)
         return TrainingBatch(
-            network_input(shown, mask, refraction),
+            network_input(brightness, mask, refraction.to(self.device)),
             to_fundamental_domain(quaternion).to(self.device),
-            radius.float().to(self.device),
+            radius_nm.float().to(self.device),
         )
 
     def _log_images(
@@ -102,25 +104,27 @@ class TrainingStream:
         if recipe.background:
             spread = recipe.background * torch.rand(len(images), 1, 1, generator=generator)
             noise = torch.randn(images.shape, generator=generator).abs() * spread
-            rough = ((images + noise.to(images)).clamp(0, 1) * 255).round() / 255
+            eight_bits = ((images + noise.to(images)).clamp(0, 1) * 255).round() / 255
             chosen = torch.as_tensor(rng.random(len(images)) < 0.5, device=images.device)
-            images = torch.where(chosen[:, None, None], rough, images)
+            images = torch.where(chosen[:, None, None], eight_bits, images)
         if recipe.images == "clean":
             return images * mask, mask
         numbers = torch.arange(step * recipe.batch, step * recipe.batch + len(images))
-        share = 0.75 if recipe.images == "realistic" else 0.0
-        harsh = torch.as_tensor(rng.random(len(images)) < share)
-        shown, usable = torch.empty_like(images), torch.empty_like(mask)
-        for which, chosen in (("realistic", harsh), ("random", ~harsh)):
+        share = REALISTIC_SHARE if recipe.images == "realistic" else 0.0
+        realistic = torch.as_tensor(rng.random(len(images)) < share)
+        brightness, usable = torch.empty_like(images), torch.empty_like(mask)
+        for filter_name, chosen in (("realistic", realistic), ("random", ~realistic)):
             rows = chosen.nonzero().squeeze(1).to(images.device)
-            out = augment(images[rows] * mask[rows], which, self.seed, numbers[chosen], mask[rows])
-            shown[rows], usable[rows] = out.images, out.mask
-        return shown, usable
+            augmented = augment(
+                images[rows] * mask[rows], filter_name, self.seed, numbers[chosen], mask[rows]
+            )
+            brightness[rows], usable[rows] = augmented.images, augmented.mask
+        return brightness, usable
 
     def _scaled(
         self, intensity: Tensor, rng: np.random.Generator, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Intensities, some as photon counts, and for each the one that is to be shown as 1."""
+        """Intensities, some of them photon counts, and (B,) the intensity that a log image shows as 1."""
         recipe, count = self.recipe, len(intensity)
         scale = intensity.amax((-2, -1))
         if recipe.counted:

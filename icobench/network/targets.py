@@ -1,8 +1,9 @@
-"""What a network is asked to say about an orientation: four targets, one interface.
+"""How a network expresses an orientation: four targets with one interface.
 
-"orbit" is the degree-6 embedding of :mod:`icobench.network.orbit`; the others are kept for comparison:
-"quaternion" is the published network's, "nearest" its repair by a minimum over the 60 equivalents, "sixd"
-the two matrix columns of Zhou et al. 2019 (CVPR, "On the continuity of rotation representations").
+"orbit" is the degree-6 embedding of :mod:`icobench.network.orbit`; the others are there for comparison.
+"quaternion" is that of the published network, "nearest" the same with a minimum over the 60 equivalents in the
+loss, "sixd" the two matrix columns of Zhou et al. 2019 (CVPR, "On the continuity of rotation
+representations").
 """
 
 import torch
@@ -29,7 +30,7 @@ class Target:
         raise NotImplementedError
 
     def squared_error(self, output: Tensor, quaternion: Tensor) -> Tensor:
-        """(B, D) and true orientations (B, 4) -> (B,)."""
+        """Outputs (B, D) and true orientations (B, 4) -> (B,)."""
         return (output - self.encode(quaternion)).square().sum(1)
 
     def squared_angle(self, output: Tensor, quaternion: Tensor) -> Tensor:
@@ -38,13 +39,14 @@ class Target:
         return torch.deg2rad(angle).square().float()
 
     def decode(self, output: Tensor, hypotheses: int = 1) -> Decoded:
-        """(B, D) -> (B, K) orientations, best first, with scores; those that do not exist score -1."""
+        """(B, D) -> (B, K) orientations with scores, best first; where there are fewer, the others score -1."""
         quaternion = to_fundamental_domain(self._nearest(output.double())).unsqueeze(1)
         score = torch.full((len(output), hypotheses), -1.0, dtype=torch.float64, device=output.device)
         score[:, 0] = 1.0
         return Decoded(quaternion.expand(-1, hypotheses, -1), score)
 
     def _nearest(self, output: Tensor) -> Tensor:
+        """Unit quaternions (B, 4) of outputs (B, D)."""
         raise NotImplementedError
 
 
@@ -65,7 +67,7 @@ class Orbit(Target):
 
 
 class Quaternion(Target):
-    """(w scaled from its range in the fundamental domain to [0, 1], x, y, z), as the paper's network."""
+    """(w scaled from its range in the fundamental domain to [0, 1], x, y, z), as in the paper."""
 
     dimension = 4
 
@@ -85,7 +87,7 @@ class Nearest(Quaternion):
         return quaternion.float()
 
     def squared_error(self, output: Tensor, quaternion: Tensor) -> Tensor:
-        # |o - e|^2 with e or -e: their scalar product decides.
+        # |output - e|^2 of an equivalent e or -e depends on the absolute value of their scalar product.
         product = (equivalents(quaternion).float() @ output.unsqueeze(-1)).squeeze(-1).abs().amax(1)
         return (output.square().sum(1) + 1 - 2 * product).clamp_min(0)
 
@@ -110,8 +112,5 @@ class SixD(Target):
 
 
 TARGETS: dict[str, Target] = {
-    "orbit": Orbit(),
-    "quaternion": Quaternion(),
-    "nearest": Nearest(),
-    "sixd": SixD(),
-}
+    "orbit": Orbit(), "quaternion": Quaternion(), "nearest": Nearest(), "sixd": SixD(),
+}  # fmt: skip

@@ -1,43 +1,48 @@
 """The training loop: streamed images, moving average, checkpoints that resume bit for bit."""
 
 import csv
+import hashlib
+import json
 import math
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from icobench.answer import Progress
 from icobench.errors import InputError
-from icobench.geometry.orientation import disorientation
+from icobench.images.image_set import ImageSet
 from icobench.network.architectures import Network, build_network
-from icobench.network.calibration import spread_factors
-from icobench.network.canonical import require_canonical
 from icobench.network.checkpoint import (
     SPREAD_FACTORS,
     StoredWeights,
     TrainedNetwork,
-    misfit,
+    first_difference,
     not_finite,
     save_network,
-)
-from icobench.network.identity import run_differences, run_identity
+)  # fmt: skip
+from icobench.network.inputs import require_canonical
 from icobench.network.optimisers import OPTIMISERS
-from icobench.network.outputs import LOSSES, interpret
+from icobench.network.outputs import LOSSES
 from icobench.network.recipe import Recipe
-from icobench.network.schedule import Schedule, schedule_of
-from icobench.network.stream import TrainingBatch, TrainingStream
+from icobench.network.schedule import schedule_of
+from icobench.network.stream import TrainingStream
+from icobench.network.validation import mean_loss, prediction_errors, spread_factors, validation_batches
+from icobench.seeds import Purpose, seed_word
 from icobench.simulator.experiment import Experiment
+from icobench.storage import atomic_path, differences
 
-__all__ = ["DivergedError", "TrainingResult", "train"]
+__all__ = ["DivergedError", "TrainingResult", "data_digest", "train"]
 
-VALIDATION_STEP = 10**9
-"""Step number whose batches are kept for validation; training never gets there."""
+LARGEST_GRADIENT = 1.0
+"""Norm to which larger gradients are cut."""
+
+DIGEST_PIXELS = 2**16
+"""Pixels of a set that go into its digest."""
 
 LOG_FIELDS = (
     "step", "loss", "learning_rate", "seconds", "images",
@@ -49,14 +54,9 @@ class DivergedError(InputError):
     """Loss, gradient or weights became infinite or NaN."""
 
 
-def _diverged(what: str, step: int, checkpoint: Path) -> DivergedError:
-    kept = f"; {checkpoint} holds the last good state" if checkpoint.exists() else ""
-    return DivergedError(f"{what} at step {step}{kept}")
-
-
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
         finished: all steps done, or the plateau rule satisfied (otherwise the time limit stopped it).
@@ -73,138 +73,145 @@ class TrainingResult:
     network: Network
 
 
-class _State:
-    """Everything a checkpoint holds: network, average, optimisers, step and time."""
+def data_digest(images: ImageSet) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of a set's shape, truth and a sample of its intensities."""
+    digest = hashlib.sha256(repr(tuple(images.images.shape)).encode())
+    for truth in (images.radius_nm, images.quaternion):
+        digest.update(truth.detach().cpu().double().contiguous().numpy().tobytes())
+    # An odd stride, so that the sample is not from a few columns only.
+    stride = max(1, images.images.numel() // DIGEST_PIXELS) | 1
+    pixels = images.images.reshape(-1)[::stride].cpu().double()
+    # In thousandths of a decade: intensities of log images differ in their last bits between machines.
+    levels = (1000 * pixels.clamp_min(1e-30).log10()).round().to(torch.int32)
+    digest.update(levels.numpy().tobytes())
+    return digest.hexdigest()[:12]
 
-    def __init__(self, recipe: Recipe, seed: int, device: torch.device) -> None:
+
+class _Run:
+    """Everything that a checkpoint holds: network, average, optimisers, schedule, step, time and identity."""
+
+    def __init__(self, recipe: Recipe, seed: int, device: torch.device, identity: dict[str, Any]) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1)[0]))
+            torch.manual_seed(seed_word(seed, Purpose.WEIGHTS))
             self.network = build_network(recipe.architecture, recipe.network)
         self.network = self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = build_network(recipe.architecture, recipe.network).to(device)
         self.average.load_state_dict(self.network.state_dict())
-        self.optimisers = OPTIMISERS[recipe.optimiser](
-            self.network, recipe.learning_rate, recipe.weight_decay
-        )
-        self.step = 0
-        self.seconds = 0.0
+        make_optimisers = OPTIMISERS[recipe.optimiser]
+        self.optimisers = make_optimisers(self.network, recipe.learning_rate, recipe.weight_decay)
+        self.schedule = schedule_of(recipe)
+        # As JSON gives it back, so that it compares equal to a stored one.
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self.step, self.seconds = 0, 0.0
+
+    @property
+    def finished(self) -> bool:
+        return self.schedule.finished(self.step)
 
     def start_from(self, start: StoredWeights) -> None:
-        """Take over weights.
+        """Use stored weights instead of random ones.
 
         Raises:
             InputError: they belong to another architecture.
         """
-        if (wrong := misfit(self.network, start.weights)) is not None:
-            raise InputError(f"the weights to start from belong to another architecture ({wrong})")
+        if (difference := first_difference(self.network, start.weights)) is not None:
+            raise InputError(f"the weights to start from belong to another architecture ({difference})")
         self.network.load_state_dict(start.weights)
         self.average.load_state_dict(start.weights)
 
-    def update_average(self, decay: float) -> None:
-        # Early on a long memory would only hold the random start.
+    def apply_gradients(self, learning_rate: float, decay: float) -> None:
+        """One step of the optimisers and of the moving average."""
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate
+            optimiser.step()
+        self.step += 1
+        # At the beginning a long memory would only hold the random start.
         decay = min(decay, (1 + self.step) / (10 + self.step))
-        own, source = self.average.state_dict(), self.network.state_dict()
-        floats = [name for name, value in own.items() if value.is_floating_point()]
-        torch._foreach_lerp_([own[name] for name in floats], [source[name] for name in floats], 1 - decay)
-        for name in own.keys() - set(floats):
-            own[name].copy_(source[name])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All that a checkpoint holds, by name."""
-        return {
-            **{f"network {name}": value for name, value in self.network.state_dict().items()},
-            **{f"average {name}": value for name, value in self.average.state_dict().items()},
-            **{
-                f"{name} {number}.{place}": value
-                for number, optimiser in enumerate(self.optimisers)
-                for place, own in optimiser.state_dict()["state"].items()
-                for name, value in own.items()
-            },
-        }
-
-    def save(self, path: Path, identity: dict[str, Any], schedule: Schedule) -> None:
-        temporary = path.with_suffix(".tmp")
-        torch.save(
-            {
-                "network": self.network.state_dict(),
-                "average": self.average.state_dict(),
-                "optimisers": [one.state_dict() for one in self.optimisers],
-                "step": self.step,
-                "seconds": self.seconds,
-                "schedule": schedule.state(),
-                "identity": identity,
-            },
-            temporary,
+        averages, current = self.average.state_dict(), self.network.state_dict()
+        floats = [name for name, value in averages.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [averages[name] for name in floats], [current[name] for name in floats], 1 - decay
         )
-        os.replace(temporary, path)
+        for name in averages.keys() - set(floats):
+            averages[name].copy_(current[name])
 
-    def load(self, path: Path, identity: dict[str, Any], schedule: Schedule) -> None:
+    def not_finite(self) -> str | None:
+        """Name of the first tensor with an infinite or NaN number, None if there is none."""
+        tensors: dict[str, Tensor] = {}
+        for part, network in (("network", self.network), ("average", self.average)):
+            tensors |= {f"{part} {name}": value for name, value in network.state_dict().items()}
+        for number, optimiser in enumerate(self.optimisers):
+            for place, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"{name} {number}.{place}": value for name, value in state.items()}
+        return not_finite(tensors)
+
+    def save(self, path: Path) -> None:
+        values = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "schedule": self.schedule.state(),
+            "identity": self.identity,
+        }
+        with atomic_path(path) as temporary:
+            torch.save(values, temporary)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            InputError: it is damaged, from an older version, or belongs to another run.
+        """
         try:
-            data = torch.load(path, weights_only=True, map_location="cpu")
-            known = data["identity"]
+            stored = torch.load(path, weights_only=True, map_location="cpu")
+            # With the defaults of fields that recipes and experiments did not have yet.
+            recipe = Recipe.from_dict(stored["identity"]["recipe"]).to_dict()
+            experiment = Experiment.from_dict(stored["identity"]["experiment"]).to_dict()
+            identity = json.loads(
+                json.dumps({**stored["identity"], "recipe": recipe, "experiment": experiment})
+            )
         except Exception as error:
             raise InputError(f"{path}: not a readable checkpoint") from error
-        try:
-            other = run_differences(known, identity)
-        except InputError as error:
-            raise InputError(f"{path}: not a readable checkpoint") from error
-        if other:
+        if other := differences(identity, self.identity):
             raise InputError(f"{path}: belongs to another run ({'; '.join(other)}); choose another folder")
-        if (wrong := misfit(self.network, data["network"])) is not None:
-            raise InputError(f"{path}: belongs to another architecture ({wrong}); choose another folder")
-        self.network.load_state_dict(data["network"])
-        self.average.load_state_dict(data["average"])
-        for own, stored in zip(self.optimisers, data["optimisers"], strict=True):
-            own.load_state_dict(stored)
-        self.step, self.seconds = data["step"], data["seconds"]
-        if (name := not_finite(self.tensors())) is not None:
+        if (difference := first_difference(self.network, stored["network"])) is not None:
+            raise InputError(f"{path}: belongs to another architecture ({difference}); choose another folder")
+        self.network.load_state_dict(stored["network"])
+        self.average.load_state_dict(stored["average"])
+        for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.step, self.seconds = stored["step"], stored["seconds"]
+        if (name := self.not_finite()) is not None:
             raise InputError(f"{path}: {name} is not finite")
-        schedule.restore(data.get("schedule", {}))
+        self.schedule.restore(stored["schedule"])
 
 
-def _validate(network: Network, batches: list[TrainingBatch]) -> tuple[float, ...]:
-    network.eval()
-    angles, radii = [], []
-    with torch.no_grad():
-        for inputs, quaternion, radius in batches:
-            said = interpret(network(inputs), network.layout)
-            found = network.layout.target.decode(said.orientation).quaternion[:, 0]
-            angles.append(disorientation(found, quaternion.double()))
-            radii.append((said.radius_nm - radius).abs())
-    angle, miss = torch.cat(angles).cpu(), torch.cat(radii).cpu()
-    return float(angle.median()), float(angle.quantile(0.9)), float(miss.median())
-
-
-def _validation_loss(network: Network, recipe: Recipe, batches: list[TrainingBatch]) -> float:
-    network.eval()
-    with torch.no_grad():
-        losses = [
-            float(LOSSES[recipe.loss](network(inputs), network.layout, quaternion, radius))
-            for inputs, quaternion, radius in batches
-        ]
-    return sum(losses) / len(losses)
+def _check_trainable(recipe: Recipe, experiment: Experiment, network: Network, data: ImageSet | None) -> None:
+    """Refuse an experiment that the recipe leaves out, and radii that the network cannot express."""
+    trained = TrainedNetwork(network, {"experiment": experiment.to_dict()}, recipe, "")
+    if problems := trained.misfits(experiment):
+        raise InputError(f"the recipe is for {'; '.join(problems)}")
+    radii = recipe.radius_nm
+    if data is not None:
+        radii = float(data.radius_nm.min()), float(data.radius_nm.max())
+    low, high = network.layout.size.range_nm
+    if not low <= radii[0] <= radii[1] <= high:
+        raise InputError(
+            f"this network tells radii of {low:g} to {high:g} nm, not of {radii[0]:g} to {radii[1]:g} nm; "
+            "with periods_nm = [] it tells any"
+        )
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    fresh = not path.exists()
+    is_new = not path.exists()
     with path.open("a", newline="") as stream:
         writer = csv.DictWriter(stream, LOG_FIELDS)
-        if fresh:
+        if is_new:
             writer.writeheader()
         writer.writerow(row)
-
-
-def validation_batches(
-    recipe: Recipe,
-    experiment: Experiment,
-    seed: int,
-    device: torch.device,
-    held_out: tuple[Tensor, Tensor, Tensor] | None,
-) -> list[TrainingBatch]:
-    """512 images like those of training, none of which training ever sees; fewer for a tiny run."""
-    stream = TrainingStream(replace(recipe, pool=None), experiment, seed, device, held_out)
-    count = max(1, min(512 // recipe.batch, recipe.steps))
-    return [stream.batch(VALIDATION_STEP + i) for i in range(count)]
 
 
 def train(
@@ -216,10 +223,11 @@ def train(
     max_minutes: float | None = None,
     fast: bool = True,
     checkpoint_minutes: float = 3.0,
-    data: tuple[Tensor, Tensor, Tensor] | None = None,
-    held_out: tuple[Tensor, Tensor, Tensor] | None = None,
+    data: ImageSet | None = None,
+    held_out: ImageSet | None = None,
     start: StoredWeights | None = None,
-    progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    progress: Progress = lambda share: None,
+    report: Callable[[int, float], None] = lambda step, loss: None,
     watch: Callable[[int, Network], None] | None = None,
     watch_steps: int = 1,
     search: dict[str, Any] | None = None,
@@ -232,138 +240,134 @@ def train(
     Args:
         recipe: what to train.
         experiment: physics; on the canonical grid.
-        folder: where results go; made if missing.
+        folder: of the results; made if missing.
         seed: of the run; same seed, same network (bit for bit on one CPU type and thread count).
         device: where to train.
         max_minutes: stop, resumable, after this long in this call.
         fast: autocast to bfloat16, and compile the network on CUDA.
         checkpoint_minutes: time between checkpoints.
-        data: a set to train on instead of simulations: intensities (N, 128, 128), radii (N,), orientations
-            (N, 4), kept on the device. Log images have their own noise and want a recipe without background:
-            :meth:`~icobench.sets.training_data.TrainingSet.fitting`.
-        held_out: a set to validate on instead of fresh simulations, likewise.
-        start: weights of the same architecture to go on from, instead of random ones.
-        progress: called with step, steps and the running loss.
+        data: intensities to train on instead of simulations, on the canonical grid. Those of log images
+            contain noise and need a recipe without background.
+        held_out: intensities to validate on instead of fresh simulations.
+        start: weights of the same architecture to start from, instead of random ones.
+        progress: called with the finished share of the steps.
+        report: called with the step and the running loss.
         watch: called with step and averaged network every ``watch_steps`` steps; may raise to stop.
         watch_steps: see there.
-        search: what finding the recipe has cost, for the card.
+        search: the cost of finding the recipe, for the card.
 
     Raises:
         InputError: the experiment is not on the canonical grid, or the recipe leaves its material out; radii
-            that the network cannot tell; the folder's checkpoint belongs to another run, the line names what
-            differs.
+            that the network cannot express; the folder's checkpoint belongs to another run, the line names
+            what differs.
         DivergedError: loss, gradient or weights became infinite or NaN (the last good checkpoint is kept).
     """
     require_canonical(experiment)
-    folder = Path(folder)
-    device = torch.device(device)
-    begun = None if start is None else start.digest
-    identity = run_identity(recipe, experiment, seed, fast, begun, data, held_out)
-    state = _State(recipe, seed, device)
-    if start is not None:
-        state.start_from(start)
-    itself = TrainedNetwork(state.network, {"experiment": experiment.to_dict()}, recipe, "")
-    if refused := itself.misfits(experiment):
-        raise InputError(f"the recipe is for {'; '.join(refused)}")
-    radii = recipe.radius_nm if data is None else (float(data[1].min()), float(data[1].max()))
-    low, high = state.network.layout.size.range_nm
-    if not low <= radii[0] <= radii[1] <= high:
-        raise InputError(
-            f"this network tells radii of {low:g} to {high:g} nm, not of {radii[0]:g} to {radii[1]:g} nm; "
-            "with periods_nm = [] it tells any"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    schedule = schedule_of(recipe)
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        state.load(checkpoint, identity, schedule)
-    stream = TrainingStream(recipe, experiment, seed, device, data)
-    batches = validation_batches(recipe, experiment, seed, device, held_out)
-    loss_of = LOSSES[recipe.loss]
-    compiled = fast and device.type == "cuda"
-    forward = torch.compile(state.network) if compiled else state.network
-
-    begin = last_saved = time.perf_counter()
-    before = state.seconds
-    running = 0.0
-    while not schedule.finished(state.step):
-        inputs, quaternion, radius = stream.batch(state.step)
-        rate = schedule.learning_rate(state.step)
-        for optimiser in state.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-        settling = schedule.settling(state.step)
-        state.network.train(not settling)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast and not settling):
-            output = forward(inputs)
-        loss = loss_of(output, state.network.layout, quaternion, radius)
-        state.network.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
-        # Read together: every reading waits for the device.
-        value, slope = torch.stack((loss.detach(), norm)).tolist()
-        for what, number in (("loss", value), ("gradient", slope)):
-            if not math.isfinite(number):
-                raise _diverged(f"the {what} became {number}", state.step, checkpoint)
-        for optimiser in state.optimisers:
-            optimiser.step()
-        state.step += 1
-        state.update_average(recipe.average)
-        running = value if running == 0 else 0.98 * running + 0.02 * value
-        progress(state.step, recipe.steps, running)
-        if schedule.due(state.step):
-            schedule.observe(_validation_loss(state.average, recipe, batches))
-        if watch is not None and state.step % watch_steps == 0:
-            watch(state.step, state.average.eval())
-
-        now = time.perf_counter()
-        state.seconds = before + now - begin
-        late = max_minutes is not None and now - begin > 60 * max_minutes
-        if schedule.finished(state.step) or late or now - last_saved > 60 * checkpoint_minutes:
-            if (name := not_finite(state.tensors())) is not None:
-                raise _diverged(f"{name} became infinite or NaN", state.step, checkpoint)
-            median, tail, miss = _validate(state.average, batches)
-            state.save(checkpoint, identity, schedule)
-            _append(
-                folder / "training.csv",
-                {
-                    "step": state.step, "loss": running, "seconds": round(state.seconds, 1),
-                    "learning_rate": rate,
-                    "images": state.step * recipe.batch, "disorientation_median_deg": median,
-                    "disorientation_90_deg": tail, "radius_median_nm": miss,
-                },
-            )  # fmt: skip
-            last_saved = now
-            if late:
-                break
-
-    simulations = state.step * recipe.batch // recipe.variants
-    if data is not None or recipe.pool is not None:
-        simulations = len(data[1]) if data is not None else recipe.pool or 0
-    if start is not None:
-        # What the weights cost before belongs to what they cost.
-        simulations += int(start.card.get("training_simulations", 0))
-        state.seconds += float(start.card.get("training_seconds", 0.0))
-    network = state.average.eval()
-    card = {
-        "architecture": recipe.architecture,
-        "network": network.options,
-        "parameters": sum(p.numel() for p in network.parameters()),
+    folder, device = Path(folder), torch.device(device)
+    identity = {
         "recipe": recipe.to_dict(),
         "experiment": experiment.to_dict(),
         "seed": seed,
-        "data": identity["data"],  # digest of the set it learnt from; None for simulations
-        "steps": state.step,
-        "images": state.step * recipe.batch,
-        "training_seconds": round(state.seconds, 1),
+        "fast": fast,
+        "start": None if start is None else start.digest,
+        "data": None if data is None else data_digest(data),
+        "held_out": None if held_out is None else data_digest(held_out),
+    }
+    run = _Run(recipe, seed, device, identity)
+    if start is not None:
+        run.start_from(start)
+    _check_trainable(recipe, experiment, run.network, data)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        run.load(checkpoint)
+    stream = TrainingStream(recipe, experiment, seed, device, data)
+    batches = validation_batches(recipe, experiment, seed, device, held_out)
+    loss_of = LOSSES[recipe.loss]
+    forward = torch.compile(run.network) if fast and device.type == "cuda" else run.network
+
+    def diverged(problem: str) -> DivergedError:
+        kept = f"; {checkpoint} holds the last good state" if checkpoint.exists() else ""
+        return DivergedError(f"{problem} at step {run.step}{kept}")
+
+    begin = last_saved = time.perf_counter()
+    seconds_before, running_loss = run.seconds, 0.0
+    while not run.finished:
+        inputs, quaternion, radius_nm = stream.batch(run.step)
+        settling = run.schedule.settling(run.step)
+        run.network.train(not settling)
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast and not settling):
+            output = forward(inputs)
+        loss = loss_of(output, run.network.layout, quaternion, radius_nm)
+        run.network.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), LARGEST_GRADIENT)
+        # Read together: every reading waits for the device.
+        loss_value, norm_value = torch.stack((loss.detach(), norm)).tolist()
+        for name, value in (("loss", loss_value), ("gradient", norm_value)):
+            if not math.isfinite(value):
+                raise diverged(f"the {name} became {value}")
+        learning_rate = run.schedule.learning_rate(run.step)
+        run.apply_gradients(learning_rate, recipe.average)
+        running_loss = 0.98 * running_loss + 0.02 * loss_value if running_loss else loss_value
+        progress(run.step / recipe.steps)
+        report(run.step, running_loss)
+        if run.schedule.due(run.step):
+            run.schedule.observe(mean_loss(run.average, recipe.loss, batches))
+        if watch is not None and run.step % watch_steps == 0:
+            watch(run.step, run.average.eval())
+
+        now = time.perf_counter()
+        run.seconds = seconds_before + now - begin
+        late = max_minutes is not None and now - begin > 60 * max_minutes
+        if not (run.finished or late or now - last_saved > 60 * checkpoint_minutes):
+            continue
+        if (name := run.not_finite()) is not None:
+            raise diverged(f"{name} became infinite or NaN")
+        errors = prediction_errors(run.average, batches)
+        run.save(checkpoint)
+        row = {
+            "step": run.step,
+            "loss": running_loss,
+            "seconds": round(run.seconds, 1),
+            "learning_rate": learning_rate,
+            "images": run.step * recipe.batch,
+            "disorientation_median_deg": float(errors.angle_deg.median()),
+            "disorientation_90_deg": float(errors.angle_deg.quantile(0.9)),
+            "radius_median_nm": float(errors.radius_nm.median()),
+        }
+        _append(folder / "training.csv", row)
+        last_saved = now
+        if late:
+            break
+
+    network = run.average.eval()
+    seconds, simulations = run.seconds, run.step * recipe.batch // recipe.variants
+    if data is not None or recipe.pool is not None:
+        simulations = len(data) if data is not None else recipe.pool or 0
+    if start is not None:
+        # The cost of the weights that it started from is part of the total.
+        simulations += int(start.card.get("training_simulations", 0))
+        seconds += float(start.card.get("training_seconds", 0.0))
+    card = {
+        "architecture": recipe.architecture,
+        "network": network.options,
+        "parameters": sum(values.numel() for values in network.parameters()),
+        "recipe": recipe.to_dict(),
+        "experiment": experiment.to_dict(),
+        "seed": seed,
+        "data": identity["data"],  # digest of the stored set; None for simulations
+        "steps": run.step,
+        "images": run.step * recipe.batch,
+        "training_seconds": round(seconds, 1),
         "training_simulations": simulations,
         "threads": torch.get_num_threads(),
         "device": str(device),
         "torch": torch.__version__,
         "search": search,
-        SPREAD_FACTORS: spread_factors(network, batches),
+        SPREAD_FACTORS: spread_factors(prediction_errors(network, batches)),
         "started_from": None if start is None else start.card,  # its cost is in the totals above
     }
     save_network(folder / "network.safetensors", network, card)
-    return TrainingResult(schedule.finished(state.step), state.step, state.seconds, simulations, network)
+    return TrainingResult(run.finished, run.step, seconds, simulations, network)

@@ -1,1 +1,1 @@
-"""What a comparison found, for people to read: tables, figures and the HTML report of a run."""
+"""What comparisons, sweeps and evaluations found: tables, figures and the HTML report."""

@@ -1,49 +1,107 @@
-"""An evaluation of networks as a table and on disk."""
+"""An evaluation of networks: statistics over its images, as a table and on disk."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from icobench.answer import solved
 from icobench.errors import InputError
 from icobench.provenance import provenance
-from icobench.runs.evaluation import Evaluated, summarise
+from icobench.reporting.report import write_file
 from icobench.simulator.experiment import Experiment
-from icobench.storage import atomic_path
+from icobench.storage import atomic_path, write_json
 
-__all__ = ["evaluation_table", "write_evaluation"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-ROWS = (
-    ("disorientation_deg", "disorientation, deg", 1.0),
-    ("radius_error_nm", "radius error, nm", 1.0),
-    ("appendix_c_mean", "appendix C mean, %", 100.0),
-    ("appendix_c_max", "appendix C max, %", 100.0),
-)
+__all__ = ["EvaluatedSet", "evaluation_table", "summarise", "write_evaluation"]
+
+ERRORS = {
+    "disorientation_deg": ("disorientation, deg", 1.0, "bound_orientation_deg"),
+    "radius_error_nm": ("radius error, nm", 1.0, "bound_radius_nm"),
+    "appendix_c_mean": ("appendix C mean, %", 100.0, ""),
+    "appendix_c_max": ("appendix C max, %", 100.0, ""),
+}
+"""Label, factor and column of the bound of each error."""
+
+QUANTILES = {"median": 0.5, "90": 0.9, "99": 0.99}
 
 
-def evaluation_table(evaluated: Sequence[Evaluated], pace: dict[str, float]) -> str:
-    """Markdown: median, 90 % and 99 % quantile of every error and test set, then the rest in words."""
+class EvaluatedSet(Protocol):
+    """One test set's results, as ``icobench.runs.evaluation.evaluate`` returns them.
+
+    Attributes:
+        name: of the test set.
+        table: one row per image: errors, predicted spreads and, for photon counts, the Cramer-Rao bounds.
+        seconds: of the prediction of all images.
+        networks: digest of the networks.
+    """
+
+    name: str
+    table: "pd.DataFrame"
+    seconds: float
+    networks: str
+
+
+def summarise(table: "pd.DataFrame", networks: str, seconds: float) -> dict[str, Any]:
+    """Quantiles of every error, success rate, calibration and, where known, the ratio to the bound.
+
+    The ratios are median error over median bound, and root mean square error over root mean square bound.
+    Coverage is the share of radii within one predicted standard deviation (0.68 if the spreads are
+    right) and of orientations within the predicted root mean square angle (0.61).
+
+    Args:
+        table, networks, seconds: as in :class:`EvaluatedSet`.
+    """
+    turn, size = table["disorientation_deg"], table["radius_error_nm"]
+    summary: dict[str, Any] = {"images": len(table), "networks": networks}
+    for column in ERRORS:
+        summary[column] = {name: float(table[column].quantile(part)) for name, part in QUANTILES.items()}
+    summary["success_rate"] = float(solved(turn, size).mean())
+    summary["second_hypothesis_nearer"] = float((table["second_disorientation_deg"] < turn).mean())
+    if table["radius_std_nm"].notna().all():
+        summary["coverage_radius"] = float((size <= table["radius_std_nm"]).mean())
+        summary["coverage_orientation"] = float((turn <= table["orientation_std_deg"]).mean())
+    for error, (_, _, bound) in ERRORS.items():
+        if bound in table:
+            summary[f"{bound}_median"] = float(table[bound].median())
+            summary[f"{error}_over_bound_median"] = float(table[error].median() / table[bound].median())
+            mean_square = table[error].pow(2).mean() / table[bound].pow(2).mean()
+            summary[f"{error}_over_bound_rms"] = float(mean_square**0.5)
+    summary["seconds_per_image"] = seconds / len(table)
+    return summary
+
+
+def _summaries(evaluated: Sequence[EvaluatedSet]) -> dict[str, dict[str, Any]]:
+    return {item.name: summarise(item.table, item.networks, item.seconds) for item in evaluated}
+
+
+def evaluation_table(evaluated: Sequence[EvaluatedSet], pace: dict[str, float]) -> str:
+    """Markdown: median, 90 % and 99 % quantile of every error and test set, then the rest in words.
+
+    Args:
+        evaluated: test sets.
+        pace: time of one image and images a second, see ``icobench.runs.evaluation.speed``.
+    """
     lines = ["| test set | error | median | 90 % | 99 % | median / bound |", "|---|---|---|---|---|---|"]
     notes = []
-    for one in evaluated:
-        summary = summarise(one)
-        for column, label, factor in ROWS:
-            values = [f"{factor * summary[column][key]:.3g}" for key in ("median", "90", "99")]
+    for name, summary in _summaries(evaluated).items():
+        for column, (label, factor, _) in ERRORS.items():
+            values = [f"{factor * summary[column][key]:.3g}" for key in QUANTILES]
             ratio = summary.get(f"{column}_over_bound_median")
             bound = "" if ratio is None else f"{ratio:.2f}"
-            lines.append(f"| {one.name} | {label} | {' | '.join(values)} | {bound} |")
-        text = f"{one.name}: {100 * summary['success_rate']:.1f} % within 1 deg and 1 nm"
+            lines.append(f"| {name} | {label} | {' | '.join(values)} | {bound} |")
+        note = f"{name}: {100 * summary['success_rate']:.1f} % within 1 deg and 1 nm"
         if "coverage_radius" in summary:
-            text += (
+            note += (
                 f"; {100 * summary['coverage_radius']:.0f} % of radii within the predicted deviation (68 "
                 f"expected), {100 * summary['coverage_orientation']:.0f} % of orientations within the "
                 "predicted root mean square angle (61)"
             )
-        notes.append(
-            text + f"; second hypothesis nearer in {100 * summary['second_hypothesis_nearer']:.2f} %."
-        )
+        second = 100 * summary["second_hypothesis_nearer"]
+        notes.append(f"{note}; second hypothesis nearer in {second:.2f} %.")
     for prefix, what in (("", "image of counts"), ("log_", "log image")):
         if f"{prefix}one_image_ms" in pace:
             notes.append(
@@ -55,7 +113,7 @@ def evaluation_table(evaluated: Sequence[Evaluated], pace: dict[str, float]) -> 
 
 def write_evaluation(
     folder: Path,
-    evaluated: Sequence[Evaluated],
+    evaluated: Sequence[EvaluatedSet],
     pace: dict[str, float],
     cards: list[dict[str, Any]],
     experiment: Experiment,
@@ -64,27 +122,30 @@ def write_evaluation(
 ) -> None:
     """Write evaluation.json (summaries, origin), evaluation.md (table) and evaluation.parquet (every image).
 
+    Args:
+        folder: made if missing.
+        evaluated, pace: as for :func:`evaluation_table`.
+        cards: of the networks.
+        experiment, seed, device: where the results come from.
+
     Raises:
         InputError: the folder cannot be made.
     """
     import pandas as pd
 
+    folder = Path(folder)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
     origin = provenance(seed, device, experiment)
-    document = {
-        **origin, "speed": pace, "sets": {one.name: summarise(one) for one in evaluated}, "networks": cards,
-    }  # fmt: skip
-    table = pd.concat([one.table.assign(test_set=one.name) for one in evaluated], ignore_index=True)
+    description = {**origin, "speed": pace, "sets": _summaries(evaluated), "networks": cards}
+    write_json(folder / "evaluation.json", description)
+    machine = origin["machine"]["processor"]
+    where = f"`{origin['command']}`, commit {origin['commit']}, {machine}, seed {seed}."
+    write_file(folder / "evaluation.md", f"{evaluation_table(evaluated, pace)}\n\n{where}\n".encode())
+    table = pd.concat([item.table.assign(test_set=item.name) for item in evaluated], ignore_index=True)
     numbers = table.select_dtypes("number").astype("float32")
     numbers["test_set"] = table["test_set"].astype("category")
-    with atomic_path(Path(folder) / "evaluation.json") as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
-    with atomic_path(Path(folder) / "evaluation.md") as temporary:
-        machine = origin["machine"]["processor"]
-        where = f"`{origin['command']}`, commit {origin['commit']}, {machine}, seed {seed}."
-        temporary.write_text(f"{evaluation_table(evaluated, pace)}\n\n{where}\n")
-    with atomic_path(Path(folder) / "evaluation.parquet") as temporary:
+    with atomic_path(folder / "evaluation.parquet") as temporary:
         numbers.to_parquet(temporary)

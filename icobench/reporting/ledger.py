@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icobench.reporting.statistics import Interval, resampled
+from icobench.reporting.tables import Table, number
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
-    "CURRENCIES",
-    "PUBLISHED",
-    "Account",
-    "BreakEven",
-    "account",
-    "break_even",
-    "seconds_per_simulation",
-]
+    "CURRENCIES", "PUBLISHED", "Account", "BreakEven", "account", "accounts_of", "break_even",
+    "break_even_table", "break_evens", "ledger_table", "published_text", "seconds_per_simulation",
+]  # fmt: skip
 
 CURRENCIES = ("seconds", "simulations")
 """A machine's time, and simulated images; training counts with both."""
@@ -65,12 +61,12 @@ class Account:
 
     @property
     def each_equivalent(self) -> float:
-        """The same for an image, mean."""
+        """Simulations that this machine could make in the mean seconds of an image."""
         return float(self.seconds.mean()) / self.seconds_per_simulation
 
 
 def seconds_per_simulation(results: "DataFrame") -> float:
-    """Of the machine that made the results: from the method that simulated most, time over evaluations.
+    """Of the machine that made the results: time over evaluations of the method that simulated most.
 
     NaN if none simulated.
     """
@@ -83,32 +79,49 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
     """What a method cost in a run.
 
     Args:
-        method: its name; whether it needs networks or a dictionary is in the run's card of it.
+        method: its name; the run's card of the method says whether it needs networks or a dictionary.
         results: one row per image and method.
         run: ``run.json``, whose cards of networks and dictionary say what those cost.
         per_simulation: from :func:`seconds_per_simulation`.
     """
-    own = results[results["method"] == method].sort_values("image")
-    # Runs from before the cards said it have the name alone.
-    guessed = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
-    card = {**guessed, **((run.get("methods") or {}).get(method) or {})}
-    seconds = simulations = 0.0
+    answers = results[results["method"] == method].sort_values("image")
+    # The cards of older runs do not say what a method needs; its name does.
+    needs = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
+    card = {**needs, **((run.get("methods") or {}).get(method) or {})}
+    costs: list[tuple[Any, Any]] = []
     searches = [card.get("search")]
     if card.get("needs_network"):
         for network in run.get("networks") or ([run["network"]] if run.get("network") else []):
-            seconds += float(network.get("training_seconds") or 0.0)
-            simulations += float(network.get("training_simulations") or 0.0)
+            costs.append((network.get("training_seconds"), network.get("training_simulations")))
             searches.append(network.get("search"))
-    if card.get("needs_dictionary") and run.get("dictionary"):
-        seconds += float(run["dictionary"]["seconds"])
-        simulations += float(run["dictionary"]["simulations"])
-    for search in filter(None, searches):
-        seconds += float(search["seconds"])
-        simulations += float(search["simulations"])
-    return Account(
-        method, seconds, simulations, own["seconds"].to_numpy(dtype=float),
-        own["evaluations"].to_numpy(dtype=float), per_simulation,
-    )  # fmt: skip
+    if card.get("needs_dictionary"):
+        searches.append(run.get("dictionary"))
+    costs += [(paid["seconds"], paid["simulations"]) for paid in searches if paid]
+    seconds, simulations = (sum(float(cost[i] or 0.0) for cost in costs) for i in (0, 1))
+    each = (answers[name].to_numpy(dtype=float) for name in ("seconds", "evaluations"))
+    return Account(method, float(seconds), float(simulations), *each, per_simulation)
+
+
+def accounts_of(results: "DataFrame", run: dict[str, Any]) -> list[Account]:
+    """The account of every method of a run, in order of appearance."""
+    per_simulation = seconds_per_simulation(results)
+    return [account(str(name), results, run, per_simulation) for name in dict.fromkeys(results["method"])]
+
+
+def ledger_table(accounts: list[Account]) -> Table:
+    """Costs before the first image and for each, in simulations, seconds, and seconds as simulations."""
+    headers = [
+        ("method", ""), ("before: simulations", ""), ("before: time", "s"), ("that time", "simulations"),
+        ("each: simulations", ""), ("each: time", "s"), ("that time", "simulations"),
+    ]  # fmt: skip
+    rows = []
+    for costs in accounts:
+        values = (
+            costs.fixed_simulations, costs.fixed_seconds, costs.fixed_equivalent, costs.evaluations.mean(),
+            costs.seconds.mean(), costs.each_equivalent,
+        )  # fmt: skip
+        rows.append([costs.method, *map(number, values)])
+    return headers, rows
 
 
 @dataclass(frozen=True)
@@ -128,9 +141,17 @@ class BreakEven:
     images: Interval
     as_accurate: bool
 
+    @property
+    def text(self) -> str:
+        """The number of images with its interval."""
+        if math.isinf(self.images.value):
+            return "never"
+        ends = ("never" if math.isinf(end) else f"{math.ceil(end):,}" for end in self.images[1:])
+        return f"{math.ceil(self.images.value):,} ({' to '.join(ends)})"
+
 
 def _crossing(fixed: float, saved: np.ndarray) -> np.ndarray:
-    """Images until savings on each repay what was spent before: fixed / saved, 0 or infinity at the ends."""
+    """Images until the savings on each repay the cost before: fixed / saved, 0 or infinity at the ends."""
     with np.errstate(divide="ignore", invalid="ignore"):
         images = fixed / saved
     return np.where(saved > 0, np.maximum(images, 0.0), 0.0 if fixed < 0 else np.inf)
@@ -145,8 +166,8 @@ def break_even(
 ) -> BreakEven:
     """Number of images from which ``first`` is cheaper, with a paired bootstrap interval of 95 %.
 
-    Where the first costs less before the first image and more for each, it is cheaper up to a number of
-    images only; that is not a break-even, and 0 is said.
+    It is 0 where the first method costs less before the first image and more for each: it is then cheaper
+    from the start, although only up to a number of images.
 
     Args:
         first, second: accounts over the same images.
@@ -157,15 +178,63 @@ def break_even(
     saved = second.each(currency) - first.each(currency)
     fixed = first.fixed(currency) - second.fixed(currency)
     index = resampled(len(saved), seed)
-    drawn = np.sort(_crossing(fixed, saved[index].mean(1)))
-    last = len(drawn) - 1
-    images = Interval(
-        float(_crossing(fixed, saved.mean(keepdims=True))[0]),
-        float(drawn[round(0.025 * last)]),
-        float(drawn[round(0.975 * last)]),
-    )
+    value = float(_crossing(fixed, saved.mean(keepdims=True))[0])
+    images = Interval.of_draws(value, _crossing(fixed, saved[index].mean(1)))
     as_accurate = True
     if solved is not None:
         behind = solved[1].astype(float) - solved[0].astype(float)
         as_accurate = bool(np.quantile(behind[index].mean(1), 0.975) <= NOT_WORSE)
     return BreakEven(first.method, second.method, currency, images, as_accurate)
+
+
+def break_evens(results: "DataFrame", accounts: list[Account], seed: int = 0) -> list[BreakEven]:
+    """Break-even points of each method against every one that needs less before the first image.
+
+    Returns:
+        for each pair the point by time, then that by simulations.
+    """
+    solved = results.pivot(index="image", columns="method", values="success").fillna(False).astype(bool)
+    # A method that failed half-way is not on the same images.
+    complete = [costs for costs in accounts if len(costs.seconds) == len(solved)]
+    return [
+        break_even(first, second, currency, tuple(solved[[first.method, second.method]].to_numpy().T), seed)
+        for first in complete
+        for second in complete
+        if first.fixed_seconds > second.fixed_seconds
+        for currency in CURRENCIES
+    ]
+
+
+def break_even_table(points: list[BreakEven]) -> Table:
+    """From how many images on the first method is cheaper, by either currency.
+
+    Args:
+        points: from :func:`break_evens`.
+    """
+    headers = [
+        ("method", ""), ("cheaper than", ""), ("by time from", "images"), ("by simulations from", "images"),
+        ("solves as many", ""),
+    ]  # fmt: skip
+    rows = []
+    for by_time, by_simulations in zip(points[::2], points[1::2], strict=True):
+        accurate = "yes" if by_time.as_accurate else "no"
+        rows.append([by_time.first, by_time.second, by_time.text, by_simulations.text, accurate])
+    return headers, rows
+
+
+def published_text(accounts: list[Account]) -> str:
+    """The paper's break-even, recomputed from this run."""
+    by_name = {costs.method: costs for costs in accounts}
+    before, each = PUBLISHED["network"][0], PUBLISHED["simplex"][1]
+    text = (
+        f"The paper counts {before:,.0f} simulations for the network before the first image and {each:,.0f} "
+        f"for each image of the simplex: break-even at {before / each:.1f} images."
+    )
+    if not {"network", "simplex"} <= by_name.keys():
+        return text
+    network, simplex = by_name["network"], by_name["simplex"]
+    simulations, spent = network.fixed_simulations, float(simplex.evaluations.mean())
+    return (
+        f"{text} Measured here: {simulations:,.0f} and {spent:,.0f}, break-even at {simulations / spent:.1f} "
+        f"images by simulations and {network.fixed_seconds / simplex.seconds.mean():.0f} by time."
+    )

@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 
 from icobench.errors import InputError
-from icobench.images.files import read_images
-from icobench.images.log_image import intensity_from_log
-from icobench.runs.campaign import CAMPAIGN_FILE
+from icobench.images.image_set import ImageSet
+from icobench.images.source import read_images
+from icobench.reporting.gallery import as_intensities
 from icobench.simulator.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from icobench.sets.patterns import PatternSource
 
 __all__ = ["RunFolder", "read_run", "read_runs"]
+
+RUNS_FILE = "campaign.json"
+"""In a folder of several runs: their names, each of which is a folder inside."""
 
 RESULT_COLUMNS = (
     "image", "method", "true_radius_nm", "true_q_w", "true_q_x", "true_q_y", "true_q_z", "radius_nm", "q_w",
@@ -33,7 +36,7 @@ TEXT_COLUMNS = ("method", "status")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A finished comparison.
+    """A finished comparison on one set of test images.
 
     Attributes:
         folder: where it lies.
@@ -43,8 +46,8 @@ class RunFolder:
         experiment: physics and grid.
         kind: of the images, "counts", "log" or "intensity".
         count: number of test images, N.
-        load: from image numbers (n) to (n, H, W) float32 counts, or relative intensities of log images, and
-            (n, H, W) bool, True where usable.
+        load: from n image numbers to their images as counts or intensities; log images become intensities
+            relative to their maximum. Pixels outside the half space are masked.
     """
 
     folder: Path
@@ -54,7 +57,7 @@ class RunFolder:
     experiment: Experiment
     kind: str
     count: int
-    load: Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray]]
+    load: Callable[[Sequence[int]], ImageSet]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -89,17 +92,15 @@ def _present(path: Path) -> Path:
 def _table(path: Path, columns: tuple[str, ...]) -> "DataFrame":
     import pandas as pd
 
+    _present(path)
     try:
-        table = pd.read_parquet(_present(path))
-    except InputError:
-        raise
+        table = pd.read_parquet(path)
     except Exception as error:  # pyarrow raises many kinds for damaged files
         raise InputError(f"{path}: not a readable parquet file ({_first_line(error)})") from error
-    missing = [name for name in columns if name not in table]
-    if missing:
+    if missing := [name for name in columns if name not in table]:
         raise InputError(f"{path}: no column {', '.join(missing)}")
     try:
-        # Nothing here may be missing but an answer, which is NaN.
+        # Only answers may be missing, and a missing answer is NaN.
         table = table.astype({name: float for name in columns if name not in TEXT_COLUMNS})
         table = table.astype({"image": int} | {name: str for name in TEXT_COLUMNS if name in table})
         if "success" in table:
@@ -109,7 +110,8 @@ def _table(path: Path, columns: tuple[str, ...]) -> "DataFrame":
         raise InputError(f"{path}: wrong type of values ({_first_line(error)})") from error
 
 
-def _run(path: Path) -> tuple[dict[str, Any], Experiment]:
+def _description(path: Path) -> tuple[dict[str, Any], Experiment]:
+    """The content of ``run.json``, and its experiment."""
     try:
         run = json.loads(_present(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -128,36 +130,30 @@ def _run(path: Path) -> tuple[dict[str, Any], Experiment]:
         raise InputError(f"{path}: not an experiment ({_first_line(error)})") from error
 
 
-def _kind(path: Path) -> str:
+def _stored_kind(path: Path) -> str:
+    """Kind of the images in a file of this package; files that others made hold counts."""
     import h5py
 
     try:
         with h5py.File(path, "r") as stream:
-            return str(stream["/icobench"].attrs["kind"]) if "/icobench" in stream else "counts"
-    except KeyError:
-        return "counts"
+            group = stream.get("/icobench")
+            return "counts" if group is None else str(group.attrs.get("kind", "counts"))
     except OSError as error:
         raise InputError(f"{path}: not a readable HDF5 file ({_first_line(error)})") from error
 
 
-def _stored_images(path: Path, experiment: Experiment) -> tuple[str, np.ndarray, np.ndarray]:
-    """Kind, images and masks of a test set."""
-    import torch
-
-    kind = _kind(path)
+def _stored_images(path: Path, experiment: Experiment) -> ImageSet:
+    kind = _stored_kind(path)
     # Noise-free intensities are read like counts: numbers that are not negative.
-    stack = read_images(path, kind="counts" if kind == "intensity" else kind)
-    if stack.images.shape[1:] != (experiment.pixels, experiment.pixels):
+    stored = read_images(path, kind="counts" if kind == "intensity" else kind)
+    if stored.images.shape[1:] != (experiment.pixels, experiment.pixels):
         raise InputError(
-            f"{path}: images of {stack.images.shape[1]} pixels, but the experiment has {experiment.pixels}"
+            f"{path}: images of {stored.images.shape[1]} pixels, but the experiment has {experiment.pixels}"
         )
-    intensity = stack.images
-    if kind == "log":
-        intensity = intensity_from_log(torch.from_numpy(intensity)).numpy()
-    return kind, intensity, stack.mask & experiment.valid().numpy()
+    return ImageSet(torch.as_tensor(stored.images), torch.as_tensor(stored.mask), kind, experiment)
 
 
-def _source(run: dict[str, Any], experiment: Experiment) -> "PatternSource | None":
+def _pattern_source(run: dict[str, Any], experiment: Experiment) -> "PatternSource | None":
     """What makes a run's images anew, None where its description does not say enough."""
     from icobench.sets.patterns import PatternSource
     from icobench.sets.test_sets import TEST_SETS, find_test_set
@@ -173,10 +169,10 @@ def _source(run: dict[str, Any], experiment: Experiment) -> "PatternSource | Non
 
 
 def read_run(folder: Path | str) -> RunFolder:
-    """Read results, curves, test set and provenance of a comparison.
+    """Read results, curves, test set and provenance of a comparison on one test set.
 
-    Without ``test_set.h5``, which is large and therefore often left out where results are kept, simulated
-    images are made anew when they are asked for.
+    Where ``test_set.h5`` is missing (it is large, and therefore often left out where results are kept),
+    simulated images are made anew when they are asked for.
 
     Raises:
         InputError: a missing or damaged file, or files that do not belong together.
@@ -184,48 +180,51 @@ def read_run(folder: Path | str) -> RunFolder:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    run, experiment = _run(folder / "run.json")
+    run, experiment = _description(folder / "run.json")
     results = _table(folder / "results.parquet", RESULT_COLUMNS)
     curves = _table(folder / "curves.parquet", CURVE_COLUMNS)
     if not len(results):
         raise InputError(f"{folder / 'results.parquet'}: holds no result")
     path = folder / "test_set.h5"
-    source = None if path.exists() else _source(run, experiment)
+    source = None if path.exists() else _pattern_source(run, experiment)
     if source is None:
-        kind, intensity, masks = _stored_images(_present(path), experiment)
-        count = len(intensity)
+        stored = _stored_images(_present(path), experiment)
+        kind, count = stored.kind, len(stored)
     else:
         kind, count = source.options.stored_kind, source.options.images
     if not results["image"].between(0, count - 1).all():
         raise InputError(f"{path}: {count} images, fewer than the results speak of")
 
-    def load(numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def load(numbers: Sequence[int]) -> ImageSet:
         if source is None:
-            return intensity[list(numbers)], masks[list(numbers)]
-        made = {number: source.block(range(number, number + 1)) for number in dict.fromkeys(numbers)}
-        pictures, usable = (
-            np.concatenate([getattr(made[number], name).numpy() for number in numbers])
-            for name in ("images", "mask")
-        )
-        return pictures, usable & experiment.valid().numpy()
+            images = stored.subset(torch.tensor(list(numbers)))
+        else:
+            made = {number: source.block(range(number, number + 1)) for number in set(numbers)}
+            images = ImageSet(
+                torch.cat([made[number].images for number in numbers]),
+                torch.cat([made[number].mask for number in numbers]), kind, experiment,
+            )  # fmt: skip
+        mask = images.mask & experiment.valid()
+        kind_shown = "intensity" if kind == "log" else kind
+        return replace(images, images=as_intensities(images), mask=mask, kind=kind_shown)
 
     return RunFolder(folder, results, curves, run, experiment, kind, count, load)
 
 
 def read_runs(folder: Path | str) -> dict[str, RunFolder]:
-    """The runs of a campaign by name, in its order; a single run has the name "".
+    """The runs of a comparison by name, in their order; a single run has the name "".
 
     Raises:
-        InputError: as :func:`read_run`.
+        InputError: as :func:`read_run`, or the list of the runs is damaged.
     """
     folder = Path(folder)
-    described = folder / CAMPAIGN_FILE
-    if not described.exists():
+    path = folder / RUNS_FILE
+    if not path.exists():
         return {"": read_run(folder)}
     try:
-        names = list(json.loads(described.read_text(encoding="utf-8"))["runs"])
+        names = list(json.loads(path.read_text(encoding="utf-8"))["runs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{described}: damaged") from error
+        raise InputError(f"{path}: damaged") from error
     if not names:
-        raise InputError(f"{described}: names no run")
+        raise InputError(f"{path}: names no run")
     return {name: read_run(folder / name) for name in names}

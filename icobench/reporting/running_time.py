@@ -11,13 +11,15 @@ import numpy as np
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["ANGLES_DEG", "RADII_NM", "TARGETS", "expected_running_time", "first_hits", "solved_share"]
+__all__ = ["ANGLES_DEG", "RADII_NM", "TARGETS", "expected_running_time", "first_hits"]
 
 ANGLES_DEG = (10.0, 3.0, 1.0, 0.3, 0.1)
 RADII_NM = (3.0, 1.0, 0.3, 0.1)
 
 TARGETS = tuple((angle, radius) for angle in ANGLES_DEG for radius in RADII_NM)
-"""Both must be met."""
+"""Both errors must be at most these."""
+
+ERRORS = ["disorientation_deg", "radius_error_nm"]
 
 
 def first_hits(
@@ -27,37 +29,24 @@ def first_hits(
 
     Args:
         curves: one row per method, image and step.
-        results: one row per method and image; an image's whole cost counts where it was never solved, and
-            its final answer counts as reached at that cost.
-        method: whose.
+        results: one row per method and image. The final answer counts as reached at the image's whole cost.
+        method: name of the method.
         targets: pairs of degrees and nanometres.
 
     Returns:
-        evaluations (images, targets), infinite where never met; total evaluations (images,).
+        evaluations (images, targets), infinite where a target was never met; total evaluations (images,).
     """
-    own = results[results["method"] == method].sort_values("image")
-    images = own["image"].to_numpy()
-    total = own["evaluations"].to_numpy(dtype=float)
+    answers = results[results["method"] == method].sort_values("image")
+    total = answers["evaluations"].to_numpy(dtype=float)
     limits = np.array(targets)
-    place = {image: row for row, image in enumerate(images)}
-    hits = np.full((len(images), len(limits)), np.inf)
-
-    def note(row: np.ndarray, spent: np.ndarray, turn: np.ndarray, size: np.ndarray) -> None:
-        met = (turn[:, None] <= limits[:, 0]) & (size[:, None] <= limits[:, 1])
-        np.minimum.at(hits, row, np.where(met, spent[:, None], np.inf))
-
-    columns = ["disorientation_deg", "radius_error_nm"]
-    course = curves[(curves["method"] == method) & curves["image"].isin(place)]
-    if len(course):
-        rows = course["image"].map(place).to_numpy()
-        note(rows, course["evaluations"].to_numpy(dtype=float), *course[columns].to_numpy(dtype=float).T)
-    note(np.arange(len(images)), total, *own[columns].to_numpy(dtype=float).T)
+    rows = {image: row for row, image in enumerate(answers["image"])}
+    hits = np.full((len(answers), len(limits)), np.inf)
+    steps = curves[(curves["method"] == method) & curves["image"].isin(rows)]
+    for table in (steps, answers):
+        met = (table[ERRORS].to_numpy(dtype=float)[:, None] <= limits).all(-1)
+        spent = table["evaluations"].to_numpy(dtype=float)[:, None]
+        np.minimum.at(hits, table["image"].map(rows).to_numpy(dtype=int), np.where(met, spent, np.inf))
     return hits, total
-
-
-def solved_share(hits: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Share of pairs of image and target that were solved within each budget of ``grid`` (G,): (G,)."""
-    return (hits.reshape(-1, 1) <= grid).mean(0)
 
 
 def expected_running_time(hits: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -72,5 +61,5 @@ def expected_running_time(hits: np.ndarray, total: np.ndarray) -> np.ndarray:
     """
     met = np.isfinite(hits)
     spent = np.where(met, hits, total[:, None]).sum(0)
-    solved = met.sum(0)
-    return np.where(solved > 0, spent / np.maximum(solved, 1), np.inf)
+    images_solved = met.sum(0)
+    return np.where(images_solved > 0, spent / np.maximum(images_solved, 1), np.inf)

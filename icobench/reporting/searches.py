@@ -5,6 +5,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from icobench.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -14,15 +16,13 @@ __all__ = ["write_search_figures"]
 
 
 def _save(axes: Any, path: Path) -> None:
-    import numpy as np
     from matplotlib import pyplot
 
-    first = np.ravel(axes)[0]
-    figure = first.figure
-    panels = len(np.ravel(axes))
-    figure.set_size_inches(max(7.0, 2.6 * panels), 4.5)
-    for one in np.ravel(axes):
-        one.tick_params(axis="x", which="both", labelsize=8, rotation=60 if panels > 1 else 0)
+    panels = np.ravel(axes)
+    figure = panels[0].figure
+    figure.set_size_inches(max(7.0, 2.6 * len(panels)), 4.5)
+    for panel in panels:
+        panel.tick_params(axis="x", which="both", labelsize=8, rotation=60 if len(panels) > 1 else 0)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", facecolor="white")
     pyplot.close(figure)
@@ -43,30 +43,29 @@ def write_search_figures(folder: Path, study: "optuna.Study", names: list[str]) 
     import optuna
 
     matplotlib.use("Agg")
-    logging.getLogger("matplotlib.category").setLevel(
-        logging.WARNING
-    )  # choices such as 16, 32 are words here
+    # Choices such as 16 and 32 are categories here, about which matplotlib would write a line each.
+    logging.getLogger("matplotlib.category").setLevel(logging.WARNING)
     from optuna.visualization import matplotlib as drawn
 
     written = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        for number, name in enumerate(names):
-            end = "" if len(names) == 1 else f"-{number + 1}"
-            target = None if len(names) == 1 else (lambda trial, n=number: trial.values[n])
-            named: dict[str, Any] = {"target": target, "target_name": name}
-            charts: tuple[tuple[str, Any, dict[str, Any]], ...] = (
-                ("history", drawn.plot_optimization_history, {}),
-                ("importance", drawn.plot_param_importances, {"evaluator": evaluator}),
-                ("slice", drawn.plot_slice, {}),
-            )
-            for kind, draw, more in charts:
+        charts: tuple[tuple[str, Any, dict[str, Any]], ...] = (
+            ("history", drawn.plot_optimization_history, {}),
+            ("importance", drawn.plot_param_importances, {"evaluator": evaluator}),
+            ("slice", drawn.plot_slice, {}),
+        )
+        for place, name in enumerate(names):
+            single = len(names) == 1
+            target = None if single else (lambda trial, place=place: trial.values[place])
+            for kind, draw, options in charts:
+                file = f"{kind}.png" if single else f"{kind}-{place + 1}.png"
                 try:
-                    _save(draw(study, **named, **more), folder / f"{kind}{end}.png")
+                    _save(draw(study, target=target, target_name=name, **options), folder / file)
                 except (ValueError, RuntimeError, ZeroDivisionError):
                     continue  # too few trials, or all of one value
-                written.append(f"{kind}{end}.png")
+                written.append(file)
         if len(names) == 2:
             _save(drawn.plot_pareto_front(study, target_names=names), folder / "pareto.png")
             written.append("pareto.png")

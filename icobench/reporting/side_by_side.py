@@ -1,24 +1,16 @@
 """Two or more runs beside each other: two machines, two commits, two presets."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from icobench.errors import InputError
-from icobench.reporting.html import store
-from icobench.reporting.intervals import interval_text
-from icobench.reporting.page import Headers, document, facts, heading, lines, paragraph, table, text
+from icobench.reporting.findings import verdict
+from icobench.reporting.page import bullets, document, facts, heading, paragraph, table, text
+from icobench.reporting.report import provenance_facts, write_file
 from icobench.reporting.run_folder import RunFolder, read_runs
-from icobench.reporting.sections import provenance_facts
-from icobench.reporting.statistics import bootstrap
-from icobench.reporting.tables import number, summary_table
-from icobench.reporting.verdict import verdict
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from icobench.reporting.statistics import bootstrap, median
+from icobench.reporting.tables import Headers, Table, interval_text, number, summary_table
 
 __all__ = ["same_images", "side_by_side_table", "write_side_by_side"]
 
@@ -29,7 +21,7 @@ SHOWN = (
     ("evaluations_mean", "simulations", "per image", 1.0),
     ("seconds_mean", "time", "s per image", 1.0),
 )
-"""Column of the summary, how it is called, its unit and a factor."""
+"""Column of the summary, its title, unit and a factor."""
 
 NOTE = (
     "Ratios to {first}, below 1 is better: error is the median over images of the ratio of the "
@@ -49,21 +41,20 @@ def same_images(first: RunFolder, second: RunFolder) -> bool:
 
 def _ratios(first: RunFolder, second: RunFolder, method: str, seed: int = 0) -> tuple[str, str]:
     """Second over first: errors where the images are the same, and times."""
-    own, other = (
+    base, other = (
         run.results[run.results["method"] == method].set_index("image").sort_index()
         for run in (first, second)
     )
-    shared = own.index.intersection(other.index)
+    shared = base.index.intersection(other.index)
     error = "-"
     if same_images(first, second) and first.truth_known and len(shared):
-        ratio = (other.loc[shared, "disorientation_deg"] / own.loc[shared, "disorientation_deg"]).dropna()
+        ratio = (other.loc[shared, "disorientation_deg"] / base.loc[shared, "disorientation_deg"]).dropna()
         if len(ratio):
-            error = interval_text(bootstrap(ratio.to_numpy(), partial(np.median, axis=-1), seed))
-    time = other["seconds"].mean() / own["seconds"].mean()
-    return error, number(time)
+            error = interval_text(bootstrap(ratio.to_numpy(), median, seed))
+    return error, number(other["seconds"].mean() / base["seconds"].mean())
 
 
-def side_by_side_table(runs: dict[str, RunFolder]) -> tuple[Headers, list[list[str]]]:
+def side_by_side_table(runs: dict[str, RunFolder]) -> Table:
     """A row for each method and run, the runs of one method below each other.
 
     Args:
@@ -73,77 +64,74 @@ def side_by_side_table(runs: dict[str, RunFolder]) -> tuple[Headers, list[list[s
     headers += [(name, unit) for _, name, unit, _ in SHOWN] + [("error", "ratio"), ("time", "ratio")]
     tables = {label: summary_table(run.results).set_index("method") for label, run in runs.items()}
     rows = []
-    for method in dict.fromkeys(name for own in tables.values() for name in own.index):
-        base: RunFolder | None = None
-        for label, own in tables.items():
-            if method not in own.index:
-                continue
-            found: DataFrame = own.loc[method]
-            cells = [number(factor * float(found[column])) for column, _, _, factor in SHOWN]
-            ratios = ("1", "1") if base is None else _ratios(base, runs[label], method)
-            base = base or runs[label]
-            rows.append([str(method), label, str(int(found["images"])), *cells, *ratios])
+    for method in dict.fromkeys(name for summary in tables.values() for name in summary.index):
+        having = [label for label, summary in tables.items() if method in summary.index]
+        for label in having:
+            row = tables[label].loc[method]
+            cells = [number(factor * float(row[column])) for column, _, _, factor in SHOWN]
+            first = label == having[0]
+            ratios = ("1", "1") if first else _ratios(runs[having[0]], runs[label], method)
+            rows.append([str(method), label, str(int(row["images"])), *cells, *ratios])
     return headers, rows
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """Names of the folders, with as much of the way to them as tells them apart."""
+    """Names of the folders, with as many of their parents as are needed to tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(own[-depth:]) for own in parts]
+        labels = ["/".join(path[-depth:]) for path in parts]
         if len(set(labels)) == len(labels):
             return labels
     raise InputError("the same run is named twice")
 
 
-def _differences(runs: dict[str, RunFolder]) -> tuple[Headers, list[list[str]]]:
-    """What the runs' descriptions say differently."""
-    known: dict[str, dict[str, Any]] = {}
-    for label, run in runs.items():
-        flat: dict[str, Any] = {}
-        for name, value in {**provenance_facts(run.run), "settings": run.settings}.items():
-            group = run.run.get(name)
-            if isinstance(group, dict):
-                flat |= {f"{name}: {own}": text(inner) for own, inner in group.items()}
-            else:
-                flat[name] = text(value)
-        known[label] = flat
-    names = dict.fromkeys(name for flat in known.values() for name in flat)
-    rows = []
-    for name in names:
-        values = [flat.get(name, "-") for flat in known.values()]
-        if len(set(values)) > 1:
-            rows.append([name, *values])
-    return [("", ""), *((label, "") for label in runs)], rows
+def _flat(run: RunFolder) -> dict[str, str]:
+    """A run's description, groups such as the machine entry by entry."""
+    flat: dict[str, str] = {}
+    description: dict[str, Any] = {**provenance_facts(run.run), "settings": run.settings}
+    for name, value in description.items():
+        group = run.run.get(name)
+        if isinstance(group, dict):
+            flat |= {f"{name}: {key}": text(entry) for key, entry in group.items()}
+        else:
+            flat[name] = text(value)
+    return flat
+
+
+def _differences(runs: dict[str, RunFolder]) -> Table:
+    """Where the runs' descriptions differ."""
+    described = [_flat(run) for run in runs.values()]
+    names = dict.fromkeys(name for flat in described for name in flat)
+    rows = [[name, *(flat.get(name, "-") for flat in described)] for name in names]
+    return [("", ""), *((label, "") for label in runs)], [row for row in rows if len(set(row[1:])) > 1]
 
 
 def write_side_by_side(folders: Sequence[Path | str], path: Path | str) -> Path:
-    """Write one page that holds several runs against each other, test set by test set.
+    """Write one page that shows several runs beside each other, test set by test set.
 
     Args:
         folders: of ``icobench compare``; ratios are taken to the first.
         path: HTML file to write.
 
     Raises:
-        InputError: a folder that is none, the same one twice, no test set in common, or no way to write.
+        InputError: a folder that is none, the same one twice, no test set in common, or a file that cannot be
+            written.
     """
-    paths = [Path(folder) for folder in folders]
-    path = Path(path)
-    labels = _labels(paths)
-    every = {
+    paths, path = [Path(folder) for folder in folders], Path(path)
+    by_label = {
         label: {name or run.test_set: run for name, run in read_runs(folder).items()}
-        for label, folder in zip(labels, paths, strict=True)
+        for label, folder in zip(_labels(paths), paths, strict=True)
     }
-    first = labels[0]
-    names = [name for name in every[first] if any(name in every[label] for label in labels[1:])]
+    first, *others = by_label
+    names = [name for name in by_label[first] if any(name in by_label[label] for label in others)]
     if not names:
-        raise InputError(f"the runs have no test set in common with {paths[0]}: {', '.join(every[first])}")
-    title = f"Runs side by side: {', '.join(labels)}"
+        raise InputError(f"the runs have no test set in common with {paths[0]}: {', '.join(by_label[first])}")
+    title = f"Runs side by side: {', '.join(by_label)}"
     parts = [heading(title, 1)]
-    for label, runs in every.items():
-        parts += [heading(label, 3), lines(verdict(runs))]
+    for label, runs in by_label.items():
+        parts += [heading(label, 3), bullets(verdict(runs))]
     for name in names:
-        runs = {label: own[name] for label, own in every.items() if name in own}
+        runs = {label: sets[name] for label, sets in by_label.items() if name in sets}
         parts += [
             heading(name),
             table(*side_by_side_table(runs)),
@@ -151,11 +139,11 @@ def write_side_by_side(folders: Sequence[Path | str], path: Path | str) -> Path:
         ]
         if not all(same_images(runs[first], run) for run in runs.values()):
             parts.append(paragraph("The images are not the same: compare with care.", "note"))
-    headers, rows = _differences({label: next(iter(own.values())) for label, own in every.items()})
+    headers, rows = _differences({label: next(iter(sets.values())) for label, sets in by_label.items()})
     parts += [heading("What is different"), table(headers, rows) if rows else paragraph("Nothing.")]
     parts += [
         heading("Runs"),
-        facts({label: str(folder) for label, folder in zip(labels, paths, strict=True)}),
+        facts({label: str(folder) for label, folder in zip(by_label, paths, strict=True)}),
     ]
-    store(path, document(title, parts).encode())
+    write_file(path, document(title, parts).encode())
     return path

@@ -1,17 +1,25 @@
-"""What a comparison's numbers are worth: bootstrap intervals, paired tests, efficiency.
+"""Quantiles of errors, intervals, paired tests and efficiency.
 
-Everything is paired by image: methods saw the same images, and images differ more than methods do.
+Everything is paired by image: all methods saw the same images, and images differ more than methods do.
+Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from icobench.seeds import Purpose, random_generator
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Interval", "bootstrap", "efficiency", "holm", "paired_tests", "resampled", "wide"]
+__all__ = [
+    "Interval", "bootstrap", "efficiency", "error_quantile", "holm", "median", "paired_tests", "resampled",
+    "success_interval", "wide",
+]  # fmt: skip
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -19,9 +27,11 @@ LEVEL = 0.95
 Statistic = Callable[[np.ndarray], np.ndarray]
 """From (R, N) or (N,) values to (R,) or a number, along the last axis."""
 
+median: Statistic = partial(np.median, axis=-1)
+
 
 class Interval(NamedTuple):
-    """An estimate and its bootstrap interval.
+    """An estimate and its interval.
 
     Attributes:
         value: of the sample itself.
@@ -32,12 +42,47 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @classmethod
+    def of_draws(cls, value: float, draws: np.ndarray, level: float = LEVEL) -> "Interval":
+        """The percentile interval of bootstrap draws (R,), ends included."""
+        # An order statistic: an interpolated one would be NaN beside infinity.
+        ordered, last = np.sort(draws), len(draws) - 1
+        low, high = (float(ordered[round(part * last)]) for part in ((1 - level) / 2, (1 + level) / 2))
+        return cls(float(value), low, high)
+
+
+def error_quantile(values: np.ndarray, fraction: float) -> np.ndarray:
+    """Linearly interpolated quantile along the first axis: (N, ...) -> (...).
+
+    A missing answer (NaN) counts as infinitely wrong, so that a failed image cannot improve the quantile,
+    which may then be infinite. NaN for N = 0.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) == 0:
+        return np.full(values.shape[1:], np.nan)
+    ordered = np.sort(np.where(np.isnan(values), np.inf, values), axis=0)
+    position = fraction * (len(ordered) - 1)
+    below = math.floor(position)
+    lower, upper = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
+    if position == below:
+        return lower
+    with np.errstate(invalid="ignore"):
+        return np.where(lower == upper, lower, lower + (upper - lower) * (position - below))
+
+
+def success_interval(successes: int, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a success rate (E. B. Wilson, JASA 22, 209, 1927), as fractions."""
+    from scipy.stats import binomtest
+
+    if images == 0:
+        return 0.0, 1.0
+    interval = binomtest(int(successes), images).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
 
 def resampled(count: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
     """Indices (R, N) of N images drawn with replacement, the same for every statistic of one seed."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(9,))).integers(
-        count, size=(resamples, count)
-    )
+    return random_generator(seed, Purpose.BOOTSTRAP).integers(count, size=(resamples, count))
 
 
 def bootstrap(values: np.ndarray, statistic: Statistic, seed: int = 0, level: float = LEVEL) -> Interval:
@@ -58,22 +103,17 @@ def bootstrap(values: np.ndarray, statistic: Statistic, seed: int = 0, level: fl
     if not len(values):
         raise ValueError("no images to take an interval over")
     with np.errstate(invalid="ignore"):
-        drawn = np.sort(statistic(values[resampled(len(values), seed)]))
-        estimate = float(statistic(values))
-    # An order statistic: an interpolated one would be NaN beside infinity.
-    last = len(drawn) - 1
-    low, high = (drawn[round(part * last)] for part in ((1 - level) / 2, (1 + level) / 2))
-    return Interval(estimate, float(low), float(high))
+        draws = statistic(values[resampled(len(values), seed)])
+        return Interval.of_draws(float(statistic(values)), draws, level)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Step-down adjusted p values, in the given order (S. Holm, Scand. J. Stat. 6, 65, 1979)."""
+    p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values, kind="stable")
+    raised = np.minimum(1.0, p_values[order] * np.arange(len(order), 0, -1))
     adjusted = np.empty(len(order))
-    largest = 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[place]))
-        adjusted[place] = largest
+    adjusted[order] = np.maximum.accumulate(raised)
     return adjusted.tolist()
 
 
@@ -90,7 +130,7 @@ def paired_tests(
     """Wilcoxon signed-rank tests of the errors' logarithms, with Holm's correction over the pairs.
 
     Args:
-        results: one row per image and method.
+        results: of a run.
         pairs: methods to compare, first against second.
         column: which error.
         seed: of the bootstrap.
@@ -108,65 +148,42 @@ def paired_tests(
     table = wide(results, column)
     rows = []
     for first, second in pairs:
-        both = table[[first, second]].to_numpy()
-        both = both[np.isfinite(both).all(1)]
-        logs = np.log(np.maximum(both, 1e-12))
-        change = logs[:, 0] - logs[:, 1]
-        p, ratio = 1.0, Interval(np.nan, np.nan, np.nan)
-        if len(change):
-            ratio = Interval(*np.exp(bootstrap(change, lambda x: np.median(x, axis=-1), seed)))
-        if np.any(change != 0):
-            p = float(wilcoxon(change).pvalue)
-        rows.append(
-            {
-                "first": first, "second": second, "images": len(both), "ratio": ratio.value,
-                "ratio_low": ratio.low, "ratio_high": ratio.high, "p": p,
-            }
-        )  # fmt: skip
-    found = pd.DataFrame(rows, columns=["first", "second", "images", "ratio", "ratio_low", "ratio_high", "p"])
-    found["p_holm"] = holm(found["p"].tolist())
-    return found
+        errors = table[[first, second]].to_numpy()
+        errors = errors[np.isfinite(errors).all(1)]
+        logarithms = np.log(np.maximum(errors, 1e-12))
+        change = logarithms[:, 0] - logarithms[:, 1]
+        ratio = np.exp(bootstrap(change, median, seed)) if len(change) else np.full(3, np.nan)
+        p = float(wilcoxon(change).pvalue) if np.any(change != 0) else 1.0
+        rows.append((first, second, len(errors), *ratio, p))
+    columns = ["first", "second", "images", "ratio", "ratio_low", "ratio_high", "p"]
+    tests = pd.DataFrame(rows, columns=columns)
+    return tests.assign(p_holm=holm(tests["p"].tolist()))
 
 
 def efficiency(results: "DataFrame", seed: int = 0) -> "DataFrame":
-    """Root mean square Cramer-Rao bound over root mean square error, squared: 1 is all the photons tell.
+    """Mean squared Cramer-Rao bound over mean squared error: 1 for a method that uses all information.
 
     Args:
-        results: one row per image and method, with the bounds.
+        results: of a run.
         seed: of the bootstrap.
 
     Returns:
-        method, quantity ("orientation" or "radius"), efficiency, low, high; nothing for images without
-        a bound.
+        method, quantity ("orientation" or "radius"), efficiency, low, high; no rows where there is no bound.
     """
     import pandas as pd
 
     rows = []
-    for method, own in results.groupby("method", sort=False):
+    for method, answers in results.groupby("method", sort=False):
         for quantity, error, bound in (
             ("orientation", "disorientation_deg", "bound_orientation_deg"),
             ("radius", "radius_error_nm", "bound_radius_nm"),
         ):
-            known = own[own[bound].notna()]
-            if not len(known):
+            bounded = answers[answers[bound].notna()]
+            if not len(bounded):
                 continue
-            errors = known[error].fillna(np.inf).to_numpy(dtype=float) ** 2
-            bounds = known[bound].to_numpy(dtype=float) ** 2
-
-            def ratio(
-                index: np.ndarray, errors: np.ndarray = errors, bounds: np.ndarray = bounds
-            ) -> np.ndarray:
-                place = index.astype(int)
-                return bounds[place].mean(-1) / errors[place].mean(-1)
-
-            found = bootstrap(np.arange(len(known)), ratio, seed)
-            rows.append(
-                {
-                    "method": method,
-                    "quantity": quantity,
-                    "efficiency": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                }
-            )
+            errors = bounded[error].fillna(np.inf).to_numpy(dtype=float) ** 2
+            bounds = bounded[bound].to_numpy(dtype=float) ** 2
+            index = resampled(len(bounded), seed)
+            draws = bounds[index].mean(-1) / errors[index].mean(-1)
+            rows.append((method, quantity, *Interval.of_draws(bounds.mean() / errors.mean(), draws)))
     return pd.DataFrame(rows, columns=["method", "quantity", "efficiency", "low", "high"])

@@ -1,23 +1,41 @@
-"""The summary table of a comparison, for programs, terminals and Markdown."""
+"""The tables of a comparison: the summary in several formats, intervals, tests, efficiency, running times.
+
+Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``, and
+``curves`` has one row per method, image and step of a fit, as in ``curves.parquet``.
+"""
 
 import math
+from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from icobench.reporting.quantiles import error_quantile
+import numpy as np
+
+from icobench.reporting.running_time import expected_running_time, first_hits
+from icobench.reporting.statistics import (
+    Interval,
+    bootstrap,
+    efficiency,
+    error_quantile,
+    paired_tests,
+    success_interval,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
     from rich.console import Console
 
 __all__ = [
-    "FORMATS",
-    "HEADERS",
-    "number",
-    "print_summary",
-    "summary_cells",
-    "summary_markdown",
-    "summary_table",
-]
+    "FORMATS", "HEADERS", "Headers", "Table", "efficiency_table", "interval_table", "interval_text",
+    "markdown_table", "number", "paired_table", "print_summary", "running_time_table", "summary_cells",
+    "summary_markdown", "summary_table",
+]  # fmt: skip
+
+Headers = list[tuple[str, str]]
+"""Name and unit of each column."""
+
+Table = tuple[Headers, list[list[str]]]
+"""Headers, and rows of text."""
 
 ERRORS = {
     "disorientation_deg": "disorientation_{}_deg",
@@ -27,48 +45,14 @@ ERRORS = {
 }
 """Column of the results and the pattern of its two columns in the summary."""
 
-HEADERS = (
-    ("method", ""),
-    ("images", ""),
-    ("success", "%"),
-    ("disorientation", "deg"),
-    ("radius error", "nm"),
-    ("appendix C mean", "%"),
-    ("appendix C max", "%"),
-    ("simulations", "per image"),
-    ("time", "s per image"),
-)
-"""Header and unit of each column of the printed tables; error columns hold median / 90 % quantile."""
+HEADERS: Headers = [
+    ("method", ""), ("images", ""), ("success", "%"), ("disorientation", "deg"), ("radius error", "nm"),
+    ("appendix C mean", "%"), ("appendix C max", "%"), ("simulations", "per image"), ("time", "s per image"),
+]  # fmt: skip
+"""Header and unit of each column of the printed summary; error columns hold median / 90 % quantile."""
 
-
-def summary_table(results: "DataFrame") -> "DataFrame":
-    """One row per method, in order of first appearance.
-
-    Args:
-        results: one row per image and method, as in ``results.parquet``.
-
-    Returns:
-        Columns method, images, disorientation_median_deg, disorientation_90_deg,
-        radius_median_nm, radius_90_nm, appendix_c_mean_median, appendix_c_mean_90,
-        appendix_c_max_median, appendix_c_max_90 (fractions), success_rate (fraction),
-        evaluations_mean, seconds_mean. A missing answer (NaN) counts as an infinite error.
-    """
-    import pandas as pd
-
-    rows = []
-    for method, own in results.groupby("method", sort=False):
-        row: dict[str, object] = {"method": method, "images": len(own)}
-        for column, pattern in ERRORS.items():
-            values = own[column].to_numpy(dtype=float)
-            row[pattern.format("median")] = float(error_quantile(values, 0.5))
-            row[pattern.format("90")] = float(error_quantile(values, 0.9))
-        row["success_rate"] = float(own["success"].to_numpy(dtype=float).mean())
-        row["evaluations_mean"] = float(own["evaluations"].to_numpy(dtype=float).mean())
-        row["seconds_mean"] = float(own["seconds"].to_numpy(dtype=float).mean())
-        rows.append(row)
-    names = [pattern.format(part) for pattern in ERRORS.values() for part in ("median", "90")]
-    columns = ["method", "images", *names, "success_rate", "evaluations_mean", "seconds_mean"]
-    return pd.DataFrame(rows, columns=columns)
+TARGETS_SHOWN = ((3.0, 3.0), (1.0, 1.0), (0.3, 0.3), (0.1, 0.1))
+"""Degrees and nanometres."""
 
 
 def number(value: float) -> str:
@@ -86,25 +70,57 @@ def number(value: float) -> str:
     return f"{rounded:,.{max(digits, 0)}f}"
 
 
+def interval_text(interval: Interval) -> str:
+    """Value and ends."""
+    return f"{number(interval.value)} ({number(interval.low)} to {number(interval.high)})"
+
+
+def markdown_table(headers: Headers, rows: list[list[str]]) -> str:
+    """A Markdown table; the names of methods stand left, everything else right."""
+    titles = [f"{name} ({unit})" if unit else name for name, unit in headers]
+    rules = [":--" if name == "method" else "--:" for name, _ in headers]
+    body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rules, *body))
+
+
+def summary_table(results: "DataFrame") -> "DataFrame":
+    """One row per method, in order of first appearance.
+
+    Returns:
+        Columns method, images, disorientation_median_deg, disorientation_90_deg, radius_median_nm,
+        radius_90_nm, appendix_c_mean_median, appendix_c_mean_90, appendix_c_max_median, appendix_c_max_90
+        (fractions), success_rate (fraction), evaluations_mean, seconds_mean. A missing answer (NaN) counts
+        as an infinite error.
+    """
+    import pandas as pd
+
+    rows = []
+    for method, answers in results.groupby("method", sort=False):
+        row: dict[str, object] = {"method": method, "images": len(answers)}
+        for column, pattern in ERRORS.items():
+            for name, fraction in (("median", 0.5), ("90", 0.9)):
+                row[pattern.format(name)] = float(error_quantile(answers[column].to_numpy(), fraction))
+        for name, column in (
+            ("success_rate", "success"), ("evaluations_mean", "evaluations"), ("seconds_mean", "seconds"),
+        ):  # fmt: skip
+            row[name] = float(answers[column].to_numpy(dtype=float).mean())
+        rows.append(row)
+    names = [pattern.format(part) for pattern in ERRORS.values() for part in ("median", "90")]
+    columns = ["method", "images", *names, "success_rate", "evaluations_mean", "seconds_mean"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def summary_cells(table: "DataFrame") -> list[list[str]]:
-    """The text of the printed tables: one list per method, one entry per header."""
+    """The text of the printed summary: one list per method, one entry for each of :data:`HEADERS`."""
     cells = []
     for row in table.to_dict("records"):
         errors = []
         for column, pattern in ERRORS.items():
             scale = 100 if column.startswith("appendix_c") else 1
-            pair = (scale * row[pattern.format(part)] for part in ("median", "90"))
-            errors.append(" / ".join(number(value) for value in pair))
-        cells.append(
-            [
-                str(row["method"]),
-                str(row["images"]),
-                f"{100 * row['success_rate']:.1f}",
-                *errors,
-                number(row["evaluations_mean"]),
-                number(row["seconds_mean"]),
-            ]
-        )
+            errors.append(" / ".join(number(scale * row[pattern.format(part)]) for part in ("median", "90")))
+        costs = number(row["evaluations_mean"]), number(row["seconds_mean"])
+        success = f"{100 * row['success_rate']:.1f}"
+        cells.append([str(row["method"]), str(row["images"]), success, *errors, *costs])
     return cells
 
 
@@ -117,9 +133,9 @@ def print_summary(table: "DataFrame", console: "Console") -> None:
     """
     from rich import box
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
-    printed = Table(
+    printed = RichTable(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         caption="errors: median / 90 % quantile; success: within 1 deg and 1 nm",
@@ -136,10 +152,7 @@ def print_summary(table: "DataFrame", console: "Console") -> None:
 
 def summary_markdown(table: "DataFrame") -> str:
     """The summary as a Markdown table; errors as median / 90 % quantile."""
-    headers = [f"{name} ({unit})" if unit else name for name, unit in HEADERS]
-    rules = [":--" if name == "method" else "--:" for name, _ in HEADERS]
-    body = [[cell.replace("|", "\\|") for cell in row] for row in summary_cells(table)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (headers, rules, *body))
+    return markdown_table(HEADERS, summary_cells(table))
 
 
 LATEX = {"\\": r"\textbackslash{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}, "~": r"\textasciitilde{}",
@@ -152,11 +165,11 @@ def summary_latex(table: "DataFrame") -> str:
     def line(cells: list[str]) -> str:
         return " & ".join("".join(LATEX.get(mark, mark) for mark in cell) for cell in cells) + r" \\" + "\n"
 
-    headers = [f"{name} ({unit})" if unit else name for name, unit in HEADERS]
-    columns = "".join("l" if name == "method" else "r" for name, _ in HEADERS)
+    titles = [f"{name} ({unit})" if unit else name for name, unit in HEADERS]
+    columns = "l" + "r" * (len(HEADERS) - 1)
     body = "".join(line(cells) for cells in summary_cells(table))
     return (
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(headers)}\\midrule\n{body}"
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(titles)}\\midrule\n{body}"
         "\\bottomrule\n\\end{tabular}\n"
     )
 
@@ -168,3 +181,68 @@ def summary_csv(table: "DataFrame") -> str:
 
 FORMATS = {"md": summary_markdown, "latex": summary_latex, "csv": summary_csv}
 """Text of the summary by the name of its format."""
+
+
+def _quantile(values: np.ndarray, fraction: float) -> np.ndarray:
+    return error_quantile(np.moveaxis(values, -1, 0), fraction)
+
+
+def interval_table(results: "DataFrame", seed: int = 0) -> Table:
+    """Share of solved images, medians and 90 % quantiles of both errors, each with its interval of 95 %.
+
+    Args:
+        results: of a run.
+        seed: of the bootstrap.
+    """
+    headers: Headers = [("method", ""), ("solved", "%")]
+    headers += [
+        (f"{name}, {part}", unit)
+        for name, unit in (("disorientation", "deg"), ("radius error", "nm"))
+        for part in ("median", "90 %")
+    ]
+    rows = []
+    for method, answers in results.groupby("method", sort=False):
+        images, successes = len(answers), int(answers["success"].sum())
+        low, high = success_interval(successes, images)
+        cells = [str(method), f"{100 * successes / images:.1f} ({100 * low:.1f} to {100 * high:.1f})"]
+        for column in ("disorientation_deg", "radius_error_nm"):
+            errors = answers[column].fillna(np.inf).to_numpy(dtype=float)
+            for fraction in (0.5, 0.9):
+                cells.append(interval_text(bootstrap(errors, partial(_quantile, fraction=fraction), seed)))
+        rows.append(cells)
+    return headers, rows
+
+
+def paired_table(results: "DataFrame", seed: int = 0) -> Table:
+    """Neighbours in the order of their median errors, tested against each other."""
+    headers = [
+        ("method", ""), ("against", ""), ("images", ""), ("error ratio", "median, 95 %"), ("p", "Holm"),
+    ]  # fmt: skip
+    errors = results.assign(error=results["disorientation_deg"].fillna(np.inf))
+    order = errors.groupby("method", sort=False)["error"].median().sort_values(kind="stable").index
+    tests = paired_tests(results, list(pairwise(order)), "disorientation_deg", seed)
+    rows = []
+    for row in tests.itertuples():
+        ratio = interval_text(Interval(row.ratio, row.ratio_low, row.ratio_high))
+        rows.append([row.first, row.second, str(row.images), ratio, f"{row.p_holm:.2g}"])
+    return headers, rows
+
+
+def efficiency_table(results: "DataFrame", seed: int = 0) -> Table:
+    """How much of the information in the photons each method uses; no rows without a bound."""
+    headers = [("method", ""), ("orientation", "95 %"), ("radius", "95 %")]
+    rows = []
+    for method, values in efficiency(results, seed).groupby("method", sort=False):
+        cells = {row.quantity: interval_text(Interval(*row[3:6])) for row in values.itertuples()}
+        rows.append([str(method), cells.get("orientation", "-"), cells.get("radius", "-")])
+    return headers, rows
+
+
+def running_time_table(results: "DataFrame", curves: "DataFrame") -> Table:
+    """Expected simulations to a target if a method is repeated until one run meets it."""
+    headers = [("method", ""), *((f"{angle:g} deg, {radius:g} nm", "") for angle, radius in TARGETS_SHOWN)]
+    rows = []
+    for method in dict.fromkeys(results["method"]):
+        hits, total = first_hits(curves, results, method, TARGETS_SHOWN)
+        rows.append([str(method), *map(number, expected_running_time(hits, total))])
+    return headers, rows

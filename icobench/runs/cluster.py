@@ -1,7 +1,7 @@
-"""Work in shards on a SLURM cluster, through submitit: job arrays, retries, and a state that outlives us.
+"""Shards of work on a SLURM cluster, through submitit: job arrays, retries, and a state that is kept.
 
-A shard is a command of icobench with ``--shard i/n``: it computes what is missing of its part, so that it may
-be killed and started again at any time. What is submitted and what is done stands in ``RUN/cluster``.
+A shard computes what is missing of its part, so that it may be killed and started again at any time. What is
+submitted and what is done stands in ``RUN/cluster``.
 """
 
 import contextlib
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from icobench.errors import InputError
-from icobench.runs.shard_job import ShardCommand, ShardJob, write_state
-from icobench.runs.slurm import ClusterOptions, largest_array, load_submitit
+from icobench.runs.shard_job import ShardCommand, ShardJob
+from icobench.runs.slurm import ClusterOptions, job_states, largest_array, load_submitit
+from icobench.storage import write_json
 
 __all__ = ["FOLDER", "ClusterRun"]
 
@@ -26,13 +27,14 @@ FOLDER = "cluster"
 
 POLL_SECONDS = 5.0
 
-ACCOUNTING_SECONDS = 120.0
+MARKER_SECONDS = 30.0
+"""So long after its end a job may still be without the marker of a finished shard."""
 
 UNSEEN_SECONDS = 300.0
 """A job that accounting has not heard of after this long is lost."""
 
 ENDED = ("Invalid job id", "already completing or completed")
-"""In what scancel says of jobs that have ended."""
+"""Parts of what scancel writes about jobs that have ended."""
 
 ALIVE = (
     "PENDING",
@@ -50,7 +52,7 @@ ALIVE = (
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C to the end: a job that SLURM has just taken must be noted, or nobody could cancel it."""
+    """Put off Ctrl-C to the end: a job that SLURM has taken must be noted, or nothing could cancel it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -94,7 +96,6 @@ class ClusterRun:
     ) -> None:
         self.state = Path(folder).resolve() / FOLDER
         self.options = options
-        self.watcher: Any = None
         self.trouble = ""
         described = self.state / "jobs.json"
         self.described: dict[str, Any] = {"jobs": {}}
@@ -105,16 +106,16 @@ class ClusterRun:
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{described}: damaged") from error
         if self.described["jobs"]:
-            known = self.described["command"], self.described["shards"]
-            if options is not None and known[1] != options.shards:
+            words, shards = self.described["command"], self.described["shards"]
+            if options is not None and shards != options.shards:
                 raise InputError(
-                    f"{folder}: was divided into {known[1]} shards, not {options.shards}; "
-                    f"keep --shards {known[1]} or choose another folder"
+                    f"{folder}: was divided into {shards} shards, not {options.shards}; "
+                    f"keep --shards {shards} or choose another folder"
                 )
-            same = self.described["values"] == values if "values" in self.described else known[0] == command
+            same = self.described["values"] == values if "values" in self.described else words == command
             if command is not None and not same:
                 raise InputError(
-                    f"{folder}: has the shards of another command (icobench {' '.join(known[0])}); "
+                    f"{folder}: has the shards of another command (icobench {' '.join(words)}); "
                     "choose another folder"
                 )
         elif options is None:
@@ -126,7 +127,7 @@ class ClusterRun:
         if self.options is not None:
             self.described["options"] = asdict(self.options)
         self.state.mkdir(parents=True, exist_ok=True)
-        write_state(self.state / "jobs.json", self.described)
+        write_json(self.state / "jobs.json", self.described)
 
     @property
     def shards(self) -> range:
@@ -150,61 +151,34 @@ class ClusterRun:
 
     def states(self) -> dict[int, str]:
         """Of every shard: DONE, REFUSED, NONE (not submitted), what SLURM calls it, or LOST to SLURM."""
-        from submitit.slurm.slurm import SlurmInfoWatcher
-
-        if self.watcher is None:
-            self.watcher = SlurmInfoWatcher()
         jobs = self.described["jobs"]
-        open_ones = {
+        open_jobs = {
             shard: jobs[str(shard)] for shard in self.shards if str(shard) in jobs and not self.done(shard)
         }
-        for job in open_ones.values():
-            self.watcher.register_job(job["id"])
+        seen: dict[str, str] = {}
         self.trouble = ""
-        if open_ones:
-            # What is finished may be requeued by hand, so that nothing is taken as final here.
-            self.watcher._finished.clear()
-            self.trouble = self._ask()
-        found = {}
-        for shard in self.shards:
-            if self.done(shard):
-                found[shard] = "DONE"
-            elif self.refused(shard):
-                found[shard] = "REFUSED"
-            elif shard not in open_ones:
-                found[shard] = "NONE"
-            elif self.trouble:
-                found[shard] = "UNKNOWN"
-            else:
-                job = open_ones[shard]
-                state = self.watcher.get_state(job["id"], mode="cache").split(" ")[0]
-                if state == "UNKNOWN":
-                    state = "PENDING" if time.time() - job["submitted"] < UNSEEN_SECONDS else "LOST"
-                elif state == "COMPLETED":
-                    # The marker may take a moment through a network file system.
-                    first = job.setdefault("completed", time.time())
-                    state = "COMPLETING" if time.time() - first < 30 else "LOST"
-                found[shard] = state
-        return found
+        if open_jobs:
+            seen, self.trouble = job_states([job["id"] for job in open_jobs.values()])
+        return {shard: self._state(shard, open_jobs.get(shard), seen) for shard in self.shards}
 
-    def _ask(self) -> str:
-        """Ask accounting for all registered jobs; why it did not answer, empty if it did.
-
-        submitit's own question passes over an error, and a running job would look like a lost one.
-        """
-        try:
-            answer = subprocess.run(
-                self.watcher._make_command(), capture_output=True, text=True, timeout=ACCOUNTING_SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            return f"sacct did not answer for {ACCOUNTING_SECONDS:.0f} s"
-        except OSError as error:
-            return f"sacct: {error.strerror}"
-        if answer.returncode:
-            lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
-            return f"sacct failed: {lines[-1] if lines else f'code {answer.returncode}'}"
-        self.watcher._info_dict.update(self.watcher.read_info(answer.stdout))
-        return ""
+    def _state(self, shard: int, job: dict[str, Any] | None, seen: dict[str, str]) -> str:
+        """Of one shard, from the states that accounting has for the open jobs."""
+        if self.done(shard):
+            return "DONE"
+        if self.refused(shard):
+            return "REFUSED"
+        if job is None:
+            return "NONE"
+        if self.trouble:
+            return "UNKNOWN"
+        state = seen.get(job["id"], "UNKNOWN")
+        if state == "UNKNOWN":
+            return "PENDING" if time.time() - job["submitted"] < UNSEEN_SECONDS else "LOST"
+        if state == "COMPLETED":
+            # The marker may take a moment through a network file system.
+            first = job.setdefault("completed", time.time())
+            return "COMPLETING" if time.time() - first < MARKER_SECONDS else "LOST"
+        return state
 
     def submit(self, jobs: dict[int, ShardCommand], at_work: Iterable[int] = ()) -> None:
         """Submit shards in arrays.
@@ -272,13 +246,18 @@ class ClusterRun:
         self._save()
 
     def wait(
-        self, commands: Callable[[int], ShardCommand], progress: Callable[[dict[int, str]], None]
+        self,
+        commands: Callable[[int], ShardCommand],
+        progress: Callable[[dict[int, str]], None],
+        finished: Callable[[int], bool] = lambda shard: True,
     ) -> dict[int, str]:
         """Submit what is neither done nor alive, and wait until all is over; failed shards are tried again.
 
         Args:
             commands: what a shard does.
             progress: called with the states every few seconds.
+            finished: whether the pieces of a shard are still stored: a shard that was done is computed again
+                if they are gone.
 
         Returns:
             the states at the end.
@@ -286,7 +265,10 @@ class ClusterRun:
         assert self.options is not None
         for path in self.state.glob("refused-*.json"):
             path.unlink()  # mended meanwhile, or refused again
-        self._forget_lost(commands)
+        for shard in self.shards:
+            if self.done(shard) and not finished(shard):
+                (self.state / f"done-{shard:05d}.json").unlink()
+                self.described["jobs"].pop(str(shard), None)
         left = dict.fromkeys(self.shards, self.options.retries)
         first = True
         while True:
@@ -310,14 +292,6 @@ class ClusterRun:
                 return states
             time.sleep(POLL_SECONDS)
 
-    def _forget_lost(self, commands: Callable[[int], ShardCommand]) -> None:
-        """Shards whose files are gone are not done: the set was made of them, and moved away."""
-        for shard in self.shards:
-            output = commands(shard).output if self.done(shard) else None
-            if output is not None and not output.exists():
-                (self.state / f"done-{shard:05d}.json").unlink()
-                self.described["jobs"].pop(str(shard), None)
-
     def cancel(self) -> None:
         """Take back all that is not done, earlier attempts too.
 
@@ -327,7 +301,7 @@ class ClusterRun:
         jobs = [self.described["jobs"].get(str(shard)) for shard in self.shards if not self.done(shard)]
         names = [name for job in jobs if job is not None for name in (*job.get("before", []), job["id"])]
         if names:
-            # What has ended long ago is unknown to it, and no harm.
+            # scancel does not know jobs that ended long ago; that is no error.
             try:
                 answer = subprocess.run(["scancel", *names], capture_output=True, text=True, timeout=60)
                 lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
@@ -337,12 +311,6 @@ class ClusterRun:
                 lines, failed = [str(error)], True
             if failed:
                 raise InputError(f"the jobs may still run: {lines[-1]}; scancel {' '.join(names)}")
-
-    def last_lines(self) -> Iterator[tuple[int, str]]:
-        """Last line of every unfinished shard's log."""
-        for shard in self.shards:
-            if not self.done(shard):
-                yield shard, self.last_line(shard)
 
     def last_line(self, shard: int) -> str:
         """Last line of a shard's error log, or of its output; empty if there is none yet."""

@@ -1,7 +1,7 @@
-"""Worker processes on one machine: one thread each, one GPU each, and a death costs one job.
+"""Worker processes on one machine: one thread each, one GPU each; a worker that dies costs one job.
 
-A pool of joblib or concurrent.futures breaks as a whole when one of its processes is killed. Here every
-worker is a pool of its own, looked after by one of joblib's threads, which starts it again.
+A pool of ``concurrent.futures`` breaks as a whole when one of its processes is killed. Here every worker is a
+pool of its own, and a thread looks after it and starts it again.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from queue import SimpleQueue
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 
 from icobench.errors import InputError
 
-__all__ = ["WorkerDiedError", "WorkerPool", "default_workers", "in_process", "one_thread"]
+__all__ = ["WorkerDiedError", "WorkerPool", "chosen_device", "default_workers", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -29,14 +29,29 @@ RETRIES = 2
 """How often a job is tried again whose worker died."""
 
 OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals that reach every process of a terminal or of a SLURM step, and that only the parent answers:
-Ctrl-C, and what SLURM sends at a time limit. Workers are ended by SIGKILL."""
+"""Signals of Ctrl-C and of a SLURM time limit, which reach every process of a terminal or a job step. Only
+the parent answers them; it ends its workers by SIGKILL."""
 
 Function = Callable[..., Any]
 
 
 class WorkerDiedError(RuntimeError):
     """A job's worker died as often as it was tried."""
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device called auto, cpu or cuda.
+
+    Raises:
+        InputError: unknown, or not on this machine.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def default_workers(device: torch.device) -> int:
@@ -50,7 +65,7 @@ def default_workers(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch in this process, as in a worker, so that results do not depend on who computes."""
+    """One thread for torch in this process, as in a worker."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -59,18 +74,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_process(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """For work that this process may do itself or leave to workers: on a CPU, with their one thread.
-
-    Sums of several threads differ in their last bits, and a training makes another network of that.
-    """
-    return one_thread() if device.type == "cpu" else contextlib.nullcontext()
-
-
 def _begin(parent: int) -> None:
-    """In a fresh worker: one thread, signals are the parent's business, and no life after the parent's."""
-    for one in OURS:
-        signal.signal(one, signal.SIG_IGN)
+    """In a fresh worker: one thread, no signals that are meant for the parent, no life after the parent's."""
+    for number in OURS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
     def watch() -> None:
@@ -83,7 +90,7 @@ def _begin(parent: int) -> None:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Block those signals in this thread: a process that it starts is born with them blocked."""
+    """Block those signals in this thread, and with it in every process that it starts meanwhile."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)
     try:
         yield
@@ -96,7 +103,7 @@ _ENVIRONMENT = threading.Lock()
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    """That of processes that are to have one thread."""
+    """Set the environment of processes that are to have one thread."""
     with _ENVIRONMENT:
         before = {name: os.environ.get(name) for name in THREADS}
         os.environ.update(dict.fromkeys(THREADS, "1"))
@@ -124,19 +131,19 @@ class _Slot:
         self.pid: int | None = None
         self.closed = False
         self.lock = threading.Lock()
-        """Held while a process is begun, or given up: one that is begun meanwhile would outlive the pool."""
+        """Held while a process is started or ended: one that starts while the pool ends would outlive it."""
 
     def call(self, function: Function, job: tuple) -> Any:
         with self.lock:
             if self.closed:
                 raise CancelledError
             if self.process is None:
-                self._begin()
+                self._start()
             assert self.process is not None
             answer = self.process.submit(function, *job, self.rank, self.device)
         return answer.result()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         with _environment():
             with _deaf():  # for multiprocessing's own process, which it starts first and which unblocks
                 self.process = ProcessPoolExecutor(
@@ -147,7 +154,7 @@ class _Slot:
             self.pid = pid.result()
 
     def end(self, close: bool = False) -> None:
-        """End the process; if ``close``, none is begun again."""
+        """End the process; if ``close``, none is started again."""
         with self.lock:
             process, pid = self.process, self.pid
             self.process = self.pid = None
@@ -161,29 +168,20 @@ class _Slot:
 
 
 class WorkerPool:
-    """Several workers, or this process itself if one is enough.
+    """Several worker processes, or this process itself if one is enough; a context manager.
 
     Args:
         workers: how many.
         device: where; several workers on CUDA take the GPUs in turn.
-        died: called in a thread with the process number of a worker that died.
-        quiet: held while workers are ended, so that none of them has a lock that others would wait for.
 
     Raises:
         InputError: not a positive number.
     """
 
-    def __init__(
-        self,
-        workers: int,
-        device: torch.device,
-        died: Callable[[int], None] = lambda pid: None,
-        quiet: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-    ) -> None:
+    def __init__(self, workers: int, device: torch.device) -> None:
         if workers < 1:
             raise InputError(f"the number of workers must be positive, got {workers}")
-        self.workers, self.device, self.died, self.quiet = workers, device, died, quiet
-        self.closing = self.left = False
+        self.workers, self.device = workers, device
         gpus = torch.cuda.device_count() if device.type == "cuda" else 0
         names = [f"cuda:{rank % gpus}" if gpus > 1 else str(device) for rank in range(workers)]
         self.slots = [_Slot(rank, name) for rank, name in enumerate(names)]
@@ -195,23 +193,14 @@ class WorkerPool:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.left = True
-        self._end()
-
-    def _end(self) -> None:
-        """End all workers, and let none begin."""
-        self.closing = True
-        with contextlib.ExitStack() as held:
-            try:
-                if any(slot.process for slot in self.slots):
-                    with contextlib.suppress(OSError):  # a folder that is gone has no locks
-                        held.enter_context(self.quiet())
-            finally:
-                for slot in self.slots:
-                    slot.end(close=True)
+        for slot in self.slots:
+            slot.end(close=True)
 
     def run(self, function: Function, jobs: Sequence[tuple]) -> Iterator[tuple[tuple, Any]]:
         """Jobs with their results, as they are finished.
+
+        This process itself works with one thread on a CPU, as the workers do: sums that are divided among
+        several threads differ in their last bits, and a training turns that into another network.
 
         Args:
             function: of a module; called with a job's values, the worker's rank and its device.
@@ -222,42 +211,29 @@ class WorkerPool:
             Exception: what a job raised.
         """
         if self.workers == 1:
-            for job in jobs:
-                yield job, function(*job, 0, self.slots[0].device)
+            with one_thread() if self.device.type == "cpu" else contextlib.nullcontext():
+                for job in jobs:
+                    yield job, function(*job, 0, self.slots[0].device)
             return
-        from joblib import Parallel, delayed
-
-        supervise = delayed(self._supervised)
-        parallel = Parallel(self.workers, backend="threading", return_as="generator_unordered", batch_size=1)
-        finished = parallel(supervise(function, job) for job in jobs)
+        threads = ThreadPoolExecutor(self.workers)
         try:
-            for job, result, error in finished:
-                if error is not None:
-                    raise error
-                yield job, result
+            futures = {threads.submit(self._supervised, function, job): job for job in jobs}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         finally:
-            # Threads that wait for a worker would otherwise be waited for.
-            self._end()
-            finished.close()
-            self.closing = self.left
-            for slot in self.slots:
-                slot.closed = self.left
+            # The workers end first: a thread that waits for one would otherwise be waited for.
+            if any(not future.done() for future in futures):
+                self.__exit__()
+            threads.shutdown(wait=True, cancel_futures=True)
 
-    def _supervised(self, function: Function, job: tuple) -> tuple[tuple, Any, BaseException | None]:
+    def _supervised(self, function: Function, job: tuple) -> Any:
         slot = self.free.get()
         try:
             for _ in range(1 + RETRIES):
-                if self.closing:
-                    return job, None, CancelledError()
                 try:
-                    return job, slot.call(function, job), None
+                    return slot.call(function, job)
                 except BrokenProcessPool:
-                    pid = slot.pid
                     slot.end()
-                    if pid is not None and not self.closing:
-                        self.died(pid)
-            return job, None, WorkerDiedError(f"a worker died {1 + RETRIES} times at the same piece of work")
-        except BaseException as error:  # handed to the thread that waits for the results
-            return job, None, error
+            raise WorkerDiedError(f"a worker died {1 + RETRIES} times at the same piece of work")
         finally:
             self.free.put(slot)

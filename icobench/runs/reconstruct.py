@@ -1,101 +1,31 @@
-"""Reconstruct a user's own images with one method."""
+"""Reconstruct a user's own images: checked, brought to a grid, cut, and fitted block by block."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from icobench.methods import Method, Outcome, Problem
-from icobench.sets.own_images import FIT_SIN_THETA
+from icobench.answer import Answer, Progress
 from icobench.errors import InputError
 from icobench.fitting.centre import centre_steps
-from icobench.fitting.goodness import unlike
-from icobench.images.source import ImageSource
-from icobench.network.selection import Networks
+from icobench.fitting.nuisance import Nuisance
+from icobench.images.image_set import ImageSet
+from icobench.images.resample import on_grid
+from icobench.images.source import ImageSource, open_arrays, open_images
+from icobench.methods import Catalogue, Method, Problem
+from icobench.network.selection import Networks, load_network
+from icobench.runs.pool import chosen_device
+from icobench.sets.own_images import FIT_SIN_THETA
+from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["FAILED", "fit_centre", "reconstruct_images"]
+__all__ = ["reconstruct"]
 
 BLOCK = 32
-
-FAILED = "failed: "
-"""How the status of a frame begins that could not be fitted; the reason follows."""
-
-
-def reconstruct_images(
-    source: ImageSource,
-    method: Method,
-    simulator: Simulator,
-    network: Networks | None = None,
-    seed: int = 0,
-    fit_sin_theta: float = FIT_SIN_THETA,
-    progress: Callable[[float], None] = lambda share: None,
-    nuisance: tuple[str, ...] = (),
-    versions: int = 1,
-) -> "pd.DataFrame":
-    """Radius and orientation of every image, read and fitted block by block.
-
-    Args:
-        source: images of ``simulator.experiment.pixels`` pixels a side.
-        method: from :data:`~icobench.methods.METHODS`.
-        simulator: of the experiment the images are believed to come from.
-        network: for methods that need it.
-        seed: of random starts.
-        fit_sin_theta: pixels beyond this sine of the scattering angle are left out of fits. Networks see
-            them: they were trained with them, and are less accurate without, on voxels as well.
-        progress: called with the finished share.
-        nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along.
-        versions: turned and mirrored versions of an image that the network averages, 1 to 8.
-
-    Returns:
-        a row per image: index, radius_nm, q_w, q_x, q_y, q_z, radius_std_nm, orientation_std_deg, objective
-        (deviance per usable pixel for counts, mean squared error for log images), evaluations,
-        seconds, status; then the columns of the nuisance parameters. An image that cannot be fitted has
-        NaN, 0 evaluations and the status ``failed: <reason>``.
-
-    Raises:
-        InputError: the images or the network do not fit the experiment.
-    """
-    import pandas as pd
-
-    total, pixels = len(source), simulator.experiment.pixels
-    if source.shape != (pixels, pixels):
-        raise InputError(
-            f"{source.where}: images of shape {source.shape}, but {pixels} pixels a side are fitted"
-        )
-    fitted = (simulator.experiment.sin_theta() <= fit_sin_theta + 1e-9) & simulator.valid.cpu()
-    rows = []
-    for numbers, stack, problems in source.blocks(BLOCK):
-        images, usable = torch.from_numpy(stack.images), torch.from_numpy(stack.mask)
-        mask = usable & fitted
-        bright = ((images > 0) & mask).flatten(1).any(1).tolist()
-        for number, seen in zip(numbers.tolist(), bright, strict=True):
-            if not seen:
-                problems.setdefault(number, "no signal at usable pixels of the fitted detector range")
-        good = torch.tensor([number not in problems for number in numbers.tolist()])
-        chosen = torch.from_numpy(numbers)[good]
-        start, share = int(numbers[0]) / total, len(numbers) / total
-
-        def report(done: float, start: float = start, share: float = share) -> None:
-            progress(start + share * done)
-
-        if len(chosen):
-            problem = Problem(
-                images[good], mask[good], stack.kind, simulator, network, seed, chosen, nuisance=nuisance,
-                network_mask=usable[good] & simulator.valid.cpu(), versions=versions,
-            )  # fmt: skip
-            rows.append(_rows(chosen, method.run(problem, report)))
-        if problems:
-            rows.append(_failed(problems))
-        report(1.0)
-    return pd.concat(rows).sort_values("index", ignore_index=True)
-
+"""Images fitted together."""
 
 CENTRE_ROUNDS = 12
 """Log images, whose steps are shorter, need more of them than photon counts."""
@@ -107,90 +37,179 @@ LONGEST_CENTRE_STEP = 1.5
 """Pixels; a fringe of the largest bodies is 2.7 pixels wide."""
 
 
-def fit_centre(
-    source: ImageSource,
-    method: Method,
-    simulator: Simulator,
-    network: Networks | None = None,
-    seed: int = 0,
+def reconstruct(
+    images: Any,
+    mask: Any = None,
+    kind: str = "auto",
+    experiment: Experiment | None = None,
+    method: str | Method = "network+lm",
+    *,
+    detector: FlatDetector | None = None,
+    centre: tuple[float, float] | None = None,
+    pixels: int | None = None,
+    fit_centre: bool = False,
     fit_sin_theta: float = FIT_SIN_THETA,
-) -> tuple[float, float]:
-    """Where the beam meets the detector, from the first images of a source; good from 1.5 pixels away.
+    nuisance: Sequence[str] = (),
+    versions: int = 1,
+    model: Path | str | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    catalogue: Catalogue | None = None,
+    progress: Progress = lambda share: None,
+) -> Answer:
+    """Radius and orientation of images, as ``icobench reconstruct`` gives them.
 
-    Reconstructs, asks the images how far the beam is off, moves it by the median, which a few failed fits do
-    not shift, and so on.
+    Frames are checked, and brought to an orthographic grid if they are not on one. An image that cannot be
+    reconstructed has NaN and a status that begins with ``failed:``.
 
     Args:
-        source, method, simulator, network, seed, fit_sin_theta: as for :func:`reconstruct_images`.
+        images: (H, W) or (N, H, W), NumPy or torch; a set of images; a file's name; or an opened source.
+        mask: of an array: (H, W) or (N, H, W) bool, True where a pixel is usable; sets and files have theirs.
+        kind: "counts", "log" or "auto", see :func:`~icobench.images.source.open_images`; for arrays also
+            "intensity", without noise.
+        experiment: physics that the images are believed to come from, and the range of angles of an
+            orthographic grid; its number of pixels does not matter.
+        method: a name, or a method.
+        detector: the flat detector that took the frames.
+        centre: (x, y) of the beam in pixels of an orthographic frame.
+        pixels: side of the grid that frames are resampled to.
+        fit_centre: find the beam's position from the first images; good from 1.5 pixels away.
+        fit_sin_theta: pixels beyond this sine of the scattering angle are left out of fits. Networks see
+            them: they were trained with them, and are less accurate without, on voxels as well.
+        nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along.
+        versions: turned and mirrored versions of an image that the network averages, 1 to 8.
+        model: weights of the network, the shipped ones by default.
+        seed: of random starts.
+        device: "auto", "cpu" or "cuda".
+        catalogue: methods to choose from beside those of the package.
+        progress: called with the finished share.
 
     Returns:
-        the experiment's ``centre_offset``, in pixels.
+        the answer, with the experiment that was fitted, and notes on the images.
 
     Raises:
-        InputError: none of the first images can be used, or the search does not settle, or only where no
-            body makes more than half of the images.
+        InputError: images, geometry, method or network that do not fit together.
+
+    Example:
+        >>> import icobench
+        >>> pattern = icobench.simulate(60.0, photons=1e5)
+        >>> answer = icobench.reconstruct(pattern.images, kind="counts", method="dictionary+lm")
+        >>> answer.status, abs(float(answer.radius_nm[0]) - 60) < 0.5
+        (['ok'], True)
     """
+    chosen = (catalogue or Catalogue()).method(method) if isinstance(method, str) else method
+    if versions != 1:
+        chosen = chosen.with_options(versions=versions)
+    if not 0 < fit_sin_theta <= 1:
+        raise InputError(f"the sine of the fitted angles must lie in (0, 1], got {fit_sin_theta:g}")
+    experiment, where = experiment or Experiment(), chosen_device(str(device))
+    Nuisance.start(nuisance, 0, experiment)  # says which name is unknown, before any work
+    with ExitStack() as files:
+        if isinstance(images, ImageSource):
+            opened = images
+        elif isinstance(images, str | Path):
+            opened = files.enter_context(open_images(images, kind))
+        elif isinstance(images, ImageSet):
+            opened = open_arrays(images.images, images.mask, images.kind)
+        else:
+            opened = open_arrays(images, mask, kind)
+        source, experiment = on_grid(opened, experiment, detector, centre, pixels)
+        networks = load_network(model, where) if chosen.needs_network else None
+        if networks is not None:
+            networks.choose(experiment, source.kind)
+        notes = []
+        if fit_centre:
+            before = experiment.centre_offset
+            experiment = _with_beam(source, chosen, experiment, where, networks, seed, fit_sin_theta)
+            x, y = (new - old for new, old in zip(experiment.centre_offset, before, strict=True))
+            notes.append(
+                f"beam found {x:+.3f}, {y:+.3f} pixels (x, y) of the fitted grid from where it was assumed"
+            )
+        simulator = Simulator(experiment, device=where)
+        answer = _in_blocks(
+            source, chosen, simulator, networks, seed, fit_sin_theta, tuple(nuisance), progress
+        )
+        answer.experiment = experiment
+        answer.notes = notes + [f"warning: {line}" for line in source.warnings()]
+    return answer
+
+
+def _problem(
+    block: ImageSet, simulator: Simulator, networks: Networks | None, seed: int, fit_sin_theta: float
+) -> Problem:
+    """What a method gets: fits see the pixels up to an angle, the networks all of them."""
     experiment = simulator.experiment
-    numbers, stack, problems = next(source.blocks(BLOCK))
-    good = torch.tensor([number not in problems for number in numbers.tolist()])
+    valid = experiment.valid()
+    fitted = valid & (experiment.sin_theta() <= fit_sin_theta + 1e-9)
+    images = replace(block, mask=block.mask & fitted, experiment=experiment)
+    return Problem(images, simulator, networks, seed, network_mask=block.mask & valid)
+
+
+def _in_blocks(
+    source: ImageSource, method: Method, simulator: Simulator, networks: Networks | None, seed: int,
+    fit_sin_theta: float, nuisance: tuple[str, ...], progress: Progress,
+) -> Answer:  # fmt: skip
+    """Every image, read and fitted block by block."""
+    total, answers = len(source), []
+    for block in source.blocks(BLOCK):
+        problem = _problem(block, simulator, networks, seed, fit_sin_theta)
+        dark = ~((block.images > 0) & problem.images.mask).flatten(1).any(1)
+        problems = dict(block.problems)
+        for number in block.numbers[dark].tolist():
+            problems.setdefault(number, "no signal at usable pixels of the fitted detector range")
+        good = torch.tensor([number not in problems for number in block.numbers.tolist()])
+        first, count = int(block.numbers[0]), len(block)
+
+        def report(part: float, first: int = first, count: int = count) -> None:
+            progress((first + part * count) / total)
+
+        if good.any():
+            usable = replace(
+                problem, images=problem.images.subset(good), network_mask=problem.network_mask[good],
+                nuisance=nuisance,
+            )  # fmt: skip
+            answers.append(method.run(usable, report))
+        if problems:
+            answers.append(Answer.failed(problems))
+        report(1.0)
+    return Answer.join(answers)
+
+
+def _with_beam(
+    source: ImageSource, method: Method, experiment: Experiment, device: torch.device,
+    networks: Networks | None, seed: int, fit_sin_theta: float,
+) -> Experiment:  # fmt: skip
+    """The experiment with the beam where the first images of a source say that it is.
+
+    Reconstructs, takes the median of the images' estimates of how far the beam is off, which a few failed
+    fits do not shift, moves the beam, and so on.
+
+    Raises:
+        InputError: none of the first images can be used, or the search does not settle, or it settles where
+            no body makes more than half of the images.
+    """
+    block = next(source.blocks(BLOCK))
+    good = torch.tensor([number not in block.problems for number in block.numbers.tolist()])
     if not good.any():
         raise InputError(f"{source.where}: the beam cannot be found, none of the first images can be used")
-    images = torch.from_numpy(stack.images)[good]
+    block = block.subset(good)
+    if "rescue" in method.option_names:
+        # In vain, and at ten times the cost, where the beam is wrong.
+        method = method.with_options(rescue=False)
     for _ in range(CENTRE_ROUNDS):
-        fitted = (experiment.sin_theta() <= fit_sin_theta + 1e-9) & experiment.valid()
-        usable = torch.from_numpy(stack.mask)[good]
-        mask = usable & fitted
-        own = Simulator(experiment, device=simulator.device)
-        problem = Problem(
-            images, mask, stack.kind, own, network, seed, torch.from_numpy(numbers)[good], rescue=False,
-            network_mask=usable & experiment.valid(),
-        )  # fmt: skip
-        found = method.run(problem)
+        simulator = Simulator(experiment, device=device)
+        problem = _problem(block, simulator, networks, seed, fit_sin_theta)
+        answer = method.run(problem)
         objective = problem.objective()
-        steps, _ = centre_steps(objective, found.radius_nm, found.quaternion)
+        steps, _ = centre_steps(objective, answer.radius_nm, answer.quaternion)
         step = steps.median(0).values.clamp(-LONGEST_CENTRE_STEP, LONGEST_CENTRE_STEP)
         x, y = (old + new for old, new in zip(experiment.centre_offset, step.tolist(), strict=True))
         if max(abs(x), abs(y)) > experiment.pixels / 16:
             break
         experiment = replace(experiment, centre_offset=(x, y))
         if float(step.abs().max()) < CENTRE_TOLERANCE:
-            # Far from the beam there are places where steps end, too, but where no body makes the images.
-            if 2 * int(unlike(objective, found.radius_nm, found.quaternion).sum()) > len(images):
+            # Far from the beam there are places where steps end, too, but no body makes the images there.
+            if 2 * int(objective.misfit(answer.radius_nm, answer.quaternion).unlike.sum()) > len(block):
                 break
-            return x, y
+            return experiment
     raise InputError(f"{source.where}: the search for the beam does not settle; give --centre")
-
-
-def _rows(numbers: Tensor, found: Outcome) -> "pd.DataFrame":
-    import pandas as pd
-
-    quaternion = found.quaternion.double()
-    further = {}
-    if found.nuisance is not None:
-        columns = found.nuisance.values.T
-        further = {name: own.numpy() for name, own in zip(found.nuisance.columns, columns, strict=True)}
-    return pd.DataFrame(
-        {
-            "index": numbers.numpy(),
-            "radius_nm": found.radius_nm.double().numpy(),
-            **{f"q_{axis}": quaternion[:, i].numpy() for i, axis in enumerate("wxyz")},
-            "radius_std_nm": found.radius_std_nm.double().numpy(),
-            "orientation_std_deg": found.orientation_std_deg.double().numpy(),
-            "objective": found.objective.double().numpy(),
-            "evaluations": found.evaluations.numpy(),
-            "seconds": found.seconds / len(numbers),
-            "status": found.status,
-            **further,
-        }
-    )
-
-
-def _failed(problems: dict[int, str]) -> "pd.DataFrame":
-    """Rows of images that could not be fitted, by number."""
-    nothing = torch.full((len(problems),), math.nan, dtype=torch.float64)
-    none = torch.zeros(len(problems), dtype=torch.long)
-    outcome = Outcome(
-        nothing, nothing[:, None].expand(-1, 4), nothing, none, nothing, nothing,
-        [FAILED + reason for reason in problems.values()],
-    )  # fmt: skip
-    return _rows(torch.tensor(list(problems)), outcome)

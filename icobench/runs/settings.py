@@ -1,12 +1,14 @@
 """What is compared on what: settings, and the presets that hold them as small TOML files."""
 
-import tomllib
+import json
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from icobench.errors import InputError
+from icobench.methods.registry import Catalogue, defined_method
+from icobench.storage import read_toml
 
 __all__ = ["ComparisonSettings", "preset_names", "read_preset", "read_settings"]
 
@@ -18,11 +20,12 @@ class ComparisonSettings:
     Attributes:
         preset: name under which these settings are known.
         images: number of test images.
-        test_sets: names for :func:`~icobench.sets.test_sets.find_test_set`, files of images included.
+        test_sets: names of test sets, files of images included.
         photons, hole_degrees: of the test images, instead of the test set's own.
         methods: names, in the order of the table; ("all",) for every method there is.
         seeds: how many sets of images of each kind, made with consecutive seeds.
         truth: table with the truth of a test set that is a file of images.
+        definitions: tables ``[define.NAME]`` of methods with settings of one's own, as JSON.
     """
 
     preset: str
@@ -33,6 +36,7 @@ class ComparisonSettings:
     methods: tuple[str, ...] = ("all",)
     seeds: int = 1
     truth: str | None = None
+    definitions: str = "{}"
 
     def __post_init__(self) -> None:
         for name in ("images", "seeds"):
@@ -46,20 +50,28 @@ class ComparisonSettings:
         if self.truth is not None and not isinstance(self.truth, str):
             raise InputError(f"truth must be the name of a file, got {self.truth!r}")
         for name in ("methods", "test_sets"):
-            value = getattr(self, name)
-            if not value or not all(isinstance(one, str) for one in value):
-                raise InputError(f"{name} must be a list of names, got {list(value)!r}")
-            if len(set(value)) < len(value):
-                raise InputError(f"{name} names one twice: {', '.join(value)}")
+            names = getattr(self, name)
+            if not names or not all(isinstance(entry, str) for entry in names):
+                raise InputError(f"{name} must be a list of names, got {list(names)!r}")
+            if len(set(names)) < len(names):
+                raise InputError(f"{name} names one twice: {', '.join(names)}")
+
+    def catalogue(self, files: tuple[Path, ...] = ()) -> Catalogue:
+        """The methods and test sets to choose from.
+
+        Args:
+            files: Python files that define methods or test sets.
+        """
+        return Catalogue(files, self.definitions)
 
 
 def _settings(name: str, values: dict[str, Any], where: str) -> ComparisonSettings:
-    if "define" in values:
-        from icobench.methods.defined import define_methods
-
-        define_methods(values["define"], where)
-        values = {key: value for key, value in values.items() if key != "define"}
-    known = {one.name for one in fields(ComparisonSettings)} - {"preset"}
+    defined = values.pop("define", {})
+    if not isinstance(defined, dict):
+        raise InputError(f"{where}: define must hold tables, [define.NAME]")
+    for method, options in defined.items():
+        defined_method(method, options, where)
+    known = {field.name for field in fields(ComparisonSettings)} - {"preset", "definitions"}
     if unknown := set(values) - known:
         raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
     if "images" not in values:
@@ -69,7 +81,7 @@ def _settings(name: str, values: dict[str, Any], where: str) -> ComparisonSettin
             raise InputError(f"{where}: {key} must be a list of names")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
-        return ComparisonSettings(name, **values)
+        return ComparisonSettings(name, **values, definitions=json.dumps(defined))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
@@ -81,13 +93,7 @@ def read_settings(path: Path | str) -> ComparisonSettings:
         InputError: missing or damaged file, unknown key, wrong value.
     """
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from error
-    return _settings(path.stem, values, str(path))
+    return _settings(path.stem, read_toml(path), str(path))
 
 
 def _presets() -> dict[str, Path]:

@@ -1,7 +1,6 @@
 """One shard of a command as a cluster carries it out: what it notes, and how it goes on after a time-out."""
 
 import contextlib
-import json
 import os
 import socket
 import sys
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from icobench.errors import InputError
-from icobench.storage import atomic_path
+from icobench.storage import WHOLE, Shard, write_json
 
-__all__ = ["ShardCommand", "ShardJob", "write_state"]
+__all__ = ["ShardCommand", "ShardJob"]
 
 FULL_LENGTH = 0.75
-"""Share of the time limit after which an attempt was stopped by it, and not by somebody who came first."""
+"""An attempt that ran for this share of the time limit was stopped by it, a shorter one by preemption."""
 
 VAIN_ATTEMPTS = 2
 
@@ -27,15 +26,15 @@ class ShardCommand(NamedTuple):
 
     Attributes:
         words: after ``icobench``, for the record.
-        call: does it; to be pickled by reference.
-        output: file without which a shard is not done, whatever was noted.
-        kept: folders with a pattern each: the files that a later attempt goes on from. Without any, nobody
-            looks whether an attempt has got anywhere.
+        call: computes a shard; to be pickled by reference.
+        shard: number and total.
+        kept: folders with a pattern each: the files that a later attempt goes on from. Without any, it is not
+            watched whether attempts make progress.
     """
 
     words: list[str]
-    call: Callable[[], None]
-    output: Path | None = None
+    call: Callable[[Shard], None]
+    shard: Shard = WHOLE
     kept: tuple[tuple[Path, str], ...] = ()
 
 
@@ -58,14 +57,14 @@ class ShardJob:
         self.begin, self.before = 0.0, frozenset[tuple[str, int, int]]()
 
     def _kept(self) -> frozenset[tuple[str, int, int]]:
-        """What is stored that a later attempt goes on from."""
-        found = set()
+        """Names, sizes and times of the files that a later attempt goes on from."""
+        files = set()
         for folder, pattern in self.command.kept:
             for path in folder.glob(pattern):
                 with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
-                    known = path.stat()
-                    found.add((str(path), known.st_size, known.st_mtime_ns))
-        return frozenset(found)
+                    state = path.stat()
+                    files.add((str(path), state.st_size, state.st_mtime_ns))
+        return frozenset(files)
 
     def __call__(self) -> None:
         import torch
@@ -76,21 +75,21 @@ class ShardJob:
         sys.argv = ["icobench", *self.command.words]
         begin = time.perf_counter()
         try:
-            self.command.call()
+            self.command.call(self.command.shard)
         except InputError as error:
-            write_state(self.state / f"refused-{self.shard:05d}.json", {"error": str(error)})
+            write_json(self.state / f"refused-{self.shard:05d}.json", {"error": str(error)})
             raise
         done = {
             "seconds": round(time.perf_counter() - begin, 3), "host": socket.gethostname(), "cpus": self.cpus,
             "job": os.environ.get("SLURM_JOB_ID"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-        write_state(self.state / f"done-{self.shard:05d}.json", done)
+        write_json(self.state / f"done-{self.shard:05d}.json", done)
 
     def checkpoint(self) -> Any:
-        """What submitit starts again after a time-out or preemption: the same, as finished parts are kept.
+        """What submitit starts again after a time-out or preemption: the same, as finished pieces are kept.
 
-        None, which ends the shard, after two attempts of full length that stored nothing: so would a hundred.
+        None, which ends the shard, after two attempts of full length that stored nothing: more would not.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -101,12 +100,6 @@ class ShardJob:
                 f"--time is shorter than one point or trial: {self.vain} attempts of {self.minutes} minutes "
                 "stored nothing; give it more"
             )
-            write_state(self.state / f"refused-{self.shard:05d}.json", {"error": text})
+            write_json(self.state / f"refused-{self.shard:05d}.json", {"error": text})
             return None
         return DelayedSubmission(self)
-
-
-def write_state(path: Path, values: dict[str, Any]) -> None:
-    """Write a file of the run's state, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n")

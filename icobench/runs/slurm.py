@@ -2,14 +2,18 @@
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from icobench.errors import InputError
 
-__all__ = ["ClusterOptions", "check_cluster", "largest_array", "load_submitit", "parse_minutes"]
+__all__ = ["ClusterOptions", "check_cluster", "job_states", "largest_array", "load_submitit", "parse_minutes"]
 
 LARGEST_ARRAY = 1000
+
+ACCOUNTING_SECONDS = 120.0
+"""sacct may take so long."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,54 @@ def largest_array() -> int:
         text = subprocess.run(
             ["scontrol", "show", "config"], capture_output=True, text=True, timeout=60
         ).stdout
-        found = [line.split("=")[1] for line in text.splitlines() if line.startswith("MaxArraySize")]
-        return max(1, min(LARGEST_ARRAY, int(found[0])))
+        sizes = [line.split("=")[1] for line in text.splitlines() if line.startswith("MaxArraySize")]
+        return max(1, min(LARGEST_ARRAY, int(sizes[0])))
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
         return LARGEST_ARRAY
+
+
+def job_states(jobs: Sequence[str]) -> tuple[dict[str, str], str]:
+    """What SLURM's accounting says of jobs such as 12_3 or 14.
+
+    submitit's own question passes over errors, so that a running job would look like a lost one.
+
+    Returns:
+        the state of every job that accounting knows, such as RUNNING; and why it did not answer, empty if it
+        did.
+    """
+    arrays = sorted({job.partition("_")[0] for job in jobs})
+    ask = ["sacct", "-o", "JobID,State", "--parsable2", "-j", ",".join(arrays)]
+    try:
+        answer = subprocess.run(ask, capture_output=True, text=True, timeout=ACCOUNTING_SECONDS)
+    except subprocess.TimeoutExpired:
+        return {}, f"sacct did not answer for {ACCOUNTING_SECONDS:.0f} s"
+    except OSError as error:
+        return {}, f"sacct: {error.strerror}"
+    if answer.returncode:
+        lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
+        return {}, f"sacct failed: {lines[-1] if lines else f'code {answer.returncode}'}"
+    states: dict[str, str] = {}
+    for line in answer.stdout.splitlines()[1:]:
+        job, state = [*line.split("|"), ""][:2]
+        for name in _expanded(job):
+            # "CANCELLED by 0" says more than the state.
+            states[name] = (state.split() or ["UNKNOWN"])[0]
+    return states, ""
+
+
+def _expanded(job: str) -> list[str]:
+    """The jobs of an entry: "12_3" itself, "12_[3-5,7%2]" the tasks that still wait; steps have none."""
+    if "." in job:
+        return []
+    array, bracket, tasks = job.partition("_[")
+    if not bracket:
+        return [job]
+    names = []
+    for part in tasks.rstrip("]").split("%")[0].split(","):
+        first, _, last = part.partition("-")
+        if first.isdecimal():
+            names += [f"{array}_{task}" for task in range(int(first), int(last or first) + 1)]
+    return names
 
 
 def load_submitit() -> Any:

@@ -5,47 +5,42 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from icobench.runs.campaign import CAMPAIGN_FILE
 from icobench.errors import InputError
 from icobench.runs.cluster import FOLDER, ClusterRun
+from icobench.runs.comparison import COMPARISON_FILE
+from icobench.runs.sweep import Point
 
 __all__ = ["describe"]
 
 
 def _sweep(folder: Path) -> str:
-    known = json.loads((folder / "sweep.json").read_text())
-    axis = known["identity"]["axis"]
-    names = [
-        f"{axis}-{point:08d}-seed{seed}.json" for point in known["points"] for seed in range(known["seeds"])
-    ]
+    stored = json.loads((folder / "sweep.json").read_text())
+    axis = stored["identity"]["axis"]
+    names = [Point(point, seed).file(axis) for point in stored["points"] for seed in range(stored["seeds"])]
     done = sum((folder / "points" / name).exists() for name in names)
     return f"sweep over {axis}: {done} of {len(names)} points done"
 
 
 def _comparison(folder: Path) -> str:
-    known = json.loads((folder / "run.json").read_text())
+    stored = json.loads((folder / "run.json").read_text())
     parts = list((folder / "parts").glob("*.parquet"))
-    text = f"comparison {folder.name}: {len(parts)} parts of {len(known['methods'])} methods done"
-    failures = "; ".join(f"{name} failed: {why}" for name, why in known.get("failures", {}).items())
+    text = f"comparison {folder.name}: {len(parts)} parts of {len(stored['methods'])} methods done"
+    failures = "; ".join(f"{name} failed: {why}" for name, why in stored.get("failures", {}).items())
     return f"{text}; {failures}" if failures else text
 
 
 def _search(folder: Path) -> str:
-    from icobench.runs.study import load_described
+    from icobench.runs.search_storage import load_search
 
-    study, known = load_described(folder)
+    study, known = load_search(folder)
     states = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
     text = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
     return f"search {study.study_name} of {known['trials']} trials: {text or 'none begun'}"
 
 
 def _shards(run: ClusterRun) -> list[tuple[str, ...]]:
-    try:
-        states: dict[int, str] = run.states()
-    except ImportError:
-        states = {shard: "DONE" if run.done(shard) else "UNKNOWN" for shard in run.shards}
     rows: list[tuple[str, ...]] = []
-    for shard, state in states.items():
+    for shard, state in run.states().items():
         job: dict[str, Any] = run.described["jobs"].get(str(shard), {})
         done = run.done(shard)
         line = "" if done else run.refused(shard) or run.last_line(shard)
@@ -77,8 +72,8 @@ def describe(run: Path) -> tuple[list[str], list[tuple[str, ...]]]:
             lines.append(_sweep(folder))
         if (folder / "search.json").exists():
             lines.append(_search(folder))
-        if (folder / CAMPAIGN_FILE).exists():
-            names = json.loads((folder / CAMPAIGN_FILE).read_text())["runs"]
+        if (folder / COMPARISON_FILE).exists():
+            names = json.loads((folder / COMPARISON_FILE).read_text())["runs"]
             lines += [_comparison(folder / name) for name in names if (folder / name / "run.json").exists()]
         elif (folder / "run.json").exists():
             lines.append(_comparison(folder))

@@ -1,22 +1,25 @@
 """Sets larger than memory: generated block by block, in shards, resumable, and merged.
 
-While a set is made, its finished blocks lie as files of their own in ``OUT.parts``; at the end
-they are joined. A process may be killed at any time and started again.
+While a set is made, each finished block is a file in ``OUT.parts``; at the end they are joined. A process may
+be killed at any time and started again, and several may work on one set.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from icobench import __version__
+from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
+from icobench.images.formats import DATA_PATH
 from icobench.provenance import provenance
 from icobench.sets.pattern_file import (
     CHUNK_IMAGES,
@@ -24,13 +27,14 @@ from icobench.sets.pattern_file import (
     PatternWriter,
     large_file,
     small_file,
+    stored_settings,
 )
 from icobench.sets.patterns import PatternOptions, PatternSource
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
-from icobench.storage import atomic_path
+from icobench.storage import WHOLE, PieceStore, Shard, atomic_path
 
-__all__ = ["PRESETS", "chosen_options", "generate_to_file", "merge_shards", "shard_range"]
+__all__ = ["PRESETS", "SetGeneration", "chosen_options", "generate_to_file", "merge_shards", "shard_range"]
 
 BLOCK = 128
 """Images made and stored together."""
@@ -46,8 +50,8 @@ PRESETS = {
         splits=PAPER_SPLITS,
     )
 }
-"""The paper's 25,058 images, a fifth of them for validation, and 5,000 for the test. The strength of its
-background noise is not published; ours is faint."""
+"""The paper's 25,058 images, a fifth of them for validation, and 5,000 for the test. How strong the paper's
+background noise is has not been published; this one is faint."""
 
 
 def chosen_options(
@@ -59,25 +63,25 @@ def chosen_options(
     hole_degrees: float | None = None,
     background: float | None = None,
 ) -> PatternOptions:
-    """A preset, or the defaults, with what a user wants otherwise.
+    """A preset, or the defaults, changed by those arguments that are not None.
 
     Raises:
         InputError: unknown names, or settings that make no sense.
     """
-    for name, known in ((preset, PRESETS), (detector, DETECTORS)):
-        if name is not None and name not in known:
-            raise InputError(f"unknown name {name!r}; choose from {', '.join(known)}")
+    for name, choices in ((preset, PRESETS), (detector, DETECTORS)):
+        if name is not None and name not in choices:
+            raise InputError(f"unknown name {name!r}; choose from {', '.join(choices)}")
     options = PatternOptions(1000) if preset is None else PRESETS[preset]
-    own = options.detector if detector is None else DETECTORS[detector]
+    recorder = options.detector if detector is None else DETECTORS[detector]
     if photons is not None:
-        own = replace(own, photons=photons)
+        recorder = replace(recorder, photons=photons)
     if hole_degrees is not None:
-        own = replace(own, hole_degrees=hole_degrees)
+        recorder = replace(recorder, hole_degrees=hole_degrees)
     given = {"images": images, "kind": kind, "background": background}
-    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if images is not None:
-        changed["splits"] = ()
-    return replace(options, detector=own, **changed)
+        changes["splits"] = ()
+    return replace(options, detector=recorder, **changes)
 
 
 def shard_range(images: int, shard: int, shards: int) -> range:
@@ -95,70 +99,186 @@ def shard_range(images: int, shard: int, shards: int) -> range:
     return range(low, images if shard == shards else high)
 
 
+@dataclass(frozen=True)
+class SetGeneration:
+    """The work of generating a set, or one shard of it, into a file; a piece is a block of images.
+
+    On one machine every array is the same, byte for byte, however often the work was interrupted and into
+    however many shards or processes it was divided.
+
+    Attributes:
+        path: HDF5 file to write; the blocks are kept in the folder ``PATH.parts`` until they are joined.
+        options: what to make.
+        experiment: physics and grid.
+        seed: of the set.
+        shard: (number, total), counted from 1: which contiguous part of the set the file holds.
+        device: type of the devices that simulate; results on "cpu" and "cuda" differ by rounding.
+    """
+
+    path: Path
+    options: PatternOptions
+    experiment: Experiment
+    seed: int
+    shard: Shard = WHOLE
+    device: str = "cpu"
+
+    @property
+    def numbers(self) -> range:
+        """Numbers of the images in the file."""
+        return shard_range(self.options.images, *self.shard)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that the arrays depend on, as JSON gives it back."""
+        settings = {
+            "options": self.options.to_dict(), "experiment": self.experiment.to_dict(), "seed": self.seed,
+            "device": torch.device(self.device).type, "version": _version(),
+            "shard": list(self.shard),
+        }  # fmt: skip
+        return json.loads(json.dumps(settings))
+
+    @cached_property
+    def store(self) -> PieceStore:
+        """Where the blocks are kept."""
+        return PieceStore(
+            self.path.with_name(self.path.name + ".parts"), self.settings, "settings.json", ".",
+            "blocks of a set", "remove it or choose another name",
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """See that file and folder, if they exist, belong to this work; nothing is written.
+
+        Raises:
+            InputError: there is no such shard, or something else has these names.
+        """
+        shard_range(self.options.images, *self.shard)
+        if not self.path.resolve().parent.is_dir():
+            raise InputError(f"{self.path.parent}: no such folder")
+        if not self.path.exists():
+            self.store.check()
+        elif _stored(self.path) != self.settings:
+            raise InputError(
+                f"{self.path}: exists and was made with other settings; remove it or choose another name"
+            )
+
+    def open(self) -> None:
+        """Make the folder of the blocks, unless the file is finished.
+
+        Raises:
+            InputError: as for :meth:`check`, or the folder cannot be written.
+        """
+        self.check()
+        if self.path.exists():
+            return
+        try:
+            self.store.open()
+        except OSError as error:
+            raise InputError(f"{self.path}: could not be written ({error.strerror})") from error
+
+    def pieces(self) -> list[range]:
+        """Numbers of the images of each block."""
+        numbers = self.numbers
+        return [numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK)]
+
+    def _name(self, piece: range) -> str:
+        return f"{piece.start:09d}-{piece.stop:09d}.h5"
+
+    def is_stored(self, piece: range) -> bool:
+        """Whether the block is there, readable and complete, or the file is finished."""
+        import h5py
+
+        if self.path.exists():
+            return True
+        try:
+            with h5py.File(self.store.path(self._name(piece)), "r") as stream:
+                return len(stream[TRUTH_GROUP]["radius_nm"]) == len(piece)
+        except (OSError, KeyError):
+            return False
+
+    def compute(self, piece: range, device: str, progress: Progress = lambda share: None) -> None:
+        """Simulate and store one block.
+
+        Raises:
+            InputError: the device is of another type than the set's, or the disk is full.
+        """
+        if torch.device(device).type != torch.device(self.device).type:
+            raise InputError(f"{self.path}: the set is simulated on {self.device}, not on {device}")
+        patterns = _source(self.options, self.experiment, self.seed, str(device)).block(piece)
+        with self.store.writing(self._name(piece)) as temporary, small_file(temporary, self.path) as stream:
+            exact = bool(self.options.augmentation)  # such log images are not of 8 bits
+            writer = PatternWriter(stream, len(piece), self.experiment, patterns.kind, {}, exact)
+            writer.write(0, patterns)
+        progress(1.0)
+
+    def finish(self) -> bool:
+        """Join the blocks to the file and remove their folder, if all of them are stored.
+
+        Returns:
+            whether the file is finished; if not, other processes have blocks to compute.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        if not self.path.exists():
+            if not all(self.is_stored(piece) for piece in self.pieces()):
+                return False
+            files = [self.store.path(self._name(piece)) for piece in self.pieces()]
+            attributes = {
+                "settings": self.settings,
+                "splits": [list(split) for split in self.options.splits] if self.shard == WHOLE else [],
+                "origin": provenance(self.seed, torch.device(self.device), self.experiment),
+            }
+            try:
+                with self.store.writing("joined.h5") as temporary:
+                    _join(self.path, temporary, files, len(self.numbers), attributes)
+                os.replace(self.store.path("joined.h5"), self.path)
+            except (InputError, OSError):
+                if not self.path.exists():  # else another process has joined them meanwhile
+                    raise
+        shutil.rmtree(self.store.folder, ignore_errors=True)
+        _source.cache_clear()
+        return True
+
+
+@lru_cache(maxsize=1)
+def _source(options: PatternOptions, experiment: Experiment, seed: int, device: str) -> PatternSource:
+    # The same kernel for all blocks: the round-off of another one would differ in the last bit.
+    prepare_kernel(torch.device(device))
+    return PatternSource(options, experiment, seed, device)
+
+
 def generate_to_file(
     path: Path,
     options: PatternOptions,
     experiment: Experiment,
     seed: int,
     device: torch.device | str = "cpu",
-    shard: tuple[int, int] = (1, 1),
-    progress: Callable[[int], None] = lambda done: None,
+    shard: Shard = WHOLE,
+    progress: Progress = lambda share: None,
 ) -> int:
-    """Generate a set, or one shard of it, into a file; continue where an earlier call was stopped.
-
-    Every array is the same, byte for byte, however often the work was interrupted and
-    into however many shards it was divided, on the same machine.
+    """Generate a set, or one shard of it, in this process; continue where an earlier call was stopped.
 
     Args:
-        path: HDF5 file to write.
-        options: what to make.
-        experiment: physics and grid.
-        seed: of the set.
+        path, options, experiment, seed, shard: see :class:`SetGeneration`.
         device: where to simulate.
-        shard: (number, of how many), counted from 1.
-        progress: called with the number of images finished.
+        progress: called with the finished share.
 
     Returns:
         number of images that this call simulated.
 
     Raises:
-        InputError: the file or its parts belong to other settings, or the disk does not take them.
+        InputError: the file or its parts belong to other settings, or the disk is full.
     """
     device = torch.device(device)
-    numbers = shard_range(options.images, *shard)
-    settings = _settings(options, experiment, seed, device)
-    own = settings | {"shard": list(shard)}
-    parts = path.with_name(path.name + ".parts")
-    if path.exists():
-        if _stored(path) != own:
-            raise InputError(
-                f"{path}: exists and was made with other settings; remove it or choose another name"
-            )
-        shutil.rmtree(parts, ignore_errors=True)
-        progress(len(numbers))
-        return 0
-    _prepare(parts, path, own)
-    source = PatternSource(options, experiment, seed, device)
-    # One kernel from the first image to the last: another one's round-off would differ in the last bit.
-    prepare_kernel(device)
-    files, made = [], 0
-    for start in range(numbers.start, numbers.stop, BLOCK):
-        block = range(start, min(start + BLOCK, numbers.stop))
-        file = parts / f"{block.start:09d}-{block.stop:09d}.h5"
-        if not _whole(file, len(block)):
-            _write_block(file, path, source, block)
-            made += len(block)
-        files.append(file)
-        progress(block.stop - numbers.start)
-    attributes = {
-        "settings": own,
-        "splits": [list(split) for split in options.splits] if shard == (1, 1) else [],
-        "origin": provenance(seed, device, experiment),
-    }
-    joined = parts / "joined.tmp"
-    _join(path, joined, files, len(numbers), experiment, attributes)
-    os.replace(joined, path)
-    shutil.rmtree(parts, ignore_errors=True)
+    work = SetGeneration(Path(path), options, experiment, seed, shard, device.type)
+    work.open()
+    made, pieces = 0, work.pieces()
+    for piece in pieces:
+        if not work.is_stored(piece):
+            work.compute(piece, str(device))
+            made += len(piece)
+        progress((piece.stop - pieces[0].start) / len(work.numbers))
+    work.finish()
     return made
 
 
@@ -177,113 +297,64 @@ def merge_shards(path: Path, shards: Sequence[Path]) -> int:
     """
     if path.exists():
         raise InputError(f"{path}: exists; remove it or choose another name")
-    found: dict[int, Path] = {}
-    first: dict[str, Any] = {}
+    files: dict[int, Path] = {}
+    common: dict[str, Any] = {}
     for file in map(Path, shards):
         settings = _stored(file)
         number, total = settings.pop("shard")
-        first = first or settings | {"total": total}
-        if settings | {"total": total} != first:
-            raise InputError(f"{file}: a shard of another set than {next(iter(found.values()))}")
-        if number in found:
-            raise InputError(f"{file}: shard {number}/{total} was given already as {found[number]}")
-        found[number] = file
-    if not found:
+        settings["total"] = total
+        common = common or settings
+        if settings != common:
+            raise InputError(f"{file}: a shard of another set than {next(iter(files.values()))}")
+        if number in files:
+            raise InputError(f"{file}: shard {number}/{total} was given already as {files[number]}")
+        files[number] = file
+    if not files:
         raise InputError("no shards given")
-    total = first.pop("total")
-    missing = [number for number in range(1, total + 1) if number not in found]
+    total = common.pop("total")
+    missing = [number for number in range(1, total + 1) if number not in files]
     if missing:
         raise InputError(f"{path}: missing shard {', '.join(f'{number}/{total}' for number in missing)}")
-    experiment = Experiment.from_dict(first["experiment"])
-    splits = first["options"]["splits"]
+    options = common["options"]
+    experiment = Experiment.from_dict(common["experiment"])
     attributes = {
-        "settings": first | {"shard": [1, 1]},
-        "splits": splits,
-        "origin": provenance(first["seed"], torch.device("cpu"), experiment),
+        "settings": common | {"shard": list(WHOLE)},
+        "splits": options["splits"],
+        "origin": provenance(common["seed"], torch.device("cpu"), experiment),
     }
-    files, images = [found[number] for number in range(1, total + 1)], first["options"]["images"]
     with atomic_path(path) as temporary:
-        _join(path, temporary, files, images, experiment, attributes)
-    return images
+        _join(path, temporary, [files[number] for number in sorted(files)], options["images"], attributes)
+    return options["images"]
 
 
-def _settings(
-    options: PatternOptions, experiment: Experiment, seed: int, device: torch.device
-) -> dict[str, Any]:
-    """All that the arrays depend on, as JSON gives it back."""
-    found = {
-        "options": asdict(options),
-        "experiment": experiment.to_dict(),
-        "seed": seed,
-        "device": device.type,
-        "version": __version__,
-    }
-    return json.loads(json.dumps(found))
+def _version() -> str:
+    try:
+        return metadata.version("icobench")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _stored(path: Path) -> dict[str, Any]:
     """The settings in a file's attributes."""
-    import h5py
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with h5py.File(path, "r") as stream:
-            return json.loads(stream[TRUTH_GROUP].attrs["settings"])
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a set made by icobench generate ({error})") from error
-
-
-def _prepare(parts: Path, path: Path, settings: dict[str, Any]) -> None:
-    """Make the folder of parts, or see that it belongs to the same settings."""
-    described = parts / "settings.json"
-    try:
-        parts.mkdir(exist_ok=True)
-        if described.exists():
-            if json.loads(described.read_text()) != settings:
-                raise InputError(f"{parts}: made with other settings; remove it or choose another name")
-            return
-        with atomic_path(described) as temporary:
-            temporary.write_text(json.dumps(settings, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{path}: could not be written ({error.strerror})") from error
-
-
-def _whole(file: Path, images: int) -> bool:
-    """Whether a part is there, readable and complete."""
-    import h5py
-
-    try:
-        with h5py.File(file, "r") as stream:
-            return len(stream[TRUTH_GROUP]["radius_nm"]) == images
-    except (OSError, KeyError):
-        return False
-
-
-def _write_block(file: Path, path: Path, source: PatternSource, numbers: range) -> None:
-    patterns = source.block(numbers)
-    with atomic_path(file) as temporary, small_file(temporary, path) as stream:
-        writer = PatternWriter(stream, len(numbers), source.experiment, patterns.kind, {})
-        writer.write(0, patterns)
+    settings = stored_settings(path)
+    if not settings:
+        raise InputError(f"{path}: not a set made by icobench generate")
+    return settings
 
 
 def _join(
-    path: Path,
-    temporary: Path,
-    files: list[Path],
-    images: int,
-    experiment: Experiment,
-    attributes: dict[str, Any],
+    path: Path, temporary: Path, files: Sequence[Path], images: int, attributes: dict[str, Any]
 ) -> None:
-    """One file, to be called ``path``, from many."""
+    """One file, which will be renamed to ``path``, from many that hold its images in order."""
     import h5py
 
     with h5py.File(files[0], "r") as first:
-        kind = str(first[TRUTH_GROUP].attrs["kind"])
-    start = 0
-    size = sum(file.stat().st_size for file in files)
+        truth, exact = first[TRUTH_GROUP], first[DATA_PATH].dtype.kind == "f"
+        kind = str(truth.attrs["kind"])
+        experiment = Experiment.from_dict(json.loads(truth.attrs["experiment"]))
+    start, size = 0, sum(file.stat().st_size for file in files)
     with large_file(temporary, path, size) as target:
-        writer = PatternWriter(target, images, experiment, kind, attributes)
+        writer = PatternWriter(target, images, experiment, kind, attributes, exact)
         for file in files:
             try:
                 with h5py.File(file, "r") as stream:

@@ -1,6 +1,7 @@
 """A user's own file as test images, with or without truth."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,17 @@ from torch import Tensor
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.images.formats import IMAGE_SUFFIXES
+from icobench.images.image_set import ImageSet
 from icobench.images.resample import on_grid
 from icobench.images.source import open_images
-from icobench.sets.patterns import PatternSet
 from icobench.simulator.experiment import Experiment
 
 __all__ = ["FIT_SIN_THETA", "file_digest", "is_image_file", "read_own_images"]
 
 FIT_SIN_THETA = 0.8
-"""Sine of the largest scattering angle that is fitted by default. Beyond it simulators disagree most
-(the multi-slice method on voxels by 7 to 20 % of the mean intensity, which draws fits aside by several
-standard deviations), and few detectors reach that far."""
+"""Sine of the largest scattering angle that is fitted by default. Beyond it the simulators disagree most
+(the multi-slice method on voxels by 7 to 20 % of the mean intensity, which shifts fits by several standard
+deviations), and few detectors reach that far."""
 
 TRUTH_COLUMNS = ("radius_nm", "q_w", "q_x", "q_y", "q_z")
 
@@ -38,16 +39,16 @@ def file_digest(path: Path) -> str:
 
 def read_own_images(
     path: Path, experiment: Experiment, images: int | None = None, truth: Path | None = None
-) -> PatternSet:
+) -> ImageSet:
     """The first images of a file, brought to a grid as ``icobench reconstruct`` does it.
 
-    Pixels beyond :data:`FIT_SIN_THETA` are masked. Without a table of the truth, that of a file of
+    Pixels beyond :data:`FIT_SIN_THETA` are masked. If no table of the truth is given, the truth stored by
     ``icobench generate`` or ``simulate`` is taken; unknown radii and orientations are NaN.
 
     Args:
         path: CXI / HDF5, .npy, .npz, TIFF or PNG.
-        experiment: what the user believes of it; the set's own has the file's number of pixels.
-        images: how many at most.
+        experiment: what the user believes about it; the set's own experiment has the file's number of pixels.
+        images: largest number of images.
         truth: table (.csv or .parquet) with the columns radius_nm, q_w, q_x, q_y, q_z and, if its rows are
             not in the order of the images, index.
 
@@ -55,18 +56,18 @@ def read_own_images(
         InputError: images or truth that cannot be used.
     """
     with open_images(path) as opened:
-        source, own = on_grid(opened, experiment)
+        source, grid = on_grid(opened, experiment)
         count = len(source) if images is None else min(images, len(source))
-        _, stack, problems = source.read(range(count))
-        for number, problem in sorted(problems.items()):
+        frames = source.read(range(count))
+        for number, problem in sorted(frames.problems.items()):
             raise InputError(f"{source.where}: image {number}: {problem}")
     radius, quaternion = _stored_truth(path, count) if truth is None else _truth_table(truth, count)
-    mask = torch.from_numpy(stack.mask) & own.valid() & (own.sin_theta() <= FIT_SIN_THETA + 1e-9)
-    pixels = torch.where(mask, torch.from_numpy(stack.images), 0.0)
-    for number, seen in enumerate((pixels > 0).flatten(1).any(1).tolist()):
-        if not seen:
+    mask = frames.mask & grid.valid() & (grid.sin_theta() <= FIT_SIN_THETA + 1e-9)
+    pixels = torch.where(mask, frames.images, 0.0)
+    for number, has_signal in enumerate((pixels > 0).flatten(1).any(1).tolist()):
+        if not has_signal:
             raise InputError(f"{path}: image {number}: no signal at usable pixels of the fitted range")
-    return PatternSet(pixels, mask, radius, quaternion, own, stack.kind)
+    return replace(frames, images=pixels, mask=mask, experiment=grid, radius_nm=radius, quaternion=quaternion)
 
 
 def _stored_truth(path: Path, count: int) -> tuple[Tensor, Tensor]:
@@ -79,13 +80,14 @@ def _stored_truth(path: Path, count: int) -> tuple[Tensor, Tensor]:
         with h5py.File(path, "r") as stream:
             stored = stream.get("icobench")
             if isinstance(stored, h5py.Group) and {"radius_nm", "quaternion"} <= set(stored):
-                own = np.asarray(stored["radius_nm"][:count]), np.asarray(stored["quaternion"][:count])
-                if own[0].shape == (count,) and own[1].shape == (count, 4):
-                    return torch.as_tensor(own[0]), torch.as_tensor(own[1])
+                radii, turns = (np.asarray(stored[name][:count]) for name in ("radius_nm", "quaternion"))
+                if radii.shape == (count,) and turns.shape == (count, 4):
+                    return torch.as_tensor(radii), torch.as_tensor(turns)
     return radius, quaternion
 
 
 def _truth_table(path: Path, count: int) -> tuple[Tensor, Tensor]:
+    """Radii (N,) and orientations (N, 4) in a table, NaN where a value is missing."""
     import pandas as pd
 
     if not path.is_file():
@@ -107,9 +109,10 @@ def _truth_table(path: Path, count: int) -> tuple[Tensor, Tensor]:
         values = torch.tensor(table[list(TRUTH_COLUMNS)].to_numpy(dtype=float)[:count])
     except ValueError as error:
         raise InputError(f"{path}: wrong values ({error})") from error
-    known = torch.isfinite(values).all(1)
-    if (values[known, 0] <= 0).any() or (values[known, 1:].norm(dim=1) < 1e-6).any():
+    complete = torch.isfinite(values).all(1)
+    turns = values[complete, 1:]
+    if (values[complete, 0] <= 0).any() or (turns.norm(dim=1) < 1e-6).any():
         raise InputError(f"{path}: a radius that is not positive, or a quaternion of zeros")
-    values[~known] = torch.nan
-    values[known, 1:] = to_fundamental_domain(values[known, 1:] / values[known, 1:].norm(dim=1, keepdim=True))
+    values[~complete] = torch.nan
+    values[complete, 1:] = to_fundamental_domain(turns / turns.norm(dim=1, keepdim=True))
     return values[:, 0], values[:, 1:]

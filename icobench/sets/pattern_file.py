@@ -1,6 +1,6 @@
 """Sets of patterns as HDF5 files in the CXI layout.
 
-Images are at ``/entry_1/data_1/data`` (int32 counts, uint8 log images or float32 intensities), the mask at
+Images are at ``/entry_1/data_1/data`` (int32 counts, uint8 log images or float32 numbers), the mask at
 ``/entry_1/data_1/mask`` (non-zero = bad), truth, experiment and origin in ``/icobench``.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from icobench.errors import InputError
-from icobench.images.files import DATA_PATH, MASK_PATH
-from icobench.sets.patterns import PatternSet
+from icobench.images.formats import DATA_PATH, MASK_PATH
+from icobench.images.image_set import ImageSet
 from icobench.simulator.experiment import Experiment
 from icobench.storage import atomic_path
 
@@ -46,7 +46,7 @@ class PatternWriter:
         images: number of images.
         experiment, kind: of the set.
         attributes: for the group of the truth; dictionaries become JSON.
-        exact: store numbers as they are, whatever the kind, as somebody else's images need.
+        exact: store float32 numbers, whatever the kind, as needed for images that were not made here.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class PatternWriter:
         for name, value in attributes.items():
             self.truth.attrs[name] = json.dumps(value) if isinstance(value, dict | list) else value
 
-    def write(self, start: int, patterns: PatternSet) -> None:
-        """Put a block where it belongs."""
+    def write(self, start: int, patterns: ImageSet) -> None:
+        """Write a block whose first image has the number ``start``."""
         rows = slice(start, start + len(patterns))
         images, dtype = patterns.images.numpy(), self.data.dtype
         if patterns.kind == "log" and dtype == np.uint8:
@@ -86,52 +86,57 @@ class PatternWriter:
         self.truth["quaternion"][rows] = patterns.quaternion.numpy()
 
     def copy(self, start: int, source: "h5py.File") -> None:
-        """Put a whole other file's images there, as they are compressed where chunks fit into chunks."""
+        """Write all images of another file, without unpacking them where the chunks of both agree."""
         count = len(source[DATA_PATH])
         rows = slice(start, start + count)
-        whole = start + count == len(self.data)
+        at_the_end = start + count == len(self.data)
         for target, name in ((self.data, DATA_PATH), (self.mask, MASK_PATH)):
-            given, size = source[name], target.chunks[0]
-            if given.chunks == target.chunks and start % size == 0 and (whole or count % size == 0):
+            dataset, size = source[name], target.chunks[0]
+            whole_chunks = start % size == 0 and (at_the_end or count % size == 0)
+            if dataset.chunks == target.chunks and whole_chunks:
                 for first in range(0, count, size):
-                    _, packed = given.id.read_direct_chunk((first, 0, 0))
+                    _, packed = dataset.id.read_direct_chunk((first, 0, 0))
                     target.id.write_direct_chunk((start + first, 0, 0), packed)
             else:
                 for first in range(0, count, size):
                     last = min(first + size, count)
-                    target[start + first : start + last] = given[first:last]
+                    target[start + first : start + last] = dataset[first:last]
         for name in ("radius_nm", "quaternion"):
             self.truth[name][rows] = source[TRUTH_GROUP][name][()]
 
 
-def write_patterns(path: Path, patterns: PatternSet, origin: dict[str, Any], exact: bool = False) -> None:
-    """Write a set, whole or not at all.
+def write_patterns(path: Path, patterns: ImageSet, origin: dict[str, Any], exact: bool = False) -> None:
+    """Write a set; a failure leaves no file.
 
     Args:
         path: file to write.
-        patterns: the set.
+        patterns: the set, with its experiment.
         origin: command, seed, versions: anything JSON can hold.
-        exact: as for :class:`PatternWriter`.
+        exact: as for :class:`PatternWriter`. Log images that are not of 8 bits are always stored exactly.
 
     Raises:
-        InputError: the folder or the disk does not take it.
+        InputError: the folder does not exist or the file cannot be written.
     """
+    assert patterns.experiment is not None
+    if patterns.kind == "log":
+        levels = patterns.images * 255
+        exact = exact or not torch.allclose(levels, levels.round(), rtol=0, atol=1e-3)
     with atomic_path(path) as temporary, small_file(temporary, path) as stream:
         attributes = {"origin": origin}
         writer = PatternWriter(stream, len(patterns), patterns.experiment, patterns.kind, attributes, exact)
         writer.write(0, patterns)
 
 
-# HDF5 does not survive a full disk: a file that cannot be closed crashes the process when it ends. So small
-# files are made in memory, and for large ones the space is taken first.
+# HDF5 cannot handle a full disk: a file that cannot be closed crashes the process when it ends. So small
+# files are made in memory, and for large ones the space is reserved first.
 
 
 @contextmanager
-def small_file(path: Path, called: Path) -> Iterator["h5py.File"]:
+def small_file(path: Path, reported: Path) -> Iterator["h5py.File"]:
     """A new HDF5 file, made in memory and written at the end.
 
     Raises:
-        InputError: about ``called``, if the disk does not take it.
+        InputError: the disk is full; the message names ``reported``.
     """
     import h5py
 
@@ -141,30 +146,30 @@ def small_file(path: Path, called: Path) -> Iterator["h5py.File"]:
     try:
         path.write_bytes(buffer.getbuffer())
     except OSError as error:
-        raise InputError(f"{called}: could not be written ({error.strerror})") from error
+        raise InputError(f"{reported}: could not be written ({error.strerror})") from error
 
 
 @contextmanager
-def large_file(path: Path, called: Path, size: int) -> Iterator["h5py.File"]:
+def large_file(path: Path, reported: Path, size: int) -> Iterator["h5py.File"]:
     """A new HDF5 file of at most about ``size`` bytes.
 
     Raises:
-        InputError: about ``called``, if the disk has no room for it.
+        InputError: the disk has no room for it; the message names ``reported``.
     """
     import h5py
 
     try:
-        with path.open("wb") as room:
+        with path.open("wb") as stream:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(room.fileno(), 0, size)
+                os.posix_fallocate(stream.fileno(), 0, size)
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise InputError(f"{called}: could not be written ({error.strerror})") from error
-    with h5py.File(path, "w") as stream:
-        yield stream
+        raise InputError(f"{reported}: could not be written ({error.strerror})") from error
+    with h5py.File(path, "w") as file:
+        yield file
 
 
-def read_patterns(path: Path, split: str | None = None) -> PatternSet:
+def read_patterns(path: Path, split: str | None = None) -> ImageSet:
     """Read a set, or one of its splits.
 
     Args:
@@ -188,9 +193,9 @@ def read_patterns(path: Path, split: str | None = None) -> PatternSet:
             radius, quaternion = truth["radius_nm"], truth["quaternion"]
             shape = (len(data), experiment.pixels, experiment.pixels)
             expected = shape, shape, shape[:1], (*shape[:1], 4)
-            found = data.shape, mask.shape, radius.shape, quaternion.shape
-            if found != expected:
-                raise ValueError(f"images, mask and truth of shapes {found}")
+            shapes = data.shape, mask.shape, radius.shape, quaternion.shape
+            if shapes != expected:
+                raise ValueError(f"images, mask and truth of shapes {shapes}")
             rows = _rows(path, json.loads(truth.attrs.get("splits", "[]")), split)
             images = torch.from_numpy(data[rows].astype(np.float32))
             if data.dtype == np.uint8:
@@ -201,17 +206,20 @@ def read_patterns(path: Path, split: str | None = None) -> PatternSet:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a set of patterns with truth ({error})") from error
-    return PatternSet(torch.where(usable, images, 0.0), usable, radius, quaternion, experiment, kind)
+    numbers = torch.arange(shape[0])[rows]
+    return ImageSet(torch.where(usable, images, 0.0), usable, kind, experiment, radius, quaternion, numbers)
 
 
 def stored_settings(path: Path) -> dict[str, Any]:
-    """What ``icobench generate`` made a set with; empty for sets that say nothing of it.
+    """Settings with which ``icobench generate`` made a set; empty for sets made in other ways.
 
     Raises:
         InputError: not a set of patterns.
     """
     import h5py
 
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
     try:
         with h5py.File(path, "r") as stream:
             return json.loads(stream[TRUTH_GROUP].attrs.get("settings", "{}"))
@@ -220,7 +228,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path, splits: list[list[Any]], split: str | None) -> slice:
-    """Where the split lies among the images."""
+    """The part of the images that belongs to the split."""
     if split is None:
         return slice(None)
     start = 0

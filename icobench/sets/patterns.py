@@ -1,24 +1,28 @@
 """Test and training sets: simulated patterns with their truth."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import random_quaternions
+from icobench.images.augment import FILTERS, augment
 from icobench.images.detector import DETECTORS, Detector, DetectorModel
+from icobench.images.image_set import ImageSet
 from icobench.images.log_image import log_image
+from icobench.seeds import Purpose, torch_generator
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["PatternOptions", "PatternSet", "PatternSource", "generate_patterns", "join_patterns"]
+__all__ = ["PatternOptions", "PatternSource", "draw_truth", "generate_patterns"]
 
 CHUNK = 128
+"""Images made at once."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,15 @@ class PatternOptions:
     Attributes:
         images: number of patterns.
         kind: "counts" (photon counts, or noise-free intensities from a detector without photons) or "log"
-            (8-bit log images).
+            (log images, of 8 bits without an augmentation).
         detector: what records them.
-        radius_range_nm: uniform radii.
+        radius_range_nm: smallest and largest radius; radii are uniform in between.
         decades: dynamic range of log images.
         background: standard deviation of the noise on log images (half-normal, added before rounding).
         method: simulator.
         splits: names and numbers of images of consecutive parts, such as (("train", 800), ("test", 200)).
+        augmentation: one of :data:`~icobench.images.augment.FILTERS`, or "random", that is applied to log
+            images at the end; empty for none.
     """
 
     images: int
@@ -45,6 +51,7 @@ class PatternOptions:
     background: float = 0.0
     method: str = "exact"
     splits: tuple[tuple[str, int], ...] = ()
+    augmentation: str = ""
 
     def __post_init__(self) -> None:
         if self.images < 1:
@@ -58,49 +65,26 @@ class PatternOptions:
             raise InputError(f"the background must lie in 0 to 1, got {self.background:g}")
         if self.background and self.kind != "log":
             raise InputError("a background is for log images; counts have photons and read-out noise")
+        if self.augmentation and self.kind != "log":
+            raise InputError("an augmentation is for log images")
+        if self.augmentation not in ("", "random", *FILTERS):
+            raise InputError(
+                f"unknown augmentation {self.augmentation!r}; choose from {', '.join(FILTERS)}, random"
+            )
         if self.splits and sum(count for _, count in self.splits) != self.images:
             raise InputError(f"the splits {dict(self.splits)} do not add up to {self.images} images")
 
     @property
     def stored_kind(self) -> str:
-        """Of the images: "counts", "log", or "intensity"."""
+        """Kind of the images that are made: "counts", "log", or "intensity"."""
         return "intensity" if self.kind == "counts" and self.detector.photons == 0 else self.kind
 
-
-@dataclass
-class PatternSet:
-    """Images with masks and, where known, their truth.
-
-    Attributes:
-        images: (N, H, W) float32: counts, or log images in [0, 1].
-        mask: (N, H, W) bool, True where usable.
-        radius_nm: (N,) float64 true radii.
-        quaternion: (N, 4) float64 true orientations in the fundamental domain.
-        experiment: physics and grid, as whoever reconstructs believes them.
-        kind: "counts", "log", or "intensity" (without noise).
-    """
-
-    images: Tensor
-    mask: Tensor
-    radius_nm: Tensor
-    quaternion: Tensor
-    experiment: Experiment
-    kind: str
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def subset(self, index: Tensor) -> "PatternSet":
-        """The images with the given indices."""
-        return PatternSet(
-            self.images[index], self.mask[index], self.radius_nm[index], self.quaternion[index],
-            self.experiment, self.kind,
-        )  # fmt: skip
-
-
-def _generator(seed: int, number: int, purpose: int) -> torch.Generator:
-    sequence = np.random.SeedSequence(seed, spawn_key=(3, number, purpose))
-    return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are stored beside a set; ``augmentation`` only where there is one."""
+        values = asdict(self)
+        if not self.augmentation:  # sets stored by earlier versions do not have the entry
+            del values["augmentation"]
+        return values
 
 
 def draw_truth(radius_range_nm: tuple[float, float], seed: int, numbers: range) -> tuple[Tensor, Tensor]:
@@ -108,14 +92,14 @@ def draw_truth(radius_range_nm: tuple[float, float], seed: int, numbers: range) 
     low, high = radius_range_nm
     share, turns = [], []
     for number in numbers:
-        generator = _generator(seed, number, 0)
+        generator = torch_generator(seed, Purpose.TEST_IMAGES, number, 0)
         share.append(torch.rand(1, generator=generator, dtype=torch.float64))
         turns.append(random_quaternions(1, generator))
     return low + (high - low) * torch.cat(share), to_fundamental_domain(torch.cat(turns))
 
 
 class PatternSource:
-    """Patterns by their number; number i depends on the seed and i alone.
+    """Patterns by their numbers: pattern i depends only on the seed and on i.
 
     Args:
         options: what to make.
@@ -135,21 +119,26 @@ class PatternSource:
             raise InputError(str(error)) from error
         self.detector = DetectorModel(options.detector, experiment, seed)
 
-    def block(self, numbers: range) -> PatternSet:
+    def block(self, numbers: range) -> ImageSet:
         """The patterns with these numbers."""
         options, seed = self.options, self.seed
         radius, quaternion = draw_truth(options.radius_range_nm, seed, numbers)
         device = self.simulator.device
         intensity = self.simulator.intensity(radius.to(device), quaternion.to(device)).cpu()
-        generators = [_generator(seed, number, 1) for number in numbers]
+        generators = [torch_generator(seed, Purpose.TEST_IMAGES, number, 1) for number in numbers]
         images, mask = self.detector.record(intensity, generators)
+        index = torch.tensor(list(numbers), dtype=torch.int64)
         if options.kind == "log":
             images = log_image(images, options.decades)
             if options.background:
-                noise = [torch.randn(images.shape[1:], generator=one) for one in generators]
+                noise = [torch.randn(images.shape[1:], generator=generator) for generator in generators]
                 images = torch.where(mask, images + options.background * torch.stack(noise).abs(), 0.0)
-            images = (images.clamp(0, 1) * 255).round() / 255
-        return PatternSet(images, mask, radius, quaternion, self.experiment, options.stored_kind)
+            images = images.clamp(0, 1)
+            if options.augmentation:
+                images, mask, _ = augment(images, options.augmentation, seed, index, mask)
+            else:
+                images = (images * 255).round() / 255
+        return ImageSet(images, mask, options.stored_kind, self.experiment, radius, quaternion, index)
 
 
 def generate_patterns(
@@ -157,29 +146,23 @@ def generate_patterns(
     experiment: Experiment,
     seed: int,
     device: torch.device | str = "cpu",
-    progress: Callable[[int], None] = lambda done: None,
-) -> PatternSet:
-    """A whole set in memory.
+    progress: Progress = lambda share: None,
+) -> ImageSet:
+    """A complete set in memory.
 
     Args:
         options: what to make.
         experiment: physics and grid.
         seed: of the set.
         device: where to simulate.
-        progress: called with the number of images finished.
+        progress: called with the finished share.
+
+    Raises:
+        InputError: an unknown simulator, or a detector without usable pixels.
     """
     source = PatternSource(options, experiment, seed, device)
     parts = []
     for start in range(0, options.images, CHUNK):
         parts.append(source.block(range(start, min(start + CHUNK, options.images))))
-        progress(start + len(parts[-1]))
-    return join_patterns(parts)
-
-
-def join_patterns(parts: Sequence[PatternSet]) -> PatternSet:
-    """Consecutive parts of a set as one."""
-    images, mask, radius, quaternion = (
-        torch.cat([getattr(part, name) for part in parts])
-        for name in ("images", "mask", "radius_nm", "quaternion")
-    )
-    return PatternSet(images, mask, radius, quaternion, parts[0].experiment, parts[0].kind)
+        progress((start + len(parts[-1])) / options.images)
+    return ImageSet.join(parts)

@@ -1,92 +1,146 @@
-"""Simulating given bodies straight to a file."""
+"""Simulated patterns of given bodies, in memory or in a file."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from icobench.errors import InputError
-from icobench.geometry.shapes import shape
+from icobench.geometry import shapes
 from icobench.images.counts import photon_counts
-from icobench.images.files import HDF5_SUFFIXES
+from icobench.images.formats import HDF5_SUFFIXES
+from icobench.images.image_set import ImageSet
 from icobench.images.masks import usable_pixels
 from icobench.provenance import provenance
+from icobench.seeds import Purpose, torch_generator
 from icobench.sets.pattern_file import write_patterns
-from icobench.sets.patterns import PatternSet
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 from icobench.storage import atomic_path
 
-__all__ = ["simulate_to_file"]
+__all__ = ["simulate", "simulate_to_file"]
+
+Numbers = float | Sequence[Any] | np.ndarray | Tensor
 
 CHUNK = 64
+"""Bodies simulated at once."""
+
+
+def _bodies(radius_nm: Numbers, quaternion: Numbers) -> tuple[Tensor, Tensor]:
+    """Radii (N,) and quaternions (N, 4), float64, from one or N of either."""
+    try:
+        radii = torch.as_tensor(radius_nm, dtype=torch.float64).cpu()
+        turns = torch.as_tensor(quaternion, dtype=torch.float64).cpu()
+    except (ValueError, TypeError) as error:
+        raise InputError("give radii, and one quaternion w,x,y,z for all radii or one for each") from error
+    radii, turns = radii.reshape(-1), torch.atleast_2d(turns)
+    count = max(len(radii), len(turns))
+    fits = all(len(table) in (1, count) for table in (radii, turns))
+    if not fits or turns.shape[1:] != (4,):
+        raise InputError("give one quaternion w,x,y,z for all radii or one for each")
+    return radii.expand(count).clone(), turns.expand(count, 4).clone()
+
+
+def simulate(
+    radius_nm: Numbers,
+    quaternion: Numbers = (1.0, 0.0, 0.0, 0.0),
+    photons: float = 0.0,
+    hole_degrees: float = 0.0,
+    experiment: Experiment | None = None,
+    simulator: str = "exact",
+    shape: str = "icosahedron",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> ImageSet:
+    """Patterns of given bodies.
+
+    Args:
+        radius_nm: circumradius or N of them; numbers, NumPy or torch.
+        quaternion: orientation (w, x, y, z) of any length but 0, or (N, 4) of them. One radius or one
+            quaternion is used for all.
+        photons: expected photons on the usable pixels of each image; 0 for the intensity (nm^6) itself.
+        hole_degrees: central hole that is masked, scattering angle of its rim.
+        experiment: physics and grid; ``Experiment()`` by default.
+        simulator: "exact", "sliced" or "propagated".
+        shape: one of :data:`~icobench.geometry.shapes.SHAPES`.
+        seed: of the photon noise.
+        device: where to simulate.
+
+    Returns:
+        N images of kind "counts" or "intensity", with the bodies as truth; quaternions are normalised but
+        not moved to the fundamental domain, which another shape may not have.
+
+    Raises:
+        InputError: numbers that do not fit together, or that the simulator does not take.
+
+    Example:
+        >>> pattern = simulate([60.0, 80.0], (1, 0, 0, 0), photons=1e5)
+        >>> pattern.kind, tuple(pattern.images.shape)
+        ('counts', (2, 128, 128))
+    """
+    if not math.isfinite(photons) or photons < 0:
+        raise InputError(f"the number of photons must be finite and not negative, got {photons:g}")
+    radii, turns = _bodies(radius_nm, quaternion)
+    experiment = experiment or Experiment()
+    try:
+        model = Simulator(experiment, simulator, device, body=shapes.shape(shape))
+        parts = [
+            model.intensity(radii[chunk].to(device), turns[chunk].to(device)).cpu()
+            for chunk in torch.arange(len(radii)).split(CHUNK)
+        ]
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    images = torch.cat(parts)
+    mask = usable_pixels(experiment, hole_degrees)
+    if photons > 0:
+        images = photon_counts(images, mask, photons, torch_generator(seed, Purpose.SIMULATE))
+    kind = "counts" if photons > 0 else "intensity"
+    turns = turns / turns.norm(dim=1, keepdim=True)
+    return ImageSet(images * mask, mask.expand(images.shape), kind, experiment, radii, turns)
 
 
 def simulate_to_file(
     path: Path,
-    radius_nm: Sequence[float],
-    quaternion: Sequence[Sequence[float]],
-    experiment: Experiment,
-    method: str = "exact",
+    radius_nm: Numbers,
+    quaternion: Numbers = (1.0, 0.0, 0.0, 0.0),
     photons: float = 0.0,
     hole_degrees: float = 0.0,
+    experiment: Experiment | None = None,
+    simulator: str = "exact",
+    shape: str = "icosahedron",
     seed: int = 0,
     device: torch.device | str = "cpu",
-    shape_name: str = "icosahedron",
-) -> None:
-    """Simulate bodies and write their patterns.
+) -> ImageSet:
+    """Write the patterns of given bodies to a file.
 
     Args:
         path: ``.npy`` for the images alone, ``.h5`` or ``.cxi`` with mask, truth and experiment.
-        radius_nm: N radii.
-        quaternion: N orientations (w, x, y, z), or one for all.
-        experiment, method: as for :class:`~icobench.simulator.simulator.Simulator`.
-        photons: expected photons on the usable pixels; 0 writes the intensity (nm^6) itself.
-        hole_degrees: central hole that is masked.
-        seed: of the photon noise.
-        device: where to simulate.
-        shape_name: one of :data:`~icobench.geometry.shapes.SHAPES`.
+        radius_nm, quaternion, photons, hole_degrees, experiment, simulator, shape, seed, device: as for
+            :func:`simulate`.
+
+    Returns:
+        the patterns.
 
     Raises:
-        InputError: numbers that do not fit together, or a file that cannot be written.
+        InputError: as for :func:`simulate`, or the file cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix != ".npy" and suffix not in HDF5_SUFFIXES:
         raise InputError(f"{path}: unknown file type; use .h5, .cxi or .npy")
     if not path.resolve().parent.is_dir():
         raise InputError(f"{path.parent}: no such folder")
-    if not math.isfinite(photons) or photons < 0:
-        raise InputError(f"the number of photons must be finite and not negative, got {photons:g}")
-    if len(quaternion) == 1:
-        quaternion = list(quaternion) * len(radius_nm)
-    if len(quaternion) != len(radius_nm) or any(len(row) != 4 for row in quaternion):
-        raise InputError("give one quaternion w,x,y,z for all radii or one for each")
-    radii = torch.tensor(list(radius_nm), dtype=torch.float64)
-    turns = torch.tensor([list(row) for row in quaternion], dtype=torch.float64)
-    try:
-        simulator = Simulator(experiment, method, device, body=shape(shape_name))
-        pieces = [
-            simulator.intensity(radii[i].to(device), turns[i].to(device)).cpu()
-            for i in torch.arange(len(radii)).split(CHUNK)
-        ]
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    images = torch.cat(pieces)
-    mask = usable_pixels(experiment, hole_degrees)
-    if photons > 0:
-        state = np.random.SeedSequence(seed, spawn_key=(4,)).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        images = photon_counts(images, mask, photons, generator)
-    images = images * mask
+    experiment = experiment or Experiment()
+    patterns = simulate(
+        radius_nm, quaternion, photons, hole_degrees, experiment, simulator, shape, seed, device
+    )
     if suffix == ".npy":
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, images.numpy())
-        return
-    patterns = PatternSet(
-        images, mask.expand(images.shape), radii, turns / turns.norm(dim=1, keepdim=True), experiment,
-        "counts" if photons > 0 else "intensity",
-    )  # fmt: skip
-    origin = provenance(seed, torch.device(device), experiment) | {"shape": shape_name, "method": method}
-    write_patterns(path, patterns, origin)
+            np.save(stream, patterns.images.numpy())
+    else:
+        origin = provenance(seed, torch.device(device), experiment)
+        write_patterns(path, patterns, origin | {"shape": shape, "method": simulator})
+    return patterns

@@ -1,13 +1,15 @@
-"""Test sets by name: a ladder from the fitters' own model to images that know nothing of it.
+"""Test sets by name: from images made by the fits' own model to images made by other physics.
 
 Reconstructing images with the simulator that made them (the "inverse crime", Colton and Kress, Inverse
-Acoustic and Electromagnetic Scattering Theory, 1992) measures noise and search alone. Every rung adds what
+Acoustic and Electromagnetic Scattering Theory, 1992) measures only noise and search. The other sets add what
 a real experiment adds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
@@ -29,7 +31,8 @@ class TestSet:
         summary: one line for help and reports.
         detector: what records them.
         method: simulator that makes them.
-        path: a file of images that are reconstructed as they are, instead.
+        kind, augmentation: as for :class:`~icobench.sets.patterns.PatternOptions`.
+        path: a file of images to be used unchanged, instead of simulated ones.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
@@ -38,6 +41,8 @@ class TestSet:
     summary: str
     detector: Detector = DETECTORS["clean"]
     method: str = "exact"
+    kind: str = "counts"
+    augmentation: str = ""
     path: Path | None = None
 
     def options(
@@ -47,7 +52,7 @@ class TestSet:
 
         Args:
             images: how many.
-            photons, hole_degrees: instead of the set's own.
+            photons, hole_degrees: instead of the test set's.
 
         Raises:
             InputError: photons for a set without noise, or anything for a file.
@@ -61,14 +66,14 @@ class TestSet:
             detector = replace(detector, photons=photons)
         if hole_degrees is not None:
             detector = replace(detector, hole_degrees=hole_degrees)
-        return PatternOptions(images, detector=detector, method=self.method)
+        return PatternOptions(images, self.kind, detector, method=self.method, augmentation=self.augmentation)
 
 
 COUNTING = DETECTORS["counting"]
 
 TEST_SETS = {
-    one.name: one
-    for one in (
+    test_set.name: test_set
+    for test_set in (
         TestSet("clean", "noise-free intensities from the fitters' own model", DETECTORS["clean"]),
         TestSet("counting", "1e5 photons and a 3 degree hole, the fitters' own model", COUNTING),
         TestSet(
@@ -80,17 +85,21 @@ TEST_SETS = {
             "propagated", "as counting, made by split-step propagation: multiple scattering", COUNTING,
             "propagated",
         ),
+        TestSet(
+            "realistic", "log images, distorted in eight ways as detectors distort them", DETECTORS["clean"],
+            kind="log", augmentation="realistic",
+        ),
     )
 }  # fmt: skip
 
 
-def available_test_sets() -> dict[str, TestSet]:
-    """All test sets by name, those that other packages offer included.
+def available_test_sets(extra: Mapping[str, TestSet] = MappingProxyType({})) -> dict[str, TestSet]:
+    """All test sets by name: those of this package, ``extra`` ones and those that other packages offer.
 
     Raises:
         InputError: an entry point that is no test set.
     """
-    known = dict(TEST_SETS)
+    test_sets = {**TEST_SETS, **extra}
     for point in entry_points(group=ENTRY_POINTS):
         try:
             offered = point.load()
@@ -98,26 +107,32 @@ def available_test_sets() -> dict[str, TestSet]:
             raise InputError(f"entry point {point.name}: {type(error).__name__}: {error}") from error
         if not isinstance(offered, TestSet):
             raise InputError(f"entry point {point.name}: expected an icobench TestSet")
-        known.setdefault(offered.name, offered)
-    return known
+        test_sets.setdefault(offered.name, offered)
+    return test_sets
 
 
-def find_test_set(name: str) -> TestSet:
-    """The test set with this name, or of the images in the file of this name.
+def find_test_set(name: str, extra: Mapping[str, TestSet] = MappingProxyType({})) -> TestSet:
+    """The test set with this name, or that of the images in the file of this name.
+
+    Args:
+        name: of a test set, or a file.
+        extra: further test sets by name, such as a user's own.
 
     Raises:
         InputError: there is none.
     """
     if name in TEST_SETS:
         return TEST_SETS[name]
+    if name in extra:
+        return extra[name]
     if is_image_file(name):
         path = Path(name)
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         return TestSet(path.stem, f"the images of {path.name}", path=path)
-    known = available_test_sets()
-    if name not in known:
+    test_sets = available_test_sets(extra)
+    if name not in test_sets:
         raise InputError(
-            f"unknown test set {name!r}; choose from {', '.join(known)}, or give a file of images"
+            f"unknown test set {name!r}; choose from {', '.join(test_sets)}, or give a file of images"
         )
-    return known[name]
+    return test_sets[name]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from icobench.simulator import native
 from icobench.simulator.edge_derivative import edge_sum_jacobian
-from icobench.simulator.edge_sum import Terms, edge_sum
-from icobench.simulator.segment_terms import segment_terms, term_slopes
+from icobench.simulator.edge_sum import edge_sum
+from icobench.simulator.terms import Terms, segment_terms, term_slopes
 
 __all__ = ["EAGER", "Kernels", "fused_edge_sum", "kernels", "prepare_kernel"]
 

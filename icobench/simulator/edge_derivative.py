@@ -66,7 +66,7 @@ def _partials(
     dtype = numbers.dtype
     phase, along, v1, v2 = linear_forms(forms, waves)
     columns = numbers.unsqueeze(-1).unbind(2)
-    half, y, decay, w1, w2, _, cosh, sinh, outer, own_real, own_imag, first, second = columns
+    half, y, decay, w1, w2, _, cosh, sinh, outer, const_real, const_imag, first, second = columns
     weight_real, weight_imag, factor_real, factor_imag = weights.unbind(0)
 
     sine_phase, cosine_phase = sine_cosine(phase, dtype)
@@ -82,7 +82,7 @@ def _partials(
 
     plain = cosine_phase * scale, -sine_phase * scale
     wave = _times((torch.addcmul(first, second, factor_real), second * factor_imag), plain)
-    weight = torch.addcmul(own_real, outer, weight_real), torch.addcmul(own_imag, outer, weight_imag)
+    weight = torch.addcmul(const_real, outer, weight_real), torch.addcmul(const_imag, outer, weight_imag)
     mirror1, mirror2 = (v1, -w1), (v2, -w2)
     product = _times(mirror1, mirror2)
     numerator = weight[0] * square - product[0], weight[1] * square - product[1]

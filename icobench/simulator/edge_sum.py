@@ -26,132 +26,11 @@ edges, and the rest can be float32.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from icobench.simulator.overlay import Plan, Segments
-
-__all__ = [
-    "NUMBERS",
-    "SMALLEST_HALF_DAMPING",
-    "Terms",
-    "edge_sum",
-    "linear_forms",
-    "sine_cosine",
-    "terms",
-    "wave_weights",
-]
-
-SMALLEST_HALF_DAMPING = {torch.float32: 1e-7, torch.float64: 1e-13}
-"""Lower bound on |Im z|: keeps sin(z) / z regular at z = 0, errs by as much."""
-
-
-NUMBERS = 13
-"""Columns of ``Terms.numbers``."""
-
-
-class Terms(NamedTuple):
-    """Segments, ready for the sum over wave vectors.
-
-    Attributes:
-        forms: (B, S, 4, 4) float64; rows Re phase / 2 pi, Re t, Re v_1, Re v_2; columns the
-            coefficients of (k_x, k_y, q_z, 1).
-        numbers: (B, S, 13); |e| / 2, Im z, (Im t)^2, Im v_1, Im v_2 and the logarithm of |e| |G| with its
-            amplitude, which have derivatives; cosh and sinh of Im z times |e| G with sign and
-            amplitude; the weight conj(d)/d as a multiple of conj(w)/w and a complex constant;
-            whether the segment counts in the first and in the second sum.
-        live: (B,) number of segments before the padding.
-    """
-
-    forms: Tensor
-    numbers: Tensor
-    live: Tensor
-
-    def take(self, index: Tensor, longest: int) -> "Terms":
-        """The terms of the batch items with the given indices, padded no further than needed."""
-        return Terms(self.forms[index, :longest], self.numbers[index, :longest], self.live[index])
-
-
-def terms(where: Plan, found: Segments, radius: Tensor, kappa: Tensor, dtype: torch.dtype) -> Terms:
-    """Linear forms and constants of segments of unit circumradius scaled to ``radius``.
-
-    Args:
-        where, found: the segments.
-        radius: (B,) in nm, float64.
-        kappa: (2,) real and imaginary part of k (n - 1) in 1/nm, float64.
-        dtype: in which the sum will be done; the results here are float64.
-    """
-    real, imag = kappa
-    scale = radius[:, None, None]
-    start, stop = (found.points * scale.unsqueeze(-1)).unbind(2)
-    leave = found.exit * scale
-    depth = leave - found.entrance * scale
-    edge = stop - start
-    length = edge.norm(dim=-1)
-    # A segment that shrinks to a point needs some direction; it counts for nothing.
-    point = length < 1e-30
-    length = torch.where(point, 1e-30, length)
-    along = torch.where(point.unsqueeze(-1), 0.5**0.5, edge / length.unsqueeze(-1))
-    normal = torch.stack((along[..., 1], -along[..., 0]), -1)
-
-    climb = (leave[..., 1] - leave[..., 0]) / length
-    thicken = (depth[..., 1] - depth[..., 0]) / length
-    thickness = 0.5 * (depth[..., 0] + depth[..., 1])
-    slopes = (found.slopes * normal.unsqueeze(-2)).sum(-1)
-    growth = slopes[..., 2:] - slopes[..., :2]  # of the thickness, on the left and right
-    middle = 0.5 * (start + stop) / (2 * math.pi)
-    height = 0.5 * (leave[..., 0] + leave[..., 1]) / (2 * math.pi)
-    rows = (
-        (middle[..., 0], middle[..., 1], height, -real / (2 * math.pi) * thickness),
-        (along[..., 0], along[..., 1], climb, -real * thicken),
-        (normal[..., 0], normal[..., 1], slopes[..., 2], -real * growth[..., 0]),
-        (normal[..., 0], normal[..., 1], slopes[..., 3], -real * growth[..., 1]),
-    )
-    forms = torch.stack([column for row in rows for column in row], -1).unflatten(-1, (4, 4))
-
-    # The jump of K across the segment is the jump of either slope, of both (equal) in the front sum.
-    jumps = slopes[..., 0::2] - slopes[..., 1::2]
-    front = where.weight.sum(-1) > 1
-    jump = torch.where(front, jumps[..., 0], jumps[..., 0] + jumps[..., 1])
-    gain = where.sign * length * jump
-
-    half = 0.5 * length
-    decline = -imag * thicken
-    smallest = SMALLEST_HALF_DAMPING[dtype]
-    rate = half * decline
-    rate = rate + torch.where(rate.abs() < smallest, 2 * smallest, 0.0)
-    # Amplitude at the thinner end times (1 +- exp(-2 |rate|)) / 2: cosh and sinh that cannot overflow.
-    thinner = torch.minimum(depth[..., 0], depth[..., 1]).clamp_min(0)
-    strength = 0.5 * gain * torch.exp(-imag * thinner)
-    faded = torch.expm1(-2 * rate.abs())
-
-    # conj(d) / d: conj(w) / w for exit and silhouette, conj(kappa) / kappa for inner, 1 for front segments.
-    first, second = where.weight.unbind(-1)
-    inner = second * (1 - first)
-    size = real.square() + imag.square()
-    turned_real = torch.where(size == 0, 1.0, (real.square() - imag.square()) / size)
-    turned_imag = torch.where(size == 0, 0.0, -2 * real * imag / size)
-    numbers = torch.stack(
-        (
-            half,
-            rate,
-            decline.square(),
-            -imag * growth[..., 0],
-            -imag * growth[..., 1],
-            torch.where(gain == 0, 1.0, gain.abs()).log() - imag * thickness,
-            strength * (2 + faded),
-            -strength * faded * rate.sign(),
-            1 - second,
-            first * second + inner * turned_real,
-            inner * turned_imag,
-            first,
-            second,
-        ),
-        -1,
-    )
-    return Terms(forms, numbers, where.live)
+__all__ = ["edge_sum", "linear_forms", "sine_cosine", "wave_weights"]
 
 
 def wave_weights(waves: Tensor, kappa: Tensor, dtype: torch.dtype) -> Tensor:
@@ -178,9 +57,9 @@ def wave_weights(waves: Tensor, kappa: Tensor, dtype: torch.dtype) -> Tensor:
 def linear_forms(forms: Tensor, waves: Tensor) -> tuple[Tensor, ...]:
     """The linear forms (B, S, F, 4) at all wave vectors (4, P): F tensors (B, S, P), float64."""
     if torch.compiler.is_compiling():  # A matrix product would not be fused with what follows.
-        own = forms.unsqueeze(-1)
-        x, y, z = (own[:, :, :, i] * waves[i] for i in range(3))
-        return (x + y + z + own[:, :, :, 3]).unbind(2)
+        columns = forms.unsqueeze(-1)
+        x, y, z = (columns[:, :, :, i] * waves[i] for i in range(3))
+        return (x + y + z + columns[:, :, :, 3]).unbind(2)
     return torch.matmul(forms.transpose(1, 2), waves).unbind(1)
 
 
@@ -206,14 +85,14 @@ def edge_sum(forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, weight
     Written to be compiled into one loop without intermediate arrays; runs as it is, too.
 
     Args:
-        forms, numbers, live: of :class:`Terms`.
+        forms, numbers, live: of :class:`~icobench.simulator.terms.Terms`.
         waves: (4, P) float64 rows k_x, k_y, q_z and ones, in 1/nm.
         weights: (4, P) from :func:`wave_weights`.
     """
     dtype = numbers.dtype
     phase, along, v1, v2 = linear_forms(forms, waves)
     columns = numbers.unsqueeze(-1).unbind(2)
-    half, y, decay, w1, w2, _, cosh, sinh, outer, own_real, own_imag, first, second = columns
+    half, y, decay, w1, w2, _, cosh, sinh, outer, const_real, const_imag, first, second = columns
     weight_real, weight_imag, factor_real, factor_imag = weights.unbind(0)
 
     sine_phase, cosine_phase = sine_cosine(phase, dtype)
@@ -226,8 +105,8 @@ def edge_sum(forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, weight
     scale = 1 / (size1 * size2 * torch.addcmul(y * y, x, x))
 
     # N = weight |t|^2 - conj(v_1 v_2), times sin(z) conj(z).
-    real = torch.addcmul(own_real, outer, weight_real) * square - v1 * v2 + w1 * w2
-    imag = torch.addcmul(own_imag, outer, weight_imag) * square + v1 * w2 + w1 * v2
+    real = torch.addcmul(const_real, outer, weight_real) * square - v1 * v2 + w1 * w2
+    imag = torch.addcmul(const_imag, outer, weight_imag) * square + v1 * w2 + w1 * v2
     sine, cosine = sine * cosh, cosine * sinh
     sinc_real = torch.addcmul(sine * x, cosine, y) * scale
     sinc_imag = torch.addcmul(cosine * x, sine, y, value=-1) * scale

@@ -11,10 +11,11 @@ from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.compiled import EAGER, kernels
 from icobench.simulator.edge_derivative import SHARED_SUMS
-from icobench.simulator.edge_sum import Terms, wave_weights
+from icobench.simulator.edge_sum import wave_weights
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.overlay import BodyTensors, body_tensors, plan
 from icobench.simulator.skeleton import Skeleton, shared_skeleton, to_pixels
+from icobench.simulator.terms import Terms
 
 __all__ = ["ExactField"]
 

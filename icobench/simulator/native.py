@@ -1,7 +1,7 @@
 """The C++ kernel of the edge sum: built once per machine, then loaded from a cache on disk.
 
 Only a C++ compiler (GCC or Clang) is needed, no headers of torch: building takes under a second. The work is
-shared among as many Python threads as torch may use, since a second OpenMP runtime would fight with torch's.
+divided among as many Python threads as torch may use; a second OpenMP runtime would conflict with torch's.
 """
 
 import ctypes
@@ -15,15 +15,22 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from icobench.cache import cache_folder
 from icobench.simulator.edge_derivative import SHARED_SUMS
-from icobench.simulator.edge_sum import NUMBERS, SMALLEST_HALF_DAMPING, Terms
 from icobench.simulator.overlay import STEEPEST, BodyTensors, Plan
-from icobench.simulator.segment_terms import DIFFERENTIATED, PARAMETERS, SLOPES_FLOOR
-from icobench.storage import cache_folder
+from icobench.simulator.terms import (
+    DIFFERENTIATED,
+    NUMBERS,
+    PARAMETERS,
+    SLOPES_FLOOR,
+    SMALLEST_HALF_DAMPING,
+    Terms,
+)
 
 __all__ = ["NativeKernel", "built", "compiler"]
 
@@ -51,7 +58,7 @@ def compiler() -> str | None:
 
 @lru_cache(maxsize=1)
 def _processor() -> str:
-    """What a binary tuned to this machine depends on: home directories are shared between machines."""
+    """The processor's features. Machines may share a home directory, and a binary fits only one of them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -66,7 +73,7 @@ def _library(compiler: str) -> Path:
 
 
 def built() -> bool:
-    """Whether the kernel lies in the cache."""
+    """Whether the kernel is in the cache."""
     command = compiler()
     return command is not None and _library(command).is_file()
 
@@ -74,24 +81,24 @@ def built() -> bool:
 def _build(command: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
+        library = Path(folder) / target.name
         for tuned in TUNED:
             result = subprocess.run(
-                [*shlex.split(command), *FLAGS, *tuned.split(), *map(str, SOURCES), "-o", str(made)],
+                [*shlex.split(command), *FLAGS, *tuned.split(), *map(str, SOURCES), "-o", str(library)],
                 capture_output=True,
                 text=True,
                 timeout=120,
                 check=False,
             )
             if result.returncode == 0:
-                os.replace(made, target)
+                os.replace(library, target)
                 return
     first_line = (result.stderr.strip() or "the compiler failed").splitlines()[0]
     raise RuntimeError(first_line)
 
 
 class _Threads:
-    """A pool of its own for every process: threads do not survive a fork."""
+    """One pool for each process, since threads do not survive a fork."""
 
     pool: ThreadPoolExecutor | None = None
     process = 0
@@ -126,7 +133,7 @@ class NativeKernel:
         self._library = ctypes.CDLL(str(library))
 
     def _run(self, name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...], live: Tensor) -> None:
-        """Split the blocks of all items evenly among threads; ctypes lets go of the interpreter."""
+        """Divide the blocks of all items evenly among threads; ctypes releases Python's lock."""
         dtype = tensors[-1].dtype
         function = getattr(self._library, f"{name}_{SUFFIX[dtype]}")
         batch, nodes = sizes[0], sizes[2]
@@ -144,29 +151,13 @@ class NativeKernel:
         for other in others:
             other.result()
 
-    def terms(
-        self,
-        body: BodyTensors,
-        rotation: Tensor,
-        where: Plan,
-        radius: Tensor,
-        kappa: Tensor,
-        dtype: torch.dtype,
-    ) -> Terms:
-        """As :func:`~icobench.simulator.segment_terms.segment_terms`; zeros beyond the live segments."""
-        return self._terms(body, rotation, where, radius, kappa, dtype, 0)[0]
+    def terms(self, *geometry: Any) -> Terms:
+        """As :func:`~icobench.simulator.terms.segment_terms`; zeros beyond the live segments."""
+        return self._terms(*geometry, parameters=0)[0]
 
-    def term_slopes(
-        self,
-        body: BodyTensors,
-        rotation: Tensor,
-        where: Plan,
-        radius: Tensor,
-        kappa: Tensor,
-        dtype: torch.dtype,
-    ) -> tuple[Terms, Tensor, Tensor]:
-        """As :func:`~icobench.simulator.segment_terms.term_slopes`; zeros beyond the live segments."""
-        return self._terms(body, rotation, where, radius, kappa, dtype, PARAMETERS)
+    def term_slopes(self, *geometry: Any) -> tuple[Terms, Tensor, Tensor]:
+        """As :func:`~icobench.simulator.terms.term_slopes`; zeros beyond the live segments."""
+        return self._terms(*geometry, parameters=PARAMETERS)
 
     def _terms(
         self,
@@ -208,25 +199,15 @@ class NativeKernel:
         """As :func:`~icobench.simulator.edge_sum.edge_sum`."""
         batch, segments, nodes = len(forms), forms.shape[1], waves.shape[1]
         out = numbers.new_empty(2, batch, nodes)
-        tensors = [t.contiguous() for t in (forms, numbers, live, waves, weights)]
+        tensors = [table.contiguous() for table in (forms, numbers, live, waves, weights)]
         self._run("edge_sum", (batch, segments, nodes), (*tensors, out), live)
         return out
 
-    def edge_sum_jacobian(
-        self,
-        forms: Tensor,
-        numbers: Tensor,
-        live: Tensor,
-        waves: Tensor,
-        weights: Tensor,
-        form_slopes: Tensor,
-        number_slopes: Tensor,
-    ) -> Tensor:
+    def edge_sum_jacobian(self, *tables: Tensor) -> Tensor:
         """As :func:`~icobench.simulator.edge_derivative.edge_sum_jacobian`, for up to eight parameters."""
+        forms, numbers, live, waves, _, form_slopes, _ = tables
         batch, segments, nodes, parameters = len(forms), forms.shape[1], waves.shape[1], form_slopes.shape[1]
         out = numbers.new_empty(2 * (1 + parameters + SHARED_SUMS), batch, nodes)
-        tables = (forms, numbers, live, waves, weights, form_slopes, number_slopes)
-        tensors = [t.contiguous() for t in tables]
-        sizes = (batch, segments, nodes, parameters)
-        self._run("edge_sum_jacobian", sizes, (*tensors, out), live)
+        tensors = [table.contiguous() for table in tables]
+        self._run("edge_sum_jacobian", (batch, segments, nodes, parameters), (*tensors, out), live)
         return out

@@ -2,7 +2,8 @@
 
 192 slices of the body at pitch wavelength / 8, absorption by the material already crossed, each
 slice zero-padded to 512 and Fourier transformed, propagated by its phase, summed coherently
-and cropped (Stielow et al. 2020, appendix B). The replica and the yardstick: slow on purpose.
+and cropped (Stielow et al. 2020, appendix B). It repeats the paper's algorithm, for comparison, and is
+therefore slow.
 """
 
 import math
@@ -14,11 +15,17 @@ from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["SlicedField", "voxel_slices"]
+__all__ = ["SLICES", "STEPS_PER_WAVELENGTH", "SlicedField", "VoxelField", "voxel_slices"]
 
 SLICES = 192
 STEPS_PER_WAVELENGTH = 8
 CHUNK = 16
+"""Slices transformed at once."""
+
+MIDDLE = (SLICES - 1) / 2
+"""The cube's centre, counted in voxels from the first one's centre."""
+
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 def voxel_slices(
@@ -34,7 +41,7 @@ def voxel_slices(
     Returns:
         (stop - start, 192, 192) bool, [z, y, x].
     """
-    centres = (torch.arange(SLICES, device=radius.device, dtype=radius.dtype) - (SLICES - 1) / 2) * pitch
+    centres = (torch.arange(SLICES, device=radius.device, dtype=radius.dtype) - MIDDLE) * pitch
     normals = torch.as_tensor(body.normals, dtype=radius.dtype, device=radius.device) @ rotation.T
     offsets = torch.as_tensor(body.offsets, dtype=radius.dtype, device=radius.device) * radius
     inside = torch.ones(stop - start, SLICES, SLICES, dtype=torch.bool, device=radius.device)
@@ -53,19 +60,27 @@ def centre_ramp(experiment: Experiment, padded: int, samples: Tensor, dtype: tor
         padded: samples of the transform.
         samples: (S,) positions from the cube's centre, in voxels.
     """
-    x, y = (2 * math.pi * own / padded * samples for own in experiment.centre_offset)
+    x, y = (2 * math.pi * offset / padded * samples for offset in experiment.centre_offset)
     phase = (y[:, None] + x).to(dtype)
     return torch.polar(torch.ones_like(phase), phase)
 
 
-class SlicedField(nn.Module):
-    """Field by the multi-slice Fourier transform of a voxel cube.
+class VoxelField(nn.Module):
+    """What the methods on a voxel cube share; a subclass computes one image.
 
-    With the default experiment the FFT's pitch is exactly k / 64, so its central 128 x 128 is the
-    detector. For another angular range or pixel number the cube is padded so that the
-    pitch of the transform equals the detector's.
+    With the default experiment the FFT's pitch is exactly k / 64, so its central 128 x 128 is the detector.
+    For another angular range or pixel number the cube is padded so that the pitch of the transform equals
+    the detector's.
+
+    Attributes:
+        method: name of the method, for messages.
+        pitch: edge of a voxel in nm.
+        padded: samples of the transform along each axis.
+        depth: (pixels, pixels) q_z in 1/nm.
+        ramp: (192, 192) phase of the beam's offset, see :func:`centre_ramp`.
     """
 
+    method: str
     depth: Tensor
     valid: Tensor
     ramp: Tensor
@@ -86,9 +101,9 @@ class SlicedField(nn.Module):
             )
         self.padded = round(padded)
         depth = experiment.wave_number * (experiment.cos_theta() - 1)
+        samples = torch.arange(SLICES, dtype=torch.float64) - MIDDLE
         self.register_buffer("depth", depth.to(dtype), persistent=False)
         self.register_buffer("valid", experiment.valid(), persistent=False)
-        samples = torch.arange(SLICES, dtype=torch.float64) - (SLICES - 1) / 2
         ramp = centre_ramp(experiment, self.padded, samples, dtype)
         self.register_buffer("ramp", ramp, persistent=False)
 
@@ -96,26 +111,42 @@ class SlicedField(nn.Module):
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
         rotations = quaternion_to_matrix(quaternion.to(self.dtype))
-        return torch.stack(
-            [self._one(r, m) for r, m in zip(radius_nm.to(self.dtype), rotations, strict=True)]
-        )
+        half_width = SLICES * self.pitch / 2
+        fields = []
+        for radius, rotation in zip(radius_nm.to(self.dtype), rotations, strict=True):
+            if float(radius) > half_width:
+                raise ValueError(
+                    f"radius_nm {float(radius):g} does not fit into the {self.method} method's cube of "
+                    f"half-width {half_width:g} nm"
+                )
+            fields.append(self.image(radius, rotation))
+        return torch.stack(fields)
 
-    def _one(self, radius: Tensor, rotation: Tensor) -> Tensor:
-        if float(radius) > SLICES * self.pitch / 2:
-            raise ValueError(
-                f"radius_nm {float(radius):g} does not fit into the sliced method's cube of "
-                f"half-width {SLICES * self.pitch / 2:g} nm"
-            )
+    def image(self, radius: Tensor, rotation: Tensor) -> Tensor:
+        """Field (pixels, pixels) of a body of radius () with rotation (3, 3)."""
+        raise NotImplementedError
+
+    def detector_samples(self) -> tuple[Tensor, Tensor]:
+        """Indices of the pixels in a transform, and phases that move its origin: (pixels,) each.
+
+        The FFT takes the first sample as its origin; the cube's centre (and the ramp's) is 95.5 samples on.
+        """
+        pixels = self.experiment.pixels
+        steps = torch.arange(pixels, device=self.valid.device) - pixels // 2
+        angle = 2 * math.pi * steps.to(self.dtype) / self.padded * MIDDLE
+        return steps % self.padded, torch.polar(torch.ones_like(angle), angle)
+
+
+class SlicedField(VoxelField):
+    """Field by the multi-slice Fourier transform of a voxel cube."""
+
+    method = "sliced"
+
+    def image(self, radius: Tensor, rotation: Tensor) -> Tensor:
         kappa, pixels = self.experiment.kappa, self.experiment.pixels
         crossed = torch.zeros(SLICES, SLICES, dtype=self.dtype, device=radius.device)
-        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
-        total = torch.zeros(pixels, pixels, dtype=complex_dtype, device=radius.device)
-        keep = torch.arange(pixels, device=radius.device) - pixels // 2
-        wrapped = keep % self.padded
-        keep = keep.to(self.dtype)
-        middle = (SLICES - 1) / 2
-        # The FFT takes the first sample as its origin; the cube's centre (and the ramp's) is 95.5 samples on.
-        shift = torch.polar(torch.ones_like(keep), 2 * math.pi * keep / self.padded * middle)
+        total = torch.zeros(pixels, pixels, dtype=COMPLEX[self.dtype], device=radius.device)
+        index, shift = self.detector_samples()
         for start in range(0, SLICES, CHUNK):
             inside = voxel_slices(self.body, radius, rotation, self.pitch, start, start + CHUNK)
             # Material crossed up to the middle of each voxel.
@@ -123,8 +154,8 @@ class SlicedField(nn.Module):
             crossed = crossed + inside.sum(0) * self.pitch
             amplitude = torch.polar(torch.exp(-kappa.imag * before) * inside, kappa.real * before)
             spectrum = torch.fft.fft2(amplitude * self.ramp, s=(self.padded, self.padded))
-            cropped = spectrum[:, wrapped][:, :, wrapped]
-            heights = (torch.arange(start, start + CHUNK, device=radius.device) - middle) * self.pitch
+            cropped = spectrum[:, index][:, :, index]
+            heights = (torch.arange(start, start + CHUNK, device=radius.device) - MIDDLE) * self.pitch
             phase = -self.depth * heights[:, None, None].to(self.dtype)
             total += (cropped * torch.polar(torch.ones_like(phase), phase)).sum(0)
         return total * shift[:, None] * shift * self.pitch**3 * self.valid

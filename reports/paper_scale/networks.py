@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from icobench.sets.training_data import read_training_set
+
 from icobench.network.architectures import build_network
 from icobench.network.bodies import AHEAD
 from icobench.network.checkpoint import load_trained, read_weights, save_network
@@ -18,7 +20,6 @@ from icobench.reporting.evaluation import write_evaluation
 from icobench.runs.evaluation import evaluate, evaluation_set, speed, summarise
 from icobench.sets.pattern_file import read_patterns
 from icobench.sets.patterns import PatternSet
-from icobench.sets.training_data import read_training_set
 from icobench.simulator.compiled import prepare_kernel
 from paper_scale.data import data_set
 from paper_scale.stage import OutOfTime, Part, Run, Stage

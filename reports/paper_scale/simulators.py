@@ -15,10 +15,10 @@ from icobench.geometry.rotations import (
     rotation_vector_to_quaternion,
 )
 from icobench.methods import Problem
-from icobench.simulator.ceilings import Ceilings, least_work, measured_ceilings
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.simulator import Simulator
 from icobench.simulator.speed import bodies, field_error, measure_speed
+from paper_scale.ceilings import Ceilings, least_work, measured_ceilings
 from paper_scale.stage import Stage
 
 __all__ = ["simulators"]

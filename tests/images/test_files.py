@@ -6,9 +6,11 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from icobench.errors import InputError
-from icobench.images.files import DATA_PATH, MASK_PATH, read_images
+from icobench.images.formats import DATA_PATH, MASK_PATH
+from icobench.images.source import read_images
 from icobench.storage import atomic_path
 
 
@@ -50,8 +52,9 @@ def test_photon_counts_in_every_format(tmp_path, counts, suffix, dtype):
     path = path.rename(path.with_suffix(suffix))
     stack = read_images(path)
     assert stack.kind == "counts"
-    assert stack.path == path
-    assert stack.images.dtype == np.float32
+    assert stack.images.dtype == torch.float32
+    assert stack.experiment is None
+    assert stack.numbers.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(stack.images, counts)
     assert stack.mask.shape == counts.shape
     assert stack.mask.all()

@@ -7,8 +7,7 @@ import tifffile
 from PIL import Image
 
 from icobench.errors import InputError
-from icobench.images.files import read_images
-from icobench.images.source import open_images
+from icobench.images.source import open_images, read_images
 
 
 def png(path, array, mode=None):
@@ -99,8 +98,8 @@ def test_tiff_layouts(tmp_path, pages, layout):
     layout(path, pages)
     np.testing.assert_array_equal(read_images(path).images, pages)
     with open_images(path) as source:
-        np.testing.assert_array_equal(source.read([4]).stack.images[0], pages[4])
-        np.testing.assert_array_equal(source.read([1, 5]).stack.images, pages[[1, 5]])
+        np.testing.assert_array_equal(source.read([4]).images[0], pages[4])
+        np.testing.assert_array_equal(source.read([1, 5]).images, pages[[1, 5]])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -112,7 +111,7 @@ def test_truncated_tiff_gives_what_is_there_and_says_so(tmp_path, pages, layout)
     with open_images(path) as source:
         block = source.read(range(len(source)))
         good = [n for n in range(len(source)) if n not in block.problems]
-        np.testing.assert_array_equal(block.stack.images[good], pages[good])
+        np.testing.assert_array_equal(block.images[good], pages[good])
         assert good
         assert any("unreadable" in text for text in block.problems.values()) or source.warnings()
     with pytest.raises(InputError, match=r"a\.tif"):
@@ -142,8 +141,8 @@ def test_fortran_order_and_foreign_bytes(tmp_path, pages, suffix):
         np.save(path, array) if suffix == ".npy" else np.savez_compressed(path, data=array)
         with open_images(path) as source:
             last = len(source) - 1
-            np.testing.assert_array_equal(source.read([last]).stack.images[0], pages[last])
-            np.testing.assert_array_equal(source.read([0]).stack.images[0], pages[0])
+            np.testing.assert_array_equal(source.read([last]).images[0], pages[last])
+            np.testing.assert_array_equal(source.read([0]).images[0], pages[0])
 
 
 def test_truncated_npy_loses_the_last_frames_only(tmp_path, pages):
@@ -154,8 +153,8 @@ def test_truncated_npy_loses_the_last_frames_only(tmp_path, pages):
         assert len(source) == 6
         block = source.read(range(6))
     assert block.problems == dict.fromkeys((4, 5), "unreadable (the file is cut short)")
-    np.testing.assert_array_equal(block.stack.images[:4], pages[:4])
-    assert not block.stack.mask[4:].any()
+    np.testing.assert_array_equal(block.images[:4], pages[:4])
+    assert not block.mask[4:].any()
     with pytest.raises(InputError, match=r"a\.npy: image 4: unreadable"):
         read_images(path)
 
@@ -175,7 +174,7 @@ def test_damaged_chunk_of_hdf5_and_of_npz(tmp_path, pages):
     assert sorted(block.problems) == [2, 3]
     assert all("unreadable" in text and "\n" not in text for text in block.problems.values())
     good = [0, 1, 4, 5]
-    np.testing.assert_array_equal(block.stack.images[good], pages[good])
+    np.testing.assert_array_equal(block.images[good], pages[good])
 
     np.savez_compressed(tmp_path / "a.npz", data=pages)
     whole = bytearray((tmp_path / "a.npz").read_bytes())
@@ -186,7 +185,7 @@ def test_damaged_chunk_of_hdf5_and_of_npz(tmp_path, pages):
         block = source.read(range(6))
     assert 0 not in block.problems
     assert 5 in block.problems
-    np.testing.assert_array_equal(block.stack.images[0], pages[0])
+    np.testing.assert_array_equal(block.images[0], pages[0])
 
 
 def test_missing_datasets_are_named(tmp_path, pages):

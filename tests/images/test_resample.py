@@ -14,7 +14,7 @@ from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.images.log_image import log_image
 from icobench.images.resample import FrameGeometry, Resampler, on_grid, target_experiment
 from icobench.images.source import open_images
-from icobench.methods import METHODS
+from icobench.methods import find_method
 from icobench.network.selection import load_network
 from icobench.runs.reconstruct import reconstruct_images
 from icobench.simulator.experiment import Experiment, FlatDetector
@@ -165,16 +165,16 @@ def test_which_frames_are_resampled(tmp_path, rng):
             assert source.shape == (experiment.pixels, experiment.pixels)
             return source is opened, experiment, source.read([0])
 
-    own, experiment, _ = grid((200, 200))
-    assert (own, experiment.pixels, experiment.solid_angle_factor) == (True, 200, False)
+    same, experiment, _ = grid((200, 200))
+    assert (same, experiment.pixels, experiment.solid_angle_factor) == (True, 200, False)
     for shape in ((258, 258), (127, 127), (64, 300)):
-        own, experiment, block = grid(shape)
-        assert (own, experiment.pixels, experiment.sin_theta_max) == (False, 128, 0.8)
-        assert block.stack.mask.mean() > 0.3
+        same, experiment, block = grid(shape)
+        assert (same, experiment.pixels, experiment.sin_theta_max) == (False, 128, 0.8)
+        assert block.mask.float().mean() > 0.3
     assert not grid((128, 128), centre=(60.0, 64.0))[0]
     assert grid((128, 128), pixels=64)[1].pixels == 64
-    own, experiment, _ = grid((128, 128), detector=FlatDetector(50, 1.0))
-    assert (own, experiment.solid_angle_factor, experiment.orthographic) == (False, True, True)
+    same, experiment, _ = grid((128, 128), detector=FlatDetector(50, 1.0))
+    assert (same, experiment.solid_angle_factor, experiment.orthographic) == (False, True, True)
     with pytest.raises(InputError, match="pixels must be even"):
         grid((128, 128), pixels=33)
     with pytest.raises(InputError, match="check the geometry"):
@@ -189,7 +189,7 @@ def test_coarse_frames_are_warned_about_and_far_ones_fail(tmp_path):
         assert "2.56 times as wide" in warning
         assert not source.read([1]).problems
         source, experiment = on_grid(opened, Experiment(), centre=(2000.0, 10.0))
-        table = reconstruct_images(source, METHODS["simplex"], Simulator(experiment))
+        table = reconstruct_images(source, find_method("simplex"), Simulator(experiment))
     assert table["status"].str.startswith("failed: no signal at usable pixels").all()
 
 
@@ -206,7 +206,7 @@ def test_many_large_frames_are_resampled_one_by_one(tmp_path, monkeypatch):
         monkeypatch.setattr(opened, "read", lambda numbers: sizes.append(len(numbers)) or read(numbers))
         block = source.read(range(10))
     assert sizes == [3, 3, 3, 1]
-    np.testing.assert_array_equal(block.stack.images, expected.stack.images)
+    np.testing.assert_array_equal(block.images, expected.images)
 
 
 # The bias of the radius, in nm, by averaging over a target pixel: see the module's text.
@@ -245,7 +245,7 @@ def test_photons_of_an_off_centre_flat_detector_are_reconstructed(tmp_path, gene
     path = save(tmp_path / "a.npy", counts.numpy().astype(np.uint16))
     with open_images(path, mask=str(save(tmp_path / "hole.npy", hole))) as opened:
         source, experiment = on_grid(opened, Experiment(), detector)
-        table = reconstruct_images(source, METHODS["network+lm"], Simulator(experiment), load_network())
+        table = reconstruct_images(source, find_method("network+lm"), Simulator(experiment), load_network())
     found = torch.tensor(table[["q_w", "q_x", "q_y", "q_z"]].to_numpy())
     assert (disorientation(found, to_fundamental_domain(TURNS)) < 0.5).all()
     assert (abs(table["radius_nm"] - 60) < 0.2).all()
@@ -260,7 +260,7 @@ def test_a_fraction_of_the_beam_s_offset_is_left_to_the_simulator(tmp_path):
         cut, experiment = on_grid(source, Experiment(sin_theta_max=0.9), None, (70.3, 60.6), 140)
         assert experiment.centre_offset == pytest.approx((0.3, -0.4))
         assert not experiment.pixel_average
-        image = cut.read([0]).stack.images[0]
+        image = cut.read([0]).images[0].numpy()
     inner = np.s_[9:140, 0:140]  # the frame starts 61 - 70 rows above the grid
     assert np.array_equal(image[inner][image[inner] > 0], frames[0][:131, :140][image[inner] > 0])
     assert (image[inner] > 0).mean() > 0.7

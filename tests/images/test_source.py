@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from icobench.errors import InputError
-from icobench.images.files import DATA_PATH, MASK_PATH
+from icobench.images.formats import DATA_PATH, MASK_PATH
 from icobench.images.source import DECIDING, open_images
 
 
@@ -29,7 +29,7 @@ def test_blocks_are_the_stack(tmp_path, frames):
         assert (len(source), source.shape, source.kind) == (7, (20, 31), "counts")
         blocks = list(source.blocks(3))
     assert [block.numbers.tolist() for block in blocks] == [[0, 1, 2], [3, 4, 5], [6]]
-    np.testing.assert_array_equal(np.concatenate([block.stack.images for block in blocks]), frames)
+    np.testing.assert_array_equal(np.concatenate([block.images for block in blocks]), frames)
     assert not any(block.problems for block in blocks)
 
 
@@ -106,8 +106,8 @@ def test_a_mask_in_a_file_of_its_own(tmp_path, rng, frames, suffix, images):
         np.save(path, frames)
     with open_images(path, mask=str(mask)) as source:
         block = source.read([0])
-    np.testing.assert_array_equal(block.stack.mask[0], bad == 0)
-    np.testing.assert_array_equal(block.stack.images[0], np.where(bad, 0, frames[0]))
+    np.testing.assert_array_equal(block.mask[0], bad == 0)
+    np.testing.assert_array_equal(block.images[0], np.where(bad, 0, frames[0]))
 
 
 def test_a_mask_for_each_frame_is_read_with_it(tmp_path, rng, frames):
@@ -116,7 +116,7 @@ def test_a_mask_for_each_frame_is_read_with_it(tmp_path, rng, frames):
     with open_images(save(tmp_path / "a.npy", frames), mask=str(save(tmp_path / "m.npy", bad))) as source:
         block = source.read([6, 2, 3])
     assert block.problems == {2: "masked completely"}
-    np.testing.assert_array_equal(block.stack.mask, ~bad[[6, 2, 3]])
+    np.testing.assert_array_equal(block.mask, ~bad[[6, 2, 3]])
 
 
 def test_masks_that_do_not_fit(tmp_path, frames):
@@ -138,14 +138,14 @@ def test_saturated_and_undefined_pixels_are_masked(tmp_path, frames):
     with open_images(save(tmp_path / "a.npy", data), saturation=800) as source:
         block = source.read(range(7))
     expected = np.isfinite(data) & (data < 800)
-    np.testing.assert_array_equal(block.stack.mask, expected)
-    np.testing.assert_array_equal(block.stack.images, np.where(expected, data, 0))
+    np.testing.assert_array_equal(block.mask, expected)
+    np.testing.assert_array_equal(block.images, np.where(expected, data, 0))
     assert not block.problems
     levels = np.full((1, 16, 16), 100, np.uint8)
     levels[0, 2, 2] = 255
     with open_images(save(tmp_path / "b.npy", levels), saturation=255) as source:
         assert source.kind == "log"
-        assert (~source.read([0]).stack.mask).sum() == 1
+        assert (~source.read([0]).mask).sum() == 1
     for wrong in (0.0, -3.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="saturation must be a positive number"):
             open_images(tmp_path / "a.npy", saturation=wrong)
@@ -163,9 +163,9 @@ def test_bad_frames_fail_alone(tmp_path, frames):
         2: "empty: all usable pixels are 0",
         4: "negative values at usable pixels",
     }
-    assert not block.stack.images[[1, 2, 4]].any()
-    assert not block.stack.mask[[1, 2, 4]].any()
-    np.testing.assert_array_equal(block.stack.images[[0, 3, 5, 6]], frames[[0, 3, 5, 6]])
+    assert not block.images[[1, 2, 4]].any()
+    assert not block.mask[[1, 2, 4]].any()
+    np.testing.assert_array_equal(block.images[[0, 3, 5, 6]], frames[[0, 3, 5, 6]])
 
 
 def test_a_file_that_grows_shrinks_or_goes_is_noticed(tmp_path, frames):
@@ -208,11 +208,11 @@ def test_other_decades_are_brought_to_six(tmp_path, decades):
     intensity = 10 ** -np.linspace(0, 7.5, 400).reshape(20, 20)
     path = save(tmp_path / "log.npy", (1 + np.log10(intensity) / decades).clip(0, 1))
     with open_images(path, "log", decades=decades) as source:
-        _, stack, _ = source.read((0,))
-    expected, known = (1 + np.log10(intensity) / 6).clip(0, 1), intensity > 10**-decades
-    np.testing.assert_array_equal(stack.mask[0], known if decades < 6 else True)
-    np.testing.assert_allclose(stack.images[0][known], expected[known], atol=1e-6)
-    np.testing.assert_array_equal(stack.images[0][~known], 0)
+        block = source.read((0,))
+    expected, in_range = (1 + np.log10(intensity) / 6).clip(0, 1), intensity > 10**-decades
+    np.testing.assert_array_equal(block.mask[0], in_range if decades < 6 else True)
+    np.testing.assert_allclose(block.images[0][in_range], expected[in_range], atol=1e-6)
+    np.testing.assert_array_equal(block.images[0][~in_range], 0)
 
 
 def test_decades_of_counts_are_refused(tmp_path, frames):

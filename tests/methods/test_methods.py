@@ -11,11 +11,12 @@ from icobench.geometry.orientation import disorientation, random_orientations
 from icobench.geometry.shapes import shape
 from icobench.images.counts import photon_counts
 from icobench.images.detector import DETECTORS, Detector
+from icobench.images.image_set import ImageSet
 from icobench.images.masks import usable_pixels
 from icobench.images.source import open_images
-from icobench.methods import METHODS, Problem, base, hybrids
+from icobench.methods import METHODS, Problem, base
 from icobench.network.selection import load_network, predict
-from icobench.runs.reconstruct import fit_centre, reconstruct_images
+from icobench.runs.reconstruct import reconstruct
 from icobench.sets.pattern_file import write_patterns
 from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.experiment import Experiment
@@ -31,7 +32,7 @@ def network():
 def problem(network):
     tests = generate_patterns(PatternOptions(6, radius_range_nm=(50, 150)), Experiment(), 77)
     simulator = Simulator(Experiment())
-    return tests, Problem(tests.images, tests.mask, tests.kind, simulator, network)
+    return tests, Problem(tests, simulator, network)
 
 
 def errors(outcome, tests):
@@ -72,7 +73,7 @@ def test_hybrids_reach_the_bound(problem, name):
 def test_noise_free_images_are_solved(network, name):
     """Within a tenth of a degree and of a nanometre, for a few dozen evaluations."""
     tests = generate_patterns(PatternOptions(8, detector=DETECTORS["clean"]), Experiment(), 81)
-    work = Problem(tests.images, tests.mask, tests.kind, Simulator(Experiment()), network)
+    work = Problem(tests, Simulator(Experiment()), network)
     outcome = METHODS[name].run(work)
     angle, miss = errors(outcome, tests)
     assert angle.max() < 0.1
@@ -81,9 +82,9 @@ def test_noise_free_images_are_solved(network, name):
     assert outcome.evaluations.double().mean() < 60
 
 
-def test_other_shapes_are_not_ok(network, monkeypatch):
+def test_other_shapes_are_not_ok(network):
     """Cubes, octahedra and two clusters at once look like no icosahedron, wherever a fit starts."""
-    monkeypatch.setattr(hybrids, "OPTIONS", hybrids.HybridOptions(rescue_candidates=2))
+    method = METHODS["network+lm"].with_options(rescue_candidates=2)
     radius = torch.linspace(45, 90, 2, dtype=torch.float64)
     turns = random_orientations(2, torch.Generator().manual_seed(5))
     mask = usable_pixels(Experiment(), 3.0).expand(2, -1, -1)
@@ -92,7 +93,7 @@ def test_other_shapes_are_not_ok(network, monkeypatch):
     pictures.append(simulator.intensity(radius, turns) + simulator.intensity(radius.flip(0), turns.flip(0)))
     for picture in pictures:
         counts = photon_counts(picture, mask, 1e5, torch.Generator().manual_seed(6))
-        outcome = METHODS["network+lm"].run(Problem(counts, mask, "counts", simulator, network))
+        outcome = method.run(Problem(ImageSet(counts, mask, "counts"), simulator, network))
         assert outcome.status == ["poor-fit"] * 2
 
 
@@ -103,10 +104,11 @@ def test_a_background_is_fitted_along(network):
     picture = tests.images * mask
     picture = picture + 0.2 * (picture.sum((1, 2)) / mask.sum((1, 2)))[:, None, None]
     counts = photon_counts(picture, mask, 3e5, torch.Generator().manual_seed(7))
-    work = Problem(counts, mask, "counts", Simulator(Experiment()), network, nuisance=("background",))
+    images = ImageSet(counts, mask, "counts")
+    work = Problem(images, Simulator(Experiment()), network, nuisance=("background",))
     outcome = METHODS["network+mle"].run(work)
     assert outcome.status == ["ok", "ok"]
-    assert outcome.nuisance.values[:, 0].numpy() == pytest.approx(0.2, abs=0.02)
+    assert outcome.nuisance["background"].numpy() == pytest.approx(0.2, abs=0.02)
     with pytest.raises(InputError, match="simplex cannot fit background along"):
         METHODS["simplex"].run(work)
 
@@ -114,47 +116,41 @@ def test_a_background_is_fitted_along(network):
 def test_8_bit_log_images_are_reconstructed(network):
     options = PatternOptions(3, "log", Detector(photons=1e6, hole_degrees=3), radius_range_nm=(50, 150))
     tests = generate_patterns(options, Experiment(), 78)
-    work = Problem(tests.images, tests.mask, "log", Simulator(Experiment()), network)
+    work = Problem(tests, Simulator(Experiment()), network)
     angle, miss = errors(METHODS["network+lm"].run(work), tests)
     # Log images weigh the noise of dark pixels as much as the signal: about twice the bound.
     assert np.median(angle) < 0.6
     assert np.median(miss) < 0.3
 
 
-def test_images_of_another_groups_simulator(network):
+def test_images_of_another_groups_simulator():
     """pyMSFT 1.0.2 (University of Rostock); image 0 follows the same physical model."""
     truth = pd.read_csv("tests/data/pymsft_patterns_truth.csv")
-    stack = open_images("tests/data/pymsft_patterns.cxi")
-    simulator = Simulator(Experiment(solid_angle_factor=True))
-    table = reconstruct_images(stack, METHODS["network+lm"], simulator, network)
-    columns = ["q_w", "q_x", "q_y", "q_z"]
-    angle = disorientation(torch.tensor(table[columns].to_numpy()), torch.tensor(truth[columns].to_numpy()))
+    answer = reconstruct("tests/data/pymsft_patterns.cxi", experiment=Experiment(solid_angle_factor=True))
+    angle = disorientation(answer.quaternion, torch.tensor(truth[["q_w", "q_x", "q_y", "q_z"]].to_numpy()))
     assert angle[0] < 0.3
-    assert abs(table["radius_nm"][0] - truth["radius_nm"][0]) < 0.3
-    assert table["status"][0] == "ok"
-    assert table["objective"][0] < 1.1
+    assert abs(answer.radius_nm[0] - truth["radius_nm"][0]) < 0.3
+    assert answer.objective[0] < 1.1
     # The others were made with refraction or another index: found roughly, and said so.
-    assert (table["status"][1:] == "poor-fit").all()
+    assert answer.status == ["ok", "poor-fit", "poor-fit", "poor-fit"]
 
 
-def test_networks_see_what_fits_leave_out(monkeypatch, network):
-    """Pixels beyond --fit-sin-theta are the fit's worry; the file's own mask is everybody's."""
-    asked = []
+def test_networks_see_what_fits_leave_out(monkeypatch):
+    """Pixels beyond --fit-sin-theta are left out of fits alone; the file's own mask counts for all."""
+    calls = []
 
-    def listening(networks, images, mask, experiment, kind, versions):
-        asked.append((mask, versions))
-        return predict(networks, images, mask, experiment, kind, versions=versions)
+    def listening(networks, images, mask=None, **options):
+        calls.append((mask, options))
+        return predict(networks, images, mask, **options)
 
     monkeypatch.setattr(base, "predict", listening)
-    stack = open_images("tests/data/pymsft_patterns.cxi")
+    source = open_images("tests/data/pymsft_patterns.cxi")
     experiment = Experiment(solid_angle_factor=True)
-    _, block, _ = stack.read(range(4))
-    reconstruct_images(
-        stack, METHODS["network"], Simulator(experiment), network, fit_sin_theta=0.5, versions=2
-    )
-    ((mask, versions),) = asked
-    assert versions == 2
-    assert torch.equal(mask, torch.from_numpy(block.mask) & experiment.valid())
+    block = source.read(range(4))
+    reconstruct(source, experiment=experiment, method="network", fit_sin_theta=0.5, versions=2)
+    ((mask, options),) = calls
+    assert options == {"versions": 2}
+    assert torch.equal(mask, block.mask & experiment.valid())
 
 
 def test_far_holes_and_few_photons_are_outside_of_the_training(network):
@@ -163,26 +159,22 @@ def test_far_holes_and_few_photons_are_outside_of_the_training(network):
         tests = generate_patterns(
             PatternOptions(2, detector=detector, radius_range_nm=(50, 150)), Experiment(), 79
         )
-        work = Problem(tests.images, tests.mask, tests.kind, Simulator(Experiment()), network)
+        work = Problem(tests, Simulator(Experiment()), network)
         assert set(METHODS["network"].run(work).status) == {expected}
 
 
-def test_the_beam_is_found(network, tmp_path):
+def test_the_beam_is_found(tmp_path):
     """Images of a detector with gains, dead and saturated pixels, whose beam misses the middle."""
     options = PatternOptions(4, detector=DETECTORS["experiment"], radius_range_nm=(60, 150))
     tests = generate_patterns(options, Experiment(), 79)
     write_patterns(tmp_path / "set.h5", tests, {})
-    simulator, method = Simulator(Experiment()), METHODS["network+lm"]
-    with open_images(tmp_path / "set.h5") as source:
-        found = fit_centre(source, method, simulator, network)
-        assert found == pytest.approx(DETECTORS["experiment"].centre_offset, abs=0.02)
-        moved = Simulator(Experiment(centre_offset=found))
-        tables = [reconstruct_images(source, method, own, network) for own in (simulator, moved)]
-    before, after = (
-        disorientation(torch.tensor(table[["q_w", "q_x", "q_y", "q_z"]].to_numpy()), tests.quaternion)
-        for table in tables
-    )
-    assert float(after.median()) < 0.3 * float(before.median())
+    before, after = (reconstruct(tmp_path / "set.h5", fit_centre=fit) for fit in (False, True))
+    expected = DETECTORS["experiment"].centre_offset
+    assert after.experiment.centre_offset == pytest.approx(expected, abs=0.02)
+    assert before.experiment.centre_offset == (0.0, 0.0)
+    assert after.notes[0].startswith("beam found +0.4")
+    far, near = (disorientation(answer.quaternion, tests.quaternion).median() for answer in (before, after))
+    assert float(near) < 0.3 * float(far)
 
 
 def images_of_a_beam(folder, offset, seed, kind="counts", photons=1e5):
@@ -197,16 +189,47 @@ def images_of_a_beam(folder, offset, seed, kind="counts", photons=1e5):
     ("offset", "kind", "photons"),
     [((2.5, 2.5), "counts", 1e5), ((-1.5, 1.2), "log", 1e6)],
 )
-def test_a_beam_some_pixels_off_is_found(offset, kind, photons, network, tmp_path):
+def test_a_beam_some_pixels_off_is_found(offset, kind, photons, tmp_path):
     path = images_of_a_beam(tmp_path, offset, 81, kind, photons)
-    with open_images(path) as source:
-        found = fit_centre(source, METHODS["network+lm"], Simulator(Experiment()), network)
-    assert found == pytest.approx(offset, abs=0.05)
+    answer = reconstruct(path, method="network", fit_centre=False)  # the file can be read at all
+    assert len(answer) == 2
+    answer = reconstruct(path, fit_centre=True)
+    assert answer.experiment.centre_offset == pytest.approx(offset, abs=0.05)
 
 
 @pytest.mark.parametrize(("offset", "seed"), [((7.0, 7.0), 80), ((7.0, 7.0), 85), ((4.0, 4.0), 80)])
-def test_a_beam_far_away_is_not_found(offset, seed, network, tmp_path):
+def test_a_beam_far_away_is_not_found(offset, seed, tmp_path):
     """Steps may end somewhere by chance: no beam is believed where no body makes the images."""
     path = images_of_a_beam(tmp_path, offset, seed)
-    with open_images(path) as source, pytest.raises(InputError, match="does not settle"):
-        fit_centre(source, METHODS["network+lm"], Simulator(Experiment()), network)
+    with pytest.raises(InputError, match="does not settle"):
+        reconstruct(path, fit_centre=True)
+
+
+CHANGED = {
+    "network": {"versions": 2}, "simplex": {"starts": 3}, "simplex-race": {"iterations": 2},
+    "cma-es": {"generations": 2}, "dictionary+simplex": {"iterations": 3}, "dictionary+lm": {"candidates": 1},
+    "dictionary+mle": {"iterations": 2}, "network+simplex": {"rotation_deg": 1.0},
+    "network+lm": {"iterations": 1}, "network+mle": {"iterations": 1},
+}  # fmt: skip
+"""For every method an option and another value."""
+
+QUICK = {
+    "simplex": {"starts": 2, "iterations": 3},
+    "simplex-race": {"starts": 4, "rounds": ((2, 2),), "iterations": 3},
+    "cma-es": {"generations": 3, "restarts": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_changed_option_changes_what_is_computed(network, name):
+    tests = generate_patterns(PatternOptions(1, radius_range_nm=(60, 90)), Experiment(), 84)
+    problem = Problem(tests, Simulator(Experiment()), network)
+    method = METHODS[name].with_options(**QUICK.get(name, {}))
+    changed = method.with_options(**CHANGED[name])
+    assert changed.digest != method.digest
+    assert changed.card != method.card
+    before, after = method.run(problem), changed.run(problem)
+    same = torch.equal(before.radius_nm, after.radius_nm) and torch.equal(before.quaternion, after.quaternion)
+    assert not same or not torch.equal(before.evaluations, after.evaluations)
+    with pytest.raises(InputError, match=f"{name.replace('+', '.')} has no option 'speed'; it has "):
+        method.with_options(speed=2)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from icobench.reporting.html import write_report
+from icobench.reporting.report import write_report
 from tests.reporting.made_runs import made_run
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from icobench.reporting.agreement import agreement_table, differences
-from icobench.reporting.html import write_report
+from icobench.reporting.findings import verdict
+from icobench.reporting.report import write_report
 from icobench.reporting.run_folder import read_run
-from icobench.reporting.verdict import verdict
 from tests.reporting.made_runs import COST, IMAGES, made_results
 
 UNKNOWN = (

@@ -69,7 +69,8 @@ def test_pictures_show_the_images_upside_up(inputs):
     assert len(sources) == 3 * len(COST)
     content, number = sources[0]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))[::-1]
-    ((counts,), (mask,)) = run.load([int(number)])
+    shown = run.load([int(number)])
+    counts, mask = shown.images[0].numpy(), shown.mask[0].numpy()
     assert ((picture == 255) == ~mask).all()
     bright = np.unravel_index(np.argmax(counts * mask), counts.shape)
     assert picture[bright] == 254

@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 
-from icobench.reporting.economy import (
-    accounts_of,
-    break_even_table,
-    break_evens,
-    efficiency_table,
-    ledger_table,
-    paired_table,
-    published_text,
-)
 from icobench.reporting.findings import best_fitting_method, reading, training_cost
-from icobench.reporting.tables import number, summary_table
+from icobench.reporting.ledger import accounts_of, break_even_table, break_evens, ledger_table, published_text
+from icobench.reporting.tables import efficiency_table, number, paired_table, summary_table
 from tests.reporting.made_runs import COST, made_results
 
 

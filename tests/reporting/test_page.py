@@ -2,8 +2,8 @@
 
 import pytest
 
-from icobench.reporting.figures import targets_reached
-from icobench.reporting.page import sorting_value, svg, table
+from icobench.reporting.figures import plot_targets_reached, svg
+from icobench.reporting.page import sorting_value, table
 from tests.reporting.made_runs import made_curves, made_results
 
 
@@ -34,6 +34,6 @@ def test_a_table_has_a_button_per_column_and_escapes():
 
 
 def test_the_same_figure_gives_the_same_bytes():
-    first, second = (svg(targets_reached(made_results(), made_curves())) for _ in range(2))
+    first, second = (svg(plot_targets_reached(made_results(), made_curves())) for _ in range(2))
     assert first == second
     assert b"<text" not in first  # letters as outlines need no fonts

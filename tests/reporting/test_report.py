@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -9,17 +10,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from icobench.errors import InputError
 from icobench.images.masks import usable_pixels
-from icobench.network.selection import load_network
-from icobench.reporting.html import write_report
-from icobench.reporting.run_folder import read_run
-from icobench.runs.comparison import Comparison
-from icobench.runs.settings import ComparisonSettings
-from icobench.simulator.experiment import Experiment
-from tests.reporting.made_runs import COST
+from icobench.reporting.report import write_report
+from icobench.reporting.run_folder import read_run, read_runs
+from icobench.sets.patterns import PatternSource
+from icobench.sets.test_sets import find_test_set
+from tests.reporting.made_runs import COST, IMAGES
 
 
 class _Page(HTMLParser):
@@ -143,7 +141,9 @@ def test_log_images_become_intensities(run_folder):
         stream["/icobench"].attrs["kind"] = "log"
     run = read_run(run_folder)
     # One of 255 steps over six decades is a factor 1.056.
-    intensity, mask = run.load(range(run.count))
+    images = run.load(range(run.count))
+    intensity, mask = images.images.numpy(), images.mask.numpy()
+    assert images.kind == "intensity"
     seen = mask & (intensity > 0)
     assert run.kind == "log"
     assert seen.mean() > 0.5
@@ -153,22 +153,36 @@ def test_log_images_become_intensities(run_folder):
 def test_mask_leaves_out_bad_and_invalid_pixels(inputs):
     run = read_run(inputs)
     expected = usable_pixels(run.experiment, 3.0).numpy()
-    intensity, mask = run.load([4, 0])
-    assert (mask == expected).all()
-    assert intensity.shape == mask.shape == (2, *expected.shape)
+    loaded = run.load([4, 0])
+    assert (loaded.mask.numpy() == expected).all()
+    assert loaded.images.shape == loaded.mask.shape == (2, *expected.shape)
 
 
-def test_images_that_were_left_out_are_made_anew(tmp_path):
-    settings = ComparisonSettings("test", 3, ("counting",), methods=("network",), photons=2e4)
-    made = Comparison(tmp_path / "run", settings, Experiment(), 7, torch.device("cpu"), load_network())
-    made.run()
-    before, mask = read_run(tmp_path / "run").load([2, 0])
-    (tmp_path / "run" / "test_set.h5").unlink()
-    again = read_run(tmp_path / "run")
-    assert (again.kind, again.count) == ("counts", 3)
-    after = again.load([2, 0])
-    assert (after[0] == before).all()
-    assert (after[1] == mask).all()
+def test_images_that_were_left_out_are_made_anew(run_folder):
+    settings = {"test_sets": ["counting"], "images": IMAGES, "photons": 2e4, "hole_degrees": None}
+    _rewritten(run_folder, "run.json", lambda run: run.update(identity={"settings": settings}))
+    (run_folder / "test_set.h5").unlink()
+    run = read_run(run_folder)
+    assert (run.kind, run.count) == ("counts", IMAGES)
+    images = run.load([2, 0])
+    options = find_test_set("counting").options(IMAGES, 2e4)
+    expected = PatternSource(options, run.experiment, 5).block(range(IMAGES))
+    for place, number in enumerate((2, 0)):
+        assert (images.images[place] == expected.images[number]).all()
+        assert (images.mask[place] == (expected.mask[number] & run.experiment.valid())).all()
+
+
+def test_runs_of_one_folder_keep_their_order(inputs, tmp_path):
+    for name in ("b", "a"):
+        shutil.copytree(inputs, tmp_path / name)
+    (tmp_path / "campaign.json").write_text(json.dumps({"runs": ["b", "a"]}))
+    assert list(read_runs(tmp_path)) == ["b", "a"]
+    assert list(read_runs(tmp_path / "a")) == [""]
+    text = write_report(tmp_path).read_text()
+    assert "<h2>All test sets</h2>" in text
+    (tmp_path / "campaign.json").write_text(json.dumps({"runs": []}))
+    with pytest.raises(InputError, match="names no run"):
+        read_runs(tmp_path)
 
 
 def test_report_says_what_it_costs(finished):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from icobench.reporting.quantiles import error_quantile, success_interval
+from icobench.reporting.statistics import error_quantile, success_interval
 from icobench.reporting.tables import FORMATS, number, print_summary, summary_markdown, summary_table
 from tests.reporting.made_runs import COST, IMAGES, made_results
 

@@ -14,12 +14,11 @@ from types import SimpleNamespace
 import pytest
 
 from icobench import cli
-from icobench.commands.cluster import _kept
 from icobench.errors import InputError
 from icobench.runs import cluster, shard_job
 from icobench.runs.cluster import ClusterRun
 from icobench.runs.shard_job import ShardCommand, ShardJob
-from icobench.runs.slurm import ClusterOptions, parse_minutes
+from icobench.runs.slurm import ClusterOptions, job_states, parse_minutes
 from icobench.runs.status import describe
 
 PROGRAMS = {
@@ -71,7 +70,7 @@ def icobench(line: str, monkeypatch, capsys) -> tuple[int, str]:
 
 
 def nothing(shard: int) -> ShardCommand:
-    return ShardCommand(["sweep"], print)
+    return ShardCommand(["sweep"], print, (shard, 2))
 
 
 class Enough(Exception):  # noqa: N818
@@ -200,22 +199,15 @@ def test_ctrl_c_while_slurm_takes_a_job_loses_no_job(slurm):
     assert {shard: job["id"] for shard, job in jobs.items()} == {"1": "1_0", "2": "1_1"}
 
 
-def test_a_shard_is_done_as_long_as_its_file_is_there(slurm):
-    for shard in (1, 2):
-        Path(f"{shard}.h5").touch()
-
-    def command(shard):
-        return ShardCommand(["generate"], print, Path(f"{shard}.h5").resolve())
-
+def test_a_shard_is_done_as_long_as_its_pieces_are_there(slurm):
     with pytest.raises(Enough):
-        run_of(Path("run")).wait(command, after(1, []))
+        run_of(Path("run")).wait(nothing, after(1, []))
     for shard in (1, 2):
         Path(f"run/cluster/done-{shard:05d}.json").write_text(json.dumps({"seconds": 1.0}))
-    assert set(run_of(Path("run")).wait(command, lambda states: None).values()) == {"DONE"}
-    Path("2.h5").unlink()
+    assert set(run_of(Path("run")).wait(nothing, lambda states: None).values()) == {"DONE"}
     seen = []
     with pytest.raises(Enough):
-        run_of(Path("run")).wait(command, after(1, seen))
+        run_of(Path("run")).wait(nothing, after(1, seen), lambda shard: shard == 1)
     assert seen == [{1: "DONE", 2: "PENDING"}]
     assert submitted(slurm) == 2
 
@@ -233,7 +225,7 @@ def test_a_time_limit_shorter_than_one_point_is_said(tmp_path, monkeypatch):
     def requeued(minutes: float, work=lambda: None, **more) -> bool:
         """An attempt that is stopped after so long: whether there is to be another."""
 
-        def call():
+        def call(shard):
             clock[0] += 60 * minutes
             work()
             raise Enough
@@ -254,13 +246,14 @@ def test_a_time_limit_shorter_than_one_point_is_said(tmp_path, monkeypatch):
     assert "--time is shorter than one point or trial" in (tmp_path / "refused-00003.json").read_text()
 
 
-def test_a_search_gets_on_by_the_trials_that_are_finished(tmp_path):
-    for name in ("finished", "workers"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "00003").touch()
-    (tmp_path / "journal.log").touch()  # grows by every trial that is begun
-    (kept,) = _kept("tune", tmp_path, 1)
-    assert list(kept[0].glob(kept[1])) == [tmp_path / "finished" / "00003"]
+def test_states_of_tasks_that_wait_are_read_from_their_array(slurm):
+    rows = ["JobID|State", "1_0|RUNNING", "1_0.batch|RUNNING", "1_[1-3,5%2]|PENDING", "7|CANCELLED by 0"]
+    (slurm / "accounting").write_text("\n".join(rows) + "\n")
+    states, trouble = job_states(["1_0", "1_2", "7"])
+    assert trouble == ""
+    assert states == {
+        "1_0": "RUNNING", "7": "CANCELLED", **dict.fromkeys(("1_1", "1_2", "1_3", "1_5"), "PENDING"),
+    }  # fmt: skip
 
 
 def test_times_as_sbatch_takes_them():
@@ -319,7 +312,7 @@ def test_arrays_are_split_at_the_sites_limit_and_keep_a_bound_together(slurm, bo
     assert run.described["jobs"]["2"]["id"] == "4"
 
 
-def test_who_could_not_take_back_jobs_says_so(slurm):
+def test_jobs_that_cannot_be_cancelled_are_named(slurm):
     run = run_of(Path("run"))
     with pytest.raises(Enough):
         run.wait(nothing, after(1, []))

@@ -8,21 +8,20 @@ import pandas as pd
 import pytest
 import torch
 
-from icobench.runs.evaluation import (
-    EVALUATION_SETS,
-    Evaluated,
-    evaluate,
-    evaluation_set,
-    speed,
-    summarise,
-)
 from icobench.errors import InputError
 from icobench.geometry.orientation import appendix_c_errors, disorientation
 from icobench.network.selection import load_network, predict
-from icobench.reporting.evaluation import evaluation_table, write_evaluation
+from icobench.reporting.evaluation import evaluation_table, summarise, write_evaluation
+from icobench.runs.evaluation import Evaluated, evaluate, speed
+from icobench.sets.patterns import generate_patterns
+from icobench.sets.test_sets import find_test_set
 from icobench.simulator.experiment import Experiment
 
 EXPERIMENT = Experiment()
+
+
+def evaluation_set(name, images, experiment, seed):
+    return generate_patterns(find_test_set(name).options(images), experiment, seed)
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +35,23 @@ def counting(networks):
 
 
 def test_sets_are_what_they_say():
-    sets = {name: evaluation_set(name, 3, EXPERIMENT, 5) for name in EVALUATION_SETS}
-    assert [sets[name].kind for name in ("clean", "realistic", "counting")] == ["intensity", "log", "counts"]
-    for one in sets.values():
-        assert torch.equal(one.quaternion, sets["clean"].quaternion)
+    sets = {name: evaluation_set(name, 3, EXPERIMENT, 5) for name in ("clean", "realistic", "counting")}
+    assert [images.kind for images in sets.values()] == ["intensity", "log", "counts"]
+    for images in sets.values():
+        assert torch.equal(images.quaternion, sets["clean"].quaternion)
     # The chain holds a hole and an edge in every image, the clean set none.
     valid = EXPERIMENT.valid()
     assert (sets["clean"].mask == valid).all()
     assert (sets["realistic"].mask.sum((1, 2)) < valid.sum()).all()
     np.testing.assert_allclose(sets["counting"].images.sum((1, 2)), 1e5, rtol=0.02)
-    with pytest.raises(InputError, match="unknown test set 'hard'; choose from clean, realistic, counting"):
-        evaluation_set("hard", 1, EXPERIMENT, 0)
 
 
 def test_errors_are_those_of_the_answer(networks, counting):
     truth = evaluation_set("counting", 12, EXPERIMENT, 7)
-    found = predict(networks, truth.images, truth.mask, EXPERIMENT, "counts")
-    angle = disorientation(found.quaternion[:, 0], truth.quaternion)
+    answer = predict(networks, truth)
+    angle = disorientation(answer.quaternion, truth.quaternion)
     np.testing.assert_allclose(counting.table["disorientation_deg"], angle, rtol=1e-6)
-    mean, largest = appendix_c_errors(
-        found.radius_nm, found.quaternion[:, 0], truth.radius_nm, truth.quaternion
-    )
+    mean, largest = appendix_c_errors(answer.radius_nm, answer.quaternion, truth.radius_nm, truth.quaternion)
     np.testing.assert_allclose(counting.table["appendix_c_mean"], mean, rtol=1e-6)
     np.testing.assert_allclose(counting.table["appendix_c_max"], largest, rtol=1e-6)
     assert counting.networks == networks.choose(EXPERIMENT, "counts")[0].digest

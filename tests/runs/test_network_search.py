@@ -9,14 +9,14 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from icobench import cli
-from icobench.reporting.ledger import account
 from icobench.network.checkpoint import read_weights
 from icobench.network.recipe import RECIPES, Recipe, read_recipe
-from icobench.simulator.experiment import Experiment
-from icobench.runs.network_task import RUNGS, NetworkTask
+from icobench.reporting.ledger import account
 from icobench.runs.search import Search, run_search, write_best
 from icobench.runs.search_space import read_space
-from tests.studies.bowl import CPU
+from icobench.runs.search_tasks import RUNGS, NetworkTask
+from icobench.simulator.experiment import Experiment
+from tests.runs.bowl import CPU
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from icobench.errors import InputError
 from icobench.methods import find_method
 from icobench.runs.settings import (
     ComparisonSettings,
@@ -10,7 +11,6 @@ from icobench.runs.settings import (
     read_settings,
 )
 from icobench.sets.test_sets import TEST_SETS, find_test_set
-from icobench.errors import InputError
 
 
 def test_presets_name_methods_and_test_sets_that_exist():
@@ -62,7 +62,7 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, text, message):
 
 
 def test_test_sets_make_what_they_say():
-    assert {"clean", "counting", "experiment", "voxels", "propagated"} == set(TEST_SETS)
+    assert {"clean", "counting", "experiment", "voxels", "propagated", "realistic"} == set(TEST_SETS)
     clean = find_test_set("clean").options(2)
     assert clean.stored_kind == "intensity"
     assert find_test_set("voxels").options(2).method == "sliced"

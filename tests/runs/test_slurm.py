@@ -19,8 +19,8 @@ import h5py
 import pandas as pd
 import pytest
 
-from icobench.runs.study import finished, load_described
-from icobench.runs.sweep import read_points
+from icobench.reporting.sweeps import read_points
+from icobench.runs.search import finished, load_described
 
 SCRIPT = Path(__file__).parents[1] / "cluster" / "one-node-slurm"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct", "mariadbd")
@@ -111,14 +111,20 @@ def test_killed_requeued_and_timed_out_shards_lose_nothing(slurm, tmp_path):
     jobs_file = shards / "cluster" / "jobs.json"
     until(lambda: jobs_file.exists() and len(json.loads(jobs_file.read_text())["jobs"]) == 3)
     jobs = json.loads(jobs_file.read_text())["jobs"]
-    blocks = {shard: shards / f"shard-{shard:05d}.h5.parts" for shard in (1, 2, 3)}
-    kept = until(lambda: sorted(blocks[1].glob("0*.h5")))[0]
+    parts = tmp_path / "set.h5.parts"
+
+    def blocks(shard: int) -> list[Path]:
+        """The finished blocks of a shard, which takes every third one."""
+        stored = sorted(parts.glob("0*.h5"))
+        return [path for path in stored if int(path.name[:9]) // 128 % 3 == shard - 1]
+
+    kept = until(lambda: blocks(1))[0]
     os.link(kept, tmp_path / "kept")
     time_out(jobs["1"]["id"], slurm)
-    first_block = until(lambda: sorted(blocks[2].glob("0*.h5")))[0]
+    first_block = until(lambda: blocks(2))[0]
     made = first_block.stat().st_mtime_ns
     os.kill(process_of(jobs["2"]["id"]), signal.SIGKILL)
-    until(lambda: sorted(blocks[3].glob("0*.h5")))
+    until(lambda: blocks(3))
     subprocess.run(["scontrol", "requeue", jobs["3"]["id"]], env=slurm, check=True)
 
     # Its block is still the one made before the kill when the shard runs again.
@@ -128,7 +134,7 @@ def test_killed_requeued_and_timed_out_shards_lose_nothing(slurm, tmp_path):
     until(lambda: "Requeued job" in log.read_text())
     # A block that is made anew is a new file; it would be, a moment after the second start.
     until(lambda: log.read_text().count("Starting with JobEnvironment") == 2)
-    until(lambda: not kept.exists() or len(list(kept.parent.glob("0*.h5"))) > 1)
+    until(lambda: not kept.exists() or len(blocks(1)) > 1)
     assert not kept.exists() or kept.samefile(tmp_path / "kept")
     code, text = ended(icobench("status set.h5", tmp_path, slurm))
     assert code == 0, text
@@ -136,7 +142,7 @@ def test_killed_requeued_and_timed_out_shards_lose_nothing(slurm, tmp_path):
 
     code, text = ended(submitted)
     assert code == 0, text
-    assert "wrote 6000 images" in text
+    assert "set.h5 holds 6000 images" in text
     attempts = {shard: job["attempt"] for shard, job in json.loads(jobs_file.read_text())["jobs"].items()}
     assert attempts == {"1": 1, "2": 2, "3": 1}
     for shard in ("1", "3"):

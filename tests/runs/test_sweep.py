@@ -9,14 +9,15 @@ import torch
 
 from icobench import cli
 from icobench.errors import InputError
+from icobench.images.image_set import ImageSet
 from icobench.network.recipe import Recipe
-from icobench.reporting.studies import sweep_markdown, sweep_table, write_sweep
-from icobench.simulator.experiment import Experiment
+from icobench.reporting.sweeps import read_points, sweep_markdown, sweep_table, write_sweep
 from icobench.runs import sweep
-from icobench.runs.merge import merge_sweeps
-from icobench.runs.points import SweepSettings, _portion, measure
-from icobench.runs.shards import share
-from icobench.runs.sweep import AXES, Sweep, parse_points, read_points
+from icobench.runs.pieces import execute
+from icobench.runs.sweep import Sweep, merge_sweeps, parse_points
+from icobench.runs.sweep_points import AXES, SweepSettings, measure, portion
+from icobench.simulator.experiment import Experiment
+from icobench.storage import share
 
 CPU = torch.device("cpu")
 SETTINGS = SweepSettings("starts", 4, "counting", 0, "simplex", 50, 50, None, None, Experiment())
@@ -41,6 +42,18 @@ def measured(monkeypatch):
     return made
 
 
+def run(folder, settings, points, seeds, shard=(1, 1), report=lambda share, text: None):
+    """Compute what is missing of a sweep, or of a shard of it; the table of all that is stored."""
+    work = Sweep(folder, settings, points, seeds, shard[1])
+    work.open()
+    execute(work, CPU, shard=shard, report=report)
+    return read_points(folder)
+
+
+def path(folder, point, repetition):
+    return folder / "points" / f"starts-{point:08d}-seed{repetition}.json"
+
+
 def test_points_of_the_command_line():
     assert parse_points("1/64,1/2,1", 20_046) == (313, 10_023, 20_046)
     assert parse_points("1e3, 10,10") == (10, 1000)
@@ -60,11 +73,11 @@ def test_shards_divide_without_rest(total):
 
 
 def test_only_what_is_missing_is_computed(measured, tmp_path):
-    Sweep(tmp_path / "run", SETTINGS, (1, 2), 2).run(CPU)
+    run(tmp_path / "run", SETTINGS, (1, 2), 2)
     assert sorted(measured) == [(1, 0), (1, 1), (2, 0), (2, 1)]
     measured.clear()
-    Sweep(tmp_path / "run", SETTINGS, (1, 2), 2).path(2, 1).unlink()
-    table = Sweep(tmp_path / "run", SETTINGS, (1, 2, 3), 2).run(CPU)
+    path(tmp_path / "run", 2, 1).unlink()
+    table = run(tmp_path / "run", SETTINGS, (1, 2, 3), 2)
     assert sorted(measured) == [(2, 1), (3, 0), (3, 1)]
     assert len(table) == 3 * 2 * 4
     assert not list((tmp_path / "run").rglob("*.tmp"))
@@ -72,7 +85,7 @@ def test_only_what_is_missing_is_computed(measured, tmp_path):
 
 def test_shards_on_machines_of_their_own_merge_to_the_whole(measured, tmp_path):
     for number in (1, 2):
-        Sweep(tmp_path / str(number), SETTINGS, (1, 2, 4), 2, (number, 2)).run(CPU)
+        run(tmp_path / str(number), SETTINGS, (1, 2, 4), 2, (number, 2))
     with pytest.raises(InputError, match="3 of 6 points are in no folder"):
         merge_sweeps(tmp_path / "all", [tmp_path / "1"])
     assert not (tmp_path / "all").exists()
@@ -80,17 +93,17 @@ def test_shards_on_machines_of_their_own_merge_to_the_whole(measured, tmp_path):
     with pytest.raises(InputError, match="empty: no sweep"):
         merge_sweeps(tmp_path / "all", [tmp_path / "1", tmp_path / "empty"])
     assert merge_sweeps(tmp_path / "all", [tmp_path / "2", tmp_path / "1"]) == 6
-    Sweep(tmp_path / "whole", SETTINGS, (1, 2, 4), 2).run(CPU)
+    run(tmp_path / "whole", SETTINGS, (1, 2, 4), 2)
     merged, whole = read_points(tmp_path / "all"), read_points(tmp_path / "whole")
     assert merged.equals(whole)
     assert merge_sweeps(tmp_path / "all", [tmp_path / "1", tmp_path / "2"]) == 6
-    Sweep(tmp_path / "other", replace(SETTINGS, seed=1), (1,), 1).run(CPU)
-    with pytest.raises(InputError, match=r"another sweep than .*other seed"):
+    run(tmp_path / "other", replace(SETTINGS, seed=1), (1,), 1)
+    with pytest.raises(InputError, match=r"another sweep than .*seed 0, not 1"):
         merge_sweeps(tmp_path / "x", [tmp_path / "1", tmp_path / "other"])
-    path = Sweep(tmp_path / "2", SETTINGS, (1, 2, 4), 2, (2, 2)).path(4, 1)
-    stored = json.loads(path.read_text())
+    changed = path(tmp_path / "2", 4, 1)
+    stored = json.loads(changed.read_text())
     stored["result"]["disorientation_deg"][0] += 1
-    path.write_text(json.dumps(stored))
+    changed.write_text(json.dumps(stored))
     with pytest.raises(InputError, match="differs from"):
         merge_sweeps(tmp_path / "y", [tmp_path / "whole", tmp_path / "2"])
 
@@ -101,12 +114,11 @@ def files(folder):
 
 def test_a_merge_checks_everything_before_it_writes(measured, tmp_path):
     """Both what is in the folders and what is in the target already."""
-    whole = Sweep(tmp_path / "whole", SETTINGS, (1, 2), 1)
-    whole.run(CPU)
+    run(tmp_path / "whole", SETTINGS, (1, 2), 1)
     for number in (1, 2):
-        Sweep(tmp_path / str(number), SETTINGS, (1, 2), 1, (number, 2)).run(CPU)
+        run(tmp_path / str(number), SETTINGS, (1, 2), 1, (number, 2))
     shards = [tmp_path / "1", tmp_path / "2"]
-    own = Sweep(tmp_path / "2", SETTINGS, (1, 2), 1, (2, 2)).path(1, 0)
+    own = path(tmp_path / "2", 1, 0)
 
     def change(path, **values):
         stored = json.loads(path.read_text())
@@ -135,8 +147,8 @@ def test_a_merge_checks_everything_before_it_writes(measured, tmp_path):
 
 
 def test_a_merge_keeps_what_is_in_the_target(measured, tmp_path):
-    Sweep(tmp_path / "out", SETTINGS, (1, 2), 1).run(CPU)
-    Sweep(tmp_path / "more", SETTINGS, (4,), 1).run(CPU)
+    run(tmp_path / "out", SETTINGS, (1, 2), 1)
+    run(tmp_path / "more", SETTINGS, (4,), 1)
     assert merge_sweeps(tmp_path / "out", [tmp_path / "more"]) == 3
     assert json.loads((tmp_path / "out" / "sweep.json").read_text())["points"] == [1, 2, 4]
     assert len(read_points(tmp_path / "out")) == 3 * 4
@@ -145,7 +157,7 @@ def test_a_merge_keeps_what_is_in_the_target(measured, tmp_path):
 def test_what_cannot_be_merged_is_named_in_a_line(measured, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        Sweep(tmp_path / f"s{number}", SETTINGS, (1, 2), 1, (number, 2)).run(CPU)
+        run(tmp_path / f"s{number}", SETTINGS, (1, 2), 1, (number, 2))
     (tmp_path / "afile").write_text("mine")
     for words, message in (
         ("afile s1 s2", "afile: is a file; choose another name"),
@@ -162,8 +174,8 @@ def test_what_cannot_be_merged_is_named_in_a_line(measured, monkeypatch, capsys,
 def test_a_shard_without_points_has_nothing_to_do(measured, tmp_path):
     seen = []
     for number in (3, 1, 2):
-        shard = Sweep(tmp_path / "run", SETTINGS, (1, 2), 1, (number, 3))
-        shard.run(CPU, progress=lambda share, text: seen.append(share))
+        report = lambda share, text: seen.append(share)  # noqa: E731
+        run(tmp_path / "run", SETTINGS, (1, 2), 1, (number, 3), report)
     assert sorted(measured) == [(1, 0), (2, 0)]
     assert seen[0] == 1.0
     assert len(read_points(tmp_path / "run")) == 2 * 4
@@ -178,7 +190,7 @@ def test_points_of_this_process_have_one_thread_as_a_workers(measured, monkeypat
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        Sweep(tmp_path / "run", SETTINGS, (1, 2), 1).run(CPU)
+        run(tmp_path / "run", SETTINGS, (1, 2), 1)
         assert threads == [1, 1]
         assert torch.get_num_threads() == 2
     finally:
@@ -186,28 +198,28 @@ def test_points_of_this_process_have_one_thread_as_a_workers(measured, monkeypat
 
 
 def test_another_experiment_or_number_of_shards_is_refused(measured, tmp_path):
-    run = tmp_path / "run"
-    Sweep(run, SETTINGS, (1, 2), 1, (1, 2)).run(CPU)
-    before = {path: path.read_bytes() for path in run.rglob("*.json")}
+    folder = tmp_path / "run"
+    run(folder, SETTINGS, (1, 2), 1, (1, 2))
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
     with pytest.raises(InputError, match="divided into 2 shards, not 3"):
-        Sweep(run, SETTINGS, (1, 2), 1, (1, 3))
+        Sweep(folder, SETTINGS, (1, 2), 1, 3).check()
     other = replace(SETTINGS, experiment=Experiment(refractive_index=0.9 + 0.086j))
-    with pytest.raises(InputError, match=r"other settings; .*other experiment"):
-        Sweep(run, other, (1, 2), 1)
-    assert before == {path: path.read_bytes() for path in run.rglob("*.json")}
-    Sweep(run, SETTINGS, (1, 2), 1).run(CPU)  # all that is missing, here
+    with pytest.raises(InputError, match=r"other settings; .*experiment.refractive_index"):
+        Sweep(folder, other, (1, 2), 1).check()
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.json")}
+    run(folder, SETTINGS, (1, 2), 1)  # all that is missing, here
     assert sorted(measured) == [(1, 0), (2, 0)]
-    next((run / "points").iterdir()).write_text("{")
+    next((folder / "points").iterdir()).write_text("{")
     with pytest.raises(InputError, match=r"damaged; remove it"):
-        read_points(run)
+        read_points(folder)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     with pytest.raises(InputError, match="not empty and not a sweep"):
-        Sweep(tmp_path / "full", SETTINGS, (1,), 1)
+        Sweep(tmp_path / "full", SETTINGS, (1,), 1).check()
 
 
 def test_table_and_figure_come_from_stored_points(measured, tmp_path):
-    Sweep(tmp_path / "run", SETTINGS, (1, 2), 3).run(CPU)
+    run(tmp_path / "run", SETTINGS, (1, 2), 3)
     measured.clear()
     table = write_sweep(tmp_path / "run")
     assert not measured
@@ -223,13 +235,14 @@ def test_table_and_figure_come_from_stored_points(measured, tmp_path):
 
 
 def test_portions_of_a_training_set_lie_in_each_other():
-    data = torch.arange(40.0), torch.arange(40), torch.arange(40)
-    small, large = _portion(data, 5, 1)[1], _portion(data, 20, 1)[1]
+    empty = torch.zeros(40, 1, 1)
+    images = ImageSet(empty, empty > 0, "intensity", radius_nm=torch.arange(40.0))
+    small, large = (portion(images, count, 1).radius_nm for count in (5, 20))
     assert torch.equal(large[:5], small)
-    assert not torch.equal(_portion(data, 20, 2)[1], large)
+    assert not torch.equal(portion(images, 20, 2).radius_nm, large)
     assert len(set(large.tolist())) == 20
     with pytest.raises(InputError, match="a portion of 41 images"):
-        _portion(data, 41, 1)
+        portion(images, 41, 1)
 
 
 def test_a_network_learns_from_as_many_images_as_are_asked(tmp_path):

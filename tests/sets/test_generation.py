@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -12,13 +13,20 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
-from icobench.images.files import DATA_PATH, MASK_PATH
+from icobench.images.formats import DATA_PATH, MASK_PATH
 from icobench.sets import generation
-from icobench.sets.generation import chosen_options, generate_to_file, merge_shards, shard_range
-from icobench.sets.pattern_file import TRUTH_GROUP, read_patterns
+from icobench.sets.generation import (
+    SetGeneration,
+    chosen_options,
+    generate_to_file,
+    merge_shards,
+    shard_range,
+)
+from icobench.sets.pattern_file import TRUTH_GROUP, read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, PatternSource, generate_patterns
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.storage import share
 
 EXPERIMENT = Experiment(pixels=32)
 DETECTOR = Detector(photons=2e4, hole_degrees=3, saturation=200)
@@ -99,15 +107,15 @@ from pathlib import Path
 import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
 from test_generation import EXPERIMENT, OPTIONS, generation
 generation.BLOCK = 8
-real, done = generation._write_block, 0
-def dies(file, *rest):
+real, done = generation.SetGeneration.compute, 0
+def dies(work, piece, *rest):
     global done
     if done == {after}:
-        Path(file).with_name("." + file.name + ".tmp").write_bytes(b"half")
+        (work.store.folder / ".half.h5.tmp").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
-    real(file, *rest)
+    real(work, piece, *rest)
     done += 1
-generation._write_block = dies
+generation.SetGeneration.compute = dies
 generation.generate_to_file(Path("set.h5"), OPTIONS, EXPERIMENT, 3)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
@@ -122,8 +130,8 @@ generation.generate_to_file(Path("set.h5"), OPTIONS, EXPERIMENT, 3)
 def test_a_damaged_part_is_made_again(whole, tmp_path):
     path = tmp_path / "set.h5"
 
-    def stop(done):
-        if done == 24:
+    def stop(share):
+        if share > 0.5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -142,9 +150,47 @@ def test_other_settings_are_refused(whole, tmp_path):
     assert whole.read_bytes() == before
     path = tmp_path / "set.h5"
     with pytest.raises(ZeroDivisionError):
-        generate_to_file(path, OPTIONS, EXPERIMENT, 3, progress=lambda done: 1 / 0)
-    with pytest.raises(InputError, match=r"set\.h5\.parts: made with other settings"):
+        generate_to_file(path, OPTIONS, EXPERIMENT, 3, progress=lambda share: 1 / 0)
+    with pytest.raises(InputError, match=r"set\.h5\.parts: holds .* other settings; .*seed 3, not 4"):
         generate_to_file(path, OPTIONS, EXPERIMENT, 4)
+
+
+def test_several_processes_share_a_set(whole, tmp_path):
+    """Each computes every other block; whoever comes last joins them."""
+    work = SetGeneration(tmp_path / "set.h5", OPTIONS, EXPERIMENT, 3)
+    work.check()
+    assert not os.listdir(tmp_path)
+    pieces = work.pieces()
+    assert [len(piece) for piece in pieces] == [8, 8, 8, 8, 8, 5]
+    for number in (1, 2):
+        assert not work.finish()
+        partner = pickle.loads(pickle.dumps(work))
+        partner.open()
+        for piece in share(pieces, (number, 2)):
+            assert not partner.is_stored(piece)
+            partner.compute(piece, "cpu")
+            assert work.is_stored(piece)
+    assert work.finish()
+    assert arrays(work.path) == arrays(whole)
+    assert os.listdir(tmp_path) == ["set.h5"]
+    assert all(work.is_stored(piece) for piece in pieces)
+    assert work.finish()
+    with pytest.raises(InputError, match="simulated on cpu, not on cuda"):
+        work.compute(pieces[0], "cuda")
+    with pytest.raises(InputError, match="no such folder"):
+        SetGeneration(tmp_path / "no" / "set.h5", OPTIONS, EXPERIMENT, 3).check()
+
+
+def test_distorted_log_images_are_stored_exactly(tmp_path):
+    options = PatternOptions(10, "log", Detector(), (30, 31), augmentation="realistic")
+    expected = generate_patterns(options, EXPERIMENT, 3)
+    generate_to_file(tmp_path / "set.h5", options, EXPERIMENT, 3)
+    write_patterns(tmp_path / "other.h5", expected, {})
+    for name in ("set.h5", "other.h5"):
+        stored = read_patterns(tmp_path / name)
+        assert stored.kind == "log"
+        assert torch.equal(stored.images, expected.images)
+        assert torch.equal(stored.mask, expected.mask)
 
 
 @pytest.mark.parametrize("limit", [5_000, 30_000])

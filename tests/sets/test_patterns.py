@@ -12,12 +12,16 @@ import torch
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
+from icobench.images.augment import augment
 from icobench.images.detector import Detector
-from icobench.images.files import DATA_PATH, MASK_PATH, read_images
+from icobench.images.formats import DATA_PATH, MASK_PATH
+from icobench.images.log_image import log_image
 from icobench.images.masks import usable_pixels
+from icobench.images.source import read_images
 from icobench.sets.pattern_file import TRUTH_GROUP, read_patterns, write_patterns
-from icobench.sets.patterns import PatternOptions, generate_patterns
-from icobench.sets.simulate import simulate_to_file
+from icobench.sets.patterns import PatternOptions, PatternSource, generate_patterns
+from icobench.sets.simulate import simulate, simulate_to_file
+from icobench.sets.test_sets import find_test_set
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -62,12 +66,12 @@ def test_an_image_is_independent_of_the_number_of_images(few):
     assert not torch.equal(generate_patterns(FEW, EXPERIMENT, seed=12).radius_nm, few.radius_nm)
 
 
-def test_progress_counts_images():
+def test_progress():
     seen = []
     generate_patterns(
         PatternOptions(images=2, radius_range_nm=(30.0, 30.0)), EXPERIMENT, 1, progress=seen.append
     )
-    assert seen[-1] == 2
+    assert seen[-1] == 1
 
 
 def test_log_images(few):
@@ -82,6 +86,19 @@ def test_log_images(few):
     relative = intensity / intensity.amax((1, 2), keepdim=True)
     seen = relative > 1e-6
     np.testing.assert_allclose(logs.images[seen], 1 + np.log10(relative[seen]) / 6, atol=0.51 / 255)
+
+
+def test_realistic_images_are_augmented_log_images():
+    """Image by image, whatever the block; only the clean pattern is shared with others of that seed."""
+    options = find_test_set("realistic").options(5)
+    found = generate_patterns(options, EXPERIMENT, seed=11)
+    assert found.kind == "log"
+    assert torch.equal(PatternSource(options, EXPERIMENT, 11).block(range(3, 5)).images, found.images[3:])
+    clean = generate_patterns(find_test_set("clean").options(5), EXPERIMENT, seed=11)
+    expected = augment(log_image(clean.images), "realistic", 11, mask=clean.mask)
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.mask, expected.mask)
+    assert torch.equal(found.quaternion, clean.quaternion)
 
 
 def test_subset(few):
@@ -125,6 +142,8 @@ def test_files_round_trip(tmp_path, few, kind):
         ({"images": 0}, "number of images"),
         ({"kind": "photo"}, "kind"),
         ({"background": 0.1}, "log images"),
+        ({"augmentation": "blur"}, "log images"),
+        ({"augmentation": "all", "kind": "log"}, "unknown augmentation"),
         ({"background": math.nan, "kind": "log"}, "background"),
         ({"splits": (("train", 2),)}, "splits"),
         ({"radius_range_nm": (30.0, math.inf)}, "radii"),
@@ -177,7 +196,7 @@ RADII, TURNS = [30.0, 35.0], [[1.0, 0, 0, 0], [2.0, 0, 1.0, 0]]
 
 def test_simulate_to_numpy(tmp_path):
     path = tmp_path / "out.npy"
-    simulate_to_file(path, RADII, TURNS, EXPERIMENT, hole_degrees=5.0)
+    simulate_to_file(path, RADII, TURNS, hole_degrees=5.0, experiment=EXPERIMENT)
     expected = Simulator(EXPERIMENT).intensity(torch.tensor(RADII), torch.tensor(TURNS))
     expected = expected * usable_pixels(EXPERIMENT, 5.0)
     np.testing.assert_allclose(np.load(path), expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
@@ -186,23 +205,36 @@ def test_simulate_to_numpy(tmp_path):
 
 def test_simulate_counts_to_a_set(tmp_path):
     path = tmp_path / "out.h5"
-    simulate_to_file(path, RADII, TURNS[1:], EXPERIMENT, photons=2e4, seed=6)
+    simulate_to_file(path, RADII, TURNS[1:], 2e4, experiment=EXPERIMENT, seed=6)
     back = read_patterns(path)
     assert back.kind == "counts"
     np.testing.assert_allclose(back.images.sum((1, 2)), 2e4, rtol=5 / math.sqrt(2e4))
     np.testing.assert_allclose(back.radius_nm, RADII)
     np.testing.assert_allclose(back.quaternion, np.array([[2, 0, 1, 0]] * 2) / 5**0.5)
-    simulate_to_file(tmp_path / "again.h5", RADII, TURNS[1:], EXPERIMENT, photons=2e4, seed=6)
+    simulate_to_file(tmp_path / "again.h5", RADII, TURNS[1:], 2e4, experiment=EXPERIMENT, seed=6)
     assert torch.equal(read_patterns(tmp_path / "again.h5").images, back.images)
 
 
 def test_simulated_intensities_can_be_read_back(tmp_path):
     path = tmp_path / "out.h5"
-    simulate_to_file(path, RADII, TURNS, EXPERIMENT)
+    simulate_to_file(path, RADII, TURNS, experiment=EXPERIMENT)
     expected = Simulator(EXPERIMENT).intensity(torch.tensor(RADII), torch.tensor(TURNS))
     images = read_images(path, kind="counts").images
     np.testing.assert_allclose(images, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
     assert read_patterns(path).kind == "intensity"
+
+
+@pytest.mark.parametrize("convert", [float, np.float32, torch.tensor])
+def test_one_body_or_many_in_memory(convert):
+    """Numbers, NumPy or torch; one radius or one orientation for all."""
+    turn = torch.tensor(TURNS[1])
+    alone = simulate(convert(35.0), turn, experiment=EXPERIMENT)
+    assert (alone.kind, len(alone)) == ("intensity", 1)
+    several = simulate(convert(35.0), np.array(TURNS), experiment=EXPERIMENT)
+    assert torch.equal(several.images[1:], alone.images)
+    assert torch.equal(simulate([30.0, 35.0], turn.numpy(), experiment=EXPERIMENT).images[1:], alone.images)
+    assert several.radius_nm.tolist() == [35, 35]
+    assert simulate(40.0, photons=10).experiment == Experiment()
 
 
 @pytest.mark.parametrize(
@@ -217,8 +249,8 @@ def test_simulated_intensities_can_be_read_back(tmp_path):
         ({"quaternion": [[0.0, 0, 0, 0]] * 2}, "quaternion"),
         ({"radius_nm": [30.0, -1.0]}, "radius_nm"),
         ({"radius_nm": []}, "quaternion"),
-        ({"radius_nm": [30.0, 170.0], "method": "sliced"}, "does not fit|sliced method"),
-        ({"method": "guess"}, "unknown method"),
+        ({"radius_nm": [30.0, 170.0], "simulator": "sliced"}, "does not fit|sliced method"),
+        ({"simulator": "guess"}, "unknown method"),
     ],
 )
 def test_simulate_refuses_nonsense(tmp_path, change, message):

@@ -13,8 +13,8 @@ from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator import compiled, native
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.overlay import body_tensors, plan
-from icobench.simulator.segment_terms import segment_terms, term_slopes
 from icobench.simulator.simulator import Simulator
+from icobench.simulator.terms import segment_terms, term_slopes
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")

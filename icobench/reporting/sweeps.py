@@ -1,0 +1,252 @@
+"""Stored sweeps: reading them, their tables and figures."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icobench.answer import solved
+from icobench.errors import InputError
+from icobench.reporting.figures import decade_labels, empty_figure, styled
+from icobench.reporting.statistics import error_quantile
+from icobench.reporting.tables import Headers, markdown_table, number
+from icobench.storage import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame, Series
+
+__all__ = ["read_described", "read_points", "sweep_figure", "sweep_markdown", "sweep_table", "write_sweep"]
+
+AXIS_LABELS = {
+    "dataset": "simulated training images",
+    "dictionary": "images in the dictionary",
+    "starts": "random starts of the simplex",
+    "iterations": "iterations of each start of the simplex",
+    "photons": "photons in the image",
+}
+
+POINT_COLUMNS = {
+    "point", "repetition", "fixed_simulations", "fixed_seconds", "seconds", "evaluations",
+    "disorientation_deg", "radius_error_nm", "appendix_c_mean", "appendix_c_max",
+}  # fmt: skip
+"""What every stored point has."""
+
+ERRORS = {
+    "disorientation": ("disorientation_deg", "bound_orientation_deg"),
+    "radius": ("radius_error_nm", "bound_radius_nm"),
+    "appendix_c_mean": ("appendix_c_mean", ""),
+    "appendix_c_max": ("appendix_c_max", ""),
+}
+"""Columns of the errors and of their bounds by the names that the table gives them."""
+
+LINES = {
+    "median": ("median", (None, None)),
+    "90": ("90 % quantile", (5, 1.5)),
+    "bound_median": ("Cramér-Rao bound (median)", (1.5, 1)),
+}
+"""What the figure draws: end of the table's column, label and dashes."""
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path}: damaged; remove it and run the sweep again")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if not isinstance(content, dict):
+        raise _damaged(path)
+    return content
+
+
+def read_described(folder: Path | str) -> dict[str, Any]:
+    """The description of a stored sweep: identity, points, seeds and where it comes from.
+
+    Raises:
+        InputError: no sweep, or damaged.
+    """
+    folder = Path(folder)
+    path = folder / "sweep.json"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: {'is a file, not a sweep' if folder.exists() else 'no such folder'}")
+    if not path.exists():
+        raise InputError(f"{folder}: no sweep (it has no sweep.json)")
+    described = _read(path)
+    points, seeds = described.get("points"), described.get("seeds")
+    numbers = isinstance(points, list) and all(isinstance(value, int) for value in [*points, seeds])
+    if not numbers or "axis" not in (described.get("identity") or {}):
+        raise _damaged(path)
+    return described
+
+
+def read_points(folder: Path | str) -> "DataFrame":
+    """All stored points of a sweep: one row for each point, repetition and test image.
+
+    Columns: axis, method, point, repetition, image, fixed_simulations, fixed_seconds, seconds (of the whole
+    point), evaluations, the errors, success, and where there is photon noise the Cramer-Rao bounds. Empty
+    where no point is stored yet.
+
+    Raises:
+        InputError: no such sweep, damaged files, or points of another sweep among them.
+    """
+    import pandas as pd
+
+    identity = read_described(folder)["identity"]
+    frames = []
+    for path in sorted((Path(folder) / "points").glob("*.json")):
+        stored = _read(path)
+        if stored.get("identity") != identity:
+            raise InputError(f"{path}: a point of another sweep; remove it")
+        try:
+            frame = pd.DataFrame(stored["result"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise _damaged(path) from error
+        if not {"method", "axis"} <= stored.keys() or not set(frame.columns) >= POINT_COLUMNS:
+            raise _damaged(path)
+        for name in ("axis", "method"):
+            frame.insert(0, name, stored[name])
+        frame.insert(2, "image", range(len(frame)))
+        frames.append(frame)
+    if not frames:
+        return pd.DataFrame()
+    table = pd.concat(frames, ignore_index=True)
+    table["success"] = solved(table["disorientation_deg"], table["radius_error_nm"])
+    return table.sort_values(["point", "repetition", "image"], ignore_index=True)
+
+
+def sweep_table(points: "DataFrame") -> "DataFrame":
+    """One row per point and repetition.
+
+    Args:
+        points: of :func:`read_points`.
+
+    Returns:
+        Columns axis, method, point, repetition, images, simulations_before (training set or dictionary),
+        simulations_per_image, success_rate, median and 90 % quantile of every error, median bounds where
+        there are any, seconds.
+    """
+    import pandas as pd
+
+    rows = []
+    for (point, repetition), answers in points.groupby(["point", "repetition"]):
+        first = answers.iloc[0]
+        row = {
+            "axis": first["axis"], "method": first["method"], "point": point, "repetition": repetition,
+            "images": len(answers), "simulations_before": int(first["fixed_simulations"]),
+            "simulations_per_image": float(answers["evaluations"].mean()),
+            "success_rate": float(answers["success"].mean()),
+        }  # fmt: skip
+        for name, (column, bound) in ERRORS.items():
+            errors = answers[column].to_numpy(dtype=float)
+            row[f"{name}_median"] = float(error_quantile(errors, 0.5))
+            row[f"{name}_90"] = float(error_quantile(errors, 0.9))
+            if bound in answers:
+                row[f"{name}_bound_median"] = float(answers[bound].median())
+        row["seconds"] = float(first["seconds"])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _span(values: "Series", scale: float = 1.0) -> str:
+    """Mean, with the lowest and the highest value in brackets."""
+    low, mean, high = (number(scale * value) for value in (values.min(), values.mean(), values.max()))
+    return mean if len(values) == 1 or low == high else f"{mean} ({low} to {high})"
+
+
+def sweep_markdown(table: "DataFrame") -> str:
+    """Points as a Markdown table: means over the repetitions, lowest and highest in brackets.
+
+    Args:
+        table: of :func:`sweep_table`.
+    """
+    headers: Headers = [
+        (AXIS_LABELS[table["axis"].iloc[0]], ""), ("repetitions", ""), ("simulations per image", ""),
+        ("success", "%"), ("disorientation (deg), median", ""), ("90 %", ""),
+        ("radius error (nm), median", ""), ("90 %", ""), ("appendix C mean (%), median", ""),
+    ]  # fmt: skip
+    spans = (
+        ("success_rate", 100), ("disorientation_median", 1), ("disorientation_90", 1), ("radius_median", 1),
+        ("radius_90", 1), ("appendix_c_mean_median", 100),
+    )  # fmt: skip
+    rows = []
+    for point, repetitions in table.groupby("point"):
+        simulations = number(repetitions["simulations_per_image"].mean())
+        cells = [_span(repetitions[column], scale) for column, scale in spans]
+        rows.append([f"{point:,}", str(len(repetitions)), simulations, *cells])
+    return markdown_table(headers, rows)
+
+
+@styled()
+def sweep_figure(table: "DataFrame") -> "Figure":
+    """Orientation, radius and success against the axis: a dot for every repetition, lines through the means.
+
+    Solid: median over the test images; dashed: 90 % quantile; dotted: median Cramer-Rao bound.
+
+    Args:
+        table: of :func:`sweep_table`.
+    """
+    import seaborn
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    figure = empty_figure(12.5, 4.6)
+    panels = figure.subplots(1, 3)
+    colours = seaborn.color_palette("colorblind", 2)
+    # Infinite means, of points where images have no answer, are left out of the lines.
+    means = table.groupby("point", as_index=False).mean(numeric_only=True)
+
+    for axes, name, label in zip(
+        panels, ("disorientation", "radius"), ("disorientation (deg)", "radius error (nm)"), strict=False
+    ):
+        for end, (line, dashes) in LINES.items():
+            column = f"{name}_{end}"
+            if column not in table:
+                continue
+            look = {"color": "0.25" if end == "bound_median" else colours[0], "dashes": dashes, "label": line}
+            seaborn.lineplot(means, x="point", y=column, ax=axes, errorbar=None, legend=False, **look)
+            if end != "bound_median":
+                seaborn.scatterplot(
+                    table, x="point", y=column, color=colours[0], alpha=0.5, ax=axes, legend=False
+                )
+        axes.set_yscale("log")
+        axes.set_ylabel(label)
+        decade_labels(axes.yaxis)
+    panels[2].legend(*panels[0].get_legend_handles_labels(), frameon=False)
+    success = table.assign(success=100 * table["success_rate"])
+    seaborn.lineplot(success, x="point", y="success", color=colours[1], errorbar=None, ax=panels[2])
+    seaborn.scatterplot(success, x="point", y="success", color=colours[1], alpha=0.5, ax=panels[2])
+    panels[2].set(ylabel="within 1 deg and 1 nm (%)", ylim=(-3, 103))
+    for axes in panels:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(means["point"].to_numpy()))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e6 else f"{value:.0e}")
+        )
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.tick_params(axis="x", rotation=45)
+        axes.set_xlabel(AXIS_LABELS[table["axis"].iloc[0]])
+    images, repetitions = int(table["images"].iloc[0]), int(table["repetition"].max()) + 1
+    figure.suptitle(
+        f"{table['method'].iloc[0]}: {images} test images, {repetitions} repetitions", fontsize=11
+    )
+    return figure
+
+
+def write_sweep(folder: Path) -> "DataFrame":
+    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.png`` from a folder's stored points; the table.
+
+    Raises:
+        InputError: no such sweep, or no point in it.
+    """
+    points = read_points(folder)
+    if not len(points):
+        raise InputError(f"{folder}: no point is stored yet")
+    table = sweep_table(points)
+    with atomic_path(folder / "sweep.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    with atomic_path(folder / "sweep.md") as temporary:
+        temporary.write_text(sweep_markdown(table))
+    with atomic_path(folder / "sweep.png") as temporary:
+        sweep_figure(table).savefig(temporary, format="png")
+    return table
