@@ -42,7 +42,7 @@ def maximum_likelihood(
     so they only provide the start of the second stage: for photon counts least squares of square roots. For
     objectives without it this is :func:`levenberg_marquardt` itself.
 
-    Arguments and answer are those of :func:`levenberg_marquardt`; the options are those of the last stage.
+    Arguments and answer are those of :func:`levenberg_marquardt`.
     """
     options, coarse = options or LikelihoodOptions(), objective.coarse()
     if coarse is None:

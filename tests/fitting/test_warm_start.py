@@ -60,7 +60,7 @@ def test_the_rescue_is_called_for_unexplained_images_and_named(generator):
         rescues.append(image.tolist())
         return radius[image], truth[image]
 
-    def short(objective, radius, turn, _, image, progress, nuisance):
+    def short(objective, radius, turn, image, progress, nuisance):
         options = LevenbergMarquardtOptions(iterations=8)
         return levenberg_marquardt(objective, radius, turn, options, image, progress, nuisance)
 
@@ -87,7 +87,7 @@ def test_no_image_stops_the_others(generator):
 def test_unfinished_fits_say_so(generator):
     objective, radius, truth = problem(1, generator, radius=(45.0, 46.0))
 
-    def short(objective, radius, turn, _, image, progress, nuisance):
+    def short(objective, radius, turn, image, progress, nuisance):
         options = LevenbergMarquardtOptions(iterations=1)
         return levenberg_marquardt(objective, radius, turn, options, image, progress, nuisance)
 
@@ -136,7 +136,7 @@ def test_no_image_may_be_explained(names, generator):
     objective, radius, truth = problem(1, generator, radius=(45.0, 55.0))
     nuisance = Nuisance.start(names, 1, objective.simulator.experiment)
 
-    def short(objective, radius, turn, _, image, progress, nuisance):
+    def short(objective, radius, turn, image, progress, nuisance):
         options = LevenbergMarquardtOptions(iterations=1)
         return levenberg_marquardt(objective, radius, turn, options, image, progress, nuisance)
 
