@@ -1,29 +1,11 @@
 """Radius and orientation of icosahedral clusters from single wide-angle diffraction images.
 
-Names load when they are first used, so that ``import icobench`` is fast.
+Names load when they are first used, so that ``import icobench`` is fast; ``__init__.pyi`` tells type checkers
+where they come from.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from icobench import methods
-    from icobench.answer import Answer
-    from icobench.api import ComparisonResult, compare, generate, test_sets
-    from icobench.errors import InputError
-    from icobench.geometry.convex import ConvexBody, icosahedron
-    from icobench.geometry.orientation import disorientation, to_fundamental_domain
-    from icobench.geometry.shapes import shape
-    from icobench.images.augment import augment
-    from icobench.images.image_set import ImageSet
-    from icobench.images.source import read_images
-    from icobench.methods.base import Method, Problem
-    from icobench.network.selection import load_network
-    from icobench.runs.reconstruct import reconstruct
-    from icobench.sets.simulate import simulate
-    from icobench.sets.test_sets import TestSet
-    from icobench.simulator.experiment import Experiment, FlatDetector
-    from icobench.simulator.simulator import Simulator
+from typing import Any
 
 __version__ = "0.1.0"
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from icobench.errors import InputError
 
 __all__ = [
-    "WHOLE", "PieceStore", "Shard", "atomic_path", "cache_folder", "differences", "holds_others",
+    "WHOLE", "PieceStore", "Shard", "atomic_path", "differences", "holds_others",
     "parse_shard", "read_json", "read_toml", "share", "write_json",
 ]  # fmt: skip
 
@@ -27,12 +27,6 @@ Shard = tuple[int, int]
 
 WHOLE: Shard = (1, 1)
 """The one shard of work that is not divided."""
-
-
-def cache_folder() -> Path:
-    """``icobench`` in ``$ICOBENCH_CACHE``, ``$XDG_CACHE_HOME`` or ~/.cache; may not exist yet."""
-    root = os.environ.get("ICOBENCH_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "icobench"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from icobench.storage import cache_folder
+from icobench.cache import cache_folder
 
 ROOT = Path(__file__).parents[1]
 WORDS = re.compile(r"^\s*def ((?:time|timeraw|track|peakmem)_\w+)", re.MULTILINE)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from icobench.answer import Hypotheses, Progress
+from icobench.cache import cache_folder
 from icobench.errors import InputError
 from icobench.fitting.polar_match import (
     SECTORS,
@@ -34,7 +35,7 @@ from icobench.geometry.rotations import matrix_to_quaternion, quaternion_to_matr
 from icobench.images.log_image import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.storage import atomic_path, cache_folder
+from icobench.storage import atomic_path
 
 __all__ = ["Dictionary", "DictionaryOptions", "best_apart", "build_dictionary", "dictionary_for", "sample"]
 

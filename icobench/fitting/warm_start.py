@@ -24,7 +24,7 @@ __all__ = ["WARM_SIMPLEX", "Refine", "judge", "judged", "lm_race", "refine_warm_
 
 Refine = Callable[..., Answer]
 """As :func:`~icobench.fitting.levenberg_marquardt.levenberg_marquardt`: from objective, radii (N,),
-orientations (N, 4) and the keywords ``image`` (N,), ``progress`` and ``nuisance`` (N, P). Its settings are bound
+orientations (N, 4) and the keywords ``image`` (N,), ``progress`` and ``nuisance`` (N, P). Settings are bound
 by ``functools.partial``."""
 
 WARM_SIMPLEX = SimplexOptions(iterations=150, rotation_deg=3.0, radius_nm=2.0, angle_tolerance_deg=0.02)

@@ -68,11 +68,8 @@ def nearest_equivalent(quaternion: Tensor, reference: Tensor, body: ConvexBody |
     """
     candidates = equivalents(quaternion, body)
     dots = (candidates * reference.unsqueeze(-2)).sum(-1, keepdim=True)
-    return _select(candidates * torch.where(dots < 0, -1, 1), lambda _: dots.abs()[..., 0])
-
-
-def _select(candidates: Tensor, score) -> Tensor:
-    best = score(candidates).argmax(-1, keepdim=True).unsqueeze(-1)
+    candidates = candidates * torch.where(dots < 0, -1, 1)
+    best = dots.abs().argmax(-2, keepdim=True)
     return torch.take_along_dim(candidates, best, dim=-2).squeeze(-2)
 
 

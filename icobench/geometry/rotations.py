@@ -16,7 +16,6 @@ __all__ = [
     "quaternion_multiply",
     "quaternion_normalize",
     "quaternion_to_matrix",
-    "quaternion_to_rotation_vector",
     "random_quaternions",
     "rotate_about_beam",
     "rotation_vector_to_quaternion",
@@ -64,7 +63,7 @@ def quaternion_conjugate(quaternion: Tensor) -> Tensor:
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     """Rotation matrices M(q), (..., 4) -> (..., 3, 3), with ``r_lab = M r_body``."""
     w, x, y, z = quaternion.unbind(-1)
-    ww, xx, yy, zz = (one * one for one in (w, x, y, z))
+    ww, xx, yy, zz = (component * component for component in (w, x, y, z))
     entries = (
         ww + xx - yy - zz, 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), ww - xx + yy - zz, 2 * (y * z - w * x),
@@ -102,23 +101,6 @@ def rotation_vector_to_quaternion(vector: Tensor) -> Tensor:
     scale = torch.where(small, 0.5 - squared / 48, torch.sin(angle / 2) / angle)
     real = torch.where(small, 1 - squared / 8, torch.cos(angle / 2))
     return torch.cat((real, scale * vector), dim=-1)
-
-
-def quaternion_to_rotation_vector(quaternion: Tensor) -> Tensor:
-    """Logarithm: (..., 4) -> (..., 3) in radians, of length at most pi.
-
-    Smooth at the identity.
-    """
-    real, vector = quaternion[..., :1], quaternion[..., 1:]
-    vector = torch.where(real < 0, -vector, vector)
-    real = real.abs()
-    squared = (vector * vector).sum(-1, keepdim=True)
-    small = squared < 1e-6 * real * real
-    sine = torch.where(small, torch.ones_like(squared), squared).sqrt()
-    cosine = torch.where(small, real, torch.ones_like(real))
-    tangent = squared / (cosine * cosine)
-    series = (2 - 2 * tangent / 3 + 2 * tangent * tangent / 5) / cosine
-    return torch.where(small, series, 2 * torch.atan2(sine, real) / sine) * vector
 
 
 def quaternion_angle(quaternion: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ SHAPES: dict[str, Callable[[], ConvexBody]] = {
     "tetrahedron": _tetrahedron,
     "sphere": sphere,
 }
-"""What ``icobench simulate --shape`` knows."""
+"""Names for ``icobench simulate --shape``."""
 
 
 def shape(name: str) -> ConvexBody:

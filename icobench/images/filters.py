@@ -1,4 +1,4 @@
-"""What a detector does to an image, one effect a function.
+"""Effects of a detector on an image, one function for each.
 
 The single filters of appendix D of Stielow et al. 2020, Mach. Learn.: Sci. Technol. 1 045007, for log images.
 The largest noise and the largest blur are the paper's; the other ranges are this package's choice.
@@ -94,14 +94,15 @@ def blur(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tupl
 
 
 def jitter(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Each pixel shows another one, at most d rows and d columns away; d is 1 to 3 for the whole image.
+    """Each pixel shows another one, at most d rows and d columns away.
 
-    A pixel whose source is masked or outside keeps its own value. The mask stays.
+    d is 1 to 3, the same for all pixels of an image. A pixel whose source is masked or outside keeps its
+    value. The mask stays.
     """
     height, width = images.shape[1:]
     largest = max(1, int(JITTER * reach))
     window = 3 + 2 * ((draws.branch(0).words(1) * largest) >> 32)[:, :, None]
-    # A word's two halves are the two displacements, whole numbers in [0, window).
+    # A word's two halves give the two displacements, integers in [0, window).
     words = draws.branch(1).words(height * width).view(images.shape)
     rows, columns = _steps(images)
     row = ((words >> 16) * window >> 16) - window // 2 + (rows + height // 2)
@@ -131,7 +132,7 @@ def hole(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tupl
 
 
 def shift(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Move image and mask by up to S/16 whole pixels along each axis; what is vacated is 0 and masked."""
+    """Move image and mask by up to S/16 pixels along each axis; pixels left empty are 0 and masked."""
     height, width = images.shape[1:]
     largest = int(SHIFT * reach * min(height, width))
     by = ((draws.words(2) * (2 * largest + 1)) >> 32) - largest

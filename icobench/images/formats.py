@@ -1,7 +1,7 @@
 """Raw frames in files, read a few at a time: CXI / HDF5, NumPy, TIFF, PNG.
 
-Opening a file reads its description alone. What is wrong with a file as a whole is an
-:class:`~icobench.errors.InputError` then; what is wrong with a frame shows when it is read.
+Opening a file reads only its description and raises :class:`~icobench.errors.InputError` if the file cannot
+be used at all. A problem of a single frame shows when that frame is read.
 """
 
 import logging
@@ -46,7 +46,7 @@ class Frames:
         dtype: as stored.
         read: frames ``start`` to ``stop`` as (stop - start, H, W); any exception where they cannot be read.
         name: of the dataset or array within the file, empty if the format has none.
-        note: what is wrong with the file although frames can be read, empty if nothing.
+        note: a problem of the file that does not keep frames from being read, empty if there is none.
     """
 
     shape: tuple[int, ...]
@@ -57,13 +57,13 @@ class Frames:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
+    """The first line of an exception's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
 def _readable(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a library raises for a damaged file into an InputError."""
+    """Turn any exception that a library raises for a damaged file into an InputError."""
     try:
         yield
     except InputError:
@@ -81,17 +81,17 @@ def _plain(
 ) -> Frames:
     """Frames that lie one after the other in a stream.
 
-    They are read, not mapped into memory: a mapped file that another program cuts short kills the process.
+    They are not mapped into memory, since the process would crash if another program shortens a mapped file.
     """
     shape = _stacked(shape)
     size = int(np.prod(shape[1:])) * dtype.itemsize
 
     def read(start: int, stop: int) -> np.ndarray:
         stream.seek(offset + start * size)
-        got = stream.read((stop - start) * size)
-        if len(got) < (stop - start) * size:
+        content = stream.read((stop - start) * size)
+        if len(content) < (stop - start) * size:
             raise EOFError("the file is cut short")
-        return np.frombuffer(got, dtype).reshape(stop - start, *shape[1:])
+        return np.frombuffer(content, dtype).reshape(stop - start, *shape[1:])
 
     return Frames(shape, dtype, read, name, note)
 
@@ -103,8 +103,8 @@ def _hdf5(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
         stream = files.enter_context(h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES))
         name = next((name for name in names if isinstance(stream.get(name), h5py.Dataset)), None)
         if name is None and sole:
-            held = _datasets(stream)
-            name = held[0] if len(held) == 1 else None
+            datasets = _datasets(stream)
+            name = datasets[0] if len(datasets) == 1 else None
         if name is None:
             return None
         dataset = stream[name]
@@ -117,26 +117,26 @@ def _hdf5(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
 
 
 def _datasets(stream: Any) -> list[str]:
-    """Datasets of two dimensions or more in an HDF5 file; one more than a message lists is the most."""
+    """Datasets of two dimensions or more in an HDF5 file, of which at most ``NAMED + 1`` are returned."""
     import h5py
 
-    held: list[str] = []
+    names: list[str] = []
 
     def visit(name: str, item: Any) -> bool | None:
         if isinstance(item, h5py.Dataset) and item.ndim >= 2:
-            held.append(f"/{name}")
-        return True if len(held) > NAMED else None
+            names.append(f"/{name}")
+        return True if len(names) > NAMED else None
 
     stream.visititems(visit)
-    return held
+    return names
 
 
 def _missing(path: Path, name: str, files: ExitStack) -> InputError:
     import h5py
 
     with _readable(path, "HDF5"):
-        held = _datasets(files.enter_context(h5py.File(path, "r")))
-    listed = ", ".join(held[:NAMED]) + (", ..." if len(held) > NAMED else "") or "none"
+        datasets = _datasets(files.enter_context(h5py.File(path, "r")))
+    listed = ", ".join(datasets[:NAMED]) + (", ..." if len(datasets) > NAMED else "") or "none"
     return InputError(f"{path}: no dataset {name} (two-dimensional or more are: {listed})")
 
 
@@ -145,10 +145,10 @@ def _numpy(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fr
         if path.suffix.lower() == ".npy":
             return _array(files.enter_context(path.open("rb")), lambda: np.load(path, mmap_mode="r"))
         archive = files.enter_context(zipfile.ZipFile(path))
-        held = _arrays(archive)
-        name = next((name for name in names if name in held), None)
-        if name is None and sole and len(held) == 1:
-            name = held[0]
+        arrays = _arrays(archive)
+        name = next((name for name in names if name in arrays), None)
+        if name is None and sole and len(arrays) == 1:
+            name = arrays[0]
         if name is None:
             return None
         stream = files.enter_context(archive.open(f"{name}.npy"))
@@ -172,26 +172,26 @@ def _array(stream: IO[bytes], load: Callable[[], np.ndarray], name: str = "") ->
     )
 
 
-class _Heard(logging.Filter):
-    """Keeps what a logger says, and keeps it from being shown."""
+class _Recorder(logging.Filter):
+    """Keeps a logger's messages instead of showing them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
         return False
 
 
 def _tiff(path: Path, files: ExitStack) -> Frames:
     import tifffile
 
-    # tifffile only logs that the list of pages breaks off, as in a file that is cut short.
-    heard = _Heard()
+    # If the list of pages breaks off, as in a file that is cut short, tifffile only logs it.
+    recorder = _Recorder()
     logger = logging.getLogger("tifffile")
-    logger.addFilter(heard)
-    files.callback(logger.removeFilter, heard)
+    logger.addFilter(recorder)
+    files.callback(logger.removeFilter, recorder)
     with _readable(path, "TIFF"):
         stream = files.enter_context(tifffile.TiffFile(path))
         pages, count = stream.pages, len(stream.pages)
@@ -199,7 +199,7 @@ def _tiff(path: Path, files: ExitStack) -> Frames:
         if first.samplesperpixel > 1:
             raise InputError(f"{path}: not a greyscale TIFF ({first.samplesperpixel} samples a pixel)")
         series = stream.series[0]
-        note = "the list of its pages breaks off; the file is damaged" if heard.said else ""
+        note = "the list of its pages breaks off; the file is damaged" if recorder.messages else ""
         if len(stream.series) == 1 and series.dataoffset is not None and series.dtype is not None:
             dtype = series.dtype.newbyteorder(stream.byteorder)
             binary = files.enter_context(path.open("rb"))
@@ -261,7 +261,7 @@ def open_frames(path: Path, dataset: str | None, files: ExitStack) -> Frames:
         path: the file.
         dataset: within an HDF5 file (by default :data:`DATA_PATH`) or of an ``.npz`` (by default "data",
             "images" or the only one).
-        files: what has to be closed is left here.
+        files: closes what this function opens.
 
     Raises:
         InputError: missing or damaged file, unknown format, no such dataset.
@@ -276,8 +276,8 @@ def open_frames(path: Path, dataset: str | None, files: ExitStack) -> Frames:
         raise _missing(path, names[0], files)
     if frames is None:
         with zipfile.ZipFile(path) as stream:
-            held = ", ".join(_arrays(stream)) or "none"
-        raise InputError(f"{path}: no array named {' or '.join(names)} (there are: {held})")
+            arrays = ", ".join(_arrays(stream)) or "none"
+        raise InputError(f"{path}: no array named {' or '.join(names)} (there are: {arrays})")
     return frames
 
 
@@ -288,19 +288,19 @@ def open_mask(path: Path, mask: str | None, files: ExitStack) -> tuple[Path, Fra
         path: file of the images.
         mask: a file of its own, or a dataset within an HDF5 file; by default :data:`MASK_PATH` of an HDF5
             file and "mask" of an ``.npz``, None where there is none.
-        files: what has to be closed is left here.
+        files: closes what this function opens.
 
     Raises:
         InputError: a mask is named that is not there.
     """
     hdf5, archive = path.suffix.lower() in HDF5_SUFFIXES, path.suffix.lower() == ".npz"
     if mask is not None and Path(mask).is_file():
-        own = Path(mask)
-        names = (MASK_PATH, DATA_PATH) if own.suffix.lower() in HDF5_SUFFIXES else ("mask", "data")
-        frames = _open(own, names, True, files)
+        file = Path(mask)
+        names = (MASK_PATH, DATA_PATH) if file.suffix.lower() in HDF5_SUFFIXES else ("mask", "data")
+        frames = _open(file, names, True, files)
         if frames is None:
-            raise InputError(f"{own}: no dataset that could be the mask; use {names[0]}")
-        return own, frames
+            raise InputError(f"{file}: no dataset that could be the mask; use {names[0]}")
+        return file, frames
     if not (hdf5 or archive):
         if mask is not None:
             raise InputError(f"{mask}: no such file (--mask)")

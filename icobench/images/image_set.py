@@ -22,13 +22,13 @@ class ImageSet:
         images: (N, H, W) float32, finite and not negative, 0 where masked.
         mask: (N, H, W) bool, True where usable.
         kind: one of :data:`KINDS`.
-        experiment: physics and grid as whoever reconstructs believes them; None for frames of a file whose
-            geometry is not known yet.
+        experiment: physics and grid that a reconstruction assumes; None for frames of a file whose geometry
+            is not known yet.
         radius_nm: (N,) float64 true radii, NaN where unknown.
         quaternion: (N, 4) float64 true orientations in the fundamental domain, NaN where unknown.
-        numbers: (N,) int64 numbers of the images within the whole set; random starts depend on them.
+        numbers: (N,) int64 numbers of the images within the complete set; random starts depend on them.
         problems: why an image cannot be used, by its number; such images are 0 and masked completely.
-        refractive_index: (N,) complex128, each body's own; None where all have the experiment's.
+        refractive_index: (N,) complex128, of each body; None where all have the experiment's.
     """
 
     images: Tensor
@@ -53,6 +53,17 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def known_experiment(self) -> Experiment:
+        """The experiment.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.experiment is None:
+            raise ValueError("images must have an experiment")
+        return self.experiment
+
     def subset(self, index: Tensor) -> "ImageSet":
         """The images with the given indices (M,), or where a mask (N,) is True."""
         where = index.to(self.images.device)
@@ -64,7 +75,7 @@ class ImageSet:
 
     @classmethod
     def join(cls, parts: Sequence["ImageSet"]) -> "ImageSet":
-        """Consecutive parts of one set as a whole; kind and experiment are those of the first part."""
+        """One set from its consecutive parts; kind and experiment are those of the first part."""
         names = ["images", "mask", "radius_nm", "quaternion", "numbers"]
         if parts[0].refractive_index is not None:
             names.append("refractive_index")

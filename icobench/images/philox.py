@@ -51,7 +51,7 @@ class Draws:
 
     Attributes:
         key: two 32-bit words that stand for the seed.
-        numbers: (B,) int64, each image's own number, on the images' device.
+        numbers: (B,) int64, the number of each image, on the images' device.
         stream: which stream, a 32-bit word.
     """
 

@@ -66,7 +66,7 @@ PIXELS = 1 << 24
 
 @dataclass(frozen=True)
 class FrameGeometry:
-    """Where the pixels of a frame look.
+    """Directions in which the pixels of a frame look.
 
     Attributes:
         pitch: edge of the square pixels: pixel / distance of a flat detector across the beam, else in sin.
@@ -111,7 +111,7 @@ class Resampler:
 
         Args:
             shape: (H, W) of the frames.
-            geometry: where their pixels look.
+            geometry: directions of their pixels.
             target: orthographic.
 
         Raises:
@@ -158,7 +158,7 @@ class Resampler:
             size = self.coarse / split * (cosine * (1 - sine**2) if geometry.flat else np.ones_like(sine))
             low = sine * scale + pixels / 2 + offset + 0.5 - size / 2
             first = np.floor(low)
-            # Rounded, lest a box that ends at an edge leaks across by the last digit.
+            # Rounded: else the last digit would carry a box that ends at an edge across it.
             share = np.round(np.minimum(1, (first + 1 - low) / size), 9)
             sides.append(((first.astype(np.int64), share), (first.astype(np.int64) + 1, 1 - share)))
         parts = []
@@ -200,7 +200,7 @@ class Resampler:
         values = np.where(covered, values / np.maximum(coverage, LEAST_COVERAGE), 0).astype(np.float32)
         if kind == "log":
             tensor = torch.from_numpy(values)
-            # The frame's own scale, unless the division by the solid angle has left it.
+            # The scale of the frame, unless the division by the solid angle leads beyond it.
             values = log_image(tensor, scale=tensor.amax((-2, -1)).clamp_min(1)).numpy()
         return values, np.broadcast_to(covered, values.shape).copy()
 

@@ -32,7 +32,7 @@ DECIDING = 8
 
 
 class ImageSource(ABC):
-    """Images that are read when they are asked for.
+    """Images that are read from a file in blocks.
 
     Attributes:
         path: the file, None for an array.
@@ -276,8 +276,8 @@ def open_images(
             are converted to six decades; if they have fewer, pixels at 0 are not usable.
 
     Raises:
-        InputError: what is wrong with the file as a whole: unreadable, no such dataset, not real numbers, not
-            a stack of frames, no frame, a mask of another shape.
+        InputError: the file cannot be used: unreadable, no such dataset, not real numbers, not a stack of
+            frames, no frame, a mask of another shape.
     """
     path = Path(path)
     if kind not in ("auto", "counts", "log"):

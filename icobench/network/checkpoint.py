@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +54,7 @@ class TrainedNetwork:
         return float(stored.get("radius", 1.0)), float(stored.get("orientation", 1.0))
 
     def misfits(self, experiment: Experiment) -> list[str]:
-        """Properties of an experiment that the network was not trained for, in words."""
+        """What the network was trained for where an experiment differs, in words; empty if it fits."""
         trained, recipe = Experiment.from_dict(self.card["experiment"]), self.recipe
         problems = []
         if not experiment.orthographic:
@@ -120,16 +122,6 @@ def save_network(path: Path, network: Network, card: dict[str, Any]) -> None:
         save_file(state, str(temporary), metadata={"format": FORMAT, "card": json.dumps(card)})
 
 
-def _read_card(path: Path) -> dict[str, Any]:
-    with safe_open(str(path), framework="pt") as opened:
-        metadata = opened.metadata() or {}
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-    card = json.loads(metadata["card"])
-    Experiment.from_dict(card["experiment"])
-    return card
-
-
 def _digest(weights: dict[str, torch.Tensor]) -> str:
     """Of names and numbers alone: the same network may have another card."""
     digest = hashlib.sha256()
@@ -140,28 +132,35 @@ def _digest(weights: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:12]
 
 
+@contextmanager
+def _refusing_foreign(path: Path | str) -> Iterator[None]:
+    """Turn errors that damaged or foreign files cause into one line."""
+    try:
+        yield
+    except (SafetensorError, InputError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a network of icobench ({reason})") from error
+
+
 def read_weights(path: Path | str) -> StoredWeights:
     """Read weights and card.
 
     Raises:
         InputError: missing, damaged or foreign file, or a weight in it is infinite or NaN.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
-    try:
-        card = _read_card(path)
+    with _refusing_foreign(path):
+        with safe_open(str(path), framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        card = json.loads(metadata["card"])
+        Experiment.from_dict(card["experiment"])
         weights = load_file(str(path))
         if (name := not_finite(weights)) is not None:
             raise ValueError(f"{name} is not finite")
-    except (SafetensorError, InputError, ValueError, KeyError, TypeError) as error:
-        raise _foreign(path, error) from error
-    return StoredWeights(weights, card, _digest(weights))
-
-
-def _foreign(path: Path | str, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return InputError(f"{path}: not a network of icobench ({reason})")
+        return StoredWeights(weights, card, _digest(weights))
 
 
 def load_trained(path: Path | str, device: torch.device | str = "cpu") -> TrainedNetwork:
@@ -171,12 +170,11 @@ def load_trained(path: Path | str, device: torch.device | str = "cpu") -> Traine
         InputError: missing, damaged or foreign file, or a weight in it is infinite or NaN.
     """
     stored = read_weights(path)
-    try:
+    with _refusing_foreign(path):
         recipe = Recipe.from_dict(stored.card["recipe"])
         network = build_network(stored.card["architecture"], stored.card["network"])
         if (difference := first_difference(network, stored.weights)) is not None:
             raise ValueError(difference)
         network.load_state_dict(stored.weights)
-    except (InputError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _foreign(path, error) from error
-    return TrainedNetwork(network.eval().fold().to(device), stored.card, recipe, stored.digest)
+        network = network.eval().fold().to(device)
+    return TrainedNetwork(network, stored.card, recipe, stored.digest)

@@ -44,18 +44,6 @@ PERIODS_NM = (256.0, 64.0, 16.0)
 """Of the circles for the radius. Fringes repeat after 5 nm of it or more (pi over the largest q)."""
 
 
-class HarmonicOrientation(nn.Module):
-    """The orbit vector from circular harmonics of the features: it turns with the image."""
-
-    def __init__(self, features: int, degree: int, sectors: int) -> None:
-        super().__init__()
-        self.pairs = nn.Conv1d(features, 2 * (degree + 1), 1)
-        self.harmonics = HarmonicSum(degree, sectors)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.harmonics(self.pairs(x).float())
-
-
 class CompactNetwork(nn.Module):
     """From (B, 3, 128, 128) to the numbers of orientation and radius and their spreads: (B, D + S + 2).
 
@@ -117,9 +105,9 @@ class CompactNetwork(nn.Module):
         self.rings_to_features = nn.Conv1d(4 * third, hidden, 1)
         self.round = RoundConvolution(hidden, LAST_SECTORS)
         components = self.layout.target.dimension
-        self.orientation: HarmonicOrientation | nn.Sequential
+        self.orientation: HarmonicSum | nn.Sequential
         if target == "orbit" and harmonic:
-            self.orientation = HarmonicOrientation(hidden, (components - 1) // 2, LAST_SECTORS)
+            self.orientation = HarmonicSum(hidden, (components - 1) // 2, LAST_SECTORS)
         else:
             self.orientation = nn.Sequential(
                 nn.Flatten(), nn.Linear(LAST_SECTORS * hidden, hidden), make_activation(),
@@ -162,7 +150,7 @@ class CompactNetwork(nn.Module):
     def last_layers(self) -> tuple[nn.Module, ...]:
         """Those whose outputs are the network's numbers, directly or after a fixed sum."""
         head = self.orientation
-        return head.pairs if isinstance(head, HarmonicOrientation) else head[-1], self.size[-1]
+        return head.pairs if isinstance(head, HarmonicSum) else head[-1], self.size[-1]
 
     def fold(self) -> "CompactNetwork":
         """Merge the batch norms into the convolutions, for inference only; returns itself."""

@@ -94,8 +94,7 @@ def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
     Returns:
         counts (B, 128, 128) and mask (B, 128, 128), float32 and bool.
     """
-    experiment, device = images.experiment, images.images.device
-    assert experiment is not None
+    experiment, device = images.known_experiment, images.images.device
     mask = images.mask & valid_pixels(experiment).to(device)
     # Masked pixels may hold anything, NaN included.
     counts = torch.where(mask, images.images, torch.zeros_like(images.images)).float()
@@ -131,8 +130,7 @@ def brightness(images: ImageSet, log_images: bool, decades: float = 6.0) -> tupl
     Returns:
         brightness (B, 128, 128) float32 and mask (B, 128, 128).
     """
-    experiment = images.experiment
-    assert experiment is not None
+    experiment = images.known_experiment
     if images.kind == "log":
         if log_images and is_canonical(experiment) and not experiment.solid_angle_factor:
             mask = images.mask & valid_pixels(experiment).to(images.mask.device)

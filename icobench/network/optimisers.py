@@ -110,5 +110,5 @@ OPTIMISERS: dict[str, Callable[[Network, float, float], list[Optimizer]]] = {
     "adamw": _only_adamw,
     "muon": _muon_and_adamw,
 }
-"""Functions that make a network's optimisers from learning rate and weight decay. "muon": Muon for convolutions
-and linear layers but the last, whose outputs are the network's numbers, AdamW for all else."""
+"""Functions of network, learning rate and weight decay. "muon": Muon for convolutions and linear layers but
+the last ones, whose outputs are the network's numbers, AdamW for all other parameters."""

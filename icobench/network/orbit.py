@@ -1,10 +1,10 @@
 """The degree-6 orbit embedding of icosahedral orientations, and its decoder.
 
-The lowest harmonics (after l = 0) that the icosahedral group leaves invariant have degree 6. The sum of the 13
-real l = 6 spherical harmonics over the six five-fold axes of the rotated body is the same for all 60
+The lowest harmonics (after l = 0) that the icosahedral group leaves invariant have degree 6. The sum of the
+13 real l = 6 spherical harmonics over the six five-fold axes of the rotated body is the same for all 60
 equivalent orientations and different for all others: a smooth embedding of SO(3) / I with the same metric in
-every direction, sqrt(14) per radian for the unit-norm vector. Unlike quaternions, it has no jumps at the faces
-of the fundamental domain, so that a network can regress it.
+every direction, sqrt(14) per radian for the unit-norm vector. Unlike quaternions, it has no jumps at the
+faces of the fundamental domain, so that a network can regress it.
 """
 
 import math

@@ -168,27 +168,29 @@ class ResidualBlock(nn.Module):
 class HarmonicSum(nn.Module):
     """Circular harmonics of features, ordered as the real harmonics of one degree.
 
-    A feature pair (a_m, b_m) at each azimuth phi gives the component pair
-    sum a_m cos(m phi) - b_m sin(m phi) and sum a_m sin(m phi) + b_m cos(m phi). When the image turns by
+    A linear layer gives a pair (a_m, b_m) for each order m at each azimuth phi, and these give the component
+    pair sum a_m cos(m phi) - b_m sin(m phi) and sum a_m sin(m phi) + b_m cos(m phi). When the image turns by
     alpha and the features with it, the pair turns by m alpha, exactly as the harmonics of order m do.
 
     Args:
+        features: of each sector.
         degree: highest order m.
-        sectors: of the features.
+        sectors: how many.
     """
 
     cosine: Tensor
     sine: Tensor
 
-    def __init__(self, degree: int, sectors: int) -> None:
+    def __init__(self, features: int, degree: int, sectors: int) -> None:
         super().__init__()
+        self.pairs = nn.Conv1d(features, 2 * (degree + 1), 1)
         phase = torch.arange(degree + 1)[:, None] * torch.arange(sectors) * (2 * math.pi / sectors)
         self.register_buffer("cosine", torch.cos(phase) / sectors, persistent=False)
         self.register_buffer("sine", torch.sin(phase) / sectors, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 2 (degree + 1), sectors) -> (B, 2 degree + 1), orders m = -degree..degree."""
-        a, b = x.chunk(2, 1)
+        """(B, features, sectors) -> (B, 2 degree + 1), float32, orders m = -degree..degree."""
+        a, b = self.pairs(x).float().chunk(2, 1)
         even = (a * self.cosine - b * self.sine).sum(-1)
         odd = (a * self.sine + b * self.cosine).sum(-1)
         return torch.cat((odd[:, 1:].flip(1), even), 1)

@@ -26,8 +26,8 @@ CHUNK = 32
 """Images at a time: their features stay in a processor's caches."""
 
 VERSIONS = (0, 4, 2, 6, 1, 5, 3, 7)
-"""Dihedral versions in the order in which they are averaged. The output of a network in polar coordinates turns
-with quarter turns of the image anyway; only the mirror image adds information, so the first two are enough."""
+"""Dihedral versions in the order in which they are averaged. The output of a network in polar coordinates
+turns with quarter turns of the image anyway; only the mirror image adds information: two are enough."""
 
 AMBIGUOUS_SCORE_GAP = 0.1
 """The network alone cannot decide between two hypotheses whose scores are closer than this."""
@@ -46,8 +46,7 @@ LEAST_PHOTON_SHARE = 0.8
 
 def complete(images: ImageSet) -> Tensor:
     """(N,) which images have all pixels of the canonical grid, as in training with clean images."""
-    experiment = images.experiment
-    assert experiment is not None
+    experiment = images.known_experiment
     if not is_canonical(experiment) or experiment.pixel_average:
         return torch.zeros(len(images), dtype=torch.bool)
     return (images.mask | ~valid_pixels(experiment).to(images.mask.device)).flatten(1).all(1).cpu()
@@ -66,8 +65,7 @@ def within_training(recipe: Recipe, images: ImageSet) -> Tensor:
     """
     if recipe.images == "clean":
         return complete(images)
-    experiment, device = images.experiment, images.images.device
-    assert experiment is not None
+    experiment, device = images.known_experiment, images.images.device
     # Networks for counts were not trained with flawed log images, nor the others with photon counts.
     other_kind = images.kind != "intensity" and (images.kind == "log") is not recipe.log_images
     pixel = 2 * experiment.sin_theta_max / experiment.pixels
@@ -118,15 +116,10 @@ def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
     )
 
 
-def _check(images: ImageSet, versions: int) -> Experiment:
-    """The experiment of images that a network can see.
-
-    Raises:
-        ValueError: no experiment, wrong shapes, kind or number of versions.
-    """
-    if images.experiment is None:
-        raise ValueError("images must have an experiment")
-    shape = (len(images), images.experiment.pixels, images.experiment.pixels)
+def _check(images: ImageSet, versions: int) -> None:
+    """Refuse wrong shapes, kind or number of versions."""
+    pixels = images.known_experiment.pixels
+    shape = (len(images), pixels, pixels)
     if images.images.shape != shape or images.mask.shape != shape or images.mask.dtype != torch.bool:
         raise ValueError(
             f"images and bool masks must have the shape {shape}, got {tuple(images.images.shape)} and "
@@ -136,13 +129,11 @@ def _check(images: ImageSet, versions: int) -> Experiment:
         raise ValueError(
             f"kind must be one of {', '.join(KINDS)} and versions 1 to 8, got {images.kind!r} and {versions}"
         )
-    return images.experiment
 
 
 def _outputs(trained: TrainedNetwork, images: ImageSet, versions: int) -> tuple[Tensor, ...]:
-    """Orbit vectors (N, 13), radii (N,) and variances of radius and orientation (N,), averaged over versions."""
-    layout, experiment = trained.network.layout, images.experiment
-    assert experiment is not None
+    """Orbit vectors (N, 13), radii, variances of radius and orientation (N,), averaged over versions."""
+    layout, refraction = trained.network.layout, 1 - images.known_experiment.refractive_index.real
     shown, usable = brightness(images, trained.recipe.log_images, trained.recipe.decades)
     matrices = _version_matrices().to(shown.device)
     vector = shown.new_zeros(len(shown), DIMENSION)
@@ -151,7 +142,7 @@ def _outputs(trained: TrainedNetwork, images: ImageSet, versions: int) -> tuple[
     variances = shown.new_zeros(2, len(shown))
     for index in VERSIONS[:versions]:
         turned = dihedral_images(shown, index), dihedral_images(usable, index)
-        channels = network_input(*turned, 1 - experiment.refractive_index.real)
+        channels = network_input(*turned, refraction)
         with torch.inference_mode():  # only here: cached tables must stay usable in training
             output = trained.network(channels).float()
         orientation, numbers = layout.split(output)
@@ -174,25 +165,14 @@ def _status(within: Tensor, score: Tensor) -> list[str]:
 
 @torch.no_grad()
 def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versions: int = 1) -> Answer:
-    """Reconstruct images with one trained network.
-
-    Args:
-        trained: network and card.
-        images: N images of any kind, with their experiment.
-        hypotheses: K, orientations per image; where the network's output suggests fewer, the near twin (a half
-            turn about the beam) is the last one.
-        versions: dihedral versions to average, 1 to 8.
-
-    Returns:
-        hypotheses with the cosines of predicted and decoded orbit vectors as scores; a status
-        "outside-training", "ambiguous" or "ok"; error bars, which are NaN from a network without.
+    """Reconstruct images with one trained network, see :func:`~icobench.network.selection.predict`.
 
     Raises:
         InputError: the network was not trained for this experiment.
         ValueError: wrong shapes, kind or number of versions.
     """
-    experiment = _check(images, versions)
-    if problems := trained.misfits(experiment):
+    _check(images, versions)
+    if problems := trained.misfits(images.known_experiment):
         raise InputError(f"the network's weights were made for {'; '.join(problems)}")
     device = next(trained.network.parameters()).device
     outputs = []

@@ -26,7 +26,7 @@ BOUNDS = {
     "photons": (1e-3, 1e12), "hole_degrees": (0, 80), "sine": (0.01, 1), "whole_share": (0, 1),
     "refraction": (-10, 0.999), "absorption": (0, 10), "default_index_share": (0, 1), "warm_share": (0, 1),
 }  # fmt: skip
-"""Least and largest sensible values; those of a detector as in :class:`~icobench.images.detector.Detector`."""
+"""Least and largest sensible values, for detectors as in :class:`~icobench.images.detector.Detector`."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The learning rate of each step, and the end of a training: one cycle, or a plateau rule."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from icobench.network.recipe import Recipe
@@ -44,12 +45,8 @@ class Cycle:
         """Whether the training ends after ``step`` steps."""
         return step >= self.recipe.steps
 
-    def due(self, step: int) -> bool:
-        """Whether :meth:`observe` needs the validation loss after ``step`` steps."""
-        return False
-
-    def observe(self, loss: float) -> None:
-        """Take note of a validation loss."""
+    def observe(self, step: int, validation_loss: Callable[[], float]) -> None:
+        """Take note of the validation loss after ``step`` steps, which is computed only if needed."""
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -60,11 +57,11 @@ class Cycle:
 
 
 class Plateau(Cycle):
-    """A constant rate that falls to a fifth when the validation loss stops falling; three times, then the end.
+    """A constant rate that falls to a fifth when the validation loss stops falling, three times at most.
 
-    The rate rises during the first validation interval. The norms settle after the last fall. Validations
-    come after fixed numbers of steps, so that the course does not depend on the clock. The recipe's steps are
-    a ceiling.
+    The plateau after that ends the training. The rate rises during the first validation interval. The norms
+    settle after the last fall. Validations come after fixed numbers of steps, so that the course does not
+    depend on the clock. The recipe's steps are a ceiling.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -82,10 +79,10 @@ class Plateau(Cycle):
     def finished(self, step: int) -> bool:
         return self.falls > FALLS or super().finished(step)
 
-    def due(self, step: int) -> bool:
-        return step % self.interval == 0
-
-    def observe(self, loss: float) -> None:
+    def observe(self, step: int, validation_loss: Callable[[], float]) -> None:
+        if step % self.interval:
+            return
+        loss = validation_loss()
         least = PROGRESS * (1.0 if self.recipe.loss == "log" else self.best)
         if math.isinf(self.best) or loss < self.best - least:
             self.best, self.waited = loss, 0

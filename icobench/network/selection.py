@@ -131,11 +131,13 @@ def predict(
         networks: to choose from.
         images: N images of any kind, with their experiment.
         mask: (N, H, W) True where the networks may use a pixel; that of the images by default.
-        hypotheses: K, orientations per image.
+        hypotheses: K, orientations per image; where the network's output suggests fewer, the near twin (a
+            half turn about the beam) is the last one.
         versions: turned and mirrored versions to average, 1 to 8.
 
     Returns:
-        radius, orientation, error bars and hypotheses, with a status "outside-training" for images unlike
+        radius, orientation, error bars (NaN from a network without) and hypotheses, whose scores are the
+        cosines of predicted and decoded orbit vectors. The status is "outside-training" for images unlike
         those of training, "ambiguous" where two hypotheses have nearly the same score, else "ok".
 
     Raises:
@@ -144,9 +146,7 @@ def predict(
     """
     if mask is not None:
         images = replace(images, mask=mask)
-    if images.experiment is None:
-        raise ValueError("images must have an experiment")
-    chosen = networks.choose(images.experiment, images.kind)
+    chosen = networks.choose(images.known_experiment, images.kind)
     if len(chosen) == 1:
         return answer(chosen[0], images, hypotheses, versions)
     clean_network, robust_network = chosen

@@ -72,8 +72,8 @@ class Circles(Size):
     """Cosine and sine of the radius on circles of different circumferences.
 
     The decoded radius is the one whose point on the curve is nearest. With squared errors a network gives the
-    mean of all points that it holds possible: on a circle on which the place is uncertain, the mean is a short
-    vector, which hardly affects the decoded radius.
+    mean of all points that it holds possible: on a circle on which the place is uncertain, the mean is a
+    short vector, which hardly affects the decoded radius.
 
     Radii are expressed from 16 to 180 nm; numbers that are not finite give NaN.
 

@@ -23,7 +23,7 @@ HIDDEN_DEGREES = 9.0
 """Largest radius of the hidden centre of log images; the holes of the realistic chain reach 8.2 degrees."""
 
 REALISTIC_SHARE = 0.75
-"""Share of the recipe "realistic" that goes through the realistic chain; a random filter changes the others."""
+"""Share of the images "realistic" under the realistic chain; a random filter changes the others."""
 
 
 class TrainingBatch(NamedTuple):

@@ -1,8 +1,8 @@
 """How a network expresses an orientation: four targets with one interface.
 
 "orbit" is the degree-6 embedding of :mod:`icobench.network.orbit`; the others are there for comparison.
-"quaternion" is that of the published network, "nearest" the same with a minimum over the 60 equivalents in the
-loss, "sixd" the two matrix columns of Zhou et al. 2019 (CVPR, "On the continuity of rotation
+"quaternion" is that of the published network, "nearest" the same with a minimum over the 60 equivalents in
+the loss, "sixd" the two matrix columns of Zhou et al. 2019 (CVPR, "On the continuity of rotation
 representations").
 """
 
@@ -39,7 +39,7 @@ class Target:
         return torch.deg2rad(angle).square().float()
 
     def decode(self, output: Tensor, hypotheses: int = 1) -> Decoded:
-        """(B, D) -> (B, K) orientations with scores, best first; where there are fewer, the others score -1."""
+        """(B, D) -> (B, K) orientations with scores, best first; missing ones repeat it and score -1."""
         quaternion = to_fundamental_domain(self._nearest(output.double())).unsqueeze(1)
         score = torch.full((len(output), hypotheses), -1.0, dtype=torch.float64, device=output.device)
         score[:, 0] = 1.0

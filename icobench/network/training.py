@@ -305,16 +305,15 @@ def train(
         norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), LARGEST_GRADIENT)
         # Read together: every reading waits for the device.
         loss_value, norm_value = torch.stack((loss.detach(), norm)).tolist()
-        for name, value in (("loss", loss_value), ("gradient", norm_value)):
+        for what, value in (("loss", loss_value), ("gradient", norm_value)):
             if not math.isfinite(value):
-                raise diverged(f"the {name} became {value}")
+                raise diverged(f"the {what} became {value}")
         learning_rate = run.schedule.learning_rate(run.step)
         run.apply_gradients(learning_rate, recipe.average)
         running_loss = 0.98 * running_loss + 0.02 * loss_value if running_loss else loss_value
         progress(run.step / recipe.steps)
         report(run.step, running_loss)
-        if run.schedule.due(run.step):
-            run.schedule.observe(mean_loss(run.average, recipe.loss, batches))
+        run.schedule.observe(run.step, lambda: mean_loss(run.average, recipe.loss, batches))
         if watch is not None and run.step % watch_steps == 0:
             watch(run.step, run.average.eval())
 

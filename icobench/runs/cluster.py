@@ -1,4 +1,4 @@
-"""Work in shards on a SLURM cluster, through submitit: job arrays, retries, and a state that outlives a process.
+"""Shards of work on a SLURM cluster, through submitit: job arrays, retries, and a state that is kept.
 
 A shard computes what is missing of its part, so that it may be killed and started again at any time. What is
 submitted and what is done stands in ``RUN/cluster``.
@@ -52,7 +52,7 @@ ALIVE = (
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C to the end: a job that SLURM has just taken must be noted before, or it could not be cancelled."""
+    """Put off Ctrl-C to the end: a job that SLURM has taken must be noted, or nothing could cancel it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

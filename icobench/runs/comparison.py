@@ -5,7 +5,7 @@ reconstructed by one method.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,12 +65,12 @@ class Comparison:
     seed: int = 0
     device: str = "cpu"
     model: Path | None = None
-    catalogue: Catalogue = Catalogue()
+    catalogue: Catalogue = field(default_factory=Catalogue)
     workers: int = 1
 
     def __getstate__(self) -> dict[str, Any]:
         # Other processes load test images and networks themselves.
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {given.name: getattr(self, given.name) for given in fields(self)}
 
     @cached_property
     def methods(self) -> list[Method]:
@@ -117,9 +117,9 @@ class Comparison:
         """Refuse settings that cannot be computed, and a folder that holds something else."""
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file, not a run folder")
-        if "" not in self.runs and not (self.folder / COMPARISON_FILE).exists():
-            if holds_others(self.folder, COMPARISON_FILE, *self.runs):
-                raise InputError(f"{self.folder}: not empty and not a folder of runs; choose another --run")
+        several_here = "" in self.runs or (self.folder / COMPARISON_FILE).exists()
+        if not several_here and holds_others(self.folder, COMPARISON_FILE, *self.runs):
+            raise InputError(f"{self.folder}: not empty and not a folder of runs; choose another --run")
         for run in self.runs.values():
             run.check()
 
@@ -200,8 +200,8 @@ def compute_comparison(
 ) -> None:
     """Compute what is missing of a comparison, or of a shard of it.
 
-    A method that raises an error is noted in the run's description and tried again by the next call; the others
-    go on.
+    A method that raises an error is noted in the run's description and tried again by the next call; the
+    others go on.
 
     Args:
         comparison: opened here.

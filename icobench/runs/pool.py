@@ -20,7 +20,7 @@ import torch
 
 from icobench.errors import InputError
 
-__all__ = ["WorkerDiedError", "WorkerPool", "chosen_device", "default_workers", "in_process", "one_thread"]
+__all__ = ["WorkerDiedError", "WorkerPool", "chosen_device", "default_workers", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -29,8 +29,8 @@ RETRIES = 2
 """How often a job is tried again whose worker died."""
 
 OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Signals of Ctrl-C and of a SLURM time limit, which reach every process of a terminal or a job step. Only the
-parent answers them; it ends its workers by SIGKILL."""
+"""Signals of Ctrl-C and of a SLURM time limit, which reach every process of a terminal or a job step. Only
+the parent answers them; it ends its workers by SIGKILL."""
 
 Function = Callable[..., Any]
 
@@ -74,17 +74,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_process(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """One thread on a CPU, as in a worker: then the results do not depend on the number of workers.
-
-    Sums that are divided among several threads differ in their last bits, and a training turns that into
-    another network.
-    """
-    return one_thread() if device.type == "cpu" else contextlib.nullcontext()
-
-
 def _begin(parent: int) -> None:
-    """In a fresh worker: one thread, no signals that are meant for the parent, and an end when the parent ends."""
+    """In a fresh worker: one thread, no signals that are meant for the parent, no life after the parent's."""
     for number in OURS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -147,12 +138,12 @@ class _Slot:
             if self.closed:
                 raise CancelledError
             if self.process is None:
-                self._begin()
+                self._start()
             assert self.process is not None
             answer = self.process.submit(function, *job, self.rank, self.device)
         return answer.result()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         with _environment():
             with _deaf():  # for multiprocessing's own process, which it starts first and which unblocks
                 self.process = ProcessPoolExecutor(
@@ -163,7 +154,7 @@ class _Slot:
             self.pid = pid.result()
 
     def end(self, close: bool = False) -> None:
-        """End the process; if ``close``, none is begun again."""
+        """End the process; if ``close``, none is started again."""
         with self.lock:
             process, pid = self.process, self.pid
             self.process = self.pid = None
@@ -177,29 +168,20 @@ class _Slot:
 
 
 class WorkerPool:
-    """Several workers, or this process itself if one is enough.
+    """Several worker processes, or this process itself if one is enough; a context manager.
 
     Args:
         workers: how many.
         device: where; several workers on CUDA take the GPUs in turn.
-        died: called in a thread with the process number of a worker that died.
-        quiet: held while workers are ended, so that none of them has a lock that others would wait for.
 
     Raises:
         InputError: not a positive number.
     """
 
-    def __init__(
-        self,
-        workers: int,
-        device: torch.device,
-        died: Callable[[int], None] = lambda pid: None,
-        quiet: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
-    ) -> None:
+    def __init__(self, workers: int, device: torch.device) -> None:
         if workers < 1:
             raise InputError(f"the number of workers must be positive, got {workers}")
-        self.workers, self.device, self.died, self.quiet = workers, device, died, quiet
-        self.closing = self.left = False
+        self.workers, self.device = workers, device
         gpus = torch.cuda.device_count() if device.type == "cuda" else 0
         names = [f"cuda:{rank % gpus}" if gpus > 1 else str(device) for rank in range(workers)]
         self.slots = [_Slot(rank, name) for rank, name in enumerate(names)]
@@ -211,23 +193,14 @@ class WorkerPool:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.left = True
-        self._end()
-
-    def _end(self) -> None:
-        """End all workers, and let none begin."""
-        self.closing = True
-        with contextlib.ExitStack() as held:
-            try:
-                if any(slot.process for slot in self.slots):
-                    with contextlib.suppress(OSError):  # a folder that is gone has no locks
-                        held.enter_context(self.quiet())
-            finally:
-                for slot in self.slots:
-                    slot.end(close=True)
+        for slot in self.slots:
+            slot.end(close=True)
 
     def run(self, function: Function, jobs: Sequence[tuple]) -> Iterator[tuple[tuple, Any]]:
         """Jobs with their results, as they are finished.
+
+        This process itself works with one thread on a CPU, as the workers do: sums that are divided among
+        several threads differ in their last bits, and a training turns that into another network.
 
         Args:
             function: of a module; called with a job's values, the worker's rank and its device.
@@ -238,39 +211,29 @@ class WorkerPool:
             Exception: what a job raised.
         """
         if self.workers == 1:
-            for job in jobs:
-                yield job, function(*job, 0, self.slots[0].device)
+            with one_thread() if self.device.type == "cpu" else contextlib.nullcontext():
+                for job in jobs:
+                    yield job, function(*job, 0, self.slots[0].device)
             return
         threads = ThreadPoolExecutor(self.workers)
         try:
-            for future in as_completed([threads.submit(self._supervised, function, job) for job in jobs]):
-                job, result, error = future.result()
-                if error is not None:
-                    raise error
-                yield job, result
+            futures = {threads.submit(self._supervised, function, job): job for job in jobs}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         finally:
             # The workers end first: a thread that waits for one would otherwise be waited for.
-            self._end()
+            if any(not future.done() for future in futures):
+                self.__exit__()
             threads.shutdown(wait=True, cancel_futures=True)
-            self.closing = self.left
-            for slot in self.slots:
-                slot.closed = self.left
 
-    def _supervised(self, function: Function, job: tuple) -> tuple[tuple, Any, BaseException | None]:
+    def _supervised(self, function: Function, job: tuple) -> Any:
         slot = self.free.get()
         try:
             for _ in range(1 + RETRIES):
-                if self.closing:
-                    return job, None, CancelledError()
                 try:
-                    return job, slot.call(function, job), None
+                    return slot.call(function, job)
                 except BrokenProcessPool:
-                    pid = slot.pid
                     slot.end()
-                    if pid is not None and not self.closing:
-                        self.died(pid)
-            return job, None, WorkerDiedError(f"a worker died {1 + RETRIES} times at the same piece of work")
-        except BaseException as error:  # handed to the thread that waits for the results
-            return job, None, error
+            raise WorkerDiedError(f"a worker died {1 + RETRIES} times at the same piece of work")
         finally:
             self.free.put(slot)

@@ -17,9 +17,9 @@ from icobench.images.resample import on_grid
 from icobench.images.source import ImageSource, open_arrays, open_images
 from icobench.methods import Catalogue, Method, Problem
 from icobench.network.selection import Networks, load_network
+from icobench.runs.pool import chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
-from icobench.runs.pool import chosen_device
 from icobench.simulator.simulator import Simulator
 
 __all__ = ["reconstruct"]
@@ -63,9 +63,10 @@ def reconstruct(
     reconstructed has NaN and a status that begins with ``failed:``.
 
     Args:
-        images: (H, W) or (N, H, W), NumPy or torch; a file's name; or an opened source of images.
-        mask: of an array: (H, W) or (N, H, W) bool, True where a pixel is usable; files have their own.
-        kind: "counts", "log" or "auto", see :func:`~icobench.images.source.open_images`.
+        images: (H, W) or (N, H, W), NumPy or torch; a set of images; a file's name; or an opened source.
+        mask: of an array: (H, W) or (N, H, W) bool, True where a pixel is usable; sets and files have theirs.
+        kind: "counts", "log" or "auto", see :func:`~icobench.images.source.open_images`; for arrays also
+            "intensity", without noise.
         experiment: physics that the images are believed to come from, and the range of angles of an
             orthographic grid; its number of pixels does not matter.
         method: a name, or a method.
@@ -73,8 +74,8 @@ def reconstruct(
         centre: (x, y) of the beam in pixels of an orthographic frame.
         pixels: side of the grid that frames are resampled to.
         fit_centre: find the beam's position from the first images; good from 1.5 pixels away.
-        fit_sin_theta: pixels beyond this sine of the scattering angle are left out of fits. Networks see them:
-            they were trained with them, and are less accurate without, on voxels as well.
+        fit_sin_theta: pixels beyond this sine of the scattering angle are left out of fits. Networks see
+            them: they were trained with them, and are less accurate without, on voxels as well.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along.
         versions: turned and mirrored versions of an image that the network averages, 1 to 8.
         model: weights of the network, the shipped ones by default.
@@ -93,7 +94,7 @@ def reconstruct(
         >>> import icobench
         >>> pattern = icobench.simulate(60.0, photons=1e5)
         >>> answer = icobench.reconstruct(pattern.images, kind="counts", method="dictionary+lm")
-        >>> answer.status, abs(float(answer.radius_nm) - 60) < 0.5
+        >>> answer.status, abs(float(answer.radius_nm[0]) - 60) < 0.5
         (['ok'], True)
     """
     chosen = (catalogue or Catalogue()).method(method) if isinstance(method, str) else method
@@ -108,6 +109,8 @@ def reconstruct(
             opened = images
         elif isinstance(images, str | Path):
             opened = files.enter_context(open_images(images, kind))
+        elif isinstance(images, ImageSet):
+            opened = open_arrays(images.images, images.mask, images.kind)
         else:
             opened = open_arrays(images, mask, kind)
         source, experiment = on_grid(opened, experiment, detector, centre, pixels)

@@ -1,235 +1,415 @@
-"""Searches: trials of a task by any number of workers, each in a process that may be killed."""
+"""Searches of hyperparameters: trials by any number of workers, each a process that may be killed."""
 
-import contextlib
-import json
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from icobench.errors import InputError
-from icobench.storage import atomic_path
+from icobench.network.training import DivergedError
 from icobench.provenance import provenance
-from icobench.runs import owners
-from icobench.runs.definition import Search
-from icobench.runs.pool import WorkerDiedError, WorkerPool, in_process
-from icobench.runs.storage import quiet, storage_errors
-from icobench.runs.study import (
-    DESCRIPTION,
-    any_seen,
-    check_described,
-    describe_study,
-    finished,
-    queue_first,
-    recover,
-    running,
+from icobench.runs.pool import WorkerDiedError, WorkerPool
+from icobench.runs.search_space import SearchSpace
+from icobench.runs.search_storage import (
+    asking_alone,
+    check_folder,
+    is_of_storage,
+    open_storage,
+    open_study,
+    run_folder,
+    storage_errors,
+    stored_url,
+)
+from icobench.runs.search_tasks import NetworkTask, SimplexTask
+from icobench.runs.search_workers import (
+    give_up,
+    heartbeats_are_in,
+    retry_lost_trials,
+    without_optunas_warnings,
+    working,
 )
 from icobench.runs.toml_text import toml_text
-from icobench.runs.trial import Outcome, left, one_trial
+from icobench.seeds import Purpose, seed_word
+from icobench.storage import WHOLE, Shard, atomic_path, write_json
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Search", "run_search", "search_cost"]
+__all__ = ["Search", "finished", "run_search", "running", "search_cost", "write_best"]
 
 WAIT_SECONDS = 2.0
-"""Between two looks at trials that are at work elsewhere."""
+"""Between two looks at the trials of other machines."""
 
 FAILURES = 3
-"""So many trials of one worker that fail one after the other end a search."""
+"""A search ends when so many trials of one worker fail in a row."""
 
-IN_VAIN = 20
-"""So many trials without a result, one after the other, end it too: with --multi a diverged one has none."""
+WITHOUT_RESULT = 20
+"""It also ends when so many trials in a row have no result: with --multi, a training that diverges has none."""
 
-Progress = Callable[[float, str], None]
+Tell = Callable[[float, str], None]
+"""Called with the finished share and a text."""
 
 
-class _Failures:
-    """Ends a search in which nothing works, and no search in which one setting does not."""
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and where it is stored. Making one reads and writes nothing.
 
-    def __init__(self) -> None:
-        self.of_worker: dict[int, int] = {}
-        self.in_vain = 0
+    Attributes:
+        folder: of the run.
+        url: of Optuna's storage, None for a journal in the folder.
+        task: evaluates settings.
+        space: what may vary.
+        trials: how many to complete or prune, in total.
+        seed: of the sampler.
+        multi: whether accuracy and cost are both minimised; then nothing is pruned.
+        study: its name in the storage, None for that of what is searched.
+    """
 
-    def add(self, outcome: Outcome) -> None:
-        """Count a trial.
+    folder: Path
+    url: str | None
+    task: SimplexTask | NetworkTask
+    space: SearchSpace
+    trials: int
+    seed: int
+    multi: bool = False
+    study: str | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a study must agree in to be continued."""
+        name = self.study or (f"{self.task.kind}-multi" if self.multi else self.task.kind)
+        return {
+            "name": name, "objectives": 2 if self.multi else 1,
+            "space": self.space.digest, "task": self.task.identity, "sampler_seed": self.seed,
+        }  # fmt: skip
+
+    def open(self, worker: int = 0, create: bool = True) -> "optuna.Study":
+        """The study with a sampler for its next trial.
+
+        The sampler is seeded by the number of trials, so that a search that was stopped continues as it
+        would have without the stop.
+        """
+        import optuna
+
+        with without_optunas_warnings():
+            pruner = self.task.pruner()
+        study = open_study(self.folder, self.url, self.identity, create, pruner=pruner)
+        seed = seed_word(self.seed, Purpose.SAMPLER, len(study.get_trials(deepcopy=False)), worker)
+        with without_optunas_warnings():
+            study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        return study
+
+    def check(self) -> None:
+        """Refuse a folder or storage of another search; a folder that is missing is not made.
 
         Raises:
-            InputError: one worker's trials fail one after the other, or far too many diverge.
+            InputError: the folder or its study is of another search.
         """
-        failed = self.of_worker.get(outcome.rank, 0) + 1 if outcome.error else 0
-        self.of_worker[outcome.rank] = failed
-        self.in_vain = 0 if outcome.counts else self.in_vain + 1
-        if failed >= FAILURES:
-            raise InputError(f"{failed} trials failed one after the other, the last by {outcome.error}")
-        if self.in_vain >= IN_VAIN:
-            raise InputError(f"the last {self.in_vain} trials gave no result: their trainings diverge")
+        check_folder(self.folder, self.url, self.identity)
+        if run_folder(self.folder, self.identity).description.exists():
+            self.open(create=False)
+
+    def retry_lost(self, study: "optuna.Study", stopped: bool = False) -> list[int]:
+        """Queue the settings of trials again whose workers have ended; the numbers of these trials."""
+        return retry_lost_trials(study, self.folder, self.url, stopped)
 
 
-def _await_others(search: Search, study: "optuna.Study", tell: Callable[[str], None]) -> bool:
-    """While trials are at work elsewhere, wait for them; whether one is left to be done here.
+def finished(study: "optuna.Study") -> int:
+    """Number of trials that are completed or pruned."""
+    return _count(study, "COMPLETE", "PRUNED")
 
-    A worker whose heart cannot be seen from here, in a run folder of its own, is not waited for longer than
-    a heart may be silent.
+
+def running(study: "optuna.Study") -> int:
+    """Number of trials that workers have."""
+    return _count(study, "RUNNING")
+
+
+def _count(study: "optuna.Study", *states: str) -> int:
+    return sum(trial.state.name in states for trial in study.get_trials(deepcopy=False))
+
+
+def trials_left(search: Search, study: "optuna.Study") -> int:
+    """Trials that may be begun now, with places kept for named settings that the first shard will queue."""
+    queued = {trial.user_attrs.get("named") for trial in study.get_trials(deepcopy=False)}
+    reserved = len(set(search.space.first(search.multi)) - queued)
+    return search.trials - finished(study) - running(study) - reserved
+
+
+def _queue_named(search: Search, study: "optuna.Study") -> None:
+    """Queue the named settings that no trial has; a failed trial does not count."""
+    tried = {
+        trial.user_attrs.get("named")
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.name != "FAIL"
+    }
+    for name, values in search.space.first(search.multi).items():
+        if name not in tried:
+            study.enqueue_trial(values, user_attrs={"named": name})
+
+
+class Outcome(NamedTuple):
+    """What became of a trial.
+
+    Attributes:
+        rank: of the worker that had it.
+        has_result: whether it was completed or pruned.
+        error: why it failed; empty for a training that diverged.
     """
-    begin = time.monotonic()
-    while finished(study) < search.trials and running(study):
-        if recover(study, search.folder) or left(search, study) > 0:
-            return True
-        if not any_seen(study, search.folder) and time.monotonic() - begin > owners.patience():
-            return False
-        tell(f", {running(study)} at work elsewhere")
-        time.sleep(WAIT_SECONDS)
-    return left(search, study) > 0
+
+    rank: int
+    has_result: bool
+    error: str = ""
 
 
-def check_search(search: Search) -> None:
-    """Whether a search may be done in its folder; a folder that it does not have yet is not made.
+def _ask(search: Search, study: "optuna.Study") -> "optuna.Trial | None":
+    """Begin a trial; None if enough are finished or at work.
+
+    Processes that share a run folder count and begin one after the other. Machines that share only a
+    database may all begin the last trial: the later ones are then failed before they cost anything.
+    """
+    from optuna.trial import TrialState
+
+    with asking_alone(search.folder), without_optunas_warnings():
+        if trials_left(search, study) <= 0:
+            return None
+        trial = study.ask()
+    earlier = study.get_trials(deepcopy=False)[: trial.number]
+    if sum(other.state != TrialState.FAIL for other in earlier) < search.trials:
+        return trial
+    trial.set_user_attr("error", "one too many: another machine was faster")
+    study.tell(trial, state=TrialState.FAIL)
+    return None
+
+
+def one_trial(search: Search, first_worker: int, rank: int, device: str) -> Outcome | None:
+    """Begin a trial, evaluate its settings and store their value; None if enough are at work.
+
+    Args:
+        search: what to do.
+        first_worker: number of this machine's first worker among all machines.
+        rank: of this worker on this machine.
+        device: where to work.
 
     Raises:
-        InputError: the folder or its study is of another search.
+        InputError: the storage fails.
     """
-    check_described(search.folder, search.identity["name"], search.url)
-    if (search.folder / DESCRIPTION).exists():
-        search.open(create=False)
+    with storage_errors(search.url or str(search.folder)), ExitStack() as work:
+        study = search.open(first_worker + rank)
+        search.retry_lost(study)
+        trial = _ask(search, study)
+        if trial is None:
+            return None
+        in_database = heartbeats_are_in(search.url) == "database"
+        database = open_storage(search.folder, search.url) if in_database else None
+        try:
+            work.enter_context(working(trial, search.folder, database))
+            return _evaluate(search, study, trial, rank, device)
+        except (KeyboardInterrupt, SystemExit):
+            give_up(study, study.get_trials(deepcopy=False)[trial.number], stopped=True)
+            raise
+
+
+def _evaluate(
+    search: Search, study: "optuna.Study", trial: "optuna.Trial", rank: int, device: str
+) -> Outcome:
+    """Evaluate a trial's settings and store their value, or what became of it."""
+    import optuna
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    def report(step: int, value: float) -> None:
+        if search.multi:
+            return
+        trial.report(value, step)
+        if (step + 1) % search.task.prune_every == 0 and trial.should_prune():
+            raise optuna.TrialPruned
+
+    def note(costs: dict[str, float]) -> None:
+        trial.set_user_attr("costs", costs)
+
+    def store(state: TrialState, error: str = "", values: Any = None) -> Outcome:
+        # Another process may have taken this worker for dead and queued the settings again.
+        with suppress(UpdateFinishedTrialError):
+            if error:
+                trial.set_user_attr("error", error)
+            study.tell(trial, values, state, skip_if_finished=True)
+        if state != TrialState.FAIL:
+            run_folder(search.folder, search.identity).path(f"{trial.number:05d}").touch()
+        return Outcome(rank, state != TrialState.FAIL)
+
+    try:
+        values = search.space.suggest(trial, search.multi)
+        trial.set_user_attr("values", values)
+        folder = search.folder / "trials" / f"{trial.number:05d}"
+        accuracy, cost = search.task.evaluate(values, folder, device, report, note)
+    except optuna.TrialPruned:
+        return store(TrialState.PRUNED)
+    except UpdateFinishedTrialError:
+        return Outcome(rank, True)
+    except DivergedError as error:
+        return store(TrialState.FAIL if search.multi else TrialState.PRUNED, str(error))
+    except Exception as error:
+        if is_of_storage(error):
+            raise
+        text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        store(TrialState.FAIL, text)
+        return Outcome(rank, False, text)
+    return store(TrialState.COMPLETE, values=(accuracy, cost) if search.multi else accuracy)
+
+
+def _check_outcomes(outcomes: list[Outcome]) -> None:
+    """End a search in which nothing works; a single setting that does not work ends none.
+
+    Raises:
+        InputError: the last trials of one worker failed, or far too many diverged.
+    """
+    of_worker = [outcome for outcome in outcomes if outcome.rank == outcomes[-1].rank][-FAILURES:]
+    if len(of_worker) == FAILURES and all(outcome.error for outcome in of_worker):
+        text = f"{FAILURES} trials failed one after the other, the last by {of_worker[-1].error}"
+        raise InputError(text)
+    recent = outcomes[-WITHOUT_RESULT:]
+    if len(recent) == WITHOUT_RESULT and not any(outcome.has_result for outcome in recent):
+        text = f"the last {WITHOUT_RESULT} trials gave no result: their trainings diverge"
+        raise InputError(text)
 
 
 def run_search(
     search: Search,
     device: torch.device,
     workers: int = 1,
-    shard: tuple[int, int] = (1, 1),
-    progress: Progress = lambda share, text: None,
+    shard: Shard = WHOLE,
+    progress: Tell = lambda share, text: None,
 ) -> "optuna.Study":
-    """Do the trials that are missing.
+    """Do the trials that are missing; called again, it continues.
 
-    On a CPU every trial is computed by one thread, here or in a worker: a setting's value is the same for
+    On a CPU every trial is computed by one thread, here or in a worker: the value of a setting is the same for
     every number of workers. Which settings are tried is not, as workers do not wait for each other.
 
     Args:
-        search: what to do; the same again goes on.
+        search: what to do.
         device: where to work.
         workers: processes on this machine.
         shard: number and total of machines that work on the same study.
-        progress: called with the finished share.
+        progress: called with the finished share and a text.
 
     Returns:
-        The study. It has fewer trials only if machines with run folders of their own are at work on the
-        rest, or, of several shards, if others are.
+        The study. Trials are missing in it if other shards still have some, or other machines that share
+        only a Redis server.
 
     Raises:
         InputError: a folder or storage of another search; a storage that fails; nothing but failing trials.
     """
-    described = {
-        **provenance(search.seed, device, search.task.experiment), "identity": search.identity,
-        "trials": search.trials,
+    description = {
+        **provenance(search.seed, device, search.task.experiment),
+        "trials": search.trials, "storage": stored_url(search.url),
     }  # fmt: skip
     with storage_errors(search.url or str(search.folder)):
-        check_search(search)
-        study = search.open()
-        describe_study(search.folder, search.url, described)
-        for number in recover(study, search.folder):
+        search.check()
+        study = search.open()  # may refuse, and then the folder stays as it is
+        run_folder(search.folder, search.identity).open(description)
+        for number in search.retry_lost(study):
             progress(0.0, f"trial {number} was lost with its worker, queued again")
         if shard[0] == 1:
-            queue_first(study, search.space.first(search.multi))
+            _queue_named(search, study)
         _work(search, study, device, workers, shard, progress)
     return study
 
 
 def _work(
-    search: Search,
-    study: "optuna.Study",
-    device: torch.device,
-    workers: int,
-    shard: tuple[int, int],
-    progress: Progress,
+    search: Search, study: "optuna.Study", device: torch.device, workers: int, shard: Shard, progress: Tell
 ) -> None:
-    """Trials until there are enough, by as many workers as there is something to do for."""
-
-    def died(pid: int) -> None:
-        recover(search.open(), search.folder)
-
-    def still() -> contextlib.AbstractContextManager[None]:
-        return quiet(search.folder, search.url)
+    """Do trials until there are enough, with no more workers than there are trials to begin."""
 
     def tell(more: str = "") -> None:
         done, best = finished(study), ""
-        if not search.multi and _completed(study):
+        if not search.multi and _count(study, "COMPLETE"):
             best = f", best {study.best_value:.4g}"
         progress(min(1.0, done / search.trials), f"{done} of {search.trials} trials{best}{more}")
 
     tell()
-    failures, first_worker = _Failures(), (shard[0] - 1) * workers
+    outcomes: list[Outcome] = []
+    jobs = [(search, (shard[0] - 1) * workers)]
     while True:
-        if (missing := left(search, study)) > 0:
+        if (missing := trials_left(search, study)) > 0:
             try:
-                with WorkerPool(min(workers, missing), device, died, still) as pool, in_process(device):
-                    for _, outcome in pool.run(one_trial, [(search, first_worker)] * missing):
+                with WorkerPool(min(workers, missing), device) as pool:
+                    for _, outcome in pool.run(one_trial, jobs * missing):
                         if outcome is not None:
-                            failures.add(outcome)
+                            outcomes.append(outcome)
+                            _check_outcomes(outcomes)
                         tell()
-            except (KeyboardInterrupt, SystemExit, InputError):
-                recover(study, search.folder, stopped=True)  # of the workers, which the pool has just ended
+            except (KeyboardInterrupt, SystemExit, InputError, WorkerDiedError) as error:
+                search.retry_lost(study, stopped=True)  # the pool has just ended its workers
+                if isinstance(error, WorkerDiedError):
+                    text = f"{error}, perhaps of too little memory; the same command goes on"
+                    raise InputError(text) from error
                 raise
-            except WorkerDiedError as error:
-                recover(study, search.folder, stopped=True)
-                text = f"{error}, perhaps of too little memory; the same command goes on"
-                raise InputError(text) from error
-            recover(study, search.folder)
-        # A shard's node is not to idle: who gave the command waits for what the shards have not done.
-        elif shard[1] > 1 or not _await_others(search, study, tell):
+            search.retry_lost(study)
+        # A shard does not keep its node waiting. The command that started the shards does what they left.
+        elif shard != WHOLE or not _wait_for_others(search, study, tell):
             return
 
 
-def _completed(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
-    from optuna.trial import TrialState
+def _wait_for_others(search: Search, study: "optuna.Study", tell: Callable[[str], None]) -> bool:
+    """Wait for trials on other machines; whether one is left to be done here.
 
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    They are not waited for where nobody could tell whether their workers are still alive.
+    """
+    while finished(study) < search.trials and running(study) and heartbeats_are_in(search.url) != "nothing":
+        if search.retry_lost(study) or trials_left(search, study) > 0:
+            return True
+        tell(f", {running(study)} at work elsewhere")
+        time.sleep(WAIT_SECONDS)
+    return trials_left(search, study) > 0
 
 
 def search_cost(study: "optuna.Study") -> dict[str, Any]:
-    """What the whole search has cost, failed and pruned trials included: for the ledger.
+    """What a search has cost, with failed and pruned trials, for the ledger of a comparison.
 
     Returns:
-        trials, seconds of work and simulations of all workers together.
+        name of the study, number of trials, seconds of work and simulations of all workers together.
     """
-    every = study.get_trials(deepcopy=False)
-    costs = [trial.user_attrs.get("costs", {}) for trial in every]
+    trials = study.get_trials(deepcopy=False)
+    costs = [trial.user_attrs.get("costs", {}) for trial in trials]
     return {
         "study": study.study_name,
-        "trials": len(every),
+        "trials": len(trials),
         "seconds": round(sum(cost.get("seconds", 0.0) for cost in costs), 1),
         "simulations": int(sum(cost.get("simulations", 0) for cost in costs)),
     }
 
 
 def write_best(search: Search, study: "optuna.Study") -> dict[str, Any]:
-    """Write ``best.toml`` (for --multi also one for each trial of the front) and ``summary.json``.
+    """Write ``best.toml`` (with ``multi`` also a file for each trial of the front) and ``summary.json``.
 
-    Of a front, the best is the most accurate. Returns the summary.
+    The best of a front is the most accurate.
+
+    Returns:
+        The summary.
 
     Raises:
         InputError: no trial is complete.
     """
-    if not _completed(study):
+    if not _count(study, "COMPLETE"):
         raise InputError(f"{search.folder}: no trial is complete yet")
     cost = search_cost(study)
     front = (
         sorted(study.best_trials, key=lambda trial: trial.values[0]) if search.multi else [study.best_trial]
     )
-    for number, trial in enumerate(front):
-        text = toml_text(search.task.preset(trial.user_attrs["values"], cost))
-        names = ["best.toml"] if number == 0 else []
-        if search.multi:
-            names.append(f"front-{number + 1:02d}.toml")
-        for name in names:
-            with atomic_path(search.folder / name) as temporary:
-                temporary.write_text(f"# Trial {trial.number} of `icobench tune {search.kind}`.\n{text}")
+    files = {"best.toml": front[0]}
+    if search.multi:
+        files |= {f"front-{number:02d}.toml": trial for number, trial in enumerate(front, start=1)}
     for path in search.folder.glob("front-*.toml"):  # of an earlier front, which was longer
-        place = path.stem.removeprefix("front-")
-        if place.isdecimal() and int(place) > (len(front) if search.multi else 0):
+        if path.stem.removeprefix("front-").isdecimal() and path.name not in files:
             path.unlink()
+    for name, trial in files.items():
+        text = toml_text(search.task.preset(trial.user_attrs["values"], cost))
+        with atomic_path(search.folder / name) as temporary:
+            temporary.write_text(f"# Trial {trial.number} of `icobench tune {search.task.kind}`.\n{text}")
     trials = study.get_trials(deepcopy=False)
     summary = {
         **provenance(search.seed, torch.device("cpu"), search.task.experiment),
@@ -238,11 +418,10 @@ def write_best(search: Search, study: "optuna.Study") -> dict[str, Any]:
         "objectives": [search.task.accuracy, search.task.cost][: 2 if search.multi else 1],
         "front": [_row(trial) for trial in front],
         "named": [_row(trial) for trial in trials if "named" in trial.user_attrs and trial.values],
-        "states": {state: sum(trial.state.name.lower() == state for trial in trials)
-                   for state in ("complete", "pruned", "fail", "running", "waiting")},
+        "states": {name.lower(): _count(study, name)
+                   for name in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")},
     }  # fmt: skip
-    with atomic_path(search.folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(search.folder / "summary.json", summary)
     return summary
 
 

@@ -16,7 +16,7 @@ from icobench.storage import WHOLE, Shard, write_json
 __all__ = ["ShardCommand", "ShardJob"]
 
 FULL_LENGTH = 0.75
-"""An attempt that ran for this share of the time limit was stopped by the limit; a shorter one by preemption."""
+"""An attempt that ran for this share of the time limit was stopped by it, a shorter one by preemption."""
 
 VAIN_ATTEMPTS = 2
 
@@ -89,7 +89,7 @@ class ShardJob:
     def checkpoint(self) -> Any:
         """What submitit starts again after a time-out or preemption: the same, as finished pieces are kept.
 
-        None, which ends the shard, after two attempts of full length that stored nothing: more would not either.
+        None, which ends the shard, after two attempts of full length that stored nothing: more would not.
         """
         from submitit.helpers import DelayedSubmission
 

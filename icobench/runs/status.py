@@ -30,9 +30,9 @@ def _comparison(folder: Path) -> str:
 
 
 def _search(folder: Path) -> str:
-    from icobench.runs.study import load_described
+    from icobench.runs.search_storage import load_search
 
-    study, known = load_described(folder)
+    study, known = load_search(folder)
     states = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
     text = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
     return f"search {study.study_name} of {known['trials']} trials: {text or 'none begun'}"

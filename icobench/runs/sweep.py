@@ -1,7 +1,7 @@
 """Sweeps: accuracy against one thing that costs simulations.
 
-Every point is one file, written whole or not at all. The same command computes what is missing, and sweeps that
-were computed on machines of their own can be merged.
+Every point is one file, written whole or not at all. The same command computes what is missing, and parts
+that were computed on several machines can be merged.
 """
 
 import json
@@ -155,7 +155,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
     stored = read_json(path)
     identity, points = stored.get("identity"), stored.get("points")
     numbers = [*points, stored.get("seeds")] if isinstance(points, list) else [None]
-    if not all(isinstance(number, int) for number in numbers) or "axis" not in (identity or {}):
+    described = isinstance(identity, dict) and "axis" in identity
+    if not described or not all(isinstance(number, int) for number in numbers):
         raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return stored
 
@@ -170,8 +171,8 @@ def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if stored.get("identity") != identity:
         raise InputError(f"{path}: a point of another sweep; remove it")
     result = stored.get("result")
-    lists = [value for value in result.values() if isinstance(value, list)] if isinstance(result, dict) else []
-    if not lists or not set(result) >= COLUMNS or len({len(values) for values in lists}) > 1:
+    values = result.values() if isinstance(result, dict) and set(result) >= COLUMNS else ()
+    if len({len(value) for value in values if isinstance(value, list)}) != 1:
         raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return result
 

@@ -146,10 +146,11 @@ class SetGeneration:
         )  # fmt: skip
 
     def check(self) -> None:
-        """See that file and folder, if they exist, belong to this work; nothing is written.
+        """Refuse a file or folder that belongs to other work; nothing is written.
 
         Raises:
-            InputError: there is no such shard, or something else has these names.
+            InputError: there is no such shard or no folder for the file, or the file or the blocks have other
+                settings.
         """
         shard_range(self.options.images, *self.shard)
         if not self.path.resolve().parent.is_dir():

@@ -1,8 +1,8 @@
-"""Which program does the edge sum: plain torch, or one compiled for the device at hand.
+"""Choice of the program for the edge sum: plain torch, or one compiled for the device.
 
-On a CPU the compiled one is :mod:`~icobench.simulator.native`, built in under a second; on a GPU
-``torch.compile`` turns the functions on tensors into one loop. Compiling starts only after a process has
-asked for enough images to repay it (at once if the cache holds the result). Set ``ICOBENCH_COMPILE=0`` to
+On a CPU the compiled program is :mod:`~icobench.simulator.native`, built in under a second; on a GPU
+``torch.compile`` turns the functions on tensors into one loop. A process compiles only when it has simulated
+so many images that compiling pays (at once if the cache holds the result). Set ``ICOBENCH_COMPILE=0`` to
 never compile, ``=1`` to compile at once.
 """
 
@@ -43,15 +43,15 @@ EAGER = Kernels(segment_terms, term_slopes, edge_sum, edge_sum_jacobian, False)
 
 class _State:
     requested = 0
-    made: ClassVar[dict[str, Kernels]] = {}
+    compiled: ClassVar[dict[str, Kernels]] = {}
 
 
 def kernels(device: torch.device, dtype: torch.dtype, images: int) -> Kernels:
-    """The fastest kernels that are worth having; float64, for checks, is compiled on a CPU alone.
+    """The fastest kernels that are worth compiling; those of float64, for checks, are compiled only on a CPU.
 
     Args:
         device, dtype: of the tensors to come.
-        images: how many images the caller is about to ask for.
+        images: number of images that the caller is about to simulate.
     """
     _State.requested += images
     setting = os.environ.get("ICOBENCH_COMPILE", "auto")
@@ -59,12 +59,12 @@ def kernels(device: torch.device, dtype: torch.dtype, images: int) -> Kernels:
         return EAGER
     if dtype != torch.float32 and device.type != "cpu":
         return EAGER
-    if device.type not in _State.made:
+    if device.type not in _State.compiled:
         enough = _State.requested >= WORTH_COMPILING[device.type]
         if not (enough or setting == "1" or (device.type == "cpu" and native.built())):
             return EAGER
-        _State.made[device.type] = _make(device)
-    return _State.made[device.type]
+        _State.compiled[device.type] = _make(device)
+    return _State.compiled[device.type]
 
 
 def _make(device: torch.device) -> Kernels:
@@ -72,26 +72,28 @@ def _make(device: torch.device) -> Kernels:
     try:
         if device.type == "cpu":
             kernel = native.NativeKernel()
-            made = Kernels(kernel.terms, kernel.term_slopes, kernel.edge_sum, kernel.edge_sum_jacobian, True)
+            program = Kernels(
+                kernel.terms, kernel.term_slopes, kernel.edge_sum, kernel.edge_sum_jacobian, True
+            )
         else:
             logger.info("compiling the simulator's kernel (under a minute; then cached)")
-            made = EAGER._replace(edge_sum=fused_edge_sum(device), fused=True)
+            program = EAGER._replace(edge_sum=fused_edge_sum(device), fused=True)
     except Exception as error:  # A broken tool chain must not stop the work.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         logger.warning("the simulator runs uncompiled, about 8 times slower: %s", reason)
         return EAGER
     logger.info("the simulator's compiled kernel is ready (%.1f s)", time.perf_counter() - start)
-    return made
+    return program
 
 
 def fused_edge_sum(device: torch.device) -> Callable[..., Tensor]:
     """``edge_sum`` through ``torch.compile``, for any sizes."""
-    # Inductor would store every intermediate that is read often; fused into one loop, nothing is stored.
+    # By default Inductor stores intermediates that are read often; these limits keep all in one loop.
     options: dict[str, Any] = dict.fromkeys(
         ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 100_000
     )
     kernel = torch.compile(edge_sum, dynamic=True, options=options)
-    # Distinct sizes, none of them 1: torch then keeps every one of them variable.
+    # Distinct sizes, none of them 1, so that torch keeps all of them variable.
     forms = torch.rand(3, 46, 4, 4, device=device, dtype=torch.float64)
     live = torch.tensor([46, 46, 46], device=device)
     waves = torch.rand(4, 500, device=device, dtype=torch.float64)
@@ -101,5 +103,5 @@ def fused_edge_sum(device: torch.device) -> Callable[..., Tensor]:
 
 
 def prepare_kernel(device: torch.device) -> None:
-    """Compile now, for callers who know that much work lies ahead; does nothing where it cannot be."""
+    """Compile now, because many images will be simulated; does nothing where compiling is not possible."""
     kernels(device, torch.float32, WORTH_COMPILING.get(device.type, 0))

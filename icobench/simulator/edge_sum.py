@@ -82,7 +82,7 @@ def sine_cosine(turns: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def edge_sum(forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, weights: Tensor) -> Tensor:
     """The field F at P wave vectors, [re, im], in nm^3: (2, B, P).
 
-    Written to be compiled into one loop without intermediate arrays; runs as it is, too.
+    Written so that ``torch.compile`` makes one loop of it, without intermediate arrays; runs uncompiled, too.
 
     Args:
         forms, numbers, live: of :class:`~icobench.simulator.terms.Terms`.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +31,13 @@ FUSED_ELEMENTS = 1 << 26
 
 GPU_ELEMENTS = 1 << 25
 
-COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
-
 SMALL_BAND = 15.0
 SMALL_CONTRAST = 0.02
 """Below this k R (32 nm) or |n - 1| the terms of a rotation's derivative nearly cancel."""
 
 
 def _differentiated(tensor: Tensor) -> bool:
-    """Whether derivatives flow through, in reverse or in forward mode; the compiled kernel has none."""
+    """Whether torch differentiates, in reverse or in forward mode; the compiled kernel cannot."""
     reverse = torch.is_grad_enabled() and tensor.requires_grad
     return reverse or forward_ad.unpack_dual(tensor).tangent is not None
 
@@ -48,8 +47,8 @@ class ExactField(nn.Module):
 
     ``F(q) = integral exp(-i q.r) exp(i kappa (z - z_in(x, y))) d^3r`` as a sum over the segments of the
     projected body (:mod:`~icobench.simulator.edge_sum`), evaluated at the nodes of a
-    :mod:`~icobench.simulator.skeleton`. Skeletons are built when a radius first needs one
-    and kept as non-persistent buffers.
+    :mod:`~icobench.simulator.skeleton`. Skeletons are built when they are first needed and kept as
+    non-persistent buffers.
     """
 
     body_normals: Tensor
@@ -63,7 +62,7 @@ class ExactField(nn.Module):
 
     @property
     def largest_radius_nm(self) -> float:
-        """Where the fringes become finer than two pixels of the detector, or of one with 128 pixels."""
+        """Radius at which fringes become finer than two pixels of the detector, or of one with 128 pixels."""
         sine = self.experiment.sin_theta_max
         if not self.experiment.orthographic:
             sine = float(self.experiment.sin_theta().max())
@@ -94,7 +93,7 @@ class ExactField(nn.Module):
     def _at_nodes(
         self,
         function: Callable[..., Tensor],
-        whole: Terms,
+        terms: Terms,
         skeleton: Skeleton,
         items: list[int],
         longest: list[int],
@@ -104,12 +103,12 @@ class ExactField(nn.Module):
     ) -> Tensor:
         """``function`` of the items' terms at all nodes, in pieces that fit into memory: (N, items, P).
 
-        The linear forms stay in float64; all other tables go in as ``dtype``.
+        The linear forms stay in float64; all other tables are converted to ``dtype``.
 
         Eager torch on a CPU takes one item at a time: the caches hold no more, and no sum depends on
         another item's number of segments.
         """
-        device = whole.forms.device
+        device = terms.forms.device
         on_cpu = device.type == "cpu"
         limit = GPU_ELEMENTS // (1 + 4 * len(slopes))
         if on_cpu:
@@ -123,13 +122,20 @@ class ExactField(nn.Module):
             piece = items[start : start + together]
             size = max(longest[item] for item in piece)
             index = torch.tensor(piece, device=device)
-            own = whole.take(index, size)
-            own = own._replace(numbers=own.numbers.to(dtype))
-            own_slopes = [slope[index, :, :size].to(dtype) for slope in slopes]
+            some = terms.take(index, size)
+            some = some._replace(numbers=some.numbers.to(dtype))
+            some_slopes = [slope[index, :, :size].to(dtype) for slope in slopes]
             at_once = math.ceil(nodes / math.ceil(len(piece) * size * nodes / limit))
             parts = zip(skeleton.waves.split(at_once, 1), weights.split(at_once, 1), strict=True)
-            rows.append(torch.cat([function(*own, *part, *own_slopes) for part in parts], -1))
+            rows.append(torch.cat([function(*some, *part, *some_slopes) for part in parts], -1))
         return torch.cat(rows, 1)
+
+    def _geometry(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Any, ...]:
+        """Arguments of the kernels' ``terms``: body, rotation, plan, radius, kappa and type."""
+        radius = radius_nm.double()
+        rotation = quaternion_to_matrix(quaternion.double())
+        segments = plan(self._body, rotation)
+        return self._body, rotation, segments, radius, self._kappa(radius.device), self.dtype
 
     def _kappa(self, device: torch.device) -> Tensor:
         kappa = self.experiment.kappa
@@ -146,17 +152,14 @@ class ExactField(nn.Module):
             program = EAGER
         else:
             program = kernels(radius_nm.device, self.dtype, len(radius_nm))
-        radius = radius_nm.double()
-        rotation = quaternion_to_matrix(quaternion.double())
-        where = plan(self._body, rotation)
-        kappa = self._kappa(radius.device)
-        whole = program.terms(self._body, rotation, where, radius, kappa, self.dtype)
-        longest = where.live.tolist()
+        geometry = self._geometry(radius_nm, quaternion)
+        radius, terms = geometry[3], program.terms(*geometry)
+        longest = terms.live.tolist()
         pixels = self.experiment.pixels
-        field = radius.new_empty(len(radius), pixels, pixels, dtype=COMPLEX[self.dtype])
+        field = radius.new_empty(len(radius), pixels, pixels, dtype=self.dtype.to_complex())
         for skeleton, items in self._buckets(radius):
             values = self._at_nodes(
-                program.edge_sum, whole, skeleton, items, longest, dtype=self.dtype, fused=program.fused
+                program.edge_sum, terms, skeleton, items, longest, dtype=self.dtype, fused=program.fused
             )
             real, imag = to_pixels(skeleton, values.flatten(0, 1)).unflatten(0, (2, -1))
             field[torch.tensor(items, device=radius.device)] = torch.complex(real, imag)
@@ -166,7 +169,7 @@ class ExactField(nn.Module):
     def jacobian(
         self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Field and its derivatives by rotation and radius, and by the experiment's parameters if asked.
+        """Field and its derivatives by rotation, radius and, if wanted, the experiment's parameters.
 
         The rotation parameters are the rotation vector (radians, lab axes) of a small turn
         applied after ``quaternion``. The field is smooth but where a facet stands edge-on: there it is
@@ -186,28 +189,23 @@ class ExactField(nn.Module):
             (nm^4), which grow without bound towards the horizon.
         """
         program = kernels(radius_nm.device, self.dtype, len(radius_nm))
-        radius = radius_nm.double()
-        rotation = quaternion_to_matrix(quaternion.double())
-        where = plan(self._body, rotation)
-        kappa = self._kappa(radius.device)
-        whole, form_slopes, number_slopes = program.term_slopes(
-            self._body, rotation, where, radius, kappa, self.dtype
-        )
+        geometry = self._geometry(radius_nm, quaternion)
+        radius, (terms, form_slopes, number_slopes) = geometry[3], program.term_slopes(*geometry)
         if "refractive_index" not in also:
             form_slopes, number_slopes = form_slopes[:, :4], number_slopes[:, :4]
         if "centre" in also:
-            moved = _moved_forms(whole.forms, self.experiment.wave_number)
+            moved = _moved_forms(terms.forms, self.experiment.wave_number)
             form_slopes = torch.cat((form_slopes, moved), 1)
             still = number_slopes.new_zeros(len(radius), 2, *number_slopes.shape[2:])
             number_slopes = torch.cat((number_slopes, still), 1)
 
-        longest = where.live.tolist()
+        longest = terms.live.tolist()
         pixels, rows = self.experiment.pixels, 1 + form_slopes.shape[1]
-        fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=COMPLEX[self.dtype])
+        fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=self.dtype.to_complex())
         for skeleton, items in self._buckets(radius):
             values = self._at_nodes(
                 program.edge_sum_jacobian,
-                whole,
+                terms,
                 skeleton,
                 items,
                 longest,
@@ -228,7 +226,7 @@ class ExactField(nn.Module):
         return fields[:, 0], fields[:, 1:]
 
     def _with_shared(self, nodes: Tensor, skeleton: Skeleton, also: tuple[str, ...]) -> Tensor:
-        """Add to the derivatives at the nodes what changes for all segments alike; drop the shared sums."""
+        """Add the changes that are the same for all segments to the derivatives; drop the shared sums."""
         geometry, shared = nodes[:-SHARED_SUMS], nodes[-SHARED_SUMS:]
         kappa, waves = self._kappa(nodes.device), skeleton.waves
 
@@ -243,9 +241,9 @@ class ExactField(nn.Module):
         still, flat = torch.zeros_like(kappa), torch.zeros_like(waves[2])
         if "refractive_index" in also:
             geometry[5] += change(kappa.new_tensor((1.0, 0.0)), flat)
-            own = self.experiment.kappa
-            if own != 0:
-                geometry[5] += (1 / own - own.conjugate() / own**2) * shared[1]
+            value = self.experiment.kappa
+            if value != 0:
+                geometry[5] += (1 / value - value.conjugate() / value**2) * shared[1]
             geometry[5] *= self.experiment.wave_number
         if "centre" in also:
             # At fixed length of the wave vector a step in k_x changes k_z by -k_x / k_z.

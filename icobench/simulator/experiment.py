@@ -45,7 +45,7 @@ class Experiment:
     The beam runs along +z; arrays are [..., y, x]. By default the grid is orthographic: pixel i of a row or
     column has transverse wave number ``k_x = (i - pixels / 2) k sin_theta_max / (pixels / 2)``, and pixels
     with ``k_x^2 + k_y^2 >= k^2`` lie outside the forward half space and hold 0. With a
-    :class:`FlatDetector` the pixels are where that has them, and all of them are valid.
+    :class:`FlatDetector` the pixels are those of that detector, and all of them are valid.
 
     Attributes:
         wavelength_nm: vacuum wavelength.
@@ -60,8 +60,8 @@ class Experiment:
         detector: a flat detector in place of the orthographic grid.
         pixel_average: average the intensity over the area of an orthographic pixel, as a detector that
             counts on the whole pixel does, instead of taking it at the centre.
-        centre_offset: (x, y), by how many pixels the beam misses pixel (pixels / 2, pixels / 2) of the
-            orthographic grid; the pattern moves with the beam.
+        centre_offset: (x, y) of the beam from pixel (pixels / 2, pixels / 2) of the orthographic grid, in
+            pixels; the pattern moves with the beam.
     """
 
     wavelength_nm: float = 13.5
@@ -160,8 +160,10 @@ class Experiment:
         if self.detector is not None:
             return torch.ones(self.pixels, self.pixels, dtype=torch.bool)
         half = self.pixels // 2
-        # In units of the pitch: whole numbers for a beam on a pixel, so that the rim is decided exactly.
-        x, y = (torch.arange(self.pixels, dtype=torch.float64) - half - own for own in self.centre_offset)
+        # In units of the pitch: integers for a beam on a pixel, so that the comparison at the rim is exact.
+        x, y = (
+            torch.arange(self.pixels, dtype=torch.float64) - half - offset for offset in self.centre_offset
+        )
         square = y[:, None] ** 2 + x**2
         return square * self.sin_theta_max**2 < half**2
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icobench.cache import cache_folder
 from icobench.simulator.edge_derivative import SHARED_SUMS
 from icobench.simulator.overlay import STEEPEST, BodyTensors, Plan
 from icobench.simulator.terms import (
@@ -30,7 +31,6 @@ from icobench.simulator.terms import (
     SMALLEST_HALF_DAMPING,
     Terms,
 )
-from icobench.storage import cache_folder
 
 __all__ = ["NativeKernel", "built", "compiler"]
 

@@ -4,10 +4,10 @@ Seen along the beam, the body is a silhouette cut into pieces by the projections
 On each piece a ray enters through one facet and leaves through another, so the field is a sum
 over the borders between pieces. Four kinds of segment make up these borders:
 
-- *silhouette* edges, between an entrance and an exit facet, whole;
+- *silhouette* edges, between an entrance and an exit facet, uncut;
 - *exit* edges, cut where the ray's entrance facet changes;
 - *inner*: entrance edges, cut where the ray's exit facet changes;
-- *front*: entrance edges, whole.
+- *front*: entrance edges, uncut.
 
 The cutting is done in two steps. :func:`plan` decides which segments exist (integers, no derivative);
 :func:`segments` computes their geometry from the rotation by smooth formulas, so that it
@@ -34,12 +34,11 @@ SHORTEST = 1e-10
 STEEPEST = {torch.float32: 1e8, torch.float64: 1e12}
 """Bound on the slopes of nearly vertical facets: products of four of them stay in the type's range."""
 
-
 PAIRS_AT_ONCE = 1 << 22
 """Edges times pairs of facets that compete along them, for the bodies planned at once."""
 
 UPRIGHT = 1e-11
-"""A facet whose normal has a smaller z component covers no ray: it borders on its neighbours as a cliff."""
+"""A facet whose normal has a smaller z component is taken as vertical: no ray enters or leaves through it."""
 
 
 class BodyTensors(NamedTuple):
@@ -84,10 +83,10 @@ class Plan(NamedTuple):
         edge: (B, S) edge of the body that the segment is a part of.
         sides: (B, S, 4) entrance facet on the left and right, exit facet on the left and right.
         across: (B, S) the facet on the other side of the body.
-        uncut: (B, S, 2) whether the segment's start and end are the edge's own.
-        carrier, crossed: (B, S, 2) where not: the exit edge and the entrance edge that cross there. A
-            crossing has one position along the carrier, whichever of the two the segment belongs to:
-            nearly parallel edges would not meet otherwise.
+        uncut: (B, S, 2) whether the segment's start and end are those of the edge.
+        carrier, crossed: (B, S, 2) where they are not: the exit edge and the entrance edge that cross there.
+            A crossing's position is computed along the carrier for segments of either edge, since nearly
+            parallel edges would not meet otherwise.
         pair: (B, S, 2, 2) the facets on either side of the crossed edge.
         on_entrance, on_exit: (B, S) whether the edge belongs to that surface; both do for silhouette
             and, by the front sum's definition, for front segments.
@@ -109,10 +108,6 @@ class Plan(NamedTuple):
     sign: Tensor
     weight: Tensor
     live: Tensor
-
-    def take(self, index: Tensor) -> "Plan":
-        """The plan of the batch items with the given indices."""
-        return Plan(*(table[index] for table in self))
 
 
 class Segments(NamedTuple):
@@ -145,13 +140,13 @@ def plan(body: BodyTensors, rotation: Tensor) -> Plan:
     longest = max(piece.edge.shape[1] for piece in pieces)
     tables = []
     for column in zip(*pieces, strict=True):
-        own = [_padded(table, longest) for table in column] if column[0].ndim > 1 else list(column)
-        tables.append(torch.cat(own))
+        padded = [_padded(table, longest) if table.ndim > 1 else table for table in column]
+        tables.append(torch.cat(padded))
     return Plan(*tables)
 
 
 def _padded(table: Tensor, longest: int) -> Tensor:
-    """(B, S, ...) extended to ``longest`` with what means a whole edge that counts for nothing."""
+    """(B, S, ...) extended to ``longest`` by the values of an uncut edge that does not count."""
     missing = longest - table.shape[1]
     filler = table.new_full((len(table), missing, *table.shape[2:]), table.dtype == torch.bool)
     return torch.cat((table, filler), 1)
@@ -177,20 +172,20 @@ def _plan(body: BodyTensors, rotation: Tensor) -> Plan:
     facets, live = (table.unflatten(0, (-1, 2)) for table in _compact(both_sides, most))
     planes = torch.cat((-normals[..., :2], body.offsets.expand(len(normals), -1)[..., None]), -1)
     planes = _rows(planes / normals[..., 2:], facets.flatten(1)).unflatten(1, (2, -1))
-    # Signed so that the lowest wins; a facet that does not compete is lifted out of everybody's way.
+    # Signed so that the lowest wins; a facet that does not compete is placed far above all others.
     planes = planes * torch.tensor((-1.0, 1.0), dtype=planes.dtype, device=planes.device)[:, None, None]
     planes[..., 2] = torch.where(live, planes[..., 2], 1e12)
     ends = torch.cat((vertices[..., :2], torch.ones_like(vertices[..., :1])), -1)[:, body.edges]
     side = (~exit_edge).long()
     rivals = _rows(facets, side)
-    own = _rows(planes.flatten(2), side).unflatten(2, planes.shape[2:])
+    rival_planes = _rows(planes.flatten(2), side).unflatten(2, planes.shape[2:])
     competes = _rows(live, side)
     # A facet through the edge's end is exactly as high there: no round-off may cut near it.
     number = torch.arange(len(body.edges), device=rivals.device)[:, None]
     touches = body.touches[body.edges].mT[number, rivals] & competes.unsqueeze(-1)
     corner = vertices[..., 2][:, body.edges]
     corner = torch.where(exit_edge.unsqueeze(-1), -corner, corner).unsqueeze(-1)
-    heights = torch.where(touches.mT, corner, (own.unsqueeze(2) * ends.unsqueeze(-2)).sum(-1))
+    heights = torch.where(touches.mT, corner, (rival_planes.unsqueeze(2) * ends.unsqueeze(-2)).sum(-1))
     at_start, at_stop = heights.unbind(2)
     excess_start = at_start.unsqueeze(-1) - at_start.unsqueeze(-2)
     excess_stop = at_stop.unsqueeze(-1) - at_stop.unsqueeze(-2)
@@ -204,32 +199,32 @@ def _plan(body: BodyTensors, rotation: Tensor) -> Plan:
     low_facet = torch.where(low > 0, rivals.gather(2, low_rival), -1)
     high_facet = torch.where(high < 1, rivals.gather(2, high_rival), -1)
 
-    # One column more than rivals: the segments that are whole edges (silhouette and front).
+    # One column more than rivals: the segments that are uncut edges (silhouette and front).
     exists = torch.cat((wins, ~exit_edge.unsqueeze(-1)), -1)
     index, kept = _compact(exists.flatten(1))
     edge, column = index // exists.shape[-1], index % exists.shape[-1]
-    whole = column == exists.shape[-1] - 1
+    is_edge = column == exists.shape[-1] - 1
     piece = edge * rivals.shape[-1] + column.clamp_max(rivals.shape[-1] - 1)
     across, low_facet, high_facet = (
         table.flatten(1).gather(1, piece) for table in (rivals, low_facet, high_facet)
     )
     rival = torch.stack((low_facet, high_facet), -1)
-    uncut = (rival < 0) | (whole | ~kept).unsqueeze(-1)
-    own, facet = edge.unsqueeze(-1).expand_as(rival), across.unsqueeze(-1).expand_as(rival)
+    uncut = (rival < 0) | (is_edge | ~kept).unsqueeze(-1)
+    this_edge, facet = edge.unsqueeze(-1).expand_as(rival), across.unsqueeze(-1).expand_as(rival)
     rival = torch.where(uncut, facet, rival)
     partner = body.between[facet, rival]
 
     first, second = body.edge_facets[edge].unbind(-1)
     out_edge, in_edge = exit_edge.gather(1, edge), entrance_edge.gather(1, edge)
-    silhouette = whole & ~in_edge
+    silhouette = is_edge & ~in_edge
     # A silhouette edge has its entrance facet's plane on both sides of the front sum, and its exit
     # facet's plane in the back sum.
     first_leaves = first_exit.gather(1, edge)
     entering, leaving = torch.where(first_leaves, second, first), torch.where(first_leaves, first, second)
-    piece_out = out_edge & ~whole
+    piece_out = out_edge & ~is_edge
     in_left = torch.where(silhouette, entering, torch.where(piece_out, across, first))
     in_right = torch.where(silhouette, entering, torch.where(piece_out, across, second))
-    piece_in = in_edge & ~whole
+    piece_in = in_edge & ~is_edge
     out_left = torch.where(silhouette, entering, torch.where(piece_in, across, first))
     out_right = torch.where(silhouette, leaving, torch.where(piece_in, across, second))
     # Two facets that are no neighbours compete over a sliver too thin to matter: cut by their planes.
@@ -241,8 +236,8 @@ def _plan(body: BodyTensors, rotation: Tensor) -> Plan:
         torch.stack((in_left, in_right, out_left, out_right), -1),
         across,
         uncut,
-        torch.where(inner_cut, partner, own),
-        torch.where(inner_cut | (partner < 0), own, partner),
+        torch.where(inner_cut, partner, this_edge),
+        torch.where(inner_cut | (partner < 0), this_edge, partner),
         torch.where(
             inner_cut.unsqueeze(-1),
             body.edge_facets[edge].unsqueeze(2),
@@ -299,8 +294,8 @@ def segments(body: BodyTensors, rotation: Tensor, where: Plan, dtype: torch.dtyp
     heights = _height(plane, torch.stack((start, stop), 3).unsqueeze(3))
     excess = heights[:, :, :, 0] - heights[:, :, :, 1]
     span = torch.where(where.uncut, 1.0, excess[..., 0] - excess[..., 1])
-    own_end = torch.tensor((0.0, 1.0), dtype=span.dtype, device=span.device).expand_as(span)
-    along = torch.where(where.uncut, own_end, excess[..., 0] / span).unsqueeze(-1)
+    edge_end = torch.tensor((0.0, 1.0), dtype=span.dtype, device=span.device).expand_as(span)
+    along = torch.where(where.uncut, edge_end, excess[..., 0] / span).unsqueeze(-1)
     points = start + along * (stop - start)
 
     start, stop = _rows(vertices, body.edges[where.crossed]).unbind(3)
@@ -310,12 +305,12 @@ def segments(body: BodyTensors, rotation: Tensor, where: Plan, dtype: torch.dtyp
     meets = where.carrier != where.crossed
     across = _height(_rows(planes, where.across).unsqueeze(2), points)
     below = torch.where(meets, start[..., 2] + share * way[..., 2], across)
-    own_below = meets & (where.carrier != where.edge.unsqueeze(-1))
-    own = torch.where(own_below, below, points[..., 2])
-    other = torch.where(own_below, points[..., 2], below)
+    swapped = meets & (where.carrier != where.edge.unsqueeze(-1))
+    on_edge = torch.where(swapped, below, points[..., 2])
+    opposite = torch.where(swapped, points[..., 2], below)
     return Segments(
         points[..., :2],
-        torch.where(where.on_entrance.unsqueeze(-1), own, other),
-        torch.where(where.on_exit.unsqueeze(-1), own, other),
+        torch.where(where.on_entrance.unsqueeze(-1), on_edge, opposite),
+        torch.where(where.on_exit.unsqueeze(-1), on_edge, opposite),
         _rows(slopes, where.sides),
     )

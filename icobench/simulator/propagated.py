@@ -2,7 +2,7 @@
 
 Each slice multiplies the wave by exp(i k dz (n - 1)) where there is material and lets it travel freely
 by exp(i k_z dz); at the exit the empty-space wave is subtracted. The exact and the sliced
-method leave these effects out, so this is the test of a model mismatch.
+method leave these effects out, so this one shows what a wrong model does to a reconstruction.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from icobench.geometry.convex import ConvexBody
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.sliced import COMPLEX, SLICES, VoxelField, voxel_slices
+from icobench.simulator.sliced import SLICES, VoxelField, voxel_slices
 
 __all__ = ["PropagatedField"]
 
@@ -43,8 +43,8 @@ class PropagatedField(VoxelField):
         # travel around the edge of the periodic grid are not removed.
         step = torch.exp(1j * (kz - k) * self.pitch)
         back = torch.exp(-1j * (k * (experiment.cos_theta() - 1)) * (SLICES / 2 * self.pitch))
-        self.register_buffer("step", step.to(COMPLEX[dtype]), persistent=False)
-        self.register_buffer("back", back.to(COMPLEX[dtype]), persistent=False)
+        self.register_buffer("step", step.to(dtype.to_complex()), persistent=False)
+        self.register_buffer("back", back.to(dtype.to_complex()), persistent=False)
 
     def image(self, radius: Tensor, rotation: Tensor) -> Tensor:
         kappa = self.experiment.kappa

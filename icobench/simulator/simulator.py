@@ -16,7 +16,7 @@ from icobench.simulator.sliced import SlicedField
 __all__ = ["FURTHER_PARAMETERS", "METHODS", "Simulator"]
 
 FURTHER_PARAMETERS = ("refractive_index", "centre")
-"""What :meth:`Simulator.intensity_jacobian` differentiates by beyond rotation and radius."""
+"""Parameters of :meth:`Simulator.intensity_jacobian` beyond rotation and radius."""
 
 METHODS = {"exact": ExactField, "sliced": SlicedField, "propagated": PropagatedField}
 
@@ -36,7 +36,7 @@ class Simulator(nn.Module):
         body: the convex body; the icosahedron by default.
 
     Raises:
-        ValueError: unknown method or dtype, or a grid that the method cannot serve.
+        ValueError: unknown method or dtype, or a grid that the method does not support.
     """
 
     factor: Tensor
@@ -102,9 +102,9 @@ class Simulator(nn.Module):
             raise ValueError("radius_nm must be positive and finite")
         if isinstance(self._field, ExactField) and len(radius_nm):
             largest = self._field.largest_radius_nm
-            given = float(radius_nm.detach().max())
-            if given > largest:
-                raise ValueError(f"radius_nm {given:g} is larger than the grid can hold, {largest:g}")
+            radius = float(radius_nm.detach().max())
+            if radius > largest:
+                raise ValueError(f"radius_nm {radius:g} is larger than the grid can hold, {largest:g}")
         norm = quaternion.norm(dim=-1, keepdim=True)
         if not bool((torch.isfinite(norm) & (norm > 0)).all()):
             raise ValueError("quaternion must be finite and non-zero")
@@ -112,8 +112,7 @@ class Simulator(nn.Module):
 
     def _empty(self, *shape: int) -> Tensor:
         pixels = self.experiment.pixels
-        dtype = torch.complex64 if self.dtype == torch.float32 else torch.complex128
-        return torch.zeros(*shape, pixels, pixels, dtype=dtype, device=self.device)
+        return torch.zeros(*shape, pixels, pixels, dtype=self.dtype.to_complex(), device=self.device)
 
     def field(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3.
@@ -151,7 +150,7 @@ class Simulator(nn.Module):
     def intensity_jacobian(
         self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Intensity and its derivatives by rotation and radius, and by the experiment's parameters if asked.
+        """Intensity and its derivatives by rotation, radius and, if wanted, the experiment's parameters.
 
         The rotation parameters are the rotation vector (radians, lab axes) of a turn applied after
         ``quaternion``.
@@ -162,7 +161,7 @@ class Simulator(nn.Module):
 
         Returns:
             intensity (B, pixels, pixels) and derivatives (B, T, pixels, pixels): rotation about x, y, z per
-            radian, radius per nm; then, if asked for, by the real and the imaginary part of n; then by the
+            radian, radius per nm; then, if wanted, by the real and the imaginary part of n; then by the
             position (x, y) of the beam on the detector, per pixel (the pattern moves with the beam).
 
         Raises:
@@ -178,12 +177,12 @@ class Simulator(nn.Module):
             return self._empty(0).real, self._empty(0, 4 + 2 * len(set(also))).real
         field, slopes = self._field.jacobian(radius_nm, quaternion, also)
         intensity = field.real.square() + field.imag.square()
-        own = field.unsqueeze(1)
-        change = 2 * (own.real * slopes.real + own.imag * slopes.imag)
+        wave = field.unsqueeze(1)
+        change = 2 * (wave.real * slopes.real + wave.imag * slopes.imag)
         rows = [change[:, :4]]
         if "refractive_index" in also:
             # Analytic in n: the derivative by its imaginary part is i times that by its real part.
-            turned = 2 * (own.imag * slopes[:, 4:5].real - own.real * slopes[:, 4:5].imag)
+            turned = 2 * (wave.imag * slopes[:, 4:5].real - wave.real * slopes[:, 4:5].imag)
             rows += [change[:, 4:5], turned]
         if "centre" in also:
             rows.append(self._per_pixel(intensity, change[:, -2:]))

@@ -1,4 +1,4 @@
-"""Few nodes on the Ewald sphere that carry the whole field.
+"""A few nodes on the Ewald sphere from which the field follows everywhere.
 
 On the Ewald sphere the field of a body of radius R is band-limited. With
 ``k_y = k sin(a)``, ``k_x = k cos(a) sin(b)`` the far field of a point at distance r from the origin is
@@ -153,19 +153,18 @@ def build_skeleton(
 
     a = _nodes(count(band, widest_a), widest_a, dtype)
     b = _nodes(count(band, widest_b), widest_b, dtype)
-    own_b = [_nodes(count(band * math.cos(x), widest_b), widest_b, dtype) for x in a]
-    lengths = np.array([len(nodes) for nodes in own_b])
+    rows_b = [_nodes(count(band * math.cos(x), widest_b), widest_b, dtype) for x in a]
+    lengths = np.array([len(nodes) for nodes in rows_b])
     common = b if experiment.orthographic else column_angle
     ragged = np.zeros((len(a), len(b)), dtype=np.int64)
     level = np.zeros((len(a), len(common), len(b)))
     starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
     for i in range(len(a) // 2):  # the rows at a and -a share their nodes
-        own = own_b[i]
-        narrow = band * math.cos(a[i])
-        between = _interpolation(common, own, narrow, widest_b, dtype)
+        nodes = rows_b[i]
+        between = _interpolation(common, nodes, band * math.cos(a[i]), widest_b, dtype)
         for j in (i, len(a) - 1 - i):
-            ragged[j, : len(own)] = starts[j] + np.arange(len(own))
-            level[j, :, : len(own)] = between
+            ragged[j, : len(nodes)] = starts[j] + np.arange(len(nodes))
+            level[j, :, : len(nodes)] = between
 
     if experiment.orthographic:
         sines = experiment.sines(0).numpy()
@@ -181,7 +180,7 @@ def build_skeleton(
         rows = np.zeros((0, len(a)))
         columns = _interpolation(row_angle.T, a, band, widest_a, dtype).transpose(0, 2, 1)
 
-    ka, kb = np.repeat(a, lengths), np.concatenate(own_b)
+    ka, kb = np.repeat(a, lengths), np.concatenate(rows_b)
     waves = np.stack(
         (
             k * np.cos(ka) * np.sin(kb),
@@ -199,22 +198,24 @@ def build_skeleton(
 
 
 def shared_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
-    """The same on the CPU, built once for all simulators of this process that have the same grid."""
-    own = replace(experiment, refractive_index=1.0, solid_angle_factor=False, pixel_average=False)
-    return _built(own, radius_nm, dtype)
+    """:func:`build_skeleton` on the CPU, done once for all simulators of this process with the same grid."""
+    grid = replace(experiment, refractive_index=1.0, solid_angle_factor=False, pixel_average=False)
+    return _built(grid, radius_nm, dtype)
 
 
 @lru_cache(maxsize=24)  # all radii of one experiment, or few of several: at most some hundred MiB
 def _built(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
-    with torch.inference_mode(False):  # whoever asks first must not decide what others can do with it
+    with torch.inference_mode(
+        False
+    ):  # inference tensors could not be used by later callers that differentiate
         return build_skeleton(experiment, radius_nm, dtype, "cpu")
 
 
 def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
     """Carry real node values (N, P) to the detector: (N, pixels, pixels), [y, x].
 
-    The matrix products' round-off for one row does not depend on how many there are, unless there are
-    so few of them that another algorithm is chosen: hence the filling on a CPU.
+    The round-off of one row in the matrix products does not depend on the number of rows, unless there are so
+    few that another algorithm is chosen; hence the padding on a CPU.
     """
     block = ROWS_AT_ONCE[values.device.type]
     pieces = []

@@ -25,8 +25,6 @@ CHUNK = 16
 MIDDLE = (SLICES - 1) / 2
 """The cube's centre, counted in voxels from the first one's centre."""
 
-COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
-
 
 def voxel_slices(
     body: ConvexBody, radius: Tensor, rotation: Tensor, pitch: float, start: int, stop: int
@@ -145,7 +143,7 @@ class SlicedField(VoxelField):
     def image(self, radius: Tensor, rotation: Tensor) -> Tensor:
         kappa, pixels = self.experiment.kappa, self.experiment.pixels
         crossed = torch.zeros(SLICES, SLICES, dtype=self.dtype, device=radius.device)
-        total = torch.zeros(pixels, pixels, dtype=COMPLEX[self.dtype], device=radius.device)
+        total = torch.zeros(pixels, pixels, dtype=self.dtype.to_complex(), device=radius.device)
         index, shift = self.detector_samples()
         for start in range(0, SLICES, CHUNK):
             inside = voxel_slices(self.body, radius, rotation, self.pitch, start, start + CHUNK)

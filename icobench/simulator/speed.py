@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +12,9 @@ import torch
 from icobench.geometry.orientation import random_orientations
 from icobench.simulator import closed_form
 from icobench.simulator.compiled import kernels
-from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["Speed", "field_error", "measure_speed"]
+__all__ = ["Speed", "bodies", "field_error", "measure_speed"]
 
 RADII_NM = (30.0, 160.0)
 
@@ -25,7 +26,7 @@ class Speed:
     Attributes:
         batch: bodies in the call.
         field_seconds, jacobian_seconds: per image; NaN where the method has no derivatives.
-        compiled: whether a compiled kernel did it.
+        compiled: whether a compiled kernel was used.
     """
 
     batch: int
@@ -48,22 +49,21 @@ def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: 
     Args:
         simulator: its device is used, and waited for.
         batch: bodies in one call.
-        seconds: to spend on repetitions of either, at least three of them.
+        seconds: time spent on repetitions of each, of which there are at least three.
         seed: of the bodies.
     """
     radius, quaternion = (table.to(simulator.device) for table in bodies(batch, seed))
 
-    def best(function) -> float:
+    def best(function: Callable[..., Any]) -> float:
+        """Least seconds per image."""
         function(radius, quaternion)  # tables and kernels are made at the first call
-        spent = 0.0
         times: list[float] = []
-        while spent < seconds or len(times) < 3:
+        while sum(times) < seconds or len(times) < 3:
             start = time.perf_counter()
             function(radius, quaternion)
             if simulator.device.type == "cuda":
                 torch.cuda.synchronize(simulator.device)
             times.append(time.perf_counter() - start)
-            spent += times[-1]
         return min(times) / batch
 
     exact = simulator.method == "exact"
@@ -77,14 +77,13 @@ def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: 
 
 def field_error(simulator: Simulator, count: int = 6, seed: int = 0) -> list[float]:
     """Relative L2 errors of the field against the oracle, on every eighth pixel of ``count`` bodies."""
-    experiment: Experiment = simulator.experiment
-    body = simulator.body
+    experiment, body = simulator.experiment, simulator.body
     chosen = torch.zeros_like(simulator.valid, device="cpu")
     chosen[::8, ::8] = True
     chosen &= simulator.valid.cpu()
     kx, ky = (side[chosen].numpy() * experiment.wave_number for side in experiment.transverse())
     radius, quaternion = bodies(count, seed)
-    found = simulator.field(radius.to(simulator.device), quaternion.to(simulator.device)).cpu()
+    fields = simulator.field(radius.to(simulator.device), quaternion.to(simulator.device)).cpu()
     errors = []
     for item in range(count):
         expected = closed_form.field(
@@ -97,6 +96,6 @@ def field_error(simulator: Simulator, count: int = 6, seed: int = 0) -> list[flo
             ky,
             experiment.wavelength_nm,
         )
-        difference = found[item][chosen].numpy() - expected
+        difference = fields[item][chosen].numpy() - expected
         errors.append(float(np.linalg.norm(difference) / np.linalg.norm(expected)))
     return errors

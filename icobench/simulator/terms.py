@@ -15,8 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 SMALLEST_HALF_DAMPING = {torch.float32: 1e-7, torch.float64: 1e-13}
-"""Lower bound on |Im z|: keeps sin(z) / z regular at z = 0, errs by as much."""
-
+"""Lower bound on |Im z|: keeps sin(z) / z regular at z = 0 and causes an error of the same size."""
 
 NUMBERS = 13
 """Columns of ``Terms.numbers``."""
@@ -25,10 +24,10 @@ PARAMETERS = 5
 """Turn about x, y, z (radians); radius (nm); real part of k (n - 1) (1/nm)."""
 
 DIFFERENTIATED = 6
-"""The first so many columns of ``Terms.numbers`` have derivatives by the geometry."""
+"""Number of leading columns of ``Terms.numbers`` that have derivatives by the geometry."""
 
 SLOPES_FLOOR = torch.float64
-"""Damping is kept from zero as for this type: the derivatives of small bodies nearly cancel."""
+"""Derivatives use the bound on the damping of this type, since those of small bodies nearly cancel."""
 
 
 class Terms(NamedTuple):
@@ -49,7 +48,7 @@ class Terms(NamedTuple):
     live: Tensor
 
     def take(self, index: Tensor, longest: int) -> "Terms":
-        """The terms of the batch items with the given indices, padded no further than needed."""
+        """The terms of the batch items with the given indices, padded to ``longest``."""
         return Terms(self.forms[index, :longest], self.numbers[index, :longest], self.live[index])
 
 
@@ -81,7 +80,7 @@ def segment_terms(
     depth = leave - unit.entrance * scale
     edge = stop - start
     length = edge.norm(dim=-1)
-    # A segment that shrinks to a point needs some direction; it counts for nothing.
+    # A segment that shrinks to a point needs some direction, although it contributes nothing.
     point = length < 1e-30
     length = torch.where(point, 1e-30, length)
     along = torch.where(point.unsqueeze(-1), 0.5**0.5, edge / length.unsqueeze(-1))

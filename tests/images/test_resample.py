@@ -14,9 +14,7 @@ from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.images.log_image import log_image
 from icobench.images.resample import FrameGeometry, Resampler, on_grid, target_experiment
 from icobench.images.source import open_images
-from icobench.methods import find_method
-from icobench.network.selection import load_network
-from icobench.runs.reconstruct import reconstruct_images
+from icobench.runs.reconstruct import reconstruct
 from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
 
@@ -188,9 +186,9 @@ def test_coarse_frames_are_warned_about_and_far_ones_fail(tmp_path):
         (warning,) = source.warnings()
         assert "2.56 times as wide" in warning
         assert not source.read([1]).problems
-        source, experiment = on_grid(opened, Experiment(), centre=(2000.0, 10.0))
-        table = reconstruct_images(source, find_method("simplex"), Simulator(experiment))
-    assert table["status"].str.startswith("failed: no signal at usable pixels").all()
+        answer = reconstruct(opened, method="simplex", centre=(2000.0, 10.0))
+    assert len(answer) == 2
+    assert all(status.startswith("failed: no signal at usable pixels") for status in answer.status)
 
 
 def test_many_large_frames_are_resampled_one_by_one(tmp_path, monkeypatch):
@@ -244,12 +242,10 @@ def test_photons_of_an_off_centre_flat_detector_are_reconstructed(tmp_path, gene
     hole = np.hypot(x, y) * 0.26 < 50 * math.tan(math.radians(3))
     path = save(tmp_path / "a.npy", counts.numpy().astype(np.uint16))
     with open_images(path, mask=str(save(tmp_path / "hole.npy", hole))) as opened:
-        source, experiment = on_grid(opened, Experiment(), detector)
-        table = reconstruct_images(source, find_method("network+lm"), Simulator(experiment), load_network())
-    found = torch.tensor(table[["q_w", "q_x", "q_y", "q_z"]].to_numpy())
-    assert (disorientation(found, to_fundamental_domain(TURNS)) < 0.5).all()
-    assert (abs(table["radius_nm"] - 60) < 0.2).all()
-    assert (table["status"] == "ok").all()
+        answer = reconstruct(opened, method="network+lm", detector=detector)
+    assert (disorientation(answer.quaternion, to_fundamental_domain(TURNS)) < 0.5).all()
+    assert ((answer.radius_nm - 60).abs() < 0.2).all()
+    assert answer.status == ["ok"] * 2
 
 
 def test_a_fraction_of_the_beam_s_offset_is_left_to_the_simulator(tmp_path):

@@ -7,11 +7,12 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from icobench.errors import InputError
 from icobench.images.formats import DATA_PATH, MASK_PATH
-from icobench.images.source import DECIDING, open_images
+from icobench.images.source import DECIDING, open_arrays, open_images
 
 
 def save(path, array):
@@ -221,3 +222,22 @@ def test_decades_of_counts_are_refused(tmp_path, frames):
         open_images(path, decades=4.0)
     with pytest.raises(InputError, match="positive"):
         open_images(path, "log", decades=0.0)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_arrays_in_memory_are_checked_like_files(tmp_path, rng, frames, convert):
+    data, mask = frames.astype(np.float32), rng.random(frames.shape[1:]) < 0.9
+    data[1] = 0
+    with open_images(save(tmp_path / "a.npy", data), mask=str(save(tmp_path / "m.npy", ~mask))) as source:
+        expected = source.read(range(7))
+    arrays = open_arrays(convert(data), convert(mask))
+    read = arrays.read(range(7))
+    assert (arrays.kind, arrays.shape, arrays.warnings()) == ("counts", (20, 31), [])
+    assert read.problems == expected.problems == {1: "empty: all usable pixels are 0"}
+    assert torch.equal(read.images, expected.images)
+    assert torch.equal(read.mask, expected.mask)
+    assert len(open_arrays(convert(data[0]), kind="intensity").read([0])) == 1
+    with pytest.raises(InputError, match="kind must be auto, counts, log or intensity"):
+        open_arrays(data, kind="photo")
+    with pytest.raises(InputError, match="the mask: mask of shape"):
+        open_arrays(data, mask.T)

@@ -5,8 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from icobench.errors import InputError
-from icobench.network.architectures import ARCHITECTURES, build_network
-from icobench.network.paper import PaperNetwork
+from icobench.network.architectures import ARCHITECTURES, PaperNetwork, build_network
 from icobench.network.targets import TARGETS
 
 

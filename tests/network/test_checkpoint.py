@@ -139,10 +139,10 @@ def test_weights_in_half_precision(copied):
 
 def test_digest_is_that_of_the_numbers(copied):
     """Shipped weights are known by it: it must not change."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in sorted(load_file(str(copied)).items()):
-        found.update(name.encode() + value.numpy().tobytes())
-    assert read_weights(copied).digest == found.hexdigest()[:12]
+        digest.update(name.encode() + value.numpy().tobytes())
+    assert read_weights(copied).digest == digest.hexdigest()[:12]
 
 
 def test_foreign_weights(copied):

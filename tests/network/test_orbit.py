@@ -72,8 +72,8 @@ def test_decoding_noise_costs_what_the_metric_says(generator):
     """Noise s per component moves the nearest point by s / sqrt 14 per axis; rms angle sqrt(3 / 14) s."""
     quaternion = random_orientations(300, generator)
     noise = 0.02 * torch.randn(300, DIMENSION, generator=generator, dtype=torch.float64)
-    found = decode(embed(quaternion) + noise, 1).quaternion[:, 0]
-    angle = disorientation(found, quaternion)
+    result = decode(embed(quaternion) + noise, 1).quaternion[:, 0]
+    angle = disorientation(result, quaternion)
     expected = math.degrees(0.02 * math.sqrt(3 / 14))
     # 900 squared normal deviates: the rms scatters by 1 / sqrt(1800) = 2.4 %.
     assert float(angle.square().mean().sqrt()) == pytest.approx(expected, rel=0.1)
@@ -103,17 +103,17 @@ def test_decoding_ends_on_a_maximum_however_far_the_vector_lies_from_the_orbit(g
     orientations scores higher."""
     quaternion = random_orientations(100, generator)
     vector = embed(quaternion) + noise * torch.randn(100, DIMENSION, generator=generator, dtype=torch.float64)
-    found = decode(vector, 1)
+    result = decode(vector, 1)
     unit = torch.nn.functional.normalize(vector, dim=1)
     for axis in torch.cat((torch.eye(3), torch.ones(1, 3) / 3**0.5)).double():
         turns = [rotation_vector_to_quaternion(sign * 1e-3 * axis) for sign in (1, -1)]
         ahead, behind = (
-            (embed(quaternion_multiply(turn, found.quaternion[:, 0])) * unit).sum(1) for turn in turns
+            (embed(quaternion_multiply(turn, result.quaternion[:, 0])) * unit).sum(1) for turn in turns
         )
         assert float((ahead - behind).abs().max()) / 2e-3 < 1e-5
-        assert bool((ahead + behind < 2 * found.score[:, 0]).all())
+        assert bool((ahead + behind < 2 * result.score[:, 0]).all())
     others = unit @ embed(random_orientations(4000, generator)).T
-    assert bool((others.amax(1) <= found.score[:, 0]).all())
+    assert bool((others.amax(1) <= result.score[:, 0]).all())
 
 
 def test_small_turns_are_read_from_the_vector(generator):
@@ -126,7 +126,7 @@ def test_small_turns_are_read_from_the_vector(generator):
 
 def test_decoding_does_not_depend_on_the_batch(generator):
     vectors = torch.randn(40, DIMENSION, generator=generator)
-    whole = decode(vectors)
+    batch = decode(vectors)
     alone = decode(vectors[7:8])
-    np.testing.assert_allclose(whole.quaternion[7:8], alone.quaternion, atol=1e-9)
-    np.testing.assert_allclose(whole.score[7:8], alone.score, atol=1e-9)
+    np.testing.assert_allclose(batch.quaternion[7:8], alone.quaternion, atol=1e-9)
+    np.testing.assert_allclose(batch.score[7:8], alone.score, atol=1e-9)

@@ -35,9 +35,9 @@ def test_recipe_names_the_number_that_makes_no_sense(name, values):
 
 
 def test_batch_of_nothing_in_a_file(tmp_path):
-    (tmp_path / "own.toml").write_text("steps = 3\nbatch = 0\n")
-    with pytest.raises(InputError, match=r"own\.toml: not a recipe: .*batch a multiple of variants"):
-        read_recipe(tmp_path / "own.toml")
-    (tmp_path / "own.toml").write_text('steps = 3\nlearning_rate = "fast"\n')
-    with pytest.raises(InputError, match=r"own\.toml: not a recipe"):
-        read_recipe(tmp_path / "own.toml")
+    (tmp_path / "my.toml").write_text("steps = 3\nbatch = 0\n")
+    with pytest.raises(InputError, match=r"my\.toml: not a recipe: .*batch a multiple of variants"):
+        read_recipe(tmp_path / "my.toml")
+    (tmp_path / "my.toml").write_text('steps = 3\nlearning_rate = "fast"\n')
+    with pytest.raises(InputError, match=r"my\.toml: not a recipe"):
+        read_recipe(tmp_path / "my.toml")

@@ -23,29 +23,37 @@ def test_recipe_chooses():
         Recipe.from_dict({"steps": 10, "patience": 0})
 
 
+def observe(rule, loss):
+    """A validation after ten steps."""
+    rule.observe(10, lambda: loss)
+
+
 def test_rate_falls_when_the_loss_does_not():
     rule = Plateau(RECIPE)
     peak = RECIPE.learning_rate
     assert [rule.learning_rate(step) for step in (0, 4, 9, 500)] == pytest.approx(
         [0.1 * peak, 0.5 * peak, peak, peak]
     )
-    assert [step for step in range(1, 31) if rule.due(step)] == [10, 20, 30]
+    observed = []
+    for step in range(1, 31):
+        Plateau(RECIPE).observe(step, lambda step=step: observed.append(step) or 1.0)
+    assert observed == [10, 20, 30]
     for loss in (1.0, -0.5, -0.505, -2.0):  # logarithms; one that hardly improves is waited for
-        rule.observe(loss)
+        observe(rule, loss)
     assert rule.learning_rate(500) == peak
     for fall in range(1, FALLS + 1):
-        rule.observe(-2.0)
-        rule.observe(-2.005)
+        observe(rule, -2.0)
+        observe(rule, -2.005)
         assert rule.learning_rate(500) == pytest.approx(peak * FALL**fall)
         assert rule.settling(500) == (fall == FALLS)
         assert not rule.finished(500)
     again = Plateau(RECIPE)
     again.restore(rule.state())
-    for one in (rule, again):
-        one.observe(-2.0)
-        assert not one.finished(500)
-        one.observe(-2.0)
-        assert one.finished(500)
+    for schedule in (rule, again):
+        observe(schedule, -2.0)
+        assert not schedule.finished(500)
+        observe(schedule, -2.0)
+        assert schedule.finished(500)
     assert Plateau(RECIPE).finished(1000)  # the ceiling
 
 
@@ -53,9 +61,9 @@ def test_rate_falls_when_the_loss_does_not():
 def test_squares_improve_by_a_share(loss):
     rule = Plateau(replace(RECIPE, loss=loss, patience=1))
     for loss in (1e-3, 0.98e-3, 0.9e-3):
-        rule.observe(loss)
+        observe(rule, loss)
     assert rule.falls == 0
-    rule.observe(0.895e-3)
+    observe(rule, 0.895e-3)
     assert rule.falls == 1
 
 
@@ -63,11 +71,11 @@ def test_training_ends_on_its_plateau_and_resumes(tmp_path, monkeypatch):
     """Nothing is good enough here: 1 + 4 x 1 validations, one after each step."""
     monkeypatch.setattr("icobench.network.schedule.PROGRESS", 1e9)
     recipe = replace(RECIPE, steps=6, patience=1, validate_steps=1)
-    whole = train(recipe, Experiment(), tmp_path / "whole", seed=1)
-    assert whole.finished and whole.steps == 1 + FALLS + 1
+    uninterrupted = train(recipe, Experiment(), tmp_path / "whole", seed=1)
+    assert uninterrupted.finished and uninterrupted.steps == 1 + FALLS + 1
     part = train(recipe, Experiment(), tmp_path / "part", seed=1, max_minutes=0.0)
     assert not part.finished and part.steps == 1
     part = train(recipe, Experiment(), tmp_path / "part", seed=1)
-    assert part.steps == whole.steps
-    weights = (run.network.state_dict() for run in (whole, part))
-    assert all((a == b).all() for a, b in zip(*(one.values() for one in weights), strict=True))
+    assert part.steps == uninterrupted.steps
+    weights = (run.network.state_dict() for run in (uninterrupted, part))
+    assert all((a == b).all() for a, b in zip(*(state.values() for state in weights), strict=True))

@@ -41,7 +41,7 @@ def test_the_nearest_point_of_the_curve(generator):
     radius = 40 + 110 * torch.rand(30, generator=generator)
     vectors = CIRCLES.encode(radius) + 0.4 * LENGTH * torch.randn(30, 6, generator=generator)
     starts = torch.arange(16, 181, 0.5)
-    for vector, own in zip(vectors, CIRCLES.decode(vectors).tolist(), strict=True):
+    for vector, radius_nm in zip(vectors, CIRCLES.decode(vectors).tolist(), strict=True):
 
         def distance(nm, vector=vector):
             return float(CIRCLES.squared_error(vector, torch.tensor([nm], dtype=torch.float64))[0])
@@ -49,9 +49,9 @@ def test_the_nearest_point_of_the_curve(generator):
         best = float(starts[CIRCLES.squared_error(vector, starts).argmin()])
         least = minimize_scalar(distance, bounds=(best - 1, best + 1), method="bounded")
         # Of two turns that are as near, either may be found.
-        assert distance(own) == pytest.approx(least.fun, abs=0.02 * LENGTH**2)
-        if abs(own - least.x) < 4:
-            assert own == pytest.approx(least.x, abs=0.02)
+        assert distance(radius_nm) == pytest.approx(least.fun, abs=0.02 * LENGTH**2)
+        if abs(radius_nm - least.x) < 4:
+            assert radius_nm == pytest.approx(least.x, abs=0.02)
 
 
 def test_a_circle_that_says_nothing_has_no_say():
@@ -65,9 +65,9 @@ def test_a_circle_that_says_nothing_has_no_say():
 def test_what_is_not_finite_is_no_radius():
     vectors = CIRCLES.encode(torch.tensor([50.0, 60.0, 70.0]))
     vectors[0, 1], vectors[2, 4] = torch.nan, torch.inf
-    found = CIRCLES.decode(vectors)
-    assert torch.isnan(found).tolist() == [True, False, True]
-    assert float(found[1]) == pytest.approx(60, abs=1e-3)
+    decoded = CIRCLES.decode(vectors)
+    assert torch.isnan(decoded).tolist() == [True, False, True]
+    assert float(decoded[1]) == pytest.approx(60, abs=1e-3)
 
 
 def test_decoding_is_by_image(generator):

@@ -18,10 +18,10 @@ def shown(**changes) -> torch.Tensor:
 
 
 def test_a_hidden_peak_moves_the_image_up_and_saturates_the_centre():
-    whole, hidden = shown(), shown(hidden_peak=1.0)
-    between = (whole > 0) & (hidden > 0) & (hidden < 1)
-    for one, other, seen in zip(whole, hidden, between, strict=True):
-        np.testing.assert_allclose((other - one)[seen], float((other - one)[seen].median()), atol=1e-5)
+    visible, hidden = shown(), shown(hidden_peak=1.0)
+    between = (visible > 0) & (hidden > 0) & (hidden < 1)
+    for image, other, seen in zip(visible, hidden, between, strict=True):
+        np.testing.assert_allclose((other - image)[seen], float((other - image)[seen].median()), atol=1e-5)
     full = hidden == 1
     sines = EXPERIMENT.sines()
     far = (sines[:, None] ** 2 + sines**2).sqrt() > np.sin(np.radians(HIDDEN_DEGREES)) + 0.02

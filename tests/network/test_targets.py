@@ -8,7 +8,7 @@ import torch
 
 from icobench.geometry.orientation import disorientation, equivalents, random_orientations
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
-from icobench.network.outputs import LOSSES, Layout, interpret
+from icobench.network.outputs import LOSSES, Layout
 from icobench.network.sizes import Circles, Line
 from icobench.network.targets import TARGETS
 
@@ -57,8 +57,8 @@ def test_squared_angles(name, generator):
     quaternion = random_orientations(20, generator)
     turn = 0.01 * torch.randn(20, 3, generator=generator, dtype=torch.float64)
     moved = quaternion_multiply(rotation_vector_to_quaternion(turn), quaternion)
-    found = target.squared_angle(target.encode(moved), quaternion)
-    np.testing.assert_allclose(found, turn.square().sum(1), rtol=0.05, atol=1e-6)
+    result = target.squared_angle(target.encode(moved), quaternion)
+    np.testing.assert_allclose(result, turn.square().sum(1), rtol=0.05, atol=1e-6)
 
 
 SIZES = {"line": Line(), "circles": Circles((256, 64, 16))}
@@ -74,11 +74,10 @@ def test_loss_is_least_at_the_truth(name, size, loss, generator):
     perfect = torch.cat(
         (layout.target.encode(quaternion), layout.size.encode(radius), torch.full((2, 2), -3.0)), 1
     )
-    said = interpret(perfect, layout)
-    torch.testing.assert_close(said.radius_nm, radius)
-    torch.testing.assert_close(said.radius_std_nm, torch.full((2,), 130 * math.exp(-3.0)))
-    expected = math.degrees(math.sqrt(3) * math.exp(-3.0))
-    torch.testing.assert_close(said.orientation_std_deg, torch.full((2,), expected))
+    torch.testing.assert_close(layout.size.decode(layout.split(perfect)[1]), radius)
+    radius_std, angle_std = layout.error_bars(perfect)
+    torch.testing.assert_close(radius_std, torch.full((2,), 130 * math.exp(-3.0)))
+    torch.testing.assert_close(angle_std, torch.full((2,), math.degrees(math.sqrt(3) * math.exp(-3.0))))
     best = LOSSES[loss](perfect, layout, quaternion, radius)
     for column in (0, layout.target.dimension - 1, layout.target.dimension, layout.dimension - 1):
         worse = perfect.clone()
@@ -116,10 +115,10 @@ def test_spreads_do_not_bend_the_answer(loss, generator):
     answer = torch.randn(8, ORBIT.dimension, generator=generator)
 
     def slope(spread):
-        own = answer.clone().requires_grad_()
-        output = torch.cat((own, torch.full((8, 2), spread)), 1)
+        leaf = answer.clone().requires_grad_()
+        output = torch.cat((leaf, torch.full((8, 2), spread)), 1)
         LOSSES[loss](output, ORBIT, quaternion, radius).backward()
-        return own.grad
+        return leaf.grad
 
     torch.testing.assert_close(slope(-3.0), slope(-1.0))
 
@@ -132,12 +131,12 @@ def test_square_loss_is_the_sum_of_squares(generator):
     output = torch.cat((output, torch.randn(8, 2, generator=generator)), 1)
     output[:, 0] += 0.3
     output[:, target.dimension] += 0.2
-    found = LOSSES["square"](output, ORBIT, quaternion, radius)
-    torch.testing.assert_close(found, torch.tensor(0.3**2 + 0.2**2))
+    result = LOSSES["square"](output, ORBIT, quaternion, radius)
+    torch.testing.assert_close(result, torch.tensor(0.3**2 + 0.2**2))
 
 
-def test_networks_without_spreads_say_so():
-    said = interpret(torch.zeros(3, 5), Layout(TARGETS["quaternion"], Line()))
-    assert torch.isnan(said.radius_std_nm).all()
-    assert torch.isnan(said.orientation_std_deg).all()
-    torch.testing.assert_close(said.radius_nm, torch.full((3,), 30.0))
+def test_networks_without_spreads_have_no_error_bars():
+    output, layout = torch.zeros(3, 5), Layout(TARGETS["quaternion"], Line())
+    for error_bar in layout.error_bars(output):
+        assert torch.isnan(error_bar).all()
+    torch.testing.assert_close(layout.size.decode(layout.split(output)[1]), torch.full((3,), 30.0))

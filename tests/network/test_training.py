@@ -15,18 +15,16 @@ from icobench.geometry.orientation import random_orientations
 from icobench.images.log_image import log_image
 from icobench.network.architectures import build_network
 from icobench.network.bodies import Bodies
-from icobench.network.checkpoint import (
-    load_trained,
-    read_weights,
-)
+from icobench.network.checkpoint import load_trained, read_weights
 from icobench.network.outputs import LOSSES
 from icobench.network.recipe import RECIPES, Recipe
-from icobench.network.schedule import step_learning_rate
+from icobench.network.schedule import Cycle
 from icobench.network.stream import TrainingStream
-from icobench.network.training import DivergedError, train, validation_batches
+from icobench.network.training import DivergedError, train
+from icobench.network.validation import validation_batches
 from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
-from tests.network.tiny import EXPERIMENT, TINY
+from tests.network.tiny import EXPERIMENT, TINY, image_set
 
 CPU = torch.device("cpu")
 
@@ -40,10 +38,10 @@ def test_stream_is_a_function_of_seed_and_step():
     stream = TrainingStream(TINY, EXPERIMENT, 3, "cpu")
     first = stream.batch(2)
     stream.batch(0)
-    for one, again in zip(first, stream.batch(2), strict=True):
-        assert torch.equal(one, again)
-    for one, again in zip(first, TrainingStream(TINY, EXPERIMENT, 3, "cpu").batch(2), strict=True):
-        assert torch.equal(one, again)
+    for expected, again in zip(first, stream.batch(2), strict=True):
+        assert torch.equal(expected, again)
+    for expected, again in zip(first, TrainingStream(TINY, EXPERIMENT, 3, "cpu").batch(2), strict=True):
+        assert torch.equal(expected, again)
     assert not torch.equal(first[0], stream.batch(1)[0])
     assert not torch.equal(first[2], TrainingStream(TINY, EXPERIMENT, 4, "cpu").batch(2)[2])
 
@@ -109,27 +107,26 @@ def test_a_pool_costs_one_simulation_a_body(monkeypatch):
     monkeypatch.setattr(Simulator, "intensity", counted)
     drawn = [bodies.patterns(step) for step in range(20)]
     assert len(simulated) == len(set(simulated)) == 16
-    index = {
-        key
-        for one in drawn
-        for key in zip(one.radius_nm.tolist(), one.refractive_index.tolist(), strict=True)
+    pairs = {
+        pair
+        for patterns in drawn
+        for pair in zip(patterns.radius_nm.tolist(), patterns.refractive_index.tolist(), strict=True)
     }
-    assert index == set(simulated)
-    assert 4 <= sum(own == EXPERIMENT.refractive_index for _, own in index) <= 12
-    one = drawn[7]
-    expected = bodies.simulator.with_refractive_index(complex(one.refractive_index[5])).intensity(
-        one.radius_nm[5:6], one.quaternion[5:6]
+    assert pairs == set(simulated)
+    assert 4 <= sum(index == EXPERIMENT.refractive_index for _, index in pairs) <= 12
+    patterns = drawn[7]
+    expected = bodies.simulator.with_refractive_index(complex(patterns.refractive_index[5])).intensity(
+        patterns.radius_nm[5:6], patterns.quaternion[5:6]
     )
-    torch.testing.assert_close(one.intensity[5:6], expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(patterns.images[5:6], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_stored_images_are_used_as_they_are(generator):
     radius, quaternion = torch.tensor([30.0, 31.0]).double(), random_orientations(2, generator)
     intensity = Simulator(EXPERIMENT).intensity(radius, quaternion)
     recipe = dataclasses.replace(TINY, images="clean", variants=1, batch=6)
-    inputs, turned, sizes = TrainingStream(
-        recipe, EXPERIMENT, 3, "cpu", (intensity, radius, quaternion)
-    ).batch(0)
+    data = image_set(intensity, "intensity", radius_nm=radius, quaternion=quaternion)
+    inputs, turned, sizes = TrainingStream(recipe, EXPERIMENT, 3, "cpu", data).batch(0)
     assert set(sizes.tolist()) == {30.0, 31.0}
     # One version: neither turned nor mirrored.
     assert torch.equal(turned, quaternion[(sizes - 30).long()])
@@ -139,7 +136,7 @@ def test_stored_images_are_used_as_they_are(generator):
 
 def test_learning_rate_is_one_cycle():
     recipe = Recipe(steps=1000)
-    rates = [step_learning_rate(recipe, step) for step in range(1000)]
+    rates = [Cycle(recipe).learning_rate(step) for step in range(1000)]
     assert max(rates) == pytest.approx(recipe.learning_rate)
     assert rates.index(max(rates)) in (29, 30)  # 3 % of the steps
     assert rates[-1] == pytest.approx(0.01 * recipe.learning_rate, rel=0.01)
@@ -170,15 +167,19 @@ def test_recipes_round_trip():
 
 
 def test_resuming_is_bit_for_bit(finished, tmp_path):
-    folder, whole = finished
+    folder, uninterrupted = finished
     calls = 0
     result = None
     while result is None or not result.finished:
         result = train(TINY, EXPERIMENT, tmp_path, seed=3, max_minutes=0)
         calls += 1
         assert result.steps == calls  # one step a call
-    assert same(result.network, whole.network)
-    assert (result.steps, result.simulations) == (whole.steps, whole.simulations) == (4, 4 * 16 // 8)
+    assert same(result.network, uninterrupted.network)
+    assert (
+        (result.steps, result.simulations)
+        == (uninterrupted.steps, uninterrupted.simulations)
+        == (4, 4 * 16 // 8)
+    )
     first, second = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (folder, tmp_path))
     for name in ("network", "average"):
         assert all(torch.equal(first[name][key], second[name][key]) for key in first[name])
@@ -204,7 +205,10 @@ def test_experiments_that_the_network_would_refuse(tmp_path, experiment, named):
 @pytest.mark.parametrize("stored", [False, True])
 def test_radii_that_circles_cannot_tell(tmp_path, generator, stored):
     recipe = TINY if stored else dataclasses.replace(TINY, radius_nm=(10.0, 32.0))
-    data = (torch.rand(2, 128, 128, generator=generator), torch.tensor([10.0, 32.0]), random_orientations(2))
+    images = torch.rand(2, 128, 128, generator=generator)
+    data = image_set(
+        images, "intensity", radius_nm=torch.tensor([10.0, 32.0]), quaternion=random_orientations(2)
+    )
     with pytest.raises(InputError, match="radii of 16 to 180 nm, not of 10 to 32 nm"):
         train(recipe, EXPERIMENT, tmp_path / "run", data=data if stored else None)
     assert list(tmp_path.iterdir()) == []
@@ -223,11 +227,11 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
 
 
 def test_another_wavelength_and_material(tmp_path):
-    own = Experiment(wavelength_nm=10.0, refractive_index=0.95 + 0.02j)
-    train(dataclasses.replace(TINY, images="clean", steps=1), own, tmp_path)
+    other = Experiment(wavelength_nm=10.0, refractive_index=0.95 + 0.02j)
+    train(dataclasses.replace(TINY, images="clean", steps=1), other, tmp_path)
     trained = load_trained(tmp_path / "network.safetensors")
-    assert Experiment.from_dict(trained.card["experiment"]) == own
-    assert trained.misfits(own) == []
+    assert Experiment.from_dict(trained.card["experiment"]) == other
+    assert trained.misfits(other) == []
     assert len(trained.misfits(EXPERIMENT)) == 2
 
 
@@ -262,6 +266,15 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
         (tmp_path / "checkpoint.pt").write_bytes(content)
     with pytest.raises(InputError, match=r"checkpoint\.pt"):
         train(TINY, EXPERIMENT, tmp_path, seed=3)
+
+
+def test_progress_is_the_share_of_the_steps(tmp_path):
+    shares, losses = [], []
+    recipe = dataclasses.replace(TINY, steps=2)
+    train(recipe, EXPERIMENT, tmp_path, progress=shares.append, report=lambda *values: losses.append(values))
+    assert shares == [0.5, 1.0]
+    assert [step for step, _ in losses] == [1, 2]
+    assert all(math.isfinite(loss) for _, loss in losses)
 
 
 def test_nan_loss_stops_and_keeps_the_last_good_state(tmp_path):
@@ -331,8 +344,8 @@ def test_simulating_ahead_changes_nothing():
     in_order = [stream.batch(step) for step in range(6)]
     for step in (4, 1, 5):
         alone = TrainingStream(recipe, EXPERIMENT, 3, "cpu").batch(step)
-        for one, other in zip(alone, in_order[step], strict=True):
-            assert torch.equal(one, other)
+        for values, other in zip(alone, in_order[step], strict=True):
+            assert torch.equal(values, other)
 
 
 @pytest.mark.parametrize(("share", "moved"), [(1.0, False), (0.5, True)])
@@ -346,16 +359,16 @@ def test_norms_keep_their_statistics_while_settling(tmp_path, share, moved):
 
 
 def test_going_on_from_weights(finished, tmp_path):
-    folder, whole = finished
+    folder, uninterrupted = finished
     begun = read_weights(folder / "network.safetensors")
     still = dataclasses.replace(TINY, steps=1, learning_rate=1e-12, settle_share=1.0)
     result = train(still, EXPERIMENT, tmp_path / "same", seed=3, start=begun)
-    for first, second in zip(result.network.parameters(), whole.network.parameters(), strict=True):
+    for first, second in zip(result.network.parameters(), uninterrupted.network.parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-9)
     card = load_trained(tmp_path / "same" / "network.safetensors").card
     assert card["started_from"]["steps"] == 4
     # The cost is that of both runs.
-    assert card["training_simulations"] == whole.simulations + 16 // 8 == result.simulations
+    assert card["training_simulations"] == uninterrupted.simulations + 16 // 8 == result.simulations
     assert card["training_seconds"] >= begun.card["training_seconds"]
     with pytest.raises(InputError, match=f"start {begun.digest}, not None"):
         train(still, EXPERIMENT, tmp_path / "same", seed=3)

@@ -10,7 +10,7 @@ import torch
 
 from icobench.runs.search import Search
 from icobench.runs.search_space import read_space
-from icobench.runs.simplex_task import BLOCK, SimplexTask
+from icobench.runs.search_tasks import BLOCK, SimplexTask
 from icobench.simulator.experiment import Experiment
 
 CPU = torch.device("cpu")

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 from optuna.trial import TrialState
-from tests.studies.bowl import CPU
 
 from icobench import cli
 from icobench.network.checkpoint import read_weights
 from icobench.network.recipe import RECIPES, Recipe, read_recipe
 from icobench.reporting.ledger import account
-from icobench.runs.network_task import RUNGS, NetworkTask
 from icobench.runs.search import Search, run_search, write_best
 from icobench.runs.search_space import read_space
+from icobench.runs.search_tasks import RUNGS, NetworkTask
 from icobench.simulator.experiment import Experiment
+from tests.runs.bowl import CPU
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import os
 import signal
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -31,11 +30,10 @@ def where(number: int, rank: int, device: str) -> tuple[int, str]:
 
 
 def test_signals_to_all_processes_of_a_step_end_no_worker():
-    died = []
-    with WorkerPool(2, CPU, died.append) as pool:
+    with WorkerPool(2, CPU) as pool:
         jobs = [(number,) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)]
         processes = {pid for _, pid in pool.run(signalled, jobs)}
-    assert not died
+    assert len(processes) <= 2  # none died and was replaced
     for pid in processes:  # ended with the pool all the same
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -46,34 +44,31 @@ def test_a_pool_that_breaks_ends_its_deaf_workers():
         list(pool.run(unread, [()]))
 
 
+def fatal(path: str, rank: int, device: str) -> int:
+    """A job that kills its worker the first time."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return os.getpid()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_costs_its_own_job_alone(tmp_path):
+    with WorkerPool(2, CPU) as pool:
+        jobs = [(str(tmp_path / str(number)),) for number in range(2)]
+        answers = dict(pool.run(fatal, jobs))
+    assert set(answers) == set(jobs)
+    assert all(answers.values())
+
+
 def test_no_worker_begins_in_a_pool_that_ends():
-    """A thread that had looked just before would leave one behind, at work on what was given up."""
+    """A thread that looked just before would leave a process behind."""
     pool = WorkerPool(2, CPU)
     with pool:
         pass
     with pytest.raises(CancelledError):
         pool.slots[0].call(where, (1,))
     assert pool.slots[0].process is None
-
-
-def test_a_pool_does_its_work_again_after_it_was_done():
-    with WorkerPool(2, CPU) as pool:
-        for _ in range(2):
-            assert len(list(pool.run(where, [(1,), (2,)]))) == 2
-
-
-def test_workers_are_ended_while_nobody_has_a_lock():
-    held = []
-
-    @contextmanager
-    def quiet():
-        held.append([slot.process is not None for slot in pool.slots])
-        yield
-
-    with WorkerPool(2, CPU, quiet=quiet) as pool:
-        list(pool.run(where, [(number,) for number in range(4)]))
-    assert len(held) == 1
-    assert any(held[0])
 
 
 def test_workers_take_the_gpus_in_turn(monkeypatch):

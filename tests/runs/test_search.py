@@ -2,10 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 import tomllib
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,21 +15,26 @@ import pandas as pd
 import pytest
 import torch
 from icobench.methods.defined import define_methods
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
-from tests.studies.bowl import CPU, Bowl, search, told
 
 from icobench.errors import InputError
 from icobench.methods import METHODS
 from icobench.network.recipe import Recipe, read_recipe
 from icobench.reporting.ledger import account
 from icobench.reporting.searches import write_search_figures
-from icobench.runs.owners import alive, beating
 from icobench.runs.search import run_search, search_cost, write_best
-from icobench.runs.simplex_task import BLOCK
+from icobench.runs.search_storage import load_search, open_study
+from icobench.runs.search_tasks import BLOCK
+from icobench.runs.search_workers import give_up, working
 from icobench.runs.status import describe
-from icobench.runs.study import open_study, recover, requeue
 from icobench.runs.toml_text import toml_text
 from icobench.simulator.experiment import Experiment
+from tests.runs.bowl import CPU, Bowl, search, told
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+retried_trial_number = RetryHeartbeatStaleTrialCallback.retried_trial_number
 
 
 def test_a_setting_that_cannot_be_tried_is_noted_and_passed_over(tmp_path):
@@ -66,7 +73,7 @@ def test_a_killed_worker_loses_its_trial_alone(tmp_path):
     study = run_search(search(tmp_path / "run", 4, task=task), CPU, workers=2)
     trials = study.get_trials()
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    again = [trial for trial in trials if "instead_of" in trial.user_attrs]
+    again = [trial for trial in trials if retried_trial_number(trial) is not None]
     assert len(failed) == len(again) == 1
     assert failed[0].user_attrs["named"] == again[0].user_attrs["named"] == "ours"
     assert again[0].params == failed[0].params
@@ -98,9 +105,9 @@ def test_who_stops_a_search_loses_no_setting(tmp_path):
             )
     study = run_search(search(tmp_path / "run", 2), CPU)
     done = [trial for trial in study.get_trials() if trial.state != TrialState.FAIL]
-    assert [(trial.user_attrs["named"], trial.user_attrs["attempt"]) for trial in done] == [
-        ("paper", 1), ("ours", 1),
-    ]  # fmt: skip
+    assert {(trial.user_attrs["named"], trial.state) for trial in done} == {
+        ("paper", TrialState.COMPLETE), ("ours", TrialState.COMPLETE),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,9 +135,9 @@ def test_trials_of_stopped_workers_are_not_counted_as_deaths(tmp_path):
         run_search(search(tmp_path / "run", 2, task=task), CPU, workers=2, progress=stop)
     trials = search(tmp_path / "run", 2).open().get_trials()
     assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
-    again = [trial for trial in trials if "instead_of" in trial.user_attrs]
+    again = [trial for trial in trials if retried_trial_number(trial) is not None]
     assert again
-    assert {trial.user_attrs["attempt"] for trial in again} == {1}
+    assert {trial.user_attrs["stops"] for trial in again} == {1}
     assert {trial.state for trial in again} == {TrialState.WAITING}
 
 
@@ -143,7 +150,7 @@ class Mistaken(Bowl):
     def evaluate(self, values, folder, device, report, note):
         if folder.name == "00000":
             study = search(Path(self.run)).open()
-            assert requeue(study, study.get_trials()[0], "its worker died")
+            assert give_up(study, study.get_trials()[0], stopped=False)
         return super().evaluate(values, folder, device, report, note)
 
 
@@ -152,16 +159,7 @@ def test_a_trial_that_others_gave_up_does_not_end_the_search(tmp_path):
     task = Mistaken(2 * BLOCK, "counting", 2500, 0, Experiment(), run=str(run))
     trials = run_search(search(run, 3, task=task), CPU).get_trials()
     assert [trial.state == TrialState.FAIL for trial in trials] == [True, False, False, False]
-    assert trials[2].user_attrs["instead_of"] == 0
-
-
-def test_a_worker_of_another_run_folder_is_given_time(tmp_path):
-    with beating(tmp_path / "theirs") as owner:
-        pass
-    foreign = {**owner, "host": "elsewhere"}
-    assert not alive(foreign, tmp_path / "theirs", time.time())
-    assert alive(foreign, tmp_path / "ours", time.time() - 3600)
-    assert not alive(foreign, tmp_path / "ours", time.time() - 7 * 86_400)
+    assert retried_trial_number(trials[2]) == 0
 
 
 def test_a_look_at_a_search_makes_no_database(tmp_path, monkeypatch):
@@ -179,25 +177,45 @@ def test_a_look_at_a_search_makes_no_database(tmp_path, monkeypatch):
     assert list(Path().iterdir()) == []
 
 
-def test_trials_of_the_dead_are_found_at_the_start(tmp_path):
+def test_trials_of_dead_workers_are_found_at_the_start(tmp_path):
     run = tmp_path / "run"
     study = run_search(search(run, 2), CPU)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    with beating(run) as own:
-        for owner in ({**own, "pid": ended.pid}, {**own, "started": "1"}, own, {**own, "host": "elsewhere"}):
-            trial = study.ask()
-            trial.suggest_float("rotation_deg", 2.0, 40.0, log=True)
-            trial.set_user_attr("worker", owner)
-        assert recover(study, run) == [2, 3]
-        assert recover(study, run) == []
-        heart = run / "workers" / own["beat"]
-        os.utime(heart, (0, heart.stat().st_mtime - 500))
-        assert not alive({**own, "host": "elsewhere"}, run, 0.0)
-        assert alive(own, run, 0.0)
+
+    def begin():
+        trial = study.ask()
+        trial.suggest_float("rotation_deg", 2.0, 40.0, log=True)
+        return trial
+
+    lost = begin()
+    with ExitStack() as work:
+        for _ in range(3):
+            work.enter_context(working(begin(), run))
+        lost.set_user_attr("worker", {"host": socket.gethostname(), "pid": ended.pid})
+        elsewhere = {"host": "elsewhere", "pid": 1}
+        for number in (3, 4):
+            study._storage.set_trial_user_attr(study.get_trials()[number]._trial_id, "worker", elsewhere)
+        heartbeat = run / "workers" / "trial-00003"
+        os.utime(heartbeat, (0, heartbeat.stat().st_mtime - 500))
+        assert search(run, 2).retry_lost(study) == [2, 3]
+        assert search(run, 2).retry_lost(study) == []
     waiting = study.get_trials(states=(TrialState.WAITING,))
-    assert [trial.user_attrs["instead_of"] for trial in waiting] == [2, 3]
-    assert waiting[0].system_attrs["fixed_params"] == study.get_trials()[2].params
+    assert [retried_trial_number(trial) for trial in waiting] == [2, 3]
+    assert waiting[0].params == study.get_trials()[2].params
+
+
+def test_settings_that_kill_their_workers_are_given_up_and_stops_do_not_count(tmp_path):
+    study = search(tmp_path / "run").open()
+    study.enqueue_trial({"starts": 60}, user_attrs={"named": "ours"})
+    for stopped in (False, True, True, True, False, False):
+        trial = study.ask()
+        assert trial.user_attrs["named"] == "ours"
+        assert trial.suggest_int("starts", 1, 100) == 60
+        trial.set_user_attr("costs", {"seconds": 1.0})
+        assert give_up(study, study.get_trials()[trial.number], stopped)
+    assert len(study.get_trials()) == 6  # three deaths
+    assert search_cost(study)["seconds"] == 6.0
 
 
 def test_studies_and_storages_that_do_not_fit_are_refused(tmp_path):
@@ -208,14 +226,17 @@ def test_studies_and_storages_that_do_not_fit_are_refused(tmp_path):
     space = replace(
         other.space, parameters={**other.space.parameters, "starts": {"type": "int", "low": 1, "high": 2}}
     )
-    with pytest.raises(InputError, match="was made with another search space"):
+    with pytest.raises(InputError, match=r"holds a search with other settings; choose another --run \(space"):
         run_search(replace(other, space=space), CPU)
-    with pytest.raises(InputError, match="was made with another task"):
+    with pytest.raises(InputError, match=r"other settings; .*task.bowl 16, not 3"):
         run_search(replace(other, task=replace(other.task, images=3)), CPU)
-    with pytest.raises(InputError, match="holds the search simplex in a journal"):
+    with pytest.raises(InputError, match=r"name simplex, not simplex-multi"):
         run_search(replace(other, multi=True), CPU)
     assert (tmp_path / "run" / "journal.log").read_bytes() == before
     assert (tmp_path / "run" / "search.json").read_bytes() == described
+    with pytest.raises(InputError, match="holds a search in a journal; choose another --run"):
+        run_search(replace(other, url=f"sqlite:///{tmp_path}/other.db"), CPU)
+    assert not (tmp_path / "other.db").exists()
     (tmp_path / "run" / "journal.log").write_bytes(before[:200] + b"\x00{\n" + before[200:])
     with pytest.raises(InputError, match=r"journal.log: cannot be used as a storage"):
         run_search(other, CPU)
@@ -235,8 +256,8 @@ def test_a_mistyped_storage_leaves_the_folder_to_the_right_one(tmp_path):
     assert len(run_search(search(tmp_path / "run", 2), CPU).get_trials()) == 2
 
 
-def test_a_torn_last_line_is_cut_off_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("icobench.runs.study.alive", lambda *_: False)  # the machine was lost
+def test_a_torn_last_line_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr("icobench.runs.search_workers._is_running", lambda pid: False)  # the machine was lost
     journal = tmp_path / "run" / "journal.log"
     for trials, cut in ((2, 20), (4, 1)):  # in the middle of a line, and before its end
         run_search(search(tmp_path / "run", trials), CPU)
@@ -246,24 +267,16 @@ def test_a_torn_last_line_is_cut_off_and_kept(tmp_path, monkeypatch):
     assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.get_trials()) == 6
     for line in journal.read_text().splitlines():
         json.loads(line)
-    pieces = (tmp_path / "run" / "journal.log.torn").read_bytes().splitlines()
-    assert len(pieces) == 2
-    assert pieces[1] == whole.splitlines()[-1]
 
 
 @pytest.mark.filterwarnings("ignore:The value of `grace_period`")
-def test_a_dead_processs_lock_is_broken_in_a_relative_folder_too(tmp_path, monkeypatch):
-    monkeypatch.setattr("icobench.runs.storage.GRACE_SECONDS", 1)
+def test_the_lock_of_a_dead_process_is_broken_in_a_relative_folder_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("icobench.runs.search_storage.GRACE_SECONDS", 1)
     monkeypatch.chdir(tmp_path)
-    own = search(Path("run"), 1)
-    study = own.open()
+    study = search(Path("run"), 1).open()
     (tmp_path / "run" / "journal.log.lock").touch()
     study.set_user_attr("through", True)
-    lock = tmp_path / "run" / "journal.log.lock"
-    lock.symlink_to("run/journal.log")  # as Optuna's own lock, which points nowhere
-    os.utime(lock, (0, 0), follow_symlinks=False)
-    assert own.open().user_attrs["through"]
-    assert not lock.is_symlink()
+    assert search(Path("run"), 1).open().user_attrs["through"]
 
 
 def test_a_database_serves_as_well(tmp_path):
@@ -337,3 +350,10 @@ def test_recipes_as_toml(tmp_path):
     path.write_text("steps = 3\nspeed = 2\n")
     with pytest.raises(InputError, match="a recipe has no speed"):
         read_recipe(path)
+
+
+def test_searches_of_earlier_versions_are_read():
+    study, description = load_search(Path(__file__).parents[2] / "reports" / "tune_simplex")
+    assert study.study_name == "simplex-multi"
+    assert len(study.best_trials) == 2
+    assert description["trials"] == len(study.get_trials()) == 64

@@ -9,9 +9,8 @@ from icobench.errors import InputError
 from icobench.fitting.simplex import SimplexOptions
 from icobench.network.architectures import build_network
 from icobench.network.recipe import RECIPES
-from icobench.runs.network_task import NetworkTask
 from icobench.runs.search_space import read_space
-from icobench.runs.simplex_task import race_options
+from icobench.runs.search_tasks import NetworkTask, simplex_options
 from icobench.simulator.experiment import Experiment
 
 
@@ -54,13 +53,15 @@ def test_search_spaces_are_data(tmp_path):
 
 def test_the_papers_settings_are_the_papers():
     values = {**read_space("simplex").enqueue["paper"]}
-    options = race_options(values, values["budget"])
-    assert options.rounds == ()
-    assert (options.simplex.starts, options.iterations) == (50, 50)
-    assert options.simplex == SimplexOptions(iterations=options.simplex.iterations)
-    race = race_options({**values, "rounds": 2, "keep": 0.2}, 1500)
-    assert race.rounds == ((10, 10), (50, 2))
-    assert race.iterations == 250
+    options = simplex_options(values, values["budget"])
+    preset = SimplexOptions()
+    assert options == {
+        "starts": 50, "rounds": (), "iterations": 50, "rotation_deg": preset.rotation_deg,
+        "radius_nm": preset.radius_nm, "angle_tolerance_deg": 0.0,
+    }  # fmt: skip
+    race = simplex_options({**values, "rounds": 2, "keep": 0.2}, 1500)
+    assert race["rounds"] == ((10, 10), (50, 2))
+    assert race["iterations"] == 250
     task = NetworkTask(2, RECIPES["compact"], 0, Experiment())
     network = read_space("network")
     ours = network.suggest(optuna.trial.FixedTrial(network.first()["ours"]))

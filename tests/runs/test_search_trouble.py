@@ -12,21 +12,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
-from tests.studies.bowl import CPU, Bowl, search
 
 from icobench import provenance
 from icobench.errors import InputError
-from icobench.runs import owners
 from icobench.runs import search as searching
-from icobench.runs import storage as storages
-from icobench.runs import study as studies
-from icobench.runs import trial as trials_of
+from icobench.runs import search_storage as storages
+from icobench.runs import search_workers as workers_of
 from icobench.runs.pool import one_thread
-from icobench.runs.search import run_search
-from icobench.runs.simplex_task import BLOCK
+from icobench.runs.search import run_search, running
+from icobench.runs.search_storage import run_folder
+from icobench.runs.search_tasks import BLOCK
+from icobench.runs.search_workers import working
 from icobench.runs.status import describe
 from icobench.simulator.experiment import Experiment
+from tests.runs.bowl import CPU, Bowl, search
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage is supposed"
+)
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -35,62 +40,82 @@ def counted(study) -> int:
     return len(study.get_trials(states=COUNTED))
 
 
+def retried(study):
+    """The trials whose settings are tried again."""
+    number = RetryHeartbeatStaleTrialCallback.retried_trial_number
+    return [trial for trial in study.get_trials() if number(trial) is not None]
+
+
 @pytest.fixture
 def quick(monkeypatch):
-    """Hearts that beat, and are missed, in a second."""
-    monkeypatch.setattr(owners, "SILENT_SECONDS", 1.0)
-    monkeypatch.setattr(owners, "BEAT_SECONDS", 0.2)
+    """Heartbeats every second that are missed after two."""
+    monkeypatch.setattr(workers_of, "SILENT_SECONDS", 2)
+    monkeypatch.setattr(workers_of, "BEAT_SECONDS", 1)
     monkeypatch.setattr(searching, "WAIT_SECONDS", 0.1)
 
 
-def begun_elsewhere(study, owner):
-    trial = study.ask()
-    trial.suggest_float("rotation_deg", 2.0, 40.0, log=True)
-    trial.set_user_attr("worker", {**owner, "host": "elsewhere"})
-    return trial
+@contextmanager
+def elsewhere(search, monkeypatch):
+    """A trial of another machine, at work."""
+    study = search.open()
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "elsewhere")
+        trial = study.ask()
+        trial.suggest_float("rotation_deg", 2.0, 40.0, log=True)
+        database = None if search.url is None else storages.open_storage(search.folder, search.url)
+        work = working(trial, search.folder, database)
+        work.__enter__()
+    try:
+        yield trial
+    finally:
+        work.__exit__(None, None, None)
 
 
-def test_trials_on_another_machine_are_waited_for_while_their_hearts_beat(tmp_path, quick):
-    run = tmp_path / "run"
-    study = run_search(search(run, 2), CPU)
-    with owners.beating(run) as owner:
-        trial = begun_elsewhere(study, owner)
-        ending = threading.Timer(2.0, lambda: study.tell(trial, 1.0))  # longer than a silence
+@pytest.fixture(params=["journal", "database"])
+def where(request, tmp_path):
+    """A run folder with the storage, and of a database the folder of another machine."""
+    url = None if request.param == "journal" else f"sqlite:///{tmp_path}/search.db"
+    return url, tmp_path / "run", tmp_path / ("run" if url is None else "other")
+
+
+def test_trials_on_another_machine_are_waited_for_while_it_is_alive(where, quick, monkeypatch):
+    url, run, other = where
+    study = run_search(search(run, 2, url=url), CPU)
+    with elsewhere(search(other, 3, url=url), monkeypatch) as trial:
+        ending = threading.Timer(4.0, lambda: trial.study.tell(trial, 1.0))  # longer than a silence
         ending.start()
         begin = time.monotonic()
-        said = []
-        study = run_search(search(run, 3), CPU, progress=lambda share, text: said.append(text))
-    assert any(text.endswith(", 1 at work elsewhere") for text in said)
+        texts = []
+        study = run_search(search(run, 3, url=url), CPU, progress=lambda share, text: texts.append(text))
     ending.join()
-    assert time.monotonic() - begin >= 2.0
+    assert any(text.endswith(", 1 at work elsewhere") for text in texts)
+    assert time.monotonic() - begin >= 3.5
     assert [trial.state for trial in study.get_trials()] == 3 * [TrialState.COMPLETE]
 
 
-def test_a_trial_lost_on_another_machine_is_done_here(tmp_path, quick):
-    run = tmp_path / "run"
-    study = run_search(search(run, 2), CPU)
-    with owners.beating(run) as owner:
-        begun_elsewhere(study, owner)
-    (run / "workers" / owner["beat"]).touch()  # a last beat, and silence
-    study = run_search(search(run, 3), CPU)
+def test_a_trial_lost_on_another_machine_is_done_here(where, quick, monkeypatch):
+    url, run, other = where
+    study = run_search(search(run, 2, url=url), CPU)
+    with elsewhere(search(other, 3, url=url), monkeypatch) as trial:
+        pass  # no heartbeat from now on
+    study = run_search(search(run, 3, url=url), CPU)
     assert counted(study) == 3
-    assert study.get_trials()[3].user_attrs["instead_of"] == 2
+    (again,) = retried(study)
+    assert (again.number, again.params["rotation_deg"]) == (3, trial.params["rotation_deg"])
 
 
-def test_machines_whose_hearts_are_not_seen_are_not_waited_for(tmp_path, quick):
+def test_a_worker_that_died_before_its_first_heartbeat_is_missed(where, quick):
+    url, run, _ = where
+    study = run_search(search(run, 2, url=url), CPU)
+    study.ask()
+    assert counted(run_search(search(run, 3, url=url), CPU)) == 3
+    assert running(study) == 0
+
+
+def test_a_shard_does_not_wait_for_others(tmp_path, monkeypatch):
     run = tmp_path / "run"
-    study = run_search(search(run, 2), CPU)
-    with owners.beating(run) as owner:
-        begun_elsewhere(study, {**owner, "home": -1})
-    study = run_search(search(run, 3), CPU)
-    assert (counted(study), studies.running(study)) == (2, 1)
-
-
-def test_a_shard_does_not_wait_for_others(tmp_path):
-    run = tmp_path / "run"
-    study = run_search(search(run, 2), CPU)
-    with owners.beating(run) as owner:
-        begun_elsewhere(study, owner)
+    run_search(search(run, 2), CPU)
+    with elsewhere(search(run, 3), monkeypatch):
         study = run_search(search(run, 3), CPU, shard=(2, 2))
     assert counted(study) == 2
 
@@ -101,7 +126,7 @@ def test_exactly_as_many_trials_as_asked(tmp_path, monkeypatch, shared):
     run = tmp_path / "run"
     url = None if shared else f"sqlite:///{tmp_path}/search.db"
     run_search(search(run, 2, url=url), CPU)
-    everybody, count = threading.Barrier(6), trials_of.left
+    everybody, count = threading.Barrier(6), searching.trials_left
 
     def left(search, study):
         found = count(search, study)
@@ -110,12 +135,12 @@ def test_exactly_as_many_trials_as_asked(tmp_path, monkeypatch, shared):
         time.sleep(0.05)
         return found
 
-    monkeypatch.setattr(trials_of, "left", left)
+    monkeypatch.setattr(searching, "trials_left", left)
     own = [search(run if shared else tmp_path / str(number), 4, url=url) for number in range(6)]
     for one in own:
-        one.folder.mkdir(exist_ok=True)
+        run_folder(one.folder, one.identity).open()
     with one_thread(), ThreadPoolExecutor(6, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        found = list(pool.map(lambda one: trials_of.one_trial(one, 0, 0, "cpu"), own))
+        found = list(pool.map(lambda one: searching.one_trial(one, 0, 0, "cpu"), own))
     assert sum(one is not None for one in found) == 2
     trials = own[0].open().get_trials()
     assert [trial.state in COUNTED for trial in trials[:4]] == 4 * [True]
@@ -157,7 +182,7 @@ def test_a_locked_database_is_said_in_a_line(tmp_path, monkeypatch):
         run_search(search(tmp_path / "run", 2, url=url, task=task), CPU)
     with locked(path), pytest.raises(InputError, match=r"search.db: .*database is locked"):
         run_search(search(tmp_path / "run", 2, url=url), CPU)
-    monkeypatch.setattr(studies, "alive", lambda *_: False)  # that process was this one
+    monkeypatch.setattr(workers_of, "_is_running", lambda pid: False)  # that process was this one
     assert counted(run_search(search(tmp_path / "run", 2, url=url), CPU)) == 2
 
 
@@ -212,10 +237,10 @@ def test_a_worker_whose_trials_all_fail_ends_it_for_the_others_too(tmp_path):
         run_search(own, CPU, workers=2)
     trials = own.open().get_trials()
     assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
-    again = [trial for trial in trials if "instead_of" in trial.user_attrs]
+    again = retried(own.open())
     assert again
     assert {trial.state for trial in again} == {TrialState.WAITING}
-    assert {trial.user_attrs["why"] for trial in again} == {"its worker was stopped"}
+    assert {trial.user_attrs["stops"] for trial in again} == {1}
 
 
 @dataclass(frozen=True)
@@ -238,12 +263,14 @@ def test_a_database_holds_studies_by_name(tmp_path):
     url = f"sqlite:///{tmp_path}/search.db"
     run_search(search(tmp_path / "one", 1, url=url), CPU)
     other = Bowl(3 * BLOCK, "counting", 2500, 0, Experiment())
-    with pytest.raises(InputError, match="made with another task; give yours another name by --study"):
+    with pytest.raises(
+        InputError, match=r"made with other settings; give yours another name by --study \(task"
+    ):
         run_search(search(tmp_path / "two", 1, url=url, task=other), CPU)
     study = run_search(search(tmp_path / "two", 1, url=url, task=other, study="mine"), CPU)
     assert study.study_name == "mine"
     assert describe(tmp_path / "two")[0] == ["search mine of 1 trials: 1 complete, 1 waiting"]
-    with pytest.raises(InputError, match="holds the search mine in sqlite"):
+    with pytest.raises(InputError, match=r"other settings; .*name mine, not simplex"):
         run_search(search(tmp_path / "two", 1, url=url, task=other), CPU)
 
 
@@ -258,17 +285,17 @@ def test_no_password_is_written_down(tmp_path, monkeypatch):
     run, file = tmp_path / "run", f"sqlite:///{tmp_path}/search.db"
     # A file stands for the server, as seen by what opens a storage.
     inner = storages.open_storage
-    for module in (storages, studies):
-        monkeypatch.setattr(module, "open_storage", lambda folder, url: inner(folder, file), raising=False)
+    for module in (storages, searching):
+        monkeypatch.setattr(module, "open_storage", lambda folder, url: inner(folder, file))
     monkeypatch.setattr("sys.argv", ["icobench", "tune", "simplex", "--storage", url])
     run_search(search(run, 1, url=url), CPU)
     assert hidden in (run / "search.json").read_text()
     assert not any(b"cr@et" in path.read_bytes() for path in run.rglob("*") if path.is_file())
     assert counted(run_search(search(run, 2, url=url), CPU)) == 2  # goes on
-    monkeypatch.delenv(studies.URL_VARIABLE, raising=False)
+    monkeypatch.delenv(storages.URL_VARIABLE, raising=False)
     with pytest.raises(InputError, match=r"password of .*\*\*\*@host/db is not kept; .*ICOBENCH_STORAGE"):
         describe(run)
-    monkeypatch.setenv(studies.URL_VARIABLE, url)
+    monkeypatch.setenv(storages.URL_VARIABLE, url)
     assert describe(run)[0][0].startswith("search simplex of 2 trials: 2 complete")
     monkeypatch.undo()
     with pytest.raises(InputError) as refused:
@@ -276,22 +303,22 @@ def test_no_password_is_written_down(tmp_path, monkeypatch):
     assert "secret" not in str(refused.value)
 
 
-def test_a_heart_beats_on_after_a_bad_moment_of_the_file_server(tmp_path, monkeypatch):
-    monkeypatch.setattr(owners, "BEAT_SECONDS", 0.05)
+def test_heartbeats_go_on_after_a_file_server_failed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers_of, "BEAT_SECONDS", 0.05)
     touch, failed = Path.touch, threading.Event()
-    with owners.beating(tmp_path) as owner:
-        heart = tmp_path / "workers" / owner["beat"]
+    heartbeat = tmp_path / "run" / "workers" / "trial-00000"
 
-        def fail_once(path, *values, **more):
-            if path == heart and not failed.is_set():
-                failed.set()
-                raise OSError("stale file handle")
-            touch(path, *values, **more)
+    def fail_once(path, *values, **options):
+        if path == heartbeat and heartbeat.exists() and not failed.is_set():
+            failed.set()
+            raise OSError("stale file handle")
+        touch(path, *values, **options)
 
-        monkeypatch.setattr(Path, "touch", fail_once)
+    monkeypatch.setattr(Path, "touch", fail_once)
+    with working(search(tmp_path / "run").open().ask(), tmp_path / "run"):
         assert failed.wait(5)
-        os.utime(heart, (0, 0))
+        os.utime(heartbeat, (0, 0))
         end = time.monotonic() + 5
-        while heart.stat().st_mtime == 0 and time.monotonic() < end:
+        while heartbeat.stat().st_mtime == 0 and time.monotonic() < end:
             time.sleep(0.02)
-        assert heart.stat().st_mtime > 0
+        assert heartbeat.stat().st_mtime > 0

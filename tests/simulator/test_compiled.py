@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ co
 def fresh(monkeypatch, tmp_path):
     """Counters as in a new process and an empty cache."""
     monkeypatch.setattr(compiled._State, "requested", 0)
-    monkeypatch.setattr(compiled._State, "made", {})
+    monkeypatch.setattr(compiled._State, "compiled", {})
     monkeypatch.setenv("ICOBENCH_CACHE", str(tmp_path))
     return tmp_path
 
@@ -53,7 +53,7 @@ def test_only_after_enough_images_unless_cached(fresh, monkeypatch, caplog):
     assert compiled.kernels(CPU, torch.float32, 1).fused
     assert len(caplog.records) == 1  # the notice is one line
     monkeypatch.setattr(compiled._State, "requested", 0)
-    monkeypatch.setattr(compiled._State, "made", {})
+    monkeypatch.setattr(compiled._State, "compiled", {})
     assert compiled.kernels(CPU, torch.float32, 1).fused
 
 
@@ -77,7 +77,7 @@ def test_a_cache_that_cannot_be_written(fresh, monkeypatch):
 @pytest.fixture
 def through_kernel(monkeypatch):
     """A simulator that uses the native kernel."""
-    monkeypatch.setattr(compiled._State, "made", {})
+    monkeypatch.setattr(compiled._State, "compiled", {})
     monkeypatch.setenv("ICOBENCH_COMPILE", "1")
     simulator = Simulator(Experiment(pixels=64, refractive_index=0.89 + 0.0859j))
     assert compiled.kernels(CPU, torch.float32, 1).fused

@@ -6,19 +6,18 @@ import pytest
 import torch
 
 from icobench.images.masks import usable_pixels
-from icobench.network.familiar import familiar, whole
+from icobench.network.predict import complete, within_training
 from icobench.network.recipe import Recipe
-from icobench.simulator.experiment import Experiment
+from tests.network.tiny import EXPERIMENT, image_set
 
-EXPERIMENT = Experiment()
 COUNTS = Recipe(steps=1)
 REALISTIC = Recipe(steps=1, images="realistic")
 
 
-def asked(recipe, kind="counts", hole=3.0, photons=1e5, experiment=EXPERIMENT, edge=1.0) -> bool:
+def is_within(recipe, kind="counts", hole=3.0, photons=1e5, experiment=EXPERIMENT, edge=1.0) -> bool:
     mask = usable_pixels(experiment, hole)[None] & (experiment.sin_theta() <= edge)
     images = mask.double() * photons / mask.sum()
-    return bool(familiar(recipe, images, mask, experiment, kind))
+    return bool(within_training(recipe, image_set(images, kind, mask, experiment)))
 
 
 @pytest.mark.parametrize(
@@ -38,24 +37,23 @@ def asked(recipe, kind="counts", hole=3.0, photons=1e5, experiment=EXPERIMENT, e
     ],
 )
 def test_networks_for_counts(changes, expected):
-    assert asked(COUNTS, **changes) == expected
+    assert is_within(COUNTS, **changes) == expected
 
 
 def test_networks_for_flawed_images_know_larger_holes_and_no_counts():
-    assert asked(REALISTIC, "log", hole=12.0)
-    assert not asked(REALISTIC, "log", hole=20.0)
-    assert not asked(REALISTIC)
+    assert is_within(REALISTIC, "log", hole=12.0)
+    assert not is_within(REALISTIC, "log", hole=20.0)
+    assert not is_within(REALISTIC)
 
 
-def test_only_images_on_the_canonical_grid_are_whole():
+def test_only_images_on_the_canonical_grid_are_complete():
     mask = EXPERIMENT.valid()[None].repeat(2, 1, 1)
     mask[1, 64, 64] = False
-    assert whole(mask, EXPERIMENT).tolist() == [True, False]
-    assert whole(mask, replace(EXPERIMENT, centre_offset=(0.3, 0))).tolist() == [False, False]
+    images = image_set(torch.zeros(2, 128, 128), "intensity", mask)
+    assert complete(images).tolist() == [True, False]
+    shifted = replace(images, experiment=replace(EXPERIMENT, centre_offset=(0.3, 0)))
+    assert complete(shifted).tolist() == [False, False]
     finer = replace(EXPERIMENT, pixels=256)
-    assert whole(finer.valid()[None], finer).tolist() == [False]
-    assert familiar(Recipe(steps=1, images="clean"), mask, mask, EXPERIMENT, "intensity").tolist() == [
-        True,
-        False,
-    ]
-    assert torch.equal(whole(mask[:0], EXPERIMENT), torch.zeros(0, dtype=torch.bool))
+    assert complete(image_set(torch.zeros(1, 256, 256), experiment=finer)).tolist() == [False]
+    assert within_training(Recipe(steps=1, images="clean"), images).tolist() == [True, False]
+    assert torch.equal(complete(images.subset(torch.arange(0))), torch.zeros(0, dtype=torch.bool))

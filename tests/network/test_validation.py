@@ -1,21 +1,21 @@
-"""Spreads whose errors are known."""
+"""Error bars are calibrated on errors of known size."""
 
 import pytest
 import torch
 
 from icobench.geometry.rotations import quaternion_multiply, random_quaternions, rotation_vector_to_quaternion
-from icobench.network.calibration import spread_factors
 from icobench.network.orbit import embed
 from icobench.network.outputs import Layout
 from icobench.network.sizes import Line
 from icobench.network.stream import TrainingBatch
 from icobench.network.targets import TARGETS
+from icobench.network.validation import prediction_errors, spread_factors
 
 RADIUS_STD_NM, TURN_STD_DEG = 2.0, 1.5
 
 
-class Known(torch.nn.Module):
-    """Gives what it is shown: the inputs are its output."""
+class Echo(torch.nn.Module):
+    """Its output is its input."""
 
     def __init__(self):
         super().__init__()
@@ -36,8 +36,8 @@ def test_factors_bring_the_spreads_to_the_errors(generator, spreads):
         truth,
     )
     radius = torch.full((count,), 95.0)
-    said = (radius + 0.5 * torch.randn(count, generator=generator) - 30) / 130
-    columns = [embed(moved).float(), said[:, None]]
+    predicted = (radius + 0.5 * torch.randn(count, generator=generator) - 30) / 130
+    columns = [embed(moved).float(), predicted[:, None]]
     if spreads:
         log_radius = torch.full((count, 1), RADIUS_STD_NM / 130).log()
         log_turn = (torch.deg2rad(torch.full((count, 1), TURN_STD_DEG)) / 3**0.5).log()
@@ -46,7 +46,7 @@ def test_factors_bring_the_spreads_to_the_errors(generator, spreads):
         TrainingBatch(torch.cat(columns, 1)[rows], truth[rows], radius[rows])
         for rows in torch.arange(count).split(1000)
     ]
-    found = spread_factors(Known(), batches)
+    factors = spread_factors(prediction_errors(Echo(), batches))
     # The quantile of 4,000 normal deviates scatters by 2 %.
     expected = {"radius": 0.25, "orientation": 2.0} if spreads else {"radius": 1.0, "orientation": 1.0}
-    assert found == pytest.approx(expected, rel=0.08)
+    assert factors == pytest.approx(expected, rel=0.08)

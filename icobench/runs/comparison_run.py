@@ -1,0 +1,302 @@
+"""One run of a comparison: a test set and a seed, and the blocks that methods have reconstructed."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from icobench.answer import Progress
+from icobench.errors import InputError
+from icobench.fitting.dictionary import Dictionary, dictionary_for
+from icobench.images.detector import DETECTORS
+from icobench.images.image_set import ImageSet
+from icobench.methods import Method, Problem
+from icobench.network.selection import Networks, predict
+from icobench.provenance import provenance
+from icobench.runs.scoring import bounds_at_truth, course, score
+from icobench.runs.settings import ComparisonSettings
+from icobench.sets.own_images import file_digest, read_own_images
+from icobench.sets.pattern_file import read_patterns, write_patterns
+from icobench.sets.patterns import PatternOptions, generate_patterns
+from icobench.sets.test_sets import TestSet
+from icobench.simulator.compiled import prepare_kernel
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+from icobench.storage import PieceStore, atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Block", "Run"]
+
+BLOCK = 8
+"""Images reconstructed and stored together."""
+
+WARM_RADII_NM, WARM_IMAGES = (28.0, 164.0), 32
+"""Simulated before anything is timed: close enough to need every table of that range."""
+
+NOT_IDENTITY = ("preset", "methods", "seeds", "test_sets", "truth", "definitions")
+"""Settings that may change while a folder's test images stay; files are known by their content."""
+
+
+class Block(NamedTuple):
+    """One piece of a comparison.
+
+    Attributes:
+        run: name of the run, empty if there is only one.
+        method: name.
+        block: number of the block of images.
+    """
+
+    run: str
+    method: str
+    block: int
+
+    def __str__(self) -> str:
+        place = f"{self.run}: " if self.run else ""
+        return f"{place}{self.method} block {self.block + 1}"
+
+
+@dataclass(eq=False)
+class Run:
+    """One test set and seed of a comparison: what its images are, and where its finished blocks lie.
+
+    Attributes:
+        folder: of the run.
+        name: of the run, empty for a single one.
+        test_set: what the images are.
+        seed: of images and random starts.
+        settings: of the comparison.
+        believed: physics and grid, whatever number of pixels a file's images have.
+        methods: in the order of the table.
+        all_networks: to choose from, None if no method needs one.
+        device: where to work.
+        workers: processes that share the machine.
+        failures: methods that raised an error, and what it said.
+        dictionary: of the methods that need one, once the run is prepared.
+    """
+
+    folder: Path
+    name: str
+    test_set: TestSet
+    seed: int
+    settings: ComparisonSettings
+    believed: Experiment
+    methods: Sequence[Method]
+    all_networks: Networks | None
+    device: str
+    workers: int
+    failures: dict[str, str] = field(default_factory=dict)
+    dictionary: Dictionary | None = None
+    _bounds: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _prepared: bool = False
+
+    @property
+    def reference(self) -> str:
+        """The test set as the user named it: its name, or a file."""
+        return self.test_set.name if self.test_set.path is None else str(self.test_set.path)
+
+    @cached_property
+    def options(self) -> PatternOptions:
+        """How the images are made."""
+        return self.test_set.options(self.settings.images, self.settings.photons, self.settings.hole_degrees)
+
+    @cached_property
+    def file_images(self) -> ImageSet | None:
+        """The images of a test set that is a file."""
+        if self.test_set.path is None:
+            return None
+        truth = Path(self.settings.truth) if self.settings.truth else None
+        return read_own_images(self.test_set.path, self.believed, self.settings.images, truth)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """Physics and grid; a file's images have their own number of pixels."""
+        experiment = None if self.file_images is None else self.file_images.experiment
+        return experiment or self.believed
+
+    @cached_property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.images // BLOCK)
+
+    @cached_property
+    def images(self) -> int:
+        """Number of images."""
+        return self.settings.images if self.file_images is None else len(self.file_images)
+
+    @cached_property
+    def networks(self) -> Networks | None:
+        """The networks that may be asked: no method pays for the training of another one."""
+        networks = self.all_networks
+        if networks is None:
+            return None
+        kind = self.options.stored_kind if self.file_images is None else self.file_images.kind
+        complete = self.file_images is None and self.options.detector == DETECTORS["clean"]
+        return networks.subset(self.experiment, kind, complete)
+
+    @cached_property
+    def source(self) -> dict[str, str]:
+        """Names and contents of the files that the images come from; empty for simulated ones."""
+        if self.test_set.path is None:
+            return {}
+        files = {"file": self.test_set.path.name, "sha256": file_digest(self.test_set.path)}
+        if self.settings.truth:
+            truth = Path(self.settings.truth)
+            files |= {"truth": truth.name, "truth_sha256": file_digest(truth)}
+        return files
+
+    @cached_property
+    def store(self) -> PieceStore:
+        """The folder with the finished blocks."""
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in NOT_IDENTITY}
+        identity = {
+            "settings": {**settings, "test_sets": (self.test_set.name,)},
+            "experiment": self.experiment.to_dict(),
+            "seed": self.seed,
+            **({"source": self.source} if self.source else {}),
+        }
+        return PieceStore(self.folder, identity, what="a run")
+
+    def check(self) -> None:
+        """Refuse images that cannot be made, networks that do not fit, and a folder of something else.
+
+        Raises:
+            InputError: for one of these.
+        """
+        _ = self.options, self.networks
+        self.store.check()
+
+    def description(self) -> dict[str, Any]:
+        """What ``run.json`` says beside the identity."""
+        detector = self.options.detector
+        noise = {"photons": detector.photons, "hole_degrees": detector.hole_degrees}
+        origin = provenance(self.seed, torch.device(self.device), self.experiment)
+        if self.workers > 1:
+            origin["machine"]["workers"] = self.workers
+        settings = {**asdict(self.settings), **self.store.identity["settings"], "images": self.images}
+        cards = [] if self.networks is None else self.networks.cards
+        return {
+            **origin,
+            "methods": {method.name: method.card for method in self.methods},
+            "failures": self.failures,
+            "settings": settings | (noise if self.file_images is None else {}),
+            "source": self.source.get("file"),
+            "network": cards[0] if cards else None,
+            "networks": cards,
+            "dictionary": None if self.dictionary is None else self.dictionary.card,
+        }
+
+    @property
+    def lacks_images(self) -> bool:
+        """Whether the test images are still to be simulated."""
+        return self.file_images is None and not (self.folder / "test_set.h5").exists()
+
+    @cached_property
+    def test_images(self) -> ImageSet:
+        """The test images, made once and kept in the folder."""
+        if not (self.folder / "test_set.h5").exists():
+            self.keep_images(
+                self.file_images or generate_patterns(self.options, self.experiment, self.seed, self.device)
+            )
+        return read_patterns(self.folder / "test_set.h5")
+
+    def keep_images(self, images: ImageSet) -> None:
+        """Store the test images."""
+        origin = provenance(self.seed, torch.device(self.device), self.experiment)
+        exact = self.file_images is not None or bool(self.options.augmentation)
+        origin = {"command": origin["command"], "seed": self.seed}
+        write_patterns(self.folder / "test_set.h5", images, origin, exact=exact)
+
+    def part(self, piece: Block) -> str:
+        """Name of a block's file; another version, other options or other weights make other files."""
+        method = next(method for method in self.methods if method.name == piece.method)
+        weights = f"-{self.networks.digest}" if method.needs_network and self.networks else ""
+        return f"{method.name}-{method.digest}{weights}-{piece.block:04d}.parquet"
+
+    @cached_property
+    def simulator(self) -> Simulator:
+        """Of the experiment that the user believes in."""
+        return Simulator(self.experiment, device=self.device)
+
+    def prepare(self) -> None:
+        """Make what is made once, so that the first method is not charged with it.
+
+        That is images, kernel, tables, dictionary and the networks' first call.
+        """
+        if self._prepared:
+            return
+        self._prepared = True
+        images = self.test_images
+        prepare_kernel(torch.device(self.device))
+        radius = torch.linspace(*WARM_RADII_NM, WARM_IMAGES, dtype=torch.float64)
+        upright = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64).expand(WARM_IMAGES, 4)
+        self.simulator.intensity(radius.to(self.simulator.device), upright.to(self.simulator.device))
+        if self.networks is not None:
+            first = images.subset(torch.arange(min(BLOCK, len(images))))
+            with contextlib.suppress(Exception):  # a method that asks the networks will say what is wrong
+                predict(self.networks, replace(first, experiment=self.experiment))
+        if any(method.needs_dictionary for method in self.methods):
+            self.dictionary = dictionary_for(self.simulator)
+
+    def bounds(self, block: int, truth: ImageSet) -> tuple[Tensor, Tensor]:
+        """Cramer-Rao bounds at the truth of a block, which no method is charged with."""
+        if block not in self._bounds:
+            self._bounds[block] = bounds_at_truth(truth, self.simulator)
+        return self._bounds[block]
+
+    def compute(self, piece: Block, progress: Progress = lambda share: None) -> str | None:
+        """Reconstruct a block and store it.
+
+        A method that has failed in this process is not tried again here.
+
+        Returns:
+            what the method raised, None where the block is stored.
+        """
+        if piece.method in self.failures:
+            return self.failures[piece.method]
+        self.prepare()
+        method = next(method for method in self.methods if method.name == piece.method)
+        first, last = piece.block * BLOCK, min((piece.block + 1) * BLOCK, self.images)
+        block = self.test_images.subset(torch.arange(first, last))
+        try:
+            answer = method.run(Problem(block, self.simulator, self.networks, self.seed), progress)
+        except Exception as error:  # a user's method may raise anything: the others go on
+            line = (str(error).strip().splitlines() or [""])[0]
+            self.failures[piece.method] = f"{type(error).__name__}: {line}"
+            return self.failures[piece.method]
+        bounds = self.bounds(piece.block, block)
+        rows = score(answer, method.name, block, bounds, self.workers)
+        # The curves first: a part counts as finished once its results exist.
+        part = self.part(piece)
+        with self.store.writing(Path(part).with_suffix(".curves").name) as temporary:
+            course(answer, method.name, block).to_parquet(temporary)
+        with self.store.writing(part) as temporary:
+            rows.to_parquet(temporary)
+        return None
+
+    def collect(self) -> "pd.DataFrame":
+        """Join the stored blocks, method by method."""
+        import pandas as pd
+
+        parts = [
+            self.store.path(part)
+            for method in self.methods
+            for block in range(self.blocks)
+            if self.store.has(part := self.part(Block(self.name, method.name, block)))
+        ]
+        if not parts:
+            reasons = "; ".join(f"{name} failed: {reason}" for name, reason in self.failures.items())
+            raise InputError(f"{self.folder}: {reasons or 'no finished block yet'}")
+        results = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+        curves = [pd.read_parquet(part.with_suffix(".curves")) for part in parts]
+        tables = {"results": results, "curves": pd.concat(curves, ignore_index=True)}
+        for name, table in tables.items():
+            with atomic_path(self.folder / f"{name}.parquet") as temporary:
+                table.to_parquet(temporary)
+        return results

@@ -1,0 +1,283 @@
+"""What a search tries: settings of the simplex, or training recipes, judged on the same images in every trial."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from icobench.answer import SOLVED_DEG, SOLVED_NM, solved
+from icobench.geometry.orientation import disorientation
+from icobench.images.image_set import ImageSet
+from icobench.methods import Problem, find_method
+from icobench.network.architectures import Network
+from icobench.network.checkpoint import TrainedNetwork
+from icobench.network.recipe import Recipe
+from icobench.network.selection import Networks, predict
+from icobench.network.training import train
+from icobench.sets.patterns import generate_patterns
+from icobench.sets.test_sets import find_test_set
+from icobench.simulator.compiled import prepare_kernel
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["BLOCK", "RUNGS", "NetworkTask", "SimplexTask", "simplex_options"]
+
+BLOCK = 8
+"""Images of a simplex trial that are fitted together; a trial may be pruned after each block."""
+
+LOSS_RANGE = (-2.0, 2.0)
+
+RACE_TOLERANCE_DEG = 0.02
+"""As in the method simplex-race; the paper's simplices do all their iterations."""
+
+RUNGS = 9
+"""Parts of the training budget after which a network is judged: Hyperband's unit of resource."""
+
+JUDGED_ON = {"clean": "clean", "counts": "counting", "realistic": "realistic", "augmented": "realistic"}
+"""Test set by the images that a recipe trains on."""
+
+VALIDATION_SEED = 10**6
+"""Added to the seed of the training for that of the validation images."""
+
+Report = Callable[[int, float], None]
+"""Called with a step and its value; may raise ``optuna.TrialPruned``."""
+
+Note = Callable[[dict[str, float]], None]
+"""Called with what a trial has cost so far."""
+
+
+def simplex_options(values: dict[str, Any], budget: int) -> dict[str, Any]:
+    """The options of the method simplex-race that a trial's values mean.
+
+    Every round, and the iterations after the last one, get an equal part of the budget.
+
+    Args:
+        values: starts, rounds, keep, rotation_deg, radius_nm.
+        budget: Nelder-Mead iterations for an image, of all its simplices together.
+    """
+    count, part = int(values["starts"]), budget / (values["rounds"] + 1)
+    rounds = []
+    for _ in range(values["rounds"]):
+        iterations = max(1, round(part / count))
+        count = max(1, round(count * values["keep"]))
+        rounds.append((iterations, count))
+    return {
+        "starts": int(values["starts"]), "rounds": tuple(rounds), "iterations": max(1, round(part / count)),
+        "rotation_deg": values["rotation_deg"], "radius_nm": values["radius_nm"],
+        "angle_tolerance_deg": RACE_TOLERANCE_DEG if rounds else 0.0,
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _simplex_images(task: "SimplexTask", device: str) -> tuple[ImageSet, Simulator]:
+    prepare_kernel(torch.device(device))
+    options = find_test_set(task.test_set).options(task.images)
+    images = generate_patterns(options, task.experiment, task.seed, device)
+    return images, Simulator(task.experiment, device=device)
+
+
+@dataclass(frozen=True)
+class SimplexTask:
+    """Images and budget of a search for settings of the simplex.
+
+    The loss of an image is the common logarithm of its error in units of what counts as solved, the
+    larger of disorientation over 1 degree and radius error over 1 nm, kept in -2 to 2.
+
+    Attributes:
+        images: in a trial.
+        test_set: name of a test set.
+        budget: Nelder-Mead iterations for an image where the search does not vary them.
+        seed: of images and random starts.
+        experiment: physics and grid.
+    """
+
+    images: int
+    test_set: str
+    budget: int
+    seed: int
+    experiment: Experiment
+
+    kind: ClassVar = "simplex"
+    accuracy: ClassVar = "mean log10 of the error over 1 deg and 1 nm"
+    cost: ClassVar = "simulations per image"
+    prune_every: ClassVar = BLOCK
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that a trial's values depend on, except the search space."""
+        return {**asdict(self), "experiment": self.experiment.to_dict()}
+
+    def pruner(self) -> "optuna.pruners.BasePruner":
+        """A Wilcoxon test over the images, against the best trial."""
+        import optuna
+
+        return optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=BLOCK)
+
+    def evaluate(
+        self, values: dict[str, Any], folder: Path, device: str, report: Report, note: Note
+    ) -> tuple[float, float]:
+        """Mean loss and mean number of simulations per image.
+
+        Args:
+            values: of the search space.
+            folder: for files of the trial; not used.
+            device: where to simulate.
+            report: called with every image's number and loss.
+            note: called with seconds, simulations, images and success rate so far.
+        """
+        images, simulator = _simplex_images(self, device)
+        options = simplex_options(values, values.get("budget", self.budget))
+        method = find_method("simplex-race").with_options(**options)
+        begin = time.perf_counter()
+        losses: list[float] = []
+        simulations = successes = 0
+        for rows in torch.arange(len(images)).split(BLOCK):
+            block = images.subset(rows)
+            answer = method.run(Problem(block, simulator, seed=self.seed))
+            turn = disorientation(answer.quaternion.double(), block.quaternion)
+            miss = (answer.radius_nm.double() - block.radius_nm).abs()
+            error = torch.maximum(turn / SOLVED_DEG, miss / SOLVED_NM)
+            block_losses = error.log10().clamp(*LOSS_RANGE).tolist()
+            losses += block_losses
+            # The simplices' own, without those of the judgement that follows.
+            simulations += int(answer.trace.evaluations[-1].sum())
+            successes += int(solved(turn, miss).sum())
+            note(
+                {
+                    "seconds": time.perf_counter() - begin, "simulations": simulations, "images": len(losses),
+                    "success_rate": successes / len(losses), "evaluations": simulations / len(losses),
+                }
+            )  # fmt: skip
+            for number, loss in zip(rows.tolist(), block_losses, strict=True):
+                report(number, loss)
+        return sum(losses) / len(losses), simulations / len(losses)
+
+    def preset(self, values: dict[str, Any], search: dict[str, Any]) -> dict[str, Any]:
+        """A file for ``icobench compare --config`` that compares the settings with the package's own."""
+        options = simplex_options(values, values.get("budget", self.budget))
+        return {
+            "images": self.images,
+            "test_sets": [self.test_set],
+            "methods": ["simplex", "simplex-race", "simplex-tuned"],
+            "define": {"simplex-tuned": {**options, "search": search}},
+        }
+
+
+@lru_cache(maxsize=1)
+def _validation_images(task: "NetworkTask", device: str) -> ImageSet:
+    prepare_kernel(torch.device(device))
+    name, seed = JUDGED_ON[task.recipe.images], task.seed + VALIDATION_SEED
+    return generate_patterns(find_test_set(name).options(task.images), task.experiment, seed, device)
+
+
+def _median_error(network: Network, recipe: Recipe, images: ImageSet, experiment: Experiment) -> float:
+    """Median disorientation of a network's answers, in degrees."""
+    card = {"experiment": experiment.to_dict()}
+    networks = Networks((TrainedNetwork(network.eval(), card, recipe, "trial"),))
+    answer = predict(networks, images)
+    return float(disorientation(answer.quaternion, images.quaternion).median())
+
+
+@dataclass(frozen=True)
+class NetworkTask:
+    """Validation images and training budget of a search for a recipe.
+
+    Attributes:
+        images: validation images.
+        recipe: what is varied; the budget is its steps times its batch, in training images.
+        seed: of training and validation images.
+        experiment: physics and grid.
+    """
+
+    images: int
+    recipe: Recipe
+    seed: int
+    experiment: Experiment
+
+    kind: ClassVar = "network"
+    accuracy: ClassVar = "median disorientation (deg)"
+    cost: ClassVar = "training seconds"
+    prune_every: ClassVar = 1
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that a trial's values depend on, except the search space."""
+        return {**asdict(self), "experiment": self.experiment.to_dict()}
+
+    def pruner(self) -> "optuna.pruners.BasePruner":
+        """Hyperband over the parts of the training."""
+        import optuna
+
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3)
+
+    def varied(self, values: dict[str, Any]) -> Recipe:
+        """The recipe with a trial's values.
+
+        Raises:
+            InputError: a name that a recipe does not have.
+        """
+        changes = {
+            name: value for name, value in values.items() if "." not in name and name != "budget_share"
+        }
+        options = {
+            name.removeprefix("network."): value
+            for name, value in values.items()
+            if name.startswith("network.")
+        }
+        if changes.get("architecture", self.recipe.architecture) == self.recipe.architecture:
+            options = {**self.recipe.network, **options}
+        budget = self.recipe.steps * self.recipe.batch * values.get("budget_share", 1.0)
+        steps = max(1, round(budget / changes.get("batch", self.recipe.batch)))
+        return Recipe.from_dict({**asdict(self.recipe), **changes, "network": options, "steps": steps})
+
+    def evaluate(
+        self, values: dict[str, Any], folder: Path, device: str, report: Report, note: Note
+    ) -> tuple[float, float]:
+        """Median disorientation in degrees, and training seconds.
+
+        Args:
+            values: of the search space.
+            folder: for the files of the training.
+            device: where to train.
+            report: called with the number of ninths of the budget and the error then.
+            note: called with seconds and simulations so far.
+
+        Raises:
+            DivergedError: loss, gradient or weights became infinite or NaN.
+        """
+        images = _validation_images(self, device)
+        recipe = self.varied(values)
+        watch_steps = max(1, recipe.steps // RUNGS)
+        begin = time.perf_counter()
+
+        def watch(step: int, network: Network) -> None:
+            simulations = step * recipe.batch // recipe.variants
+            simulations = min(simulations, recipe.pool or simulations)
+            note({"seconds": time.perf_counter() - begin, "simulations": simulations})
+            if (rung := step // watch_steps) < RUNGS:
+                report(rung, _median_error(network, recipe, images, self.experiment))
+
+        try:
+            result = train(
+                recipe, self.experiment, folder, self.seed, device, watch=watch, watch_steps=watch_steps
+            )
+        finally:
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+        note({"seconds": time.perf_counter() - begin, "simulations": result.simulations})
+        error = _median_error(result.network, recipe, images, self.experiment)
+        report(RUNGS, error)
+        return error, result.seconds
+
+    def preset(self, values: dict[str, Any], search: dict[str, Any]) -> dict[str, Any]:
+        """A file for ``icobench train --config``."""
+        return {**self.varied(values).to_dict(), "search": search}
