@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from icobench.network.familiar import whole
 from torch import Tensor
 
 from icobench.answer import POOR
@@ -29,11 +28,7 @@ from icobench.images.image_set import ImageSet
 from icobench.images.log_image import log_image
 from icobench.images.masks import usable_pixels
 from icobench.methods import Problem, find_method
-<<<<<<< HEAD
 from icobench.network.predict import answer, complete
-=======
-from icobench.network.predict import answer
->>>>>>> house
 from icobench.network.selection import CLEAN_SCORE, Networks, agreeing, load_network, predict
 from icobench.provenance import provenance
 from icobench.sets.patterns import PatternOptions, draw_truth, generate_patterns

@@ -13,17 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icobench.reporting.economy import accounts_of, published_text
-from icobench.reporting.verdict import overview, verdict
 from network_targets import targets_text
 from paper_scale.claims import PAPER
 from warm_start import starts_text
 
-<<<<<<< HEAD
 from icobench.reporting.findings import overview, verdict
 from icobench.reporting.ledger import accounts_of, published_text
-=======
->>>>>>> house
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.tables import number, summary_markdown, summary_table
 from icobench.storage import atomic_path
