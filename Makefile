@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH ?=
 BASE ?=
 
-.PHONY: compare test test-slow test-cluster bench bench-compare lint reports train clean
+.PHONY: compare test test-slow test-cluster bench bench-compare committed lint reports train clean
 
 compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
@@ -25,16 +25,20 @@ test-cluster: $(STAMP)
 	tests/cluster/one-node-slurm install
 	$(BIN)/python -m pytest -m cluster
 
-# BENCH='-b Exact' chooses. The package is installed in place, so the tree must be the commit.
-bench: $(STAMP)
-	@test -z "$$(git status --porcelain)" || \
-		{ echo "bench: the tree has changes, but results are stored for a commit" >&2; exit 1; }
-	test -f $(HOME)/.asv-machine.json || $(BIN)/asv machine --yes
+# BENCH='-b Exact' chooses benchmarks. `bench` runs the package as it is installed, in place, and results belong
+# to a commit, so the tree must be that commit.
+bench: $(STAMP) committed
 	$(BIN)/asv run --python=same --set-commit-hash "$$(git rev-parse HEAD)" $(BENCH)
 
-bench-compare: $(STAMP)
+# Measures BASE and HEAD in turns, round by round; fails if something is slower by more than the factor.
+bench-compare: $(STAMP) committed
 	@test -n "$(BASE)" || { echo "bench-compare: say with what, such as BASE=main" >&2; exit 1; }
-	$(BIN)/python -m benchmarks.interleaved "$(BASE)" $(BENCH)
+	$(BIN)/asv continuous --environment checkout --interleave-rounds --factor 1.15 $(BENCH) "$(BASE)" HEAD
+
+committed: $(STAMP)
+	@test -z "$$(git status --porcelain)" || \
+		{ echo "the tree has changes, but commits are measured" >&2; exit 1; }
+	test -f $(HOME)/.asv-machine.json || $(BIN)/asv machine --yes
 
 lint: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt ruff mypy

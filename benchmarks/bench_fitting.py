@@ -3,17 +3,16 @@
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.common import (
     DEVICES,
     REPEAT,
+    REPEAT_SLOW,
     SEED,
     clock,
     count,
     grid,
-    networks,
     patterns,
     problem,
     simulator,
@@ -24,9 +23,7 @@ from icobench.fitting.dictionary import Dictionary, DictionaryOptions, build_dic
 from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nelder_mead import NelderMead
 from icobench.fitting.simplex import SimplexFits, SimplexOptions, random_starts
-from icobench.images.source import open_images
-from icobench.methods import find_method
-from icobench.runs.reconstruct import reconstruct_images
+from icobench.runs.reconstruct import reconstruct
 from icobench.sets.pattern_file import write_patterns
 
 
@@ -59,7 +56,7 @@ class NelderMeadImages:
 
     params = (DEVICES, grid(1, 50), grid(40.0, 150.0))
     param_names = ("device", "simplices", "radius_nm")
-    repeat = (2, 10, 2.0)
+    repeat = REPEAT_SLOW
     warmup_time = 0
 
     def setup(self, device: str, simplices: int, radius: float) -> None:
@@ -128,7 +125,7 @@ class Build:
 
     params = (DEVICES,)
     param_names = ("device",)
-    repeat = (2, 5, 2.0)
+    repeat = REPEAT_SLOW
     warmup_time = 0
 
     def setup(self, device: str) -> None:
@@ -144,7 +141,7 @@ class Reconstruct:
 
     params = (grid("network+lm", "network", "network+simplex", "dictionary+lm"), DEVICES, grid(1, 8))
     param_names = ("method", "device", "images")
-    repeat = (2, 5, 2.0)
+    repeat = REPEAT_SLOW
     timeout = 600
 
     def setup(self, method: str, device: str, images: int) -> None:
@@ -153,12 +150,8 @@ class Reconstruct:
         self.path = Path("images.cxi").resolve()
         if not self.path.exists():
             write_patterns(self.path, patterns(images), {})
-        networks(device)
 
     def time_reconstruct(self, method: str, device: str, images: int) -> None:
-        with open_images(self.path) as source:
-            table = reconstruct_images(
-                source, find_method(method), simulator(device=device), networks(device)
-            )
-        if not np.isfinite(table["radius_nm"]).all():
+        answer = reconstruct(self.path, method=method, device=device)
+        if not answer.radius_nm.isfinite().all():
             raise RuntimeError("an image could not be reconstructed")

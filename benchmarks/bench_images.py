@@ -8,6 +8,7 @@ import torch
 from benchmarks.common import (
     DEVICES,
     REPEAT,
+    REPEAT_SLOW,
     SEED,
     clock,
     count,
@@ -70,7 +71,7 @@ class Generate:
 
     params = (grid("counting", "experiment", "clean"), DEVICES, grid(1, 128))
     param_names = ("detector", "device", "images")
-    repeat = (2, 5, 2.0)
+    repeat = REPEAT_SLOW
     warmup_time = 0
 
     def setup(self, detector: str, device: str, images: int) -> None:

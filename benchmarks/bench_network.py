@@ -36,8 +36,7 @@ class Inference:
         self.networks = networks(device)
 
     def time_predict(self, device: str, kind: str, batch: int) -> None:
-        made = self.images
-        predict(self.networks, made.images, made.mask, Experiment(), kind)
+        predict(self.networks, self.images)
         wait(device)
 
     def peakmem_predict(self, device: str, kind: str, batch: int) -> None:
@@ -65,7 +64,7 @@ class Training:
         now = clock(device)
         ends: list[float] = []
 
-        def note(step: int, total: int, loss: float) -> None:
+        def note(step: int, loss: float) -> None:
             wait(device)
             ends.append(now())
             if len(ends) > steps:
@@ -76,7 +75,7 @@ class Training:
         if SMALLEST:
             chosen |= {"batch": 4, "network": RECIPES["smoke"].network}
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(EnoughError):
-            train(Recipe.from_dict(chosen), Experiment(), Path(folder), SEED, device, progress=note)
+            train(Recipe.from_dict(chosen), Experiment(), Path(folder), SEED, device, report=note)
         return (ends[-1] - ends[0]) / steps
 
     track_seconds_per_step.unit = "s"

@@ -7,6 +7,7 @@ from benchmarks.common import (
     DEVICES,
     KERNELS,
     REPEAT,
+    REPEAT_SLOW,
     bodies,
     clock,
     count,
@@ -49,7 +50,7 @@ class Voxels:
 
     params = (grid("sliced", "propagated"), DEVICES, RADII)
     param_names = ("method", "device", "radius_nm")
-    repeat = (1, 5, 2.0)
+    repeat = REPEAT_SLOW
     warmup_time = 0
 
     def setup(self, method: str, device: str, radius: float) -> None:

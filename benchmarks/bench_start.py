@@ -3,8 +3,11 @@
 import resource
 import subprocess
 import sys
+from functools import cache
 
-from benchmarks.common import SMALLEST
+from benchmarks.common import REPEAT_SLOW, count
+
+TRIALS = count(3, 1)
 
 
 def seconds(code: str) -> float:
@@ -18,7 +21,7 @@ def seconds(code: str) -> float:
 class Start:
     """Imports and help in seconds of a watch; the interpreter's own start is left out."""
 
-    repeat = (3, 10, 3.0)
+    repeat = REPEAT_SLOW
     warmup_time = 0
 
     def timeraw_import(self) -> str:
@@ -36,8 +39,14 @@ class Start:
         """
 
 
+@cache
+def torch_seconds() -> float:
+    """For importing torch alone, the fastest of several processes."""
+    return min(seconds("import torch") for _ in range(TRIALS))
+
+
 class Ratio:
-    """Imports over that of torch alone, whole processes, the faster of three each."""
+    """Imports over that of torch alone, whole processes, the fastest of several each."""
 
     timeout = 300
     unit = "times"
@@ -49,5 +58,4 @@ class Ratio:
         return self.ratio("from icobench import Simulator")
 
     def ratio(self, code: str) -> float:
-        times = [(seconds(code), seconds("import torch")) for _ in range(1 if SMALLEST else 3)]
-        return min(own for own, _ in times) / min(torch for _, torch in times)
+        return min(seconds(code) for _ in range(TRIALS)) / torch_seconds()

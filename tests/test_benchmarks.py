@@ -6,8 +6,11 @@ import math
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from icobench.cache import cache_folder
 
@@ -32,57 +35,76 @@ def pinned() -> dict[str, str]:
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
-def run_once(monkeypatch, smallest):
-    """Results of one iteration of everything, through asv's runner, after what ``asv check`` does."""
-    conf = config()
-    from asv import environment, runner
-    from asv.benchmarks import Benchmarks
-    from asv.repo import get_repo
+def written() -> list[str]:
+    """Names of the functions of all benchmarks, in order."""
+    files = (ROOT / "benchmarks").glob("bench_*.py")
+    return sorted(name for file in files for name in WORDS.findall(file.read_text()))
 
-    if smallest:
-        monkeypatch.setenv("ICOBENCH_BENCHMARKS", "smallest")
-    else:
-        monkeypatch.delenv("ICOBENCH_BENCHMARKS", raising=False)
-    monkeypatch.delenv("ICOBENCH_COMPILE", raising=False)
+
+@pytest.fixture
+def environment(monkeypatch):
+    """What benchmarks set for their own process ends with the test."""
+    monkeypatch.setenv("ICOBENCH_COMPILE", "1")
     monkeypatch.setenv("ICOBENCH_CACHE", str(cache_folder().parent))
-    monkeypatch.chdir(ROOT)
-    conf.dvcs = "none"
-    for name in ("ASV_PYTHONPATH", "PYTHONPATH"):
-        conf.matrix["env_nobuild"][name] = [str(ROOT)]
-    (present,) = environment.get_environments(conf, [":same"])
-    benchmarks = Benchmarks.discover(conf, get_repo(conf), [present], [None], check=True)
-    results = runner.run_benchmarks(
-        benchmarks, present, quick=True, show_stderr=True, launch_method="forkserver"
-    )
-    return benchmarks, results
+    monkeypatch.delenv("ICOBENCH_BENCHMARKS", raising=False)
+    return monkeypatch
 
 
-def assert_all_ran(benchmarks, results):
-    import torch
+def test_every_benchmark_runs_with_its_first_parameters(environment, tmp_path):
+    """Once each, in this process, by asv's own runner of single benchmarks."""
+    pytest.importorskip("asv_runner", reason="asv is not installed (pip install .[test])")
+    from asv_runner.discovery import disc_benchmarks, get_benchmark_from_name
 
-    written = [
-        name for file in (ROOT / "benchmarks").glob("bench_*.py") for name in WORDS.findall(file.read_text())
-    ]
-    assert len(written) > 35
-    assert sorted(name.rpartition(".")[2] for name in benchmarks) == sorted(written)
-    for name, benchmark in benchmarks.items():
-        values = results.get_result_value(name, benchmark["params"])
-        cases = list(itertools.product(*benchmark["params"]))
-        assert len(values) == len(cases)
-        for case, value in zip(cases, values, strict=True):
-            said = f"{name}{case}: {results.stderr.get(name, '')}"
-            assert value is not None, said
-            absent = name in ELSEWHERE or ("'cuda'" in case and not torch.cuda.is_available())
-            assert absent or math.isfinite(value), said
-
-
-def test_every_benchmark_runs_with_its_first_parameters(monkeypatch):
-    assert_all_ran(*run_once(monkeypatch, smallest=True))
+    environment.setenv("ICOBENCH_BENCHMARKS", "smallest")
+    environment.chdir(tmp_path)
+    suite, once = str(ROOT / "benchmarks"), {"number": 1, "repeat": 1, "warmup_time": 0}
+    benchmarks = list(disc_benchmarks(suite))
+    assert len(benchmarks) > 35
+    assert sorted(benchmark.name.rpartition(".")[2] for benchmark in benchmarks) == written()
+    caches: dict[str | None, Any] = {None: None}
+    for discovered in benchmarks:
+        assert discovered.check(suite), discovered.name
+        benchmark = get_benchmark_from_name(suite, f"{discovered.name}-0", once)
+        key = benchmark.setup_cache_key
+        if key not in caches:
+            caches[key] = benchmark.do_setup_cache()
+        benchmark.set_cache(caches[key])
+        skipped = benchmark.do_setup()
+        assert not skipped or benchmark.name in ELSEWHERE
+        if skipped:
+            continue
+        value = benchmark.do_run()
+        benchmark.do_teardown()
+        assert np.isfinite(value["samples"] if isinstance(value, dict) else value).all(), benchmark.name
 
 
 @pytest.mark.slow
-def test_every_benchmark_runs_with_all_parameters(monkeypatch):
-    assert_all_ran(*run_once(monkeypatch, smallest=False))
+def test_every_benchmark_runs_with_all_parameters(environment):
+    """One sample each, as ``asv run --quick`` takes it: every benchmark in a process of its own."""
+    conf = config()
+    from asv import environment as environments
+    from asv import runner
+    from asv.benchmarks import Benchmarks
+    from asv.repo import get_repo
+
+    environment.chdir(ROOT)
+    conf.dvcs = "none"
+    for name in ("ASV_PYTHONPATH", "PYTHONPATH"):
+        conf.matrix["env_nobuild"][name] = [str(ROOT)]
+    (present,) = environments.get_environments(conf, [":same"])
+    benchmarks = Benchmarks.discover(conf, get_repo(conf), [present], [None], check=True)
+    assert sorted(name.rpartition(".")[2] for name in benchmarks) == written()
+    results = runner.run_benchmarks(
+        benchmarks, present, quick=True, show_stderr=True, launch_method="forkserver"
+    )
+    for name, benchmark in benchmarks.items():
+        values = results.get_result_value(name, benchmark["params"])
+        cases = list(itertools.product(*benchmark["params"]))
+        for case, value in zip(cases, values, strict=True):
+            message = f"{name}{case}: {results.stderr.get(name, '')}"
+            assert value is not None, message
+            absent = name in ELSEWHERE or ("'cuda'" in case and not torch.cuda.is_available())
+            assert absent or math.isfinite(value), message
 
 
 def test_requirements_are_those_of_the_constraints():

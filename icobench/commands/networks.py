@@ -102,8 +102,8 @@ def train(
         result = run_training(
             recipe, experiment, folder, machine.seed, where, max_minutes, fast, data=known,
             held_out=held_out, start=weights, search=search,
-            progress=lambda step, steps, loss: update(
-                step / steps, f"step {step}/{steps}, loss {loss:.4g}"
+            report=lambda step, loss: update(
+                step / recipe.steps, f"step {step}/{recipe.steps}, loss {loss:.4g}"
             ),
         )  # fmt: skip
     state = "finished" if result.finished else "stopped, run again to resume"

@@ -47,6 +47,7 @@ def plan_search(
     seed: int,
 ) -> "Search":
     """The search of a command line, after all checks; nothing is written.
+<<<<<<< HEAD
 
     Raises:
         InputError: no name for a study, an impossible search space, or a folder or study of another search.
@@ -85,6 +86,33 @@ def _run(context: typer.Context, search: "Search", workers: int) -> None:
             raise InputError("--executor slurm needs --run, where the shards meet")
         call = partial(_compute_shard, search, machine.device, workers)
         run_on_slurm(context, search.folder, call, [f"{FINISHED}/*"])
+=======
+
+    Raises:
+        InputError: no name for a study, an impossible search space, or a folder or study of another search.
+    """
+    from icobench.runs.search import Search
+    from icobench.runs.search_space import read_space
+
+    if study is not None and not study.strip():
+        raise InputError("--study must be a name")
+    folder = run or Path(f"runs/tune-{kind}")
+    search = Search(folder, storage, task, read_space(kind, space), trials, seed, multi, study)
+    search.check()
+    return search
+
+
+def _run(search: "Search", device: str, workers: int, shard: str) -> None:
+    """Do a search and print what it found."""
+    from icobench.reporting.searches import write_search_figures
+    from icobench.runs.pool import default_workers
+    from icobench.runs.search import run_search
+    from icobench.runs.search_results import finished, running, write_best
+    from icobench.storage import WHOLE, parse_shard
+
+    where, part = chosen_device(device), parse_shard(shard)
+    arguments_are_good()
+>>>>>>> search
     try:
         with progress_bar(f"tuning the {search.task.kind}") as update:
             study = run_search(search, where, workers or default_workers(where), part, update)
@@ -94,7 +122,11 @@ def _run(context: typer.Context, search: "Search", workers: int) -> None:
     missing, elsewhere = search.trials - finished(study), running(study)
     at_work = f"; {elsewhere} of {search.trials} are at work elsewhere" if elsewhere else ""
     if part != WHOLE:
+<<<<<<< HEAD
         say(f"shard {sharing.shard}: no trial is left to begin{at_work}")
+=======
+        say(f"shard {shard}: no trial is left to begin{at_work}")
+>>>>>>> search
         return
     if missing > 0:
         say(f"{missing} of {search.trials} trials are missing{at_work}; the same command looks again")
@@ -146,10 +178,17 @@ def tune_simplex_command(
     from icobench.sets.test_sets import find_test_set
     from icobench.simulator.experiment import Experiment
 
+<<<<<<< HEAD
     seed = Machine.of(context).seed
     task = SimplexTask(images, find_test_set(test_set).name, budget, seed, Experiment())
     search = plan_search("simplex", task, run, trials, multi, space, storage, study, seed)
     _run(context, search, workers)
+=======
+    find_test_set(test_set)
+    task = SimplexTask(images, test_set, budget, seed, Experiment())
+    search = plan_search("simplex", task, run, trials, multi, space, storage, study, seed)
+    _run(search, device, workers, shard)
+>>>>>>> search
 
 
 @tune.command(
@@ -187,4 +226,8 @@ def tune_network_command(
     seed = Machine.of(context).seed
     task = NetworkTask(images, recipe, seed, Experiment())
     search = plan_search("network", task, run, trials, multi, space, storage, study, seed)
+<<<<<<< HEAD
     _run(context, search, workers)
+=======
+    _run(search, device, workers, shard)
+>>>>>>> search

@@ -9,14 +9,9 @@ from torch import Tensor
 
 from icobench.answer import Answer, Progress, Trace
 from icobench.errors import InputError
-from icobench.fitting.objectives import Objective
+from icobench.fitting.objectives import Objective, turned
 from icobench.fitting.simplex import SimplexOptions, random_starts
 from icobench.geometry.orientation import to_fundamental_domain
-from icobench.geometry.rotations import (
-    quaternion_multiply,
-    quaternion_normalize,
-    rotation_vector_to_quaternion,
-)
 from icobench.seeds import Purpose, seed_word
 
 __all__ = ["CmaOptions", "cma_es"]
@@ -102,9 +97,7 @@ def cma_es(
             candidates = {row: searches[row].ask() for row in rows}
             points = torch.as_tensor(np.concatenate([candidates[row] for row in rows]) * scale, device=device)
             image = torch.tensor(rows).repeat_interleave(options.population)
-            turn = rotation_vector_to_quaternion(points[:, :3])
-            start = anchor[image, restart].to(device, torch.float64)
-            quaternion = quaternion_normalize(quaternion_multiply(turn, start))
+            quaternion = turned(anchor[image, restart].to(points), points[:, :3])
             value = objective.value(image.to(device), points[:, 3], quaternion).double().cpu()
             value = value.nan_to_num(nan=torch.inf).unflatten(0, (len(rows), -1))
             for row, values in zip(rows, value, strict=True):

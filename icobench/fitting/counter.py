@@ -66,7 +66,7 @@ class CountingSimulator:
                 parts.append(simulator.intensity(radius_nm[rows], quaternion[rows]))
             else:
                 field = simulator.field(radius_nm[rows], quaternion[rows])
-                parts.append(simulator.read(shifted(field, offset[rows])))
+                parts.append(simulator.read(shifted(field, offset[rows].to(field.device))))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def intensity_jacobian(
@@ -90,7 +90,7 @@ class CountingSimulator:
         intensity, slopes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         offset = nuisance.of("centre")
         if offset is not None:
-            both = shifted(torch.cat((intensity.unsqueeze(1), slopes), 1), offset)
+            both = shifted(torch.cat((intensity.unsqueeze(1), slopes), 1), offset.to(intensity.device))
             intensity, slopes = both[:, 0], both[:, 1:]
         return intensity, slopes
 

@@ -172,11 +172,6 @@ class Dictionary:
     def __post_init__(self) -> None:
         self._spectra: dict[tuple[str, str], list[Spectra]] = {}
 
-    @property
-    def digest(self) -> str:
-        """Names the contents, 12 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.card["identity"], sort_keys=True).encode()).hexdigest()[:12]
-
     def _stored(self, kind: str, device: torch.device) -> list[Spectra]:
         """Spectra of the patterns, some at a time; kept for the next images of the same kind."""
         key = ("counts" if kind == "counts" else "log", str(device))

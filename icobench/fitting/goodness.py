@@ -46,10 +46,10 @@ class Misfit(NamedTuple):
     """How far fits of N images are from explaining them.
 
     Attributes:
-        ratio: (N,) float64, how much worse the fit is than noise alone, on a scale of the objective.
+        ratio: (N,) float64, how much worse the fit is than noise alone; its scale is the objective's.
         poor: (N,) bool, True where the body does not explain the image.
-        unlike: (N,) bool, True where the image is not even roughly that of the fitted body. Another
-            simulator's image of the same body is a poor fit, but not unlike.
+        unlike: (N,) bool, True where the image is not even roughly that of the body. Another simulator's
+            image of the same body is a poor fit, but not unlike.
     """
 
     ratio: Tensor

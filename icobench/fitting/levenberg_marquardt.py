@@ -13,13 +13,9 @@ from torch import Tensor
 
 from icobench.answer import Answer, Progress, Trace
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.objectives import Objective
+from icobench.fitting.objectives import Objective, turned
 from icobench.geometry.orientation import to_fundamental_domain
-from icobench.geometry.rotations import (
-    quaternion_multiply,
-    quaternion_normalize,
-    rotation_vector_to_quaternion,
-)
+from icobench.geometry.rotations import quaternion_normalize
 
 __all__ = ["LevenbergMarquardtOptions", "levenberg_marquardt", "normal_equations"]
 
@@ -50,12 +46,16 @@ class LevenbergMarquardtOptions:
     radius_range_nm: tuple[float, float] = (20.0, 170.0)
 
 
+def weighted(objective: Objective, image: Tensor, intensity: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives of the residuals (B, T + 1, H W) by the parameters of T slopes (B, T, H, W) and by the
+    logarithm of the scale; residuals (B, H W); float64."""
+    residuals, weight = objective.residuals(image, intensity)
+    columns = torch.cat((slopes, intensity.unsqueeze(1)), 1) * weight.unsqueeze(1)
+    return columns.flatten(2).double(), residuals.flatten(1).double()
+
+
 def normal_equations(
-    objective: Objective,
-    image: Tensor,
-    radius: Tensor,
-    quaternion: Tensor,
-    nuisance: Nuisance | None = None,
+    objective: Objective, image: Tensor, radius: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normal matrix (B, T, T), gradient (B, T) and sum of squared residuals (B,).
 
@@ -68,13 +68,10 @@ def normal_equations(
         intensity, slopes = objective.model_jacobian(
             image[rows], radius[rows], quaternion[rows], nuisance.take(rows)
         )
-        residual, weight = objective.residuals(image[rows], intensity)
-        columns = torch.cat((slopes, intensity.unsqueeze(1)), 1) * weight.unsqueeze(1)
-        columns = columns.flatten(2).double()
-        flat = residual.flatten(1).double()
+        columns, residuals = weighted(objective, image[rows], intensity, slopes)
         matrices.append(columns @ columns.mT)
-        gradients.append((columns @ flat.unsqueeze(-1)).squeeze(-1))
-        squares.append(flat.square().sum(1))
+        gradients.append((columns @ residuals.unsqueeze(-1)).squeeze(-1))
+        squares.append(residuals.square().sum(1))
     return torch.cat(matrices), torch.cat(gradients), torch.cat(squares)
 
 
@@ -87,7 +84,7 @@ def _damped_step(
     step = -torch.linalg.solve(matrix + torch.diag_embed(damping[:, None] * diagonal + floor), gradient)
     sizes = torch.cat((step[:, :3].norm(dim=1, keepdim=True), step[:, 3:-1].abs()), 1)
     turn_limit = torch.deg2rad(step.new_tensor([options.largest_turn_deg]))
-    limits = torch.cat((turn_limit, step.new_tensor([options.largest_radius_nm]), nuisance.longest_step))
+    limits = torch.cat((turn_limit, step.new_tensor([options.largest_radius_nm]), nuisance.limits[2]))
     return step * (limits / sizes.clamp_min(1e-12)).amin(1, keepdim=True).clamp_max(1)
 
 
@@ -122,8 +119,9 @@ def levenberg_marquardt(
     radius = radius_nm.to(device, torch.float64).clamp(low, high)
     quaternion = quaternion_normalize(quaternion.to(device, torch.float64))
     count = len(radius)
+    nuisance = nuisance or Nuisance.none(count)
     # A copy: better values are written into it.
-    nuisance = (nuisance or Nuisance.none(count)).take(torch.arange(count)).to(device)
+    nuisance = Nuisance(nuisance.names, nuisance.values.to(device, torch.float64, copy=True))
     value = objective.value(image, radius, quaternion, nuisance).double()
     damping = torch.full((count,), options.damping, dtype=torch.float64, device=device)
     growth = torch.full_like(damping, 2.0)
@@ -147,8 +145,7 @@ def levenberg_marquardt(
         rows = active.nonzero()[:, 0]
         present = nuisance.take(rows)
         step = _damped_step(matrix[rows], gradient[rows], damping[rows], options, present)
-        turn = rotation_vector_to_quaternion(step[:, :3])
-        trial_quaternion = quaternion_normalize(quaternion_multiply(turn, quaternion[rows]))
+        trial_quaternion = turned(quaternion[rows], step[:, :3])
         trial_radius = (radius[rows] + step[:, 3]).clamp(low, high)
         trial_nuisance = present.moved(step[:, 4:-1])
         trial = objective.value(image[rows], trial_radius, trial_quaternion, trial_nuisance).double()

@@ -42,13 +42,7 @@ def maximum_likelihood(
     so they only provide the start of the second stage: for photon counts least squares of square roots. For
     objectives without it this is :func:`levenberg_marquardt` itself.
 
-    Args:
-        objective: images, masks and counting simulator.
-        radius_nm, quaternion: (N,) and (N, 4) starts.
-        options: settings.
-        image: (N,) indices of the objective's images, all by default.
-        progress: called with the finished share.
-        nuisance: starts (N, P) of further parameters to fit.
+    Arguments and answer are those of :func:`levenberg_marquardt`; the options are those of the last stage.
     """
     options, coarse = options or LikelihoodOptions(), objective.coarse()
     if coarse is None:

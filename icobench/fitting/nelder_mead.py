@@ -28,17 +28,12 @@ class Simplices:
         points: (S, D + 1, D).
         values: (S, D + 1), ascending.
         evaluations: (S,) function values.
-        reflections, expansions, contractions, shrinks: (S,) accepted steps by kind.
         active: (S,) False once a simplex has met its tolerance.
     """
 
     points: Tensor
     values: Tensor
     evaluations: Tensor
-    reflections: Tensor
-    expansions: Tensor
-    contractions: Tensor
-    shrinks: Tensor
     active: Tensor
 
     def take(self, rows: Tensor) -> "Simplices":
@@ -89,11 +84,8 @@ class NelderMead:
         rows = torch.arange(count, device=points.device).repeat_interleave(corners)
         values = self._finite(self.function(rows, points.flatten(0, 1))).unflatten(0, (count, corners))
         points, values = self._sort(points, values)
-        zeros = torch.zeros(count, dtype=torch.long, device=points.device)
-        return Simplices(
-            points, values, zeros + corners, zeros.clone(), zeros.clone(), zeros.clone(),
-            zeros.clone(), torch.ones(count, dtype=torch.bool, device=points.device),
-        )  # fmt: skip
+        evaluations = torch.full((count,), corners, device=points.device)
+        return Simplices(points, values, evaluations, torch.ones_like(evaluations, dtype=torch.bool))
 
     def _evaluate(self, state: Simplices, rows: Tensor, points: Tensor) -> Tensor:
         if not len(rows):
@@ -142,24 +134,16 @@ class NelderMead:
         new_value[tried[accepted]] = value[accepted]
         failed = torch.zeros_like(contract)
         failed[tried[~accepted]] = True
-        shrink = failed & contract
 
         points = torch.cat((points[:, :-1], new.unsqueeze(1)), 1)
         values = torch.cat((values[:, :-1], new_value.unsqueeze(1)), 1)
-        small = shrink.nonzero()[:, 0]
-        if len(small):
-            old = state.points[rows[small]]
+        shrink = (failed & contract).nonzero()[:, 0]
+        if len(shrink):
+            old = state.points[rows[shrink]]
             shrunk = self._clip(old[:, :1] + SHRINK * (old[:, 1:] - old[:, :1]))
             corners = shrunk.shape[1]
-            again = self._evaluate(state, rows[small].repeat_interleave(corners), shrunk.flatten(0, 1))
-            points[small] = torch.cat((old[:, :1], shrunk), 1)
-            values[small] = torch.cat((state.values[rows[small], :1], again.unflatten(0, (-1, corners))), 1)
+            again = self._evaluate(state, rows[shrink].repeat_interleave(corners), shrunk.flatten(0, 1))
+            points[shrink] = torch.cat((old[:, :1], shrunk), 1)
+            values[shrink, 1:] = again.unflatten(0, (-1, corners))
         state.points[rows], state.values[rows] = self._sort(points, values)
-
-        is_expansion = torch.zeros_like(contract)
-        is_expansion[expand] = accepted[: len(expand)]
-        state.expansions[rows] += is_expansion
-        state.contractions[rows] += contract & ~shrink
-        state.shrinks[rows] += shrink
-        state.reflections[rows] += ~contract & ~is_expansion
         return state

@@ -20,18 +20,14 @@ NUISANCES = {
 """Columns of each: a constant background, in units of the particle's mean intensity on the usable pixels; the
 refractive index; by how many pixels the beam is from where the experiment has it."""
 
-BOUNDS = {
-    "background": (0.0, 10.0),
-    "index_real": (0.7, 1.1),
-    "index_imag": (0.0, 0.3),
-    "centre_x": (-1.5, 1.5),
-    "centre_y": (-1.5, 1.5),
+LIMITS = {
+    "background": (0.0, 10.0, 0.3),
+    "index_real": (0.7, 1.1, 0.03),
+    "index_imag": (0.0, 0.3, 0.02),
+    "centre_x": (-1.5, 1.5, 0.5),
+    "centre_y": (-1.5, 1.5, 0.5),
 }
-
-LONGEST_STEP = {
-    "background": 0.3, "index_real": 0.03, "index_imag": 0.02, "centre_x": 0.5, "centre_y": 0.5,
-}  # fmt: skip
-"""In one iteration of a fit."""
+"""Smallest and largest value of a column, and its longest step in one iteration of a fit."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,7 @@ class Nuisance:
         return cls((), torch.zeros(count, 0, dtype=torch.float64))
 
     @classmethod
-    def start(
-        cls, names: Sequence[str], count: int, experiment: Experiment, device: torch.device | str = "cpu"
-    ) -> "Nuisance":
+    def start(cls, names: Sequence[str], count: int, experiment: Experiment) -> "Nuisance":
         """The experiment's values for ``count`` images: no background, its refractive index, its centre.
 
         Raises:
@@ -68,8 +62,7 @@ class Nuisance:
         begin = {"background": (0.0,), "refractive_index": (index.real, index.imag), "centre": (0.0, 0.0)}
         ordered = tuple(name for name in NUISANCES if name in names)
         row = [value for name in ordered for value in begin[name]]
-        values = torch.tensor(row, dtype=torch.float64, device=device).expand(count, -1).clone()
-        return cls(ordered, values)
+        return cls(ordered, torch.tensor(row, dtype=torch.float64).expand(count, -1).clone())
 
     @classmethod
     def from_answer(cls, answer: Answer) -> "Nuisance":
@@ -98,19 +91,15 @@ class Nuisance:
         """The parameters of the images with these indices."""
         return Nuisance(self.names, self.values[rows.to(self.values.device)])
 
-    def to(self, device: torch.device) -> "Nuisance":
-        """The same on another device."""
-        return Nuisance(self.names, self.values.to(device))
-
     def moved(self, step: Tensor) -> "Nuisance":
         """After a step (B, P), within the bounds."""
-        low, high = (step.new_tensor([BOUNDS[column][end] for column in self.columns]) for end in (0, 1))
-        return Nuisance(self.names, torch.minimum(torch.maximum(self.values + step, low), high))
+        smallest, largest, _ = self.limits
+        return Nuisance(self.names, torch.minimum(torch.maximum(self.values + step, smallest), largest))
 
     @property
-    def longest_step(self) -> Tensor:
-        """(P,) largest change in one iteration."""
-        return self.values.new_tensor([LONGEST_STEP[column] for column in self.columns])
+    def limits(self) -> Tensor:
+        """(3, P) smallest and largest values, and longest steps."""
+        return self.values.new_tensor([LIMITS[column] for column in self.columns]).reshape(-1, 3).T
 
     @property
     def simulated(self) -> tuple[str, ...]:

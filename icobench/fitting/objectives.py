@@ -14,16 +14,26 @@ from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.goodness import Misfit, deviance_moments, ring_averages
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.shift import inner_pixels
+from icobench.geometry.rotations import (
+    quaternion_multiply,
+    quaternion_normalize,
+    rotation_vector_to_quaternion,
+)
 from icobench.images.image_set import ImageSet
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["LogImageError", "Objective", "PoissonDeviance", "SquareRootError", "objective_for"]
+__all__ = ["LogImageError", "Objective", "PoissonDeviance", "SquareRootError", "objective_for", "turned"]
 
 CHUNK = 512
 """Simulated images held at once."""
 
 FAINT = 1e-3
 """Means below this count as this much in Pearson residuals, or a single stray photon would dominate a fit."""
+
+
+def turned(quaternion: Tensor, rotation: Tensor) -> Tensor:
+    """Orientations (B, 4) after a further rotation about lab axes, (B, 3) rotation vectors in radians."""
+    return quaternion_normalize(quaternion_multiply(rotation_vector_to_quaternion(rotation), quaternion))
 
 
 @dataclass
@@ -96,12 +106,12 @@ class Objective:
         background = nuisance.of("background")
         if background is None:
             return intensity, slopes
-        level = self._mean(image, intensity)
         background = background[:, :, None].to(intensity)
+        level = self._mean(image, intensity)
         slope_means = self._mean(image.repeat_interleave(slopes.shape[1]), slopes.flatten(0, 1))
         slopes = slopes + background[..., None] * slope_means.unflatten(0, slopes.shape[:2])
-        flat = level.expand_as(intensity).unsqueeze(1)
-        return intensity + background * level, torch.cat((slopes[:, :4], flat, slopes[:, 4:]), 1)
+        by_background = level.expand_as(intensity).unsqueeze(1)
+        return intensity + background * level, torch.cat((slopes[:, :4], by_background, slopes[:, 4:]), 1)
 
     def _mean(self, image: Tensor, values: Tensor) -> Tensor:
         """Mean over usable pixels: (B, 1, 1)."""
@@ -113,10 +123,8 @@ class Objective:
         return self.images[image].double().sum((-2, -1)).cpu().clamp_min(1e-30)
 
     def coarse(self) -> "Objective | None":
-        """Another objective of the same images whose fits converge from farther away, None if there is none.
-
-        Maximum likelihood fits start with it.
-        """
+        """Another objective of the same images whose fits converge from farther away, for the first part of
+        maximum likelihood fits; None if there is none."""
         return None
 
     def misfit(
@@ -134,35 +142,27 @@ class Objective:
             image: (N,) indices of the images, all by default.
             nuisance: (N, P) parameters that were fitted too.
         """
-        device = self.simulator.device
-        image = (torch.arange(len(radius_nm)) if image is None else image).to(device)
-        nuisance = (nuisance or Nuisance.none(len(image))).to(device)
-        intensity = self.model(image, radius_nm.to(device), quaternion.to(device), nuisance)
-        ratio, explained, alike = self.explains(image, intensity, 5 + nuisance.values.shape[1])
-        finite = ratio.isfinite()
-        return Misfit(ratio, ~(explained & finite), ~(alike & finite))
+        image = torch.arange(len(radius_nm)) if image is None else image
+        nuisance = nuisance or Nuisance.none(len(image))
+        intensity = self.model(image, radius_nm, quaternion, nuisance)
+        value = self.compare(image, intensity).double().cpu()
+        ratio, poor, unlike = self.misfit_of(image, intensity, value, 5 + nuisance.values.shape[1])
+        return Misfit(ratio, poor | ~ratio.isfinite(), unlike | ~ratio.isfinite())
 
-    def explains(self, image: Tensor, intensity: Tensor, parameters: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether simulated intensities explain images: the decision behind :meth:`misfit`.
+    def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
+        """How far simulated intensities are from explaining images: the decision behind :meth:`misfit`.
 
         By default the value is compared with that of the intensities' averages over rings around the beam.
 
         Args:
             image: (B,) indices of the images.
             intensity: (B, H, W) at the end of the fit.
+            value: (B,) float64 of the objective there, on the CPU.
             parameters: how many were fitted to each image, the scale included.
-
-        Returns:
-            the ratio of :class:`Misfit` (B,) float64; whether the image is explained (B,), and whether it is
-            at least alike (B,); on the CPU.
         """
         rings = ring_averages(intensity, self.simulator.experiment)
-        ratio = self._compared(image, intensity) / self._compared(image, rings)
-        return ratio, ratio <= goodness.POOR_RINGS, ratio <= goodness.UNLIKE_RINGS
-
-    def _compared(self, image: Tensor, intensity: Tensor) -> Tensor:
-        """:meth:`compare` in float64 on the CPU."""
-        return self.compare(image, intensity).double().cpu()
+        ratio = value / self.compare(image, rings).double().cpu()
+        return Misfit(ratio, ratio > goodness.POOR_RINGS, ratio > goodness.UNLIKE_RINGS)
 
     def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
         """Twice the log likelihood by which one value of the objective is better than another: (B,).
@@ -173,11 +173,7 @@ class Objective:
             better, worse: (B,) values of the objective.
             image: (B,) indices of the images.
         """
-        return self._pixels(image) * (worse / better.clamp_min(1e-30) - 1)
-
-    def _pixels(self, image: Tensor) -> Tensor:
-        """Number of usable pixels: (B,) float64 on the CPU."""
-        return self.usable.cpu()[image.cpu()].double()
+        return self.usable[image].cpu() * (worse / better.clamp_min(1e-30) - 1)
 
 
 class PoissonDeviance(Objective):
@@ -188,48 +184,42 @@ class PoissonDeviance(Objective):
 
     noise_known = True
 
-    def _scale(self, image: Tensor, usable: Tensor) -> Tensor:
-        return self.images[image].sum((-2, -1)) / usable.sum((-2, -1)).clamp_min(1e-30)
-
-    def mean(self, image: Tensor, intensity: Tensor) -> Tensor:
-        """Expected counts at the best-fitting scale, 0 where masked: (B, H, W)."""
+    def _expected(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected counts at the best-fitting scale, 0 where masked (B, H, W), and that scale (B, 1, 1)."""
         usable = intensity * self.mask[image]
-        return usable * self._scale(image, usable)[:, None, None]
+        scale = self.images[image].sum((-2, -1)) / usable.sum((-2, -1)).clamp_min(1e-30)
+        return usable * scale[:, None, None], scale[:, None, None]
 
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
-        counts, mean = self.images[image], self.mean(image, intensity)
+        counts, (mean, _) = self.images[image], self._expected(image, intensity)
         # The sums of n and m agree, so only the logarithm is left.
         ratio = counts / mean.clamp_min(1e-20)
         return 2 * torch.special.xlogy(counts, ratio).sum((-2, -1)) / self.usable[image]
 
     def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
         """Pearson residuals (m - n) / sqrt(m): Gauss-Newton on them is Fisher scoring."""
-        usable = intensity * self.mask[image]
-        scale = self._scale(image, usable)[:, None, None]
-        mean = usable * scale
+        mean, scale = self._expected(image, intensity)
         weight = mean.clamp_min(FAINT).rsqrt() * self.mask[image]
         return (mean - self.images[image]) * weight, weight * scale
 
     def coarse(self) -> Objective:
         return SquareRootError(self.images, self.mask, self.simulator)
 
-    def explains(self, image: Tensor, intensity: Tensor, parameters: int) -> tuple[Tensor, Tensor, Tensor]:
+    def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
         """The ratio is that of the deviance to its expectation at the fitted means, less a degree of freedom
         for every fitted parameter."""
-        mask = self.mask[image].cpu()
-        expected, variance = (
-            (moment * mask).sum((-2, -1)) for moment in deviance_moments(self.mean(image, intensity))
-        )
+        moments = deviance_moments(self._expected(image, intensity)[0])
+        expected, variance = ((moment * self.mask[image].cpu()).sum((-2, -1)) for moment in moments)
         expected = (expected - parameters).clamp_min(1)
-        deviance = self._compared(image, intensity) * self.usable[image].cpu()
+        deviance = value * self.usable[image].cpu()
         ratio, excess = deviance / expected, deviance - expected
-        explained = (ratio <= goodness.POOR_RATIO) | (excess <= goodness.POOR_SIGMA * variance.sqrt())
+        poor = (ratio > goodness.POOR_RATIO) & (excess > goodness.POOR_SIGMA * variance.sqrt())
         # A deviance is about 4 sum (sqrt n - sqrt m)^2.
-        return ratio, explained, excess / (4 * self._total(image)) <= goodness.UNLIKE_ROOTS
+        return Misfit(ratio, poor, excess / (4 * self._total(image)) > goodness.UNLIKE_ROOTS)
 
     def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
         """Differences of the deviance are twice those of the log likelihood."""
-        return self._pixels(image) * (worse - better)
+        return self.usable[image].cpu() * (worse - better)
 
 
 class SquareRootError(Objective):
@@ -240,10 +230,6 @@ class SquareRootError(Objective):
     deviance; but faint counts bias them. The scale is profiled out: sqrt(scale) = sum sqrt(n I) / sum I.
     """
 
-    def _scale(self, image: Tensor, usable: Tensor) -> Tensor:
-        roots = (self.images[image] * usable).sqrt().sum((-2, -1))
-        return (roots / usable.sum((-2, -1)).clamp_min(1e-30)).square()
-
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
         residual, _ = self.residuals(image, intensity)
         return residual.square().sum((-2, -1)) / self.usable[image]
@@ -251,16 +237,17 @@ class SquareRootError(Objective):
     def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
         # An image that was shifted by interpolation may dip below 0.
         usable = (intensity * self.mask[image]).clamp_min(0)
-        scale = self._scale(image, usable)[:, None, None]
+        roots = (self.images[image] * usable).sqrt().sum((-2, -1))
+        scale = (roots / usable.sum((-2, -1)).clamp_min(1e-30)).square()[:, None, None]
         mean = usable * scale
         # The slope of a root has no bound where the model is dark, so means below FAINT count as FAINT.
         weight = mean.clamp_min(FAINT).rsqrt() * self.mask[image]
         return 2 * (mean.sqrt() - self.images[image].sqrt()), weight * scale
 
-    def explains(self, image: Tensor, intensity: Tensor, parameters: int) -> tuple[Tensor, Tensor, Tensor]:
+    def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
         """The ratio is sum (sqrt n - sqrt m)^2 / sum n."""
-        ratio = self._compared(image, intensity) * self.usable[image].cpu() / (4 * self._total(image))
-        return ratio, ratio <= goodness.POOR_ROOTS, ratio <= goodness.UNLIKE_ROOTS
+        ratio = value * self.usable[image].cpu() / (4 * self._total(image))
+        return Misfit(ratio, ratio > goodness.POOR_ROOTS, ratio > goodness.UNLIKE_ROOTS)
 
 
 class LogImageError(Objective):
@@ -300,14 +287,13 @@ class LogImageError(Objective):
         slope = 1 / (self.decades * math.log(10) * intensity.clamp_min(1e-30))
         return (level.clamp(0, 1) - measured) * mask, slope * inside
 
-    def explains(self, image: Tensor, intensity: Tensor, parameters: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The ratio is the root mean square difference; alike is judged by the image's own variance."""
-        value = self._compared(image, intensity)
+    def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
+        """The ratio is the root mean square difference; unlike is relative to the image's own variance."""
         pixels, usable = self.images[image].double(), self.usable[image]
         deviation = (pixels - (pixels.sum((-2, -1)) / usable)[:, None, None]) * self.mask[image]
         variance = (deviation.square().sum((-2, -1)) / usable).cpu()
         ratio = value.sqrt()
-        return ratio, ratio <= goodness.POOR_LOG_RMS, value <= goodness.UNLIKE_LOG_SHARE * variance
+        return Misfit(ratio, ratio > goodness.POOR_LOG_RMS, value > goodness.UNLIKE_LOG_SHARE * variance)
 
 
 OBJECTIVES = {"counts": PoissonDeviance, "intensity": SquareRootError, "log": LogImageError}

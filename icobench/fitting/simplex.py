@@ -11,13 +11,8 @@ from torch import Tensor
 
 from icobench.answer import Answer, Progress, Trace
 from icobench.fitting.nelder_mead import NelderMead
-from icobench.fitting.objectives import Objective
+from icobench.fitting.objectives import Objective, turned
 from icobench.geometry.orientation import random_orientations, to_fundamental_domain
-from icobench.geometry.rotations import (
-    quaternion_multiply,
-    quaternion_normalize,
-    rotation_vector_to_quaternion,
-)
 from icobench.seeds import Purpose, torch_generator
 
 __all__ = [
@@ -81,7 +76,7 @@ def random_starts(
 
 
 class SimplexFits:
-    """Simplices in rotation vector (about each one's start) and radius, several for every image.
+    """Simplices in radius and in the rotation vector from their start, several for every image.
 
     Args:
         objective: images, masks and counting simulator.
@@ -120,40 +115,35 @@ class SimplexFits:
         corners = origin + torch.diag(self.anchor.new_tensor(edges))
         self.state = self.solver.start(torch.cat((origin, corners), 1))
 
-    def _orientation(self, rows: Tensor, points: Tensor) -> Tensor:
-        turn = rotation_vector_to_quaternion(points[:, :3])
-        return quaternion_normalize(quaternion_multiply(turn, self.anchor[rows]))
+    def _parameters(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Radii (K,) and orientations (K, 4) at points (K, 4) of the given simplices."""
+        return RADIUS_UNIT_NM * points[:, 3], turned(self.anchor[rows], points[:, :3])
 
     def _value(self, rows: Tensor, points: Tensor) -> Tensor:
-        radius = RADIUS_UNIT_NM * points[:, 3]
-        return self.objective.value(self.image[rows], radius, self._orientation(rows, points)).double()
+        return self.objective.value(self.image[rows], *self._parameters(rows, points)).double()
 
     def step(self) -> bool:
         """One iteration of all; False once every simplex has met its tolerance."""
         self.solver.step(self.state)
         return bool(self.state.active.any())
 
-    def _rows(self, place: Tensor) -> Tensor:
-        """Rows of the state from places among each image's simplices, (N, ...)."""
-        first = torch.arange(self.images, device=place.device) * self.starts
-        return place + first.reshape(-1, *[1] * (place.ndim - 1))
-
-    def _values(self) -> Tensor:
-        """Best value of every simplex: (N, S)."""
-        return self.state.values[:, 0].unflatten(0, (self.images, self.starts))
+    def _best_rows(self, count: int) -> Tensor:
+        """Rows of the best ``count`` simplices of every image, image by image."""
+        values = self.state.values[:, 0].unflatten(0, (self.images, self.starts))
+        first = torch.arange(self.images, device=values.device) * self.starts
+        return (values.argsort(dim=1, stable=True)[:, :count] + first[:, None]).flatten()
 
     def keep(self, count: int) -> None:
         """Go on with the best ``count`` simplices of every image."""
-        rows = self._rows(self._values().argsort(dim=1, stable=True)[:, :count]).flatten()
+        rows = self._best_rows(count)
         self.state = self.state.take(rows)
         self.image, self.anchor = self.image[rows], self.anchor[rows]
         self.starts = min(count, self.starts)
 
     def best(self) -> tuple[Tensor, Tensor, Tensor]:
         """Radius (N,), orientation (N, 4) and value (N,) of every image's best point."""
-        rows = self._rows(self._values().argmin(1))
-        points = self.state.points[rows, 0]
-        return RADIUS_UNIT_NM * points[:, 3], self._orientation(rows, points), self.state.values[rows, 0]
+        rows = self._best_rows(1)
+        return *self._parameters(rows, self.state.points[rows, 0]), self.state.values[rows, 0]
 
     @property
     def stopped(self) -> Tensor:
@@ -213,13 +203,13 @@ def monte_carlo_simplex(
     numbers: Tensor | None = None,
     progress: Progress = lambda share: None,
 ) -> Answer:
-    """The paper's forward fit, or a race: random starts, of which the best end is the answer.
+    """The paper's forward fit, or a race: :func:`refine_simplex` of all images from random starts.
 
     Args:
         objective: images, masks and counting simulator.
         options: 50 starts x 50 iterations without rounds by default.
         seed: of the random starts.
-        numbers: (N,) numbers of the images within their set, so that blocks draw the same starts.
+        numbers: (N,) numbers of the images within their set, which the starts depend on.
         progress: called with the finished share.
     """
     radius, quaternion = random_starts(len(objective.images), options, seed, numbers)

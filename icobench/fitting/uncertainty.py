@@ -33,12 +33,8 @@ def cramer_rao(
         nuisance: (N, P) further parameters that are not known.
         image: (N,) indices of the objective's images, all by default.
     """
-    device = objective.simulator.device
-    image = (torch.arange(len(radius_nm)) if image is None else image).to(device)
-    nuisance = (nuisance or Nuisance.none(len(image))).to(device)
-    matrix, _, squares = normal_equations(
-        objective, image, radius_nm.to(device), quaternion.to(device), nuisance
-    )
+    image = torch.arange(len(radius_nm)) if image is None else image
+    matrix, _, squares = normal_equations(objective, image, radius_nm, quaternion, nuisance)
     # Scaled to unit diagonal first: radians, nanometres and a logarithm differ by orders.
     size = matrix.diagonal(dim1=1, dim2=2).clamp_min(1e-300).sqrt()
     scaled = matrix / (size[:, :, None] * size[:, None, :])

@@ -7,7 +7,7 @@ image is nearly the same at small angles; every solution is compared with its tw
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -80,12 +80,11 @@ def lm_race(
             objective, radius_nm.flatten(), quaternion.flatten(0, 1),
             LevenbergMarquardtOptions(iterations=steps), chosen.repeat_interleave(shape[1]),
         )  # fmt: skip
-        radius_nm, quaternion = (
-            best[:, :survivors]
-            for best in _best_first(
-                *(part.unflatten(0, shape) for part in (fit.objective, fit.radius_nm, fit.quaternion))
-            )
+        values, radius_nm, quaternion = (
+            part.unflatten(0, shape) for part in (fit.objective, fit.radius_nm, fit.quaternion)
         )
+        radius_nm, quaternion = _best_first(values, radius_nm, quaternion)
+        radius_nm, quaternion = radius_nm[:, :survivors], quaternion[:, :survivors]
     return radius_nm[:, 0], quaternion[:, 0]
 
 
@@ -104,49 +103,33 @@ def judged(objective: Objective, answer: Answer) -> Answer:
     return replace(answer, status=status, evaluations=objective.simulator.evaluations.clone())
 
 
+@dataclass
 class _Fits:
-    """The best fits so far of all images of an objective.
-
-    Args:
-        objective: images, masks and counting simulator.
-        refine: from one start per image to a fit.
-        radius_nm, quaternion: (N,) and (N, 4) first starts.
-        nuisance: (N, P) starts.
-        progress: called with the finished share of the first fits.
+    """The best fits so far of all N images of an objective.
 
     Attributes:
+        objective: images, masks and counting simulator.
+        refine: from one start per image to a fit.
+        nuisance: (N, P) starts.
         best: the best fits.
         poor: (N,) True where the best fit does not explain the image.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        refine: Refine,
-        radius_nm: Tensor,
-        quaternion: Tensor,
-        nuisance: Nuisance,
-        progress: Progress,
-    ) -> None:
-        self.objective, self.refine, self.nuisance = objective, refine, nuisance
-        every = torch.arange(len(radius_nm))
-        self.best = refine(
-            objective, radius_nm, quaternion, image=every, progress=progress, nuisance=nuisance
-        )
-        self.poor = self._is_poor(every)
+    objective: Objective
+    refine: Refine
+    nuisance: Nuisance
+    best: Answer
+
+    def __post_init__(self) -> None:
+        self.poor = self._is_poor(torch.arange(len(self.best)))
 
     def _is_poor(self, image: Tensor) -> Tensor:
-        fitted = Nuisance.from_answer(self.best).take(image)
-        return self.objective.misfit(
-            self.best.radius_nm[image], self.best.quaternion[image], image, fitted
-        ).poor
+        nuisance = Nuisance.from_answer(self.best).take(image)
+        radius, quaternion = self.best.radius_nm[image], self.best.quaternion[image]
+        return self.objective.misfit(radius, quaternion, image, nuisance).poor
 
     def attempt(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor) -> tuple[Answer, Tensor]:
-        """Fit some images again, from another start each; the better fit of an image is kept.
-
-        Args:
-            image: (M,) indices.
-            radius_nm, quaternion: (M,) and (M, 4) starts.
+        """Fit the images with indices (M,) again from other starts; the better fit of an image is kept.
 
         Returns:
             the new fits, and where they are better (M,).
@@ -157,37 +140,34 @@ class _Fits:
         )
         present = self.best.objective[image]
         better = ((fit.objective < present) | ~present.isfinite()) & fit.objective.isfinite()
+        changed = image[better]
         for name in ("radius_nm", "quaternion", "objective", "converged"):
             values = getattr(self.best, name).clone()
-            values[image[better]] = getattr(fit, name)[better].to(values)
+            values[changed] = getattr(fit, name)[better].to(values)
             setattr(self.best, name, values)
         for column, values in self.best.nuisance.items():
-            values[image[better]] = fit.nuisance[column][better]
-        if bool(better.any()):
-            self.poor[image[better]] = self._is_poor(image[better])
+            values[changed] = fit.nuisance[column][better]
+        if len(changed):
+            self.poor[changed] = self._is_poor(changed)
         return fit, better
 
     def ambiguous(self) -> Tensor:
         """Fit the near twins that may be as good; True (N,) where the image does not tell them apart."""
-        best, objective = self.best, self.objective
-        device = objective.simulator.device
-        ambiguous = torch.zeros(len(best), dtype=torch.bool)
+        best, gap = self.best, self.objective.likelihood_gap
         image = (~self.poor).nonzero()[:, 0]
-        if not len(image):
-            return ambiguous
-        twin = rotate_about_beam(best.quaternion[image], best.quaternion.new_full((len(image),), math.pi))
-        nuisance = Nuisance.from_answer(best).take(image).to(device)
-        value = objective.value(image.to(device), best.radius_nm[image].to(device), twin.to(device), nuisance)
-        gap = objective.likelihood_gap(best.objective[image], value.double().cpu(), image)
-        close = (gap < TWIN_WORTH_A_FIT) & (disorientation(twin, best.quaternion[image]) > SAME_DEG)
-        image = image[close]
-        if not len(image):
-            return ambiguous
-        first, orientation = best.objective[image], best.quaternion[image]
-        fit, _ = self.attempt(image, best.radius_nm[image], twin[close])
-        better, worse = torch.minimum(first, fit.objective), torch.maximum(first, fit.objective)
-        tied = objective.likelihood_gap(better, worse, image) < AMBIGUOUS_ODDS
-        ambiguous[image] = tied & (disorientation(orientation, fit.quaternion) > SAME_DEG)
+        orientation = best.quaternion[image]
+        twin = rotate_about_beam(orientation, orientation.new_full((len(image),), math.pi))
+        nuisance = Nuisance.from_answer(best).take(image)
+        value = self.objective.value(image, best.radius_nm[image], twin, nuisance).double().cpu()
+        close = gap(best.objective[image], value, image) < TWIN_WORTH_A_FIT
+        close &= disorientation(twin, orientation) > SAME_DEG
+        image, orientation, first = image[close], orientation[close], best.objective[image[close]]
+        ambiguous = torch.zeros(len(best), dtype=torch.bool)
+        if len(image):
+            fit, _ = self.attempt(image, best.radius_nm[image], twin[close])
+            better, worse = torch.minimum(first, fit.objective), torch.maximum(first, fit.objective)
+            tied = gap(better, worse, image) < AMBIGUOUS_ODDS
+            ambiguous[image] = tied & (disorientation(orientation, fit.quaternion) > SAME_DEG)
         return ambiguous
 
 
@@ -215,13 +195,15 @@ def judge(
     """
     count, number = hypotheses.radius_nm.shape
     radius, quaternion = hypotheses.radius_nm.double().cpu(), hypotheses.quaternion.double().cpu()
+    every = torch.arange(count)
     if number > 1:
-        device = objective.simulator.device
-        image = torch.arange(count, device=device).repeat_interleave(number)
-        values = objective.value(image, radius.to(device).flatten(), quaternion.to(device).flatten(0, 1))
+        values = objective.value(every.repeat_interleave(number), radius.flatten(), quaternion.flatten(0, 1))
         radius, quaternion = _best_first(values.unflatten(0, (count, number)), radius, quaternion)
     nuisance = nuisance or Nuisance.none(count)
-    fits = _Fits(objective, refine, radius[:, 0], quaternion[:, 0], nuisance, progress)
+    first = refine(
+        objective, radius[:, 0], quaternion[:, 0], image=every, progress=progress, nuisance=nuisance
+    )
+    fits = _Fits(objective, refine, nuisance, first)
     for place in range(1, number):
         image = fits.poor.nonzero()[:, 0]
         if not len(image):
@@ -231,15 +213,10 @@ def judge(
     image = fits.poor.nonzero()[:, 0]
     if rescue is not None and len(image):
         rescued[image] = fits.attempt(image, *rescue(image))[1]
-    # In this order, because looking at twins may change fits.
     ambiguous = fits.ambiguous()
-    status = [
-        POOR if poor else AMBIGUOUS if tied else NOT_CONVERGED if not converged else RESCUED if late else OK
-        for poor, tied, converged, late in zip(
-            fits.poor.tolist(), ambiguous.tolist(), fits.best.converged.tolist(), rescued.tolist(),
-            strict=True,
-        )
-    ]  # fmt: skip
+    # The first that holds.
+    words = {POOR: fits.poor, AMBIGUOUS: ambiguous, NOT_CONVERGED: ~fits.best.converged, RESCUED: rescued}
+    status = [next((word for word, holds in words.items() if holds[row]), OK) for row in range(count)]
     return replace(
         fits.best, status=status, evaluations=objective.simulator.evaluations.clone(),
         hypotheses=hypotheses if number > 1 else None,

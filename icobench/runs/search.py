@@ -12,7 +12,12 @@ import torch
 from icobench.errors import InputError
 from icobench.network.training import DivergedError
 from icobench.provenance import provenance
+<<<<<<< HEAD
 from icobench.runs.pool import WorkerDiedError, WorkerPool
+=======
+from icobench.runs.pool import WorkerDiedError, WorkerPool, in_process
+from icobench.runs.search_results import completed, finished, running
+>>>>>>> search
 from icobench.runs.search_space import SearchSpace
 from icobench.runs.search_storage import (
     asking_alone,
@@ -23,6 +28,7 @@ from icobench.runs.search_storage import (
     run_folder,
     storage_errors,
     stored_url,
+    without_optunas_warnings,
 )
 from icobench.runs.search_tasks import NetworkTask, SimplexTask
 from icobench.runs.search_workers import (
@@ -32,14 +38,13 @@ from icobench.runs.search_workers import (
     without_optunas_warnings,
     working,
 )
-from icobench.runs.toml_text import toml_text
 from icobench.seeds import Purpose, seed_word
-from icobench.storage import WHOLE, Shard, atomic_path, write_json
+from icobench.storage import WHOLE, Shard
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Search", "finished", "run_search", "running", "search_cost", "write_best"]
+__all__ = ["Search", "run_search"]
 
 WAIT_SECONDS = 2.0
 """Between two looks at the trials of other machines."""
@@ -48,7 +53,7 @@ FAILURES = 3
 """A search ends when so many trials of one worker fail in a row."""
 
 WITHOUT_RESULT = 20
-"""It also ends when so many trials in a row have no result: with --multi, a training that diverges has none."""
+"""It also ends when so many in a row have no result: with --multi, a training that diverges has none."""
 
 Tell = Callable[[float, str], None]
 """Called with the finished share and a text."""
@@ -96,10 +101,8 @@ class Search:
         import optuna
 
         with without_optunas_warnings():
-            pruner = self.task.pruner()
-        study = open_study(self.folder, self.url, self.identity, create, pruner=pruner)
-        seed = seed_word(self.seed, Purpose.SAMPLER, len(study.get_trials(deepcopy=False)), worker)
-        with without_optunas_warnings():
+            study = open_study(self.folder, self.url, self.identity, create, pruner=self.task.pruner())
+            seed = seed_word(self.seed, Purpose.SAMPLER, len(study.get_trials(deepcopy=False)), worker)
             study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         return study
 
@@ -118,20 +121,6 @@ class Search:
         return retry_lost_trials(study, self.folder, self.url, stopped)
 
 
-def finished(study: "optuna.Study") -> int:
-    """Number of trials that are completed or pruned."""
-    return _count(study, "COMPLETE", "PRUNED")
-
-
-def running(study: "optuna.Study") -> int:
-    """Number of trials that workers have."""
-    return _count(study, "RUNNING")
-
-
-def _count(study: "optuna.Study", *states: str) -> int:
-    return sum(trial.state.name in states for trial in study.get_trials(deepcopy=False))
-
-
 def trials_left(search: Search, study: "optuna.Study") -> int:
     """Trials that may be begun now, with places kept for named settings that the first shard will queue."""
     queued = {trial.user_attrs.get("named") for trial in study.get_trials(deepcopy=False)}
@@ -141,24 +130,15 @@ def trials_left(search: Search, study: "optuna.Study") -> int:
 
 def _queue_named(search: Search, study: "optuna.Study") -> None:
     """Queue the named settings that no trial has; a failed trial does not count."""
-    tried = {
-        trial.user_attrs.get("named")
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state.name != "FAIL"
-    }
+    trials = study.get_trials(deepcopy=False)
+    tried = {trial.user_attrs.get("named") for trial in trials if trial.state.name != "FAIL"}
     for name, values in search.space.first(search.multi).items():
         if name not in tried:
             study.enqueue_trial(values, user_attrs={"named": name})
 
 
 class Outcome(NamedTuple):
-    """What became of a trial.
-
-    Attributes:
-        rank: of the worker that had it.
-        has_result: whether it was completed or pruned.
-        error: why it failed; empty for a training that diverged.
-    """
+    """What became of a trial: ``error`` says why it failed, and is empty for a training that diverged."""
 
     rank: int
     has_result: bool
@@ -173,7 +153,7 @@ def _ask(search: Search, study: "optuna.Study") -> "optuna.Trial | None":
     """
     from optuna.trial import TrialState
 
-    with asking_alone(search.folder), without_optunas_warnings():
+    with asking_alone(search.folder):
         if trials_left(search, study) <= 0:
             return None
         trial = study.ask()
@@ -188,11 +168,8 @@ def _ask(search: Search, study: "optuna.Study") -> "optuna.Trial | None":
 def one_trial(search: Search, first_worker: int, rank: int, device: str) -> Outcome | None:
     """Begin a trial, evaluate its settings and store their value; None if enough are at work.
 
-    Args:
-        search: what to do.
-        first_worker: number of this machine's first worker among all machines.
-        rank: of this worker on this machine.
-        device: where to work.
+    ``rank`` is the worker's on this machine, and ``first_worker`` the number of this machine's first worker
+    among those of all machines.
 
     Raises:
         InputError: the storage fails.
@@ -203,9 +180,10 @@ def one_trial(search: Search, first_worker: int, rank: int, device: str) -> Outc
         trial = _ask(search, study)
         if trial is None:
             return None
-        in_database = heartbeats_are_in(search.url) == "database"
-        database = open_storage(search.folder, search.url) if in_database else None
         try:
+            in_database = heartbeats_are_in(search.url) == "database"
+            # The thread of the heartbeats gets a connection of its own.
+            database = open_storage(search.folder, search.url) if in_database else None
             work.enter_context(working(trial, search.folder, database))
             return _evaluate(search, study, trial, rank, device)
         except (KeyboardInterrupt, SystemExit):
@@ -248,7 +226,7 @@ def _evaluate(
         accuracy, cost = search.task.evaluate(values, folder, device, report, note)
     except optuna.TrialPruned:
         return store(TrialState.PRUNED)
-    except UpdateFinishedTrialError:
+    except UpdateFinishedTrialError:  # as in store
         return Outcome(rank, True)
     except DivergedError as error:
         return store(TrialState.FAIL if search.multi else TrialState.PRUNED, str(error))
@@ -286,8 +264,8 @@ def run_search(
 ) -> "optuna.Study":
     """Do the trials that are missing; called again, it continues.
 
-    On a CPU every trial is computed by one thread, here or in a worker: the value of a setting is the same for
-    every number of workers. Which settings are tried is not, as workers do not wait for each other.
+    On a CPU every trial is computed by one thread, here or in a worker: a setting has the same value for any
+    number of workers. Which settings are tried differs, as workers do not wait for each other.
 
     Args:
         search: what to do.
@@ -325,9 +303,8 @@ def _work(
     """Do trials until there are enough, with no more workers than there are trials to begin."""
 
     def tell(more: str = "") -> None:
-        done, best = finished(study), ""
-        if not search.multi and _count(study, "COMPLETE"):
-            best = f", best {study.best_value:.4g}"
+        done = finished(study)
+        best = "" if search.multi or not completed(study) else f", best {study.best_value:.4g}"
         progress(min(1.0, done / search.trials), f"{done} of {search.trials} trials{best}{more}")
 
     tell()
@@ -365,68 +342,3 @@ def _wait_for_others(search: Search, study: "optuna.Study", tell: Callable[[str]
         tell(f", {running(study)} at work elsewhere")
         time.sleep(WAIT_SECONDS)
     return trials_left(search, study) > 0
-
-
-def search_cost(study: "optuna.Study") -> dict[str, Any]:
-    """What a search has cost, with failed and pruned trials, for the ledger of a comparison.
-
-    Returns:
-        name of the study, number of trials, seconds of work and simulations of all workers together.
-    """
-    trials = study.get_trials(deepcopy=False)
-    costs = [trial.user_attrs.get("costs", {}) for trial in trials]
-    return {
-        "study": study.study_name,
-        "trials": len(trials),
-        "seconds": round(sum(cost.get("seconds", 0.0) for cost in costs), 1),
-        "simulations": int(sum(cost.get("simulations", 0) for cost in costs)),
-    }
-
-
-def write_best(search: Search, study: "optuna.Study") -> dict[str, Any]:
-    """Write ``best.toml`` (with ``multi`` also a file for each trial of the front) and ``summary.json``.
-
-    The best of a front is the most accurate.
-
-    Returns:
-        The summary.
-
-    Raises:
-        InputError: no trial is complete.
-    """
-    if not _count(study, "COMPLETE"):
-        raise InputError(f"{search.folder}: no trial is complete yet")
-    cost = search_cost(study)
-    front = (
-        sorted(study.best_trials, key=lambda trial: trial.values[0]) if search.multi else [study.best_trial]
-    )
-    files = {"best.toml": front[0]}
-    if search.multi:
-        files |= {f"front-{number:02d}.toml": trial for number, trial in enumerate(front, start=1)}
-    for path in search.folder.glob("front-*.toml"):  # of an earlier front, which was longer
-        if path.stem.removeprefix("front-").isdecimal() and path.name not in files:
-            path.unlink()
-    for name, trial in files.items():
-        text = toml_text(search.task.preset(trial.user_attrs["values"], cost))
-        with atomic_path(search.folder / name) as temporary:
-            temporary.write_text(f"# Trial {trial.number} of `icobench tune {search.task.kind}`.\n{text}")
-    trials = study.get_trials(deepcopy=False)
-    summary = {
-        **provenance(search.seed, torch.device("cpu"), search.task.experiment),
-        "identity": search.identity,
-        "search": cost,
-        "objectives": [search.task.accuracy, search.task.cost][: 2 if search.multi else 1],
-        "front": [_row(trial) for trial in front],
-        "named": [_row(trial) for trial in trials if "named" in trial.user_attrs and trial.values],
-        "states": {name.lower(): _count(study, name)
-                   for name in ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")},
-    }  # fmt: skip
-    write_json(search.folder / "summary.json", summary)
-    return summary
-
-
-def _row(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
-    return {
-        "trial": trial.number, "named": trial.user_attrs.get("named"), "objectives": trial.values,
-        "values": trial.user_attrs.get("values"), "costs": trial.user_attrs.get("costs"),
-    }  # fmt: skip

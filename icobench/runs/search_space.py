@@ -50,7 +50,7 @@ class SearchSpace:
 
     @property
     def digest(self) -> str:
-        """Identifies the parameters, 12 hexadecimal digits; the settings that come first change no meaning."""
+        """Identifies the parameters, 12 hexadecimal digits; the settings to try first do not matter."""
         return hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()[:12]
 
     def _is_varied(self, name: str, chosen: dict[str, Any], multi: bool) -> bool:

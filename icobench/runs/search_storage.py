@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from icobench.errors import InputError
 from icobench.provenance import without_passwords
 from icobench.runs import search_workers
-from icobench.runs.search_workers import HEARTBEATS, heartbeats_are_in, retry, without_optunas_warnings
+from icobench.runs.search_workers import HEARTBEATS, heartbeats_are_in, retry
 from icobench.storage import PieceStore, differences, read_json
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ DESCRIPTION = "search.json"
 JOURNAL = "journal.log"
 
 FINISHED = "finished"
-"""Folder with an empty file for every trial that was completed or pruned here: what a job on a cluster has done,
-whatever the storage."""
+"""Folder with an empty file for every trial that was completed or pruned here: what a cluster's job has done,
+whatever the storage of the trials."""
 
 URL_VARIABLE = "ICOBENCH_STORAGE"
 """Environment variable with the whole URL of a storage, for looking at a search whose URL has a password."""
@@ -50,8 +51,22 @@ def is_of_storage(error: BaseException) -> bool:
 
 
 @contextmanager
+def without_optunas_warnings() -> Iterator[None]:
+    """Hide that parts of Optuna are experimental, and that heartbeats are meant for ``Study.optimize``.
+
+    That function begins and evaluates a trial in one call. A search must hold a lock while a trial is begun.
+    """
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")
+        yield
+
+
+@contextmanager
 def storage_errors(storage: str, opening: bool = False) -> Iterator[None]:
-    """Turn errors of a storage into one line without passwords.
+    """Turn errors of a storage into one line without passwords, and hide Optuna's warnings.
 
     Args:
         storage: URL or path, for the message.
@@ -190,7 +205,7 @@ def open_study(
         except KeyError as error:
             if not create:
                 raise InputError(f"{where}: has no study {name}") from error
-            directions = ["minimize"] * identity["objectives"]
+            directions: Any = ["minimize"] * identity["objectives"]
             study = optuna.create_study(**options, directions=directions, load_if_exists=True)
         stored = study.user_attrs.get("identity")
         if stored is None and not study.get_trials(deepcopy=False):

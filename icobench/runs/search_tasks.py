@@ -1,4 +1,4 @@
-"""What a search tries: settings of the simplex, or training recipes, judged on the same images in every trial."""
+"""What a search tries: settings of the simplex or training recipes, on the same images in every trial."""
 
 import time
 from collections.abc import Callable
@@ -245,12 +245,7 @@ class NetworkTask:
     ) -> tuple[float, float]:
         """Median disorientation in degrees, and training seconds.
 
-        Args:
-            values: of the search space.
-            folder: for the files of the training.
-            device: where to train.
-            report: called with the number of ninths of the budget and the error then.
-            note: called with seconds and simulations so far.
+        Arguments as for the simplex; steps are ninths of the training, and ``folder`` is for its files.
 
         Raises:
             DivergedError: loss, gradient or weights became infinite or NaN.

@@ -1,13 +1,13 @@
 """Which worker has a trial of a search, and whether it is still at work.
 
-A killed worker must cost its trial and nothing else, and the trial's settings must be tried again. Optuna does this
-for databases: a worker records heartbeats, ``fail_stale_trials`` fails the trials of silent workers, and
-``RetryHeartbeatStaleTrialCallback`` queues their settings again. All three are used here. Three things are missing in
-Optuna 5.0, and are in this file:
+A killed worker must cost its trial and nothing else, and the trial's settings must be tried again. Optuna
+does this for databases: workers record heartbeats, ``fail_stale_trials`` fails the trials of silent workers,
+and ``RetryHeartbeatStaleTrialCallback`` queues their settings again. A search uses all three. Optuna 5.0
+lacks three things, which are in this file:
 
 - A journal, which a search uses by default, has no heartbeats. Here they are files in the run folder.
-- Heartbeats take minutes to be missed. A worker also notes its host and process in its trial, so that a search
-  on one machine continues at once.
+- A dead worker is missed after minutes only. Here it also notes its host and process in its trial, so that a
+  search on one machine continues at once.
 - A worker that is stopped, by Ctrl-C or a time limit, counts as one that died. Here such stops do not count.
 """
 
@@ -16,7 +16,6 @@ import os
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,14 +24,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import optuna
 
-__all__ = [
-    "give_up",
-    "heartbeats_are_in",
-    "retry",
-    "retry_lost_trials",
-    "without_optunas_warnings",
-    "working",
-]
+__all__ = ["give_up", "heartbeats_are_in", "retry", "retry_lost_trials", "working"]
 
 HEARTBEATS = "workers"
 """Folder of the heartbeats of a journal: one file for each trial, touched while its worker is alive."""
@@ -43,7 +35,6 @@ SILENT_SECONDS = 120
 
 RETRIES = 2
 """A trial whose worker has died more often is given up: perhaps its settings need too much memory."""
-
 
 REDIS = ("redis://", "rediss://", "unix://")
 
@@ -71,39 +62,18 @@ def _beat(
 
 
 @contextmanager
-def without_optunas_warnings() -> Iterator[None]:
-    """Hide that Optuna calls parts of itself experimental, and that heartbeats are meant for ``Study.optimize``.
-
-    That function begins and evaluates a trial in one call. Here a lock is held while a trial is begun.
-    """
-    from optuna.exceptions import ExperimentalWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")
-        yield
-
-
-@contextmanager
 def working(
     trial: "optuna.Trial", folder: Path, database: "optuna.storages.RDBStorage | None" = None
 ) -> Iterator[None]:
-    """Note this process in a trial, and record heartbeats until its work ends.
-
-    Args:
-        trial: of this process.
-        folder: of the run.
-        database: where to record heartbeats instead of in the folder.
-    """
+    """Note this process in its trial, and record heartbeats in the folder or database until its work ends."""
     ended = threading.Event()
     _heartbeat(folder, trial.number).parent.mkdir(parents=True, exist_ok=True)
     beat = _beat(trial, folder, database)
 
     def keep_beating() -> None:
         while not ended.wait(BEAT_SECONDS):
-            with suppress(
-                Exception
-            ):  # a file server or database may fail once: the next heartbeat may succeed
+            # A file server or database may fail once; the next heartbeat may succeed.
+            with suppress(Exception):
                 beat()
 
     beat()
@@ -131,10 +101,10 @@ def _is_running(pid: int) -> bool:
 def _is_silent(folder: Path, number: int) -> bool:
     """Whether a trial's last heartbeat in the run folder is old, or missing."""
     now = folder / HEARTBEATS / ".now"  # both times are the file server's, as the clocks of machines differ
-    now.touch()
     try:
+        now.touch()
         return now.stat().st_mtime - _heartbeat(folder, number).stat().st_mtime > SILENT_SECONDS
-    except FileNotFoundError:
+    except FileNotFoundError:  # removed when its worker ended
         return True
 
 
@@ -149,12 +119,9 @@ def _is_lost(trial: "optuna.trial.FrozenTrial", folder: Path, url: str | None) -
 
 
 def retry(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", stopped: bool = False) -> None:
-    """Queue the settings of a failed trial again, unless its workers have died too often.
+    """Queue the settings of a failed trial again, unless they have cost too many workers.
 
-    Args:
-        study: where to queue them.
-        trial: which failed.
-        stopped: whether its worker was stopped, which says nothing against the settings.
+    A worker that was ``stopped`` says nothing against the settings.
     """
     from optuna.storages import RetryHeartbeatStaleTrialCallback
 
@@ -162,9 +129,8 @@ def retry(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", stopped: boo
     trial = copy.deepcopy(trial)
     named = {"named": trial.user_attrs["named"]} if "named" in trial.user_attrs else {}
     trial.user_attrs = {**named, "stops": stops}
-    with without_optunas_warnings():
-        # Optuna counts stops as deaths.
-        RetryHeartbeatStaleTrialCallback(max_retry=RETRIES + stops)(study, trial)
+    # Optuna counts stops as deaths.
+    RetryHeartbeatStaleTrialCallback(max_retry=RETRIES + stops)(study, trial)
 
 
 def retry_lost_trials(
@@ -179,7 +145,7 @@ def retry_lost_trials(
         stopped: whether the workers of this machine have just been stopped.
 
     Returns:
-        The numbers of these trials, except those that Optuna found by the heartbeats of a database.
+        The numbers of these trials, without those that Optuna finds by the heartbeats of a database.
     """
     from optuna.storages import fail_stale_trials
     from optuna.trial import TrialState
@@ -188,8 +154,7 @@ def retry_lost_trials(
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if _is_lost(trial, folder, url) and give_up(study, trial, stopped):
             numbers.append(trial.number)
-    with without_optunas_warnings():
-        fail_stale_trials(study)
+    fail_stale_trials(study)
     return numbers
 
 

@@ -179,7 +179,7 @@ def _train(
         data = portion(every_image, point, seed)
     result = train(
         recipe, settings.experiment, folder, seed, simulator.device, data=data, held_out=held_out,
-        progress=lambda step, steps, loss: progress(step / steps),
+        progress=progress,
     )  # fmt: skip
     card = {"experiment": settings.experiment.to_dict()}
     trained = Networks((TrainedNetwork(result.network, card, recipe, "sweep"),))

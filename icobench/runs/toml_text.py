@@ -24,14 +24,17 @@ def toml_text(values: dict[str, Any], above: tuple[str, ...] = ()) -> str:
 
     Args:
         values: what to write; None, which TOML does not have, is left out.
-        above: names of the tables that these are in.
+        above: names of the tables that contain them.
     """
-    plain = {name: one for name, one in values.items() if one is not None and not isinstance(one, dict)}
-    lines = [f"{_key(name)} = {_value(one)}\n" for name, one in plain.items()]
-    for name, one in values.items():
-        if isinstance(one, dict):
-            inner = (*above, _key(name))
-            # A table of tables alone needs no line of its own.
-            head = f"\n[{'.'.join(inner)}]\n" if not all(isinstance(v, dict) for v in one.values()) else ""
-            lines.append(head + toml_text(one, inner))
+    lines = []
+    for name, value in values.items():
+        if value is not None and not isinstance(value, dict):
+            lines.append(f"{_key(name)} = {_value(value)}\n")
+    for name, table in values.items():
+        if isinstance(table, dict):
+            path = (*above, _key(name))
+            # A table that holds tables only needs no line of its own.
+            if not all(isinstance(value, dict) for value in table.values()):
+                lines.append(f"\n[{'.'.join(path)}]\n")
+            lines.append(toml_text(table, path))
     return "".join(lines)

@@ -7,7 +7,7 @@ from typing import Any
 
 from icobench.sets.generation import PRESETS, generate_to_file
 from icobench.sets.patterns import PatternOptions, generate_patterns
-from paper_scale.stage import Run, Stage
+from paper_scale.stage import Piece, Run, Stage
 
 __all__ = ["data", "data_set", "paper_options"]
 
@@ -68,7 +68,6 @@ def _sliced(stage: Stage) -> dict[str, Any]:
     return {"images": options.images, "ms_per_image": 1000 * seconds / options.images}
 
 
-def data(stage: Stage) -> None:
+def data(stage: Stage) -> list[Piece]:
     """The whole set by the exact method; some of it by the paper's algorithm."""
-    stage.piece("paper set", lambda: _timed(stage))
-    stage.piece("sliced", lambda: _sliced(stage))
+    return [Piece("paper set", lambda: _timed(stage)), Piece("sliced", lambda: _sliced(stage))]

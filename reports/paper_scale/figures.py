@@ -7,7 +7,7 @@ import numpy as np
 
 from icobench.storage import atomic_path
 from paper_scale.fits import table_of
-from paper_scale.store import stored_results
+from paper_scale.stage import scale_of, stored_pieces
 
 __all__ = ["figure_4b", "sweep_points"]
 
@@ -18,7 +18,7 @@ COLUMNS = (("disorientation_deg", "disorientation (deg)"), ("radius_error_nm", "
 def sweep_points(folder: Path) -> dict[int, list[dict[str, Any]]]:
     """Finished points of the sweep by number of training images."""
     points: dict[int, list[dict[str, Any]]] = {}
-    for piece in stored_results(folder, "sweep")["pieces"].values():
+    for piece in stored_pieces(folder, "sweep").values():
         if piece["state"] == "done" and "training_images" in piece["result"]:
             points.setdefault(piece["result"]["training_images"], []).append(piece["result"])
     return dict(sorted(points.items()))
@@ -28,10 +28,6 @@ def figure_4b(folder: Path) -> str:
     """Draw what there is; the name of the file."""
     from matplotlib.figure import Figure
 
-    scale = next(
-        (found["scale"] for name in ("sweep", "simplex") if (found := stored_results(folder, name))["scale"]),
-        "",
-    )
     figure = Figure(figsize=(9, 4), layout="constrained")
     points = sweep_points(folder)
     for axis, (column, label) in zip(figure.subplots(1, 2), COLUMNS, strict=True):
@@ -56,7 +52,9 @@ def figure_4b(folder: Path) -> str:
         axis.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle(f"Error against simulations, {scale} scale (fits: for each image; network: in all)")
+    figure.suptitle(
+        f"Error against simulations, {scale_of(folder)} scale (fits: for each image; network: in all)"
+    )
     with atomic_path((folder / "figure4b.png").resolve()) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return "figure4b.png"

@@ -2,32 +2,29 @@
 
 import contextlib
 import time
-from collections.abc import Callable
-from functools import cache
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from icobench.answer import OK, RESCUED
 from icobench.errors import InputError
 from icobench.fitting.dictionary import DictionaryOptions, build_dictionary, dictionary_for
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
-from icobench.fitting.simplex import SimplexOptions
+from icobench.fitting.objectives import objective_for
 from icobench.fitting.warm_start import judge
 from icobench.geometry.orientation import disorientation
-from icobench.methods import METHODS, Method, Problem
-from icobench.methods.simplex import simplex_method
+from icobench.images.image_set import ImageSet
+from icobench.methods.base import Method, Problem
+from icobench.methods.registry import find_method
 from icobench.network.selection import Networks, load_network, predict
-from icobench.runs.comparison import curves, score
-from icobench.sets.patterns import PatternSet, generate_patterns
-from icobench.sets.test_sets import find_test_set
-from icobench.simulator.compiled import prepare_kernel
+from icobench.runs.scoring import course, score
 from icobench.storage import atomic_path
 from paper_scale.large_dictionary import match_in_shards
-from paper_scale.networks import exported
-from paper_scale.stage import Run, Stage
-from paper_scale.store import stored_results
+from paper_scale.networks import exported, fresh_images
+from paper_scale.stage import Piece, Stage, stored_pieces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,11 +44,6 @@ def table_of(folder: Path, stage: str, method: str, what: str = "results") -> "p
     # Five digits: simplex-00000, but not simplex-race-00000.
     files = sorted((folder / stage).glob(f"{method}-{'[0-9]' * 5}.{what}.parquet"))
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True) if files else None
-
-
-def _images(run: Run, count: int) -> PatternSet:
-    """Noise-free images, as the paper's."""
-    return generate_patterns(find_test_set("clean").options(count), run.experiment, TEST_SEED, run.device)
 
 
 def _write(frame: "pd.DataFrame", path: Path) -> None:
@@ -75,75 +67,68 @@ def summary(rows: "pd.DataFrame") -> dict[str, Any]:
     return out
 
 
-def _block(
-    stage: Stage, method: Method, numbers: torch.Tensor, truth: PatternSet, networks: Networks | None
-) -> dict[str, Any]:
-    run = stage.run
-    problem = Problem(truth.images, truth.mask, truth.kind, stage.simulator, networks, run.seed, numbers)
-    outcome = method.run(problem, stage.check_clock)
-    nothing = torch.full((len(numbers),), torch.nan, dtype=torch.float64)
-    rows = score(outcome, method.name, truth, numbers, (nothing, nothing))
-    folder = run.out / stage.name
-    _write(rows, folder / f"{method.name}-{int(numbers[0]):05d}.results.parquet")
-    if stage.name == "simplex":
-        course = curves(outcome, method.name, truth, numbers)
-        _write(course.drop(columns="method"), folder / f"{method.name}-{int(numbers[0]):05d}.curves.parquet")
-    return summary(rows)
+class Fits:
+    """The test images of a stage, and methods on them.
 
+    Args:
+        stage: whose scale says how many images.
+        networks: for the methods that start from a network's answer.
+        dictionary: whether some start from the dictionary.
+    """
 
-def _prepared(stage: Stage, networks: Networks | None = None) -> Callable[[], PatternSet]:
-    """The test images, made when they are first asked for; with them what no block's time shall have: the
-    simulator's tables, a network's first answer (see ``Comparison.prepare``)."""
-    run = stage.run
+    def __init__(self, stage: Stage, networks: Networks | None = None, dictionary: bool = False) -> None:
+        self.stage, self.networks, self.dictionary = stage, networks, dictionary
 
-    @cache
-    def images() -> PatternSet:
-        truth, _ = _images(run, run.scale.fit_images), stage.simulator
-        if networks is not None:
-            first = truth.subset(torch.arange(min(run.scale.fit_block, len(truth))))
-            with contextlib.suppress(Exception):  # whoever uses it will say what is wrong with it
-                predict(networks, first.images, first.mask, run.experiment, first.kind)
-        return truth
+    @cached_property
+    def images(self) -> ImageSet:
+        """All images. With them is made what no image's time shall include: the simulator's tables, the
+        dictionary, and the first answer of a network."""
+        scale, simulator = self.stage.run.scale, self.stage.simulator
+        images = fresh_images(self.stage.run, "clean", scale.fit_images, TEST_SEED)
+        if self.dictionary:
+            dictionary_for(simulator)
+        if self.networks is not None:
+            with contextlib.suppress(Exception):  # the piece that uses the networks will report the error
+                predict(self.networks, images.subset(torch.arange(min(scale.fit_block, len(images)))))
+        return images
 
-    return images
-
-
-def _method(
-    stage: Stage, method: Method, images: Callable[[], PatternSet], networks: Networks | None = None
-) -> None:
-    """A method on all images, a block a piece; then the whole."""
-    run = stage.run
-    finished = True
-    for block in torch.arange(run.scale.fit_images).split(run.scale.fit_block):
-
-        def work(block: torch.Tensor = block) -> dict[str, Any]:
-            return _block(stage, method, block, images().subset(block), networks)
-
-        name = f"{method.name} {int(block[0])}"
-        if stage.wants(name):
-            images()  # before the piece's clock and power meter run
-        finished &= stage.piece(name, work) is not None
-    if finished:
+    def pieces(self, method: Method) -> list[Piece]:
+        """A method on all images, a block a piece; then the whole."""
+        run, name = self.stage.run, method.name
+        blocks = [
+            Piece(f"{name} {int(block[0])}", partial(self._block, method, block), prepare=lambda: self.images)
+            for block in torch.arange(run.scale.fit_images).split(run.scale.fit_block)
+        ]
 
         def whole() -> dict[str, Any]:
-            rows = table_of(run.out, stage.name, method.name)
+            rows = table_of(run.out, self.stage.name, name)
             if rows is None or len(rows) != run.scale.fit_images:
-                raise ValueError(f"rows of {method.name} are missing")
+                raise ValueError(f"rows of {name} are missing")
             return summary(rows)
 
-        stage.piece(method.name, whole)
+        return [*blocks, Piece(name, whole, needs=[piece.name for piece in blocks])]
+
+    def _block(self, method: Method, numbers: torch.Tensor) -> dict[str, Any]:
+        """The method on some of the images; rows, and the course of a simplex, go to files."""
+        stage, images = self.stage, self.images.subset(numbers)
+        problem = Problem(images, stage.simulator, self.networks, stage.run.seed)
+        answer = method.run(problem, stage.check_clock)
+        unknown = torch.full((len(images),), torch.nan, dtype=torch.float64)  # no bounds are computed
+        path = stage.run.out / stage.name / f"{method.name}-{int(numbers[0]):05d}"
+        rows = score(answer, method.name, images, (unknown, unknown))
+        _write(rows, path.with_name(f"{path.name}.results.parquet"))
+        if stage.name == "simplex":
+            steps = course(answer, method.name, images).drop(columns="method")
+            _write(steps, path.with_name(f"{path.name}.curves.parquet"))
+        return summary(rows)
 
 
-def simplex(stage: Stage) -> None:
+def simplex(stage: Stage) -> list[Piece]:
     """The paper's 50 x 50, and the race of the same starts."""
-    prepare_kernel(stage.run.device)
-    scale = stage.run.scale
-    options = SimplexOptions(starts=scale.starts, iterations=scale.iterations)
-    words = f"{scale.starts} random starts x {scale.iterations} iterations"
-    images = _prepared(stage)
-    _method(stage, simplex_method("simplex", words, options), images)
-    if scale.race:
-        _method(stage, METHODS["simplex-race"], images)
+    scale, fits = stage.run.scale, Fits(stage)
+    method = find_method("simplex").with_options(starts=scale.starts, iterations=scale.iterations)
+    race = fits.pieces(find_method("simplex-race")) if scale.race else []
+    return [*fits.pieces(method), *race]
 
 
 def _networks(stage: Stage) -> Networks | None:
@@ -153,44 +138,40 @@ def _networks(stage: Stage) -> Networks | None:
         InputError: the fits stored so far are another network's.
     """
     run = stage.run
-    own = None
+    path = None
     if run.scale.own_network:
-        own = exported(run, "compact")
-        export = stored_results(run.out, "compact-network")["pieces"].get("export compact", {})
-        if export.get("state") != "done" or not own.is_file():
+        path = exported(run, "compact")
+        export = stored_pieces(run.out, "compact-network").get("export compact", {})
+        if export.get("state") != "done" or not path.is_file():
             return None
-    networks = load_network(own, run.device).subset(run.experiment, "intensity")
-    known = "-".join(card["digest"] for card in stage.store.get("networks") or [])
-    if known and known != networks.digest:
+    networks = load_network(path, run.device).subset(run.experiment, "intensity")
+    stored = "-".join(card["digest"] for card in stage.result("networks") or [])
+    if stored and stored != networks.digest:
         raise InputError(
-            f"{stage.store.path}: holds fits of network {known}, not of {networks.digest}; put that one "
+            f"{stage.store.folder}: holds fits of network {stored}, not of {networks.digest}; put that one "
             "back, or make the fits anew by --stage hybrids --fresh"
         )
     return networks
 
 
-def hybrids(stage: Stage) -> None:
+def hybrids(stage: Stage) -> list[Piece]:
     """Fits from a network's answer and from the dictionary of 1,000 patterns, on the simplex's images."""
-    run = stage.run
-    prepare_kernel(run.device)
     networks = _networks(stage)
+    fits = Fits(stage, networks, dictionary=True)
+    methods = [find_method(name) for name in HYBRIDS]
+    pieces = [Piece("dictionary", lambda: build_dictionary(stage.simulator).card)]
     if networks is None:
-        print(f"[{stage.name}] left for later: {exported(run, 'compact')}, of the stage compact-network")
+        print(
+            f"[{stage.name}] left for later: {exported(stage.run, 'compact')}, of the stage compact-network"
+        )
         stage.left.append("networks")
+        methods = [method for method in methods if not method.needs_network]
     else:
-        stage.piece("networks", lambda: networks.cards)
-
-    stage.piece("dictionary", lambda: build_dictionary(stage.simulator).card)
-    dictionary_for(stage.simulator)  # the methods look into the cache; filling it is no image's cost
-    images = _prepared(stage, networks)
-    for name in HYBRIDS:
-        if not METHODS[name].needs_network:
-            _method(stage, METHODS[name], images)
-        elif networks is not None:
-            _method(stage, METHODS[name], images, networks)
+        pieces.insert(0, Piece("networks", lambda: networks.cards))
+    return pieces + [piece for method in methods for piece in fits.pieces(method)]
 
 
-def _errors(radius: torch.Tensor, quaternion: torch.Tensor, truth: PatternSet) -> dict[str, Any]:
+def _errors(radius: torch.Tensor, quaternion: torch.Tensor, truth: ImageSet) -> dict[str, Any]:
     """Of N answers, or of the best of each image's k."""
     turn = disorientation(quaternion.double(), truth.quaternion.unsqueeze(1).expand_as(quaternion))
     size = (radius.double() - truth.radius_nm.unsqueeze(1)).abs()
@@ -203,34 +184,32 @@ def _errors(radius: torch.Tensor, quaternion: torch.Tensor, truth: PatternSet) -
 
 
 def _dictionary(stage: Stage, size: int) -> dict[str, Any]:
-    """Match, then fit from the best four, where one after the other is tried until the image is explained."""
+    """Match, then fit from the best four, where one after the other is tried until the image is explained.
+
+    The method dictionary+lm would hold all patterns in memory.
+    """
     run = stage.run
-    truth = _images(run, run.scale.dictionary_images)
-    images, mask = truth.images.to(run.device), truth.mask.to(run.device)
-    found = match_in_shards(
-        stage.simulator, DictionaryOptions(size), images, mask, truth.kind, run.experiment, CANDIDATES,
-        progress=stage.check_clock,
+    images = fresh_images(run, "clean", run.scale.dictionary_images, TEST_SEED)
+    matches = match_in_shards(
+        stage.simulator, DictionaryOptions(size), images.images.to(run.device), images.mask.to(run.device),
+        images.kind, run.experiment, CANDIDATES, progress=stage.check_clock,
     )  # fmt: skip
-    candidates, count = found.candidates, len(truth)
+    hypotheses, count = matches.candidates, len(images)
     begin = time.perf_counter()
-    objective = Problem(truth.images, truth.mask, truth.kind, stage.simulator).objective()
-    verdict = judge(objective, candidates.radius_nm, candidates.quaternion, levenberg_marquardt)
-    fit = verdict.fit
+    answer = judge(objective_for(images, stage.simulator), hypotheses, levenberg_marquardt)
     return {
-        "patterns": found.patterns,
+        "patterns": matches.patterns,
         "images": count,
-        "simulation_seconds": found.simulation_seconds,
-        "match_seconds_per_image": found.match_seconds / count,
-        "nearest": _errors(candidates.radius_nm, candidates.quaternion, truth),
-        "fitted": _errors(fit.radius_nm[:, None], fit.quaternion[:, None], truth),
-        "explained": float(np.mean([word.startswith("ok") for word in verdict.status])),
-        "evaluations": float(fit.evaluations.double().mean()),
+        "simulation_seconds": matches.simulation_seconds,
+        "match_seconds_per_image": matches.match_seconds / count,
+        "nearest": _errors(hypotheses.radius_nm, hypotheses.quaternion, images),
+        "fitted": _errors(answer.radius_nm[:, None], answer.quaternion[:, None], images),
+        "explained": float(np.mean([status in (OK, RESCUED) for status in answer.status])),
+        "evaluations": float(answer.evaluations.double().mean()),
         "fit_seconds_per_image": (time.perf_counter() - begin) / count,
     }
 
 
-def dictionaries(stage: Stage) -> None:
+def dictionaries(stage: Stage) -> list[Piece]:
     """Up to a million patterns over radius and beam direction; turns about the beam come free."""
-    prepare_kernel(stage.run.device)
-    for size in stage.run.scale.dictionaries:
-        stage.piece(f"{size}", lambda size=size: _dictionary(stage, size))
+    return [Piece(f"{size}", partial(_dictionary, stage, size)) for size in stage.run.scale.dictionaries]

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ import numpy as np
 from icobench.reporting.ledger import CURRENCIES, Account, break_even
 from paper_scale.figures import figure_4b
 from paper_scale.fits import table_of
-from paper_scale.stage import Stage
-from paper_scale.store import stored_results
+from paper_scale.stage import Piece, Stage, stored_pieces
 
 __all__ = ["ledger", "value"]
 
@@ -31,11 +31,11 @@ METHODS = (
 
 def value(folder: Path, stage: str, piece: str, *path: str, unfinished: bool = False) -> Any:
     """A stored number, None if there is none; of a piece that the clock stopped, too, if asked for."""
-    found = stored_results(folder, stage)["pieces"].get(piece)
+    stored = stored_pieces(folder, stage).get(piece)
     states = ("done", "part") if unfinished else ("done",)
-    if not found or found["state"] not in states:
+    if not stored or stored["state"] not in states:
         return None
-    result = found["result"]
+    result = stored["result"]
     for key in path:
         if not isinstance(result, dict) or key not in result:
             return None
@@ -44,9 +44,9 @@ def value(folder: Path, stage: str, piece: str, *path: str, unfinished: bool = F
 
 
 def _joules(folder: Path, stage: str, *starts: str) -> float | None:
-    pieces = stored_results(folder, stage)["pieces"]
-    own = [piece["joules"] for name, piece in pieces.items() if name.startswith(starts)]
-    return sum(own) if own and None not in own else None
+    pieces = stored_pieces(folder, stage)
+    joules = [piece["joules"] for name, piece in pieces.items() if name.startswith(starts)]
+    return sum(joules) if joules and None not in joules else None
 
 
 def _accounts(folder: Path) -> dict[str, tuple[Account, np.ndarray | None]]:
@@ -160,10 +160,7 @@ def _figure_4a(folder: Path) -> str:
     return "figure4a.png"
 
 
-def ledger(stage: Stage) -> None:
+def ledger(stage: Stage) -> list[Piece]:
     """From what the other stages stored; made anew in every call."""
-    out = stage.run.out
-    stage.piece("costs", lambda: _costs(out), again=True)
-    stage.piece("energy", lambda: _energy(out), again=True)
-    stage.piece("figure 4a", lambda: _figure_4a(out), again=True)
-    stage.piece("figure 4b", lambda: figure_4b(out), again=True)
+    makers = {"costs": _costs, "energy": _energy, "figure 4a": _figure_4a, "figure 4b": figure_4b}
+    return [Piece(name, partial(make, stage.run.out), wanted=lambda: True) for name, make in makers.items()]

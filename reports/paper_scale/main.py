@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from icobench.commands.options import chosen_device
 from icobench.errors import InputError
+from icobench.runs.pool import chosen_device
 from paper_scale.data import data
 from paper_scale.fits import dictionaries, hybrids, simplex
 from paper_scale.ledger import ledger
@@ -14,13 +14,12 @@ from paper_scale.networks import compact_network, larger_network, paper_network
 from paper_scale.report import report
 from paper_scale.scales import SCALES
 from paper_scale.simulators import simulators
-from paper_scale.stage import OutOfTime, Run, Stage
-from paper_scale.store import has_results
+from paper_scale.stage import Piece, Run, Stage, has_results, stored_pieces
 from paper_scale.sweep import sweep
 
 __all__ = ["STAGES", "main", "page_of", "run_stage"]
 
-STAGES: dict[str, Callable[[Stage], None]] = {
+STAGES: dict[str, Callable[[Stage], list[Piece]]] = {
     "simulators": simulators,
     "data": data,
     "paper-network": paper_network,
@@ -45,11 +44,9 @@ def run_stage(run: Run, name: str) -> int:
         0 where all is done, 1 where a piece failed, 3 where the clock stopped it.
     """
     stage = Stage(run, name)
-    try:
-        STAGES[name](stage)
-    except OutOfTime:
-        stage.left.append("the rest")
-    failed = [one for one, piece in stage.store.document["pieces"].items() if piece["state"] == "failed"]
+    stage.execute(STAGES[name](stage))
+    pieces = stored_pieces(run.out, name)
+    failed = [title for title, piece in pieces.items() if piece["state"] == "failed"]
     spent = run.max_minutes - stage.minutes_left
     if failed:
         print(f"{name}: failed: {', '.join(failed)} ({spent:.1f} min)", flush=True)

@@ -11,7 +11,7 @@ from paper_scale.claims import claims
 from paper_scale.figures import sweep_points
 from paper_scale.ledger import value
 from paper_scale.scales import Scale
-from paper_scale.store import stored_results
+from paper_scale.stage import stored_pieces
 from paper_scale.tables import number, table
 
 __all__ = ["report"]
@@ -26,15 +26,16 @@ SMALL = (
 
 def _head(folder: Path, scale: Scale, stages: Sequence[str], owed: bool) -> Iterator[str]:
     yield "# The published experiment, whole\n"
-    origins = [one for name in stages for one in stored_results(folder, name)["origins"]]
-    gpus = sorted({one["machine"]["gpu"] for one in origins if "gpu" in one["machine"]})
+    pieces = {name: stored_pieces(folder, name) for name in stages}
+    origins = [piece["origin"] for stage in pieces.values() for piece in stage.values()]
+    gpus = sorted({origin["machine"]["gpu"] for origin in origins if "gpu" in origin["machine"]})
     if not (scale.name == "paper" and gpus):
         yield (OWED if owed else "") + SMALL + "\n"
-    minutes = {name: _minutes(folder, name) for name in stages}
-    machines = sorted({one["machine"]["processor"] for one in origins} | set(gpus))
-    seeds = sorted({one["seed"] for one in origins})
-    cores = sorted({str(one["machine"]["cores"]) for one in origins})
-    commits = sorted({str(one["commit"])[:12] for one in origins})
+    minutes = {name: sum(piece["seconds"] for piece in stage.values()) / 60 for name, stage in pieces.items()}
+    machines = sorted({origin["machine"]["processor"] for origin in origins} | set(gpus))
+    seeds = sorted({origin["seed"] for origin in origins})
+    cores = sorted({str(origin["machine"]["cores"]) for origin in origins})
+    commits = sorted({str(origin["commit"])[:12] for origin in origins})
     yield (
         f"Scale: **{scale.name}**. `python reports/paper_scale.py --scale {scale.name}` on "
         f"{', '.join(machines)} ({'/'.join(cores)} cores), commit {', '.join(commits)}, "
@@ -43,17 +44,13 @@ def _head(folder: Path, scale: Scale, stages: Sequence[str], owed: bool) -> Iter
         + f"; {sum(minutes.values()):.1f} in all. Times on a shared machine are noisy.\n"
     )
     open_pieces = [
-        f"{name}/{piece} ({found['result'].get('error', 'unfinished')})"
-        for name in stages
-        for piece, found in stored_results(folder, name)["pieces"].items()
-        if found["state"] != "done"
+        f"{name}/{title} ({piece['result'].get('error', 'unfinished')})"
+        for name, stage in pieces.items()
+        for title, piece in stage.items()
+        if piece["state"] != "done"
     ]
     if open_pieces:
         yield f"Not finished: {'; '.join(open_pieces)}.\n"
-
-
-def _minutes(folder: Path, stage: str) -> float:
-    return sum(piece["seconds"] for piece in stored_results(folder, stage)["pieces"].values()) / 60
 
 
 def _claims(folder: Path, scale: Scale) -> Iterator[str]:
@@ -147,7 +144,7 @@ def _networks(folder: Path, scale: Scale) -> Iterator[str]:
     yield "![Histograms of the errors](FOLDER/figure4a.png)\n"
 
 
-def _fits(folder: Path) -> Iterator[str]:
+def _fits(folder: Path, scale: Scale) -> Iterator[str]:
     yield "## Fits\n"
     rows = []
     energy = value(folder, "ledger", "energy") or {}
@@ -170,8 +167,8 @@ def _fits(folder: Path) -> Iterator[str]:
     digests = ", ".join(str(card.get("digest")) for card in value(folder, "hybrids", "networks") or [])
     yield f"Noise-free images. Seconds and joules are per image. Networks of the hybrids: {digests or '-'}.\n"
     rows = []
-    for name in stored_results(folder, "dictionaries")["pieces"]:
-        found = value(folder, "dictionaries", name)
+    for size in scale.dictionaries:
+        found = value(folder, "dictionaries", f"{size}")
         if found:
             rows.append(
                 (found["patterns"], found["simulation_seconds"], 1000 * found["match_seconds_per_image"],
@@ -239,7 +236,7 @@ def report(folder: Path, scale: Scale, stages: Sequence[str], path: Path, owed: 
     """
     parts = [
         *_head(folder, scale, stages, owed), *_claims(folder, scale), *_correctness(folder),
-        *_speeds(folder, scale), *_networks(folder, scale), *_fits(folder), *_sweep(folder, scale),
+        *_speeds(folder, scale), *_networks(folder, scale), *_fits(folder, scale), *_sweep(folder, scale),
         *_ledger(folder),
     ]  # fmt: skip
     there = Path(os.path.relpath(folder, path.parent))

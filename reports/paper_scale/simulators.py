@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,14 @@ import torch
 from torch import Tensor
 
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
+from icobench.fitting.objectives import objective_for
 from icobench.geometry.orientation import disorientation
-from icobench.geometry.rotations import (
-    quaternion_multiply,
-    rotation_vector_to_quaternion,
-)
-from icobench.methods import Problem
-from icobench.simulator.compiled import prepare_kernel
+from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
+from icobench.images.image_set import ImageSet
 from icobench.simulator.simulator import Simulator
 from icobench.simulator.speed import bodies, field_error, measure_speed
 from paper_scale.ceilings import Ceilings, least_work, measured_ceilings
-from paper_scale.stage import Stage
+from paper_scale.stage import Piece, Stage
 
 __all__ = ["simulators"]
 
@@ -50,11 +48,11 @@ def _field(stage: Stage, name: str) -> dict[str, Any]:
     run = stage.run
     simulator = Simulator(run.experiment, device=run.device, dtype=DTYPES[name])
     radius, quaternion = bodies(run.scale.bodies, 1)
-    own = simulator.field(radius.to(run.device), quaternion.to(run.device))
+    field = simulator.field(radius.to(run.device), quaternion.to(run.device))
     other = Simulator(run.experiment, dtype=DTYPES[name]).field(radius, quaternion)
     return {
         "closed_form": _spread(field_error(simulator, run.scale.bodies, 1)),
-        "cpu": _spread(_relative(own, other)),
+        "cpu": _spread(_relative(field, other)),
     }
 
 
@@ -90,12 +88,12 @@ def _voxels(stage: Stage, method: str) -> dict[str, Any]:
     simulator = Simulator(run.experiment, method, run.device)
     count = min(4, run.scale.bodies)
     radius, quaternion = bodies(count, 3)
-    own = simulator.field(radius.to(run.device), quaternion.to(run.device))
+    field = simulator.field(radius.to(run.device), quaternion.to(run.device))
     precise = Simulator(run.experiment, method, run.device, torch.float64)
     expected = precise.field(radius.to(run.device), quaternion.to(run.device))
-    out: dict[str, Any] = {"float64": _spread(_relative(own, expected))}
+    out: dict[str, Any] = {"float64": _spread(_relative(field, expected))}
     if run.device.type != "cpu":
-        out["cpu"] = _spread(_relative(own, Simulator(run.experiment, method).field(radius, quaternion)))
+        out["cpu"] = _spread(_relative(field, Simulator(run.experiment, method).field(radius, quaternion)))
     if method == "sliced":
         out["closed_form"] = _spread(field_error(simulator, count, 3))
     return out
@@ -114,8 +112,9 @@ def _fits(stage: Stage) -> dict[str, Any]:
     mask = run.experiment.valid().expand(images.shape)
     ends = []
     for device in (run.device, CPU):
-        problem = Problem(images, mask, "intensity", Simulator(run.experiment, device=device))
-        ends.append(levenberg_marquardt(problem.objective(), radius + START_NM, start))
+        simulator = Simulator(run.experiment, device=device)
+        objective = objective_for(ImageSet(images, mask, "intensity", run.experiment), simulator)
+        ends.append(levenberg_marquardt(objective, radius + START_NM, start))
     here, there = ends
     miss = (here.radius_nm.double() - radius).abs()
     return {
@@ -128,7 +127,7 @@ def _fits(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _speed(stage: Stage, method: str, batch: int, ceilings: dict[str, float]) -> dict[str, Any]:
+def _speed(stage: Stage, method: str, batch: int) -> dict[str, Any]:
     """Images a second, and the share of the device's ceilings."""
     run = stage.run
     simulator = Simulator(run.experiment, method, run.device)
@@ -144,7 +143,7 @@ def _speed(stage: Stage, method: str, batch: int, ceilings: dict[str, float]) ->
         "compiled": speed.compiled,
         "operations_per_image": work.operations,
         "bytes_per_image": work.bytes,
-        "share_of_ceiling": Ceilings(**ceilings).fraction(work, speed.field_seconds),
+        "share_of_ceiling": Ceilings(**stage.result("ceilings")).fraction(work, speed.field_seconds),
     }
     if on_gpu:
         out["peak_memory_MiB"] = torch.cuda.max_memory_allocated(run.device) / 2**20
@@ -153,23 +152,20 @@ def _speed(stage: Stage, method: str, batch: int, ceilings: dict[str, float]) ->
     }
 
 
-def simulators(stage: Stage) -> None:
+def simulators(stage: Stage) -> list[Piece]:
     """Ceilings, correctness, speed."""
     run = stage.run
-    prepare_kernel(run.device)
-    ceilings = stage.piece("ceilings", lambda: asdict(measured_ceilings(run.device, run.scale.probe_seconds)))
-    for name in DTYPES:
-        stage.piece(f"field {name}", lambda name=name: _field(stage, name))
-    stage.piece("derivatives", lambda: _derivatives(stage))
-    for method in ("sliced", "propagated"):
-        stage.piece(f"field {method}", lambda method=method: _voxels(stage, method))
-    stage.piece("fits", lambda: _fits(stage))
-    if ceilings is None:
-        return
-    for batch in run.scale.batches:
-        stage.piece(f"speed exact {batch}", lambda batch=batch: _speed(stage, "exact", batch, ceilings))
-    for method in ("sliced", "propagated"):
-        batch = min(4, run.scale.bodies)
-        stage.piece(
-            f"speed {method}", lambda method=method, batch=batch: _speed(stage, method, batch, ceilings)
-        )
+    voxels, few = ("sliced", "propagated"), min(4, run.scale.bodies)
+    speeds = [(f"exact {batch}", "exact", batch) for batch in run.scale.batches]
+    speeds += [(method, method, few) for method in voxels]
+    return [
+        Piece("ceilings", lambda: asdict(measured_ceilings(run.device, run.scale.probe_seconds))),
+        *(Piece(f"field {name}", partial(_field, stage, name)) for name in DTYPES),
+        Piece("derivatives", partial(_derivatives, stage)),
+        *(Piece(f"field {method}", partial(_voxels, stage, method)) for method in voxels),
+        Piece("fits", partial(_fits, stage)),
+        *(
+            Piece(f"speed {name}", partial(_speed, stage, method, batch), needs=["ceilings"])
+            for name, method, batch in speeds
+        ),
+    ]

@@ -48,8 +48,8 @@ def test_sample_covers_every_direction(name, generator):
     shell = quaternion[radius == radius[0]]
     stored = quaternion_to_matrix(shell)[:, 2]  # the beam in the body
     group = quaternion_to_matrix(torch.as_tensor(body.group))
-    asked = quaternion_to_matrix(random_orientations(200, generator))[:, 2]
-    cosine = torch.einsum("ai,gij,sj->ags", asked, group, stored).amax((1, 2))
+    wanted = quaternion_to_matrix(random_orientations(200, generator))[:, 2]
+    cosine = torch.einsum("ai,gij,sj->ags", wanted, group, stored).amax((1, 2))
     spacing = math.sqrt(4 * math.pi / len(body.group) / len(shell))
     assert float(torch.acos(cosine.clamp(max=1)).max()) < 1.5 * spacing
 
@@ -92,17 +92,17 @@ def test_scores_are_those_of_every_turn(generator):
     mask[2] = mask[1]
     counts = torch.poisson(50 * torch.rand(3, 64, 64, generator=generator), generator=generator) * mask
     factor = 1 + torch.rand(64, 64, generator=generator)
-    found = poisson_scores(PolarSpread(experiment), counts, mask, factor, spectra(logs, "counts"))
+    scores = poisson_scores(PolarSpread(experiment), counts, mask, factor, spectra(logs, "counts"))
     shown = torch.rand(3, 64, 64, generator=generator) * mask
     correlations = log_scores(PolarSpread(experiment), shown, mask, spectra(logs, "log"))
-    assert found.shape == correlations.shape == (3, 2, SECTORS)
+    assert scores.shape == correlations.shape == (3, 2, SECTORS)
     for b, k, shift in ((0, 0, 0), (1, 1, 17), (2, 0, 100)):
         likely = brute_force(logs[k] * math.log(10), experiment, shift)
         mean = brute_force(10 ** logs[k], experiment, shift) * factor
         expected = (counts[b] * likely).sum() - counts[b].sum() * (mean * mask[b]).sum().log()
         # Relative to the spread of the scores over turns, which is what decides.
-        assert float(found[b, k, shift] - expected) == pytest.approx(
-            0, abs=0.02 * float(found[b, k].std() + 1)
+        assert float(scores[b, k, shift] - expected) == pytest.approx(
+            0, abs=0.02 * float(scores[b, k].std() + 1)
         )
         d = brute_force(1 + logs[k] / 6, experiment, shift)[mask[b]]
         expected = torch.corrcoef(torch.stack((shown[b][mask[b]], d)))[0, 1]
@@ -113,24 +113,24 @@ def test_scores_are_those_of_every_turn(generator):
 def test_the_nearest_pattern_is_near(small, detector):
     options = PatternOptions(12, detector=DETECTORS[detector], radius_range_nm=(38.0, 57.0))
     patterns = generate_patterns(options, Experiment(), 3)
-    found = small.match(patterns.images, patterns.mask, patterns.kind, Experiment(), 4)
-    assert found.radius_nm.shape == found.score.shape == (12, 4)
-    turn = disorientation(found.quaternion, patterns.quaternion[:, None])
-    near = (turn < 8) & ((found.radius_nm - patterns.radius_nm[:, None]).abs() < 4)
+    matches = small.match(patterns.images, patterns.mask, patterns.kind, Experiment(), 4)
+    assert matches.radius_nm.shape == matches.score.shape == (12, 4)
+    turn = disorientation(matches.quaternion, patterns.quaternion[:, None])
+    near = (turn < 8) & ((matches.radius_nm - patterns.radius_nm[:, None]).abs() < 4)
     assert float(near.any(1).double().mean()) > 0.9
-    assert (found.score[:, 0] >= found.score[:, 1]).all()
-    apart = disorientation(found.quaternion[:, 0], found.quaternion[:, 1])
-    assert ((apart > 4) | ((found.radius_nm[:, 0] - found.radius_nm[:, 1]).abs() >= 4)).all()
+    assert (matches.score[:, 0] >= matches.score[:, 1]).all()
+    apart = disorientation(matches.quaternion[:, 0], matches.quaternion[:, 1])
+    assert ((apart > 4) | ((matches.radius_nm[:, 0] - matches.radius_nm[:, 1]).abs() >= 4)).all()
 
 
 def test_a_stored_pattern_turned_about_the_beam_finds_itself(small):
-    """Its own score is the best, and the turn is found to half a step."""
+    """Its own score is the best, and the turn is right to half a step."""
     rows = torch.tensor([3, 40, 77])
     turn = rotate_about_beam(small.quaternion[rows], torch.tensor([0.3, 2.0, -1.1], dtype=torch.float64))
     images = Simulator().intensity(small.radius_nm[rows], turn)
-    found = small.match(images, torch.ones_like(images, dtype=torch.bool), "intensity", Experiment(), 2)
-    assert torch.equal(found.radius_nm[:, 0], small.radius_nm[rows])
-    assert float(disorientation(found.quaternion[:, 0], turn).max()) < 180 / SECTORS + 0.1
+    matches = small.match(images, torch.ones_like(images, dtype=torch.bool), "intensity", Experiment(), 2)
+    assert torch.equal(matches.radius_nm[:, 0], small.radius_nm[rows])
+    assert float(disorientation(matches.quaternion[:, 0], turn).max()) < 180 / SECTORS + 0.1
 
 
 def test_file_and_physics(small, tmp_path):
@@ -139,7 +139,6 @@ def test_file_and_physics(small, tmp_path):
     again = Dictionary.load(path)
     assert torch.equal(again.patterns, small.patterns)
     assert again.card == small.card
-    assert again.digest == small.digest
     assert small.card["simulations"] == len(small.radius_nm)
     images = torch.ones(1, 128, 128)
     silver = Experiment(refractive_index=0.89 + 0.0859j)
@@ -158,7 +157,7 @@ def test_the_cache_is_built_once_and_mended(tmp_path):
     assert dictionary_for(simulator, options, tmp_path) is first
     assert path.stat().st_mtime_ns == stamp
     other = dictionary_for(Simulator(Experiment(wavelength_nm=13.0)), options, tmp_path)
-    assert other.digest != first.digest
+    assert other.card["identity"] != first.card["identity"]
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / path.name).write_bytes(path.read_bytes()[:1000])

@@ -87,11 +87,7 @@ def test_same_course_as_scipy(function, dimensions, iterations, bounds):
     state = solver.start(simplices)
     for _ in range(iterations):
         solver.step(state)
-    kinds = state.reflections + state.expansions + state.contractions + state.shrinks
-    assert (kinds == iterations).all()
     assert torch.equal(state.evaluations, counted.calls)
-    if function is ripples:
-        assert int(state.shrinks.min()) > 0
     for i in range(5):
         expected = scipy_minimise(function, simplices[i], iterations, bounds and [bounds] * dimensions)
         assert int(state.evaluations[i]) == expected.nfev

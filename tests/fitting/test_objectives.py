@@ -10,7 +10,9 @@ from scipy.special import kl_div
 from scipy.stats import poisson
 
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.objectives import LogImageError, PoissonDeviance
+from icobench.fitting.objectives import LogImageError, PoissonDeviance, SquareRootError, objective_for
+from icobench.fitting.shift import inner_pixels
+from icobench.images.image_set import ImageSet
 from icobench.images.log_image import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -27,40 +29,40 @@ def scene(generator):
     return intensity, mask
 
 
-def objective(kind, images, mask):
+def make(kind, images, mask):
     return kind(images, mask, CountingSimulator(Simulator(EXPERIMENT), len(images)))
 
 
 def poisson_problem(scene, generator):
     intensity, mask = scene
     counts = torch.poisson(intensity, generator=generator)
-    return objective(PoissonDeviance, counts, mask), counts, intensity, mask
+    return make(PoissonDeviance, counts, mask), counts, intensity, mask
 
 
 def test_deviance_by_its_formula(scene, generator):
     """SciPy's kl_div(n, m) is n log(n / m) - n + m."""
-    found, counts, intensity, mask = poisson_problem(scene, generator)
+    objective, counts, intensity, mask = poisson_problem(scene, generator)
     model = intensity.flip(0)  # anything else than the truth
     for i in range(2):
         n, m = counts[i][mask[i]].numpy(), model[i][mask[i]].numpy()
         m = m * n.sum() / m.sum()
         expected = 2 * kl_div(n, m).sum() / mask[i].sum()
-        assert float(found.compare(BOTH, model)[i]) == pytest.approx(float(expected), rel=1e-6)
+        assert float(objective.compare(BOTH, model)[i]) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_deviance_is_the_log_likelihood_ratio_at_the_best_scale(scene, generator):
     """SciPy's Poisson distribution, the scale found by a search."""
-    found, counts, intensity, mask = poisson_problem(scene, generator)
+    objective, counts, intensity, mask = poisson_problem(scene, generator)
     n, m = counts[0][mask[0]].numpy(), intensity[0][mask[0]].numpy()
     saturated = poisson.logpmf(n, np.maximum(n, 1e-300)).sum()
     best = minimize_scalar(lambda s: -poisson.logpmf(n, m * math.exp(s)).sum(), bracket=(-0.5, 0.5))
     expected = 2 * (saturated + best.fun) / len(n)
-    assert float(found.compare(BOTH, intensity)[0]) == pytest.approx(expected, rel=1e-5)
+    assert float(objective.compare(BOTH, intensity)[0]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_deviance_of_a_perfect_model_vanishes(scene):
     intensity, mask = scene
-    perfect = objective(PoissonDeviance, intensity, mask)
+    perfect = make(PoissonDeviance, intensity, mask)
     # Float32 images: the scale and the logarithms are good to 1e-7.
     assert float(perfect.compare(BOTH, 1e5 * intensity).abs().max()) < 1e-4
 
@@ -72,10 +74,10 @@ def test_the_scale_of_the_intensity_does_not_matter(scene, generator, kind, fact
     images = torch.poisson(intensity, generator=generator)
     if kind is LogImageError:
         images = log_image(images, 6.0)
-    found = objective(kind, images, mask)
+    objective = make(kind, images, mask)
     model = intensity.flip(0)
     torch.testing.assert_close(
-        found.compare(BOTH, factor * model), found.compare(BOTH, model), rtol=1e-6, atol=0
+        objective.compare(BOTH, factor * model), objective.compare(BOTH, model), rtol=1e-6, atol=0
     )
 
 
@@ -83,8 +85,8 @@ def test_the_scale_of_the_intensity_does_not_matter(scene, generator, kind, fact
 def test_masked_pixels_are_ignored(scene, kind):
     intensity, mask = scene
     images = intensity.round() if kind is PoissonDeviance else log_image(intensity)
-    clean = objective(kind, images, mask)
-    spoilt = objective(kind, images.where(mask, torch.nan), mask)
+    clean = make(kind, images, mask)
+    spoilt = make(kind, images.where(mask, torch.nan), mask)
     model = intensity.flip(0)
     assert torch.equal(spoilt.compare(BOTH, model), clean.compare(BOTH, model))
     louder = model.where(mask, 1e6)
@@ -97,17 +99,17 @@ def test_masked_pixels_are_ignored(scene, kind):
 def test_pixels_outside_the_half_space_are_masked():
     experiment = Experiment(pixels=16)
     counter = CountingSimulator(Simulator(experiment), 1)
-    found = PoissonDeviance(torch.ones(1, 16, 16), torch.ones(1, 16, 16, dtype=torch.bool), counter)
-    assert int(found.usable[0]) == int(experiment.valid().sum()) < 256
+    objective = PoissonDeviance(torch.ones(1, 16, 16), torch.ones(1, 16, 16, dtype=torch.bool), counter)
+    assert int(objective.usable[0]) == int(experiment.valid().sum()) < 256
 
 
 def test_log_error_of_the_same_image_vanishes(scene):
     """Also when measured with 8 bits: a step of 1/255 has variance 1/12 of a step squared."""
     intensity, mask = scene
-    exact = objective(LogImageError, log_image(intensity), mask)
+    exact = make(LogImageError, log_image(intensity), mask)
     assert float(exact.compare(BOTH, 1e7 * intensity).max()) < 1e-11
     levels = (log_image(intensity) * 255).round() / 255
-    rounded = objective(LogImageError, levels, mask).compare(BOTH, intensity)
+    rounded = make(LogImageError, levels, mask).compare(BOTH, intensity)
     np.testing.assert_allclose(rounded, 1 / 255**2 / 12, rtol=0.3)
 
 
@@ -116,19 +118,19 @@ def test_log_error_by_its_formula(scene):
     intensity, mask = scene
     image = 0.2 + 0.6 * log_image(intensity)
     model = intensity.flip(0)
-    found = objective(LogImageError, image, mask).compare(BOTH, model)
+    values = make(LogImageError, image, mask).compare(BOTH, model)
     for i in range(2):
         gap = (image[i] - torch.log10(model[i]) / 6)[mask[i]]
-        assert float(found[i]) == pytest.approx(float(gap.var(correction=0)), rel=1e-5)
+        assert float(values[i]) == pytest.approx(float(gap.var(correction=0)), rel=1e-5)
 
 
 def test_log_error_clips_like_the_image():
     """Pixels below the image's range cost nothing once both are dark."""
     intensity = torch.logspace(0, -9, 256, dtype=torch.float64).reshape(1, 16, 16)
     everything = torch.ones(1, 16, 16, dtype=torch.bool)
-    found = objective(LogImageError, log_image(intensity), everything)
+    objective = make(LogImageError, log_image(intensity), everything)
     dimmer = intensity.where(intensity > 1e-6, 1e-3 * intensity)
-    assert float(found.compare(torch.tensor([0]), 42 * dimmer)[0]) < 1e-9
+    assert float(objective.compare(torch.tensor([0]), 42 * dimmer)[0]) < 1e-9
 
 
 @pytest.mark.parametrize("kind", [PoissonDeviance, LogImageError])
@@ -142,25 +144,59 @@ def test_residuals_give_the_gradient(scene, generator, kind):
     model = intensity * (1 + 0.3 * torch.rand(2, 16, 16, generator=generator, dtype=torch.float64))
     image = torch.poisson(intensity, generator=generator)
     image = image if kind is PoissonDeviance else 0.2 + 0.6 * log_image(intensity)
-    found = objective(kind, image, mask)
-    residual, slope = found.residuals(BOTH, model)
+    objective = make(kind, image, mask)
+    residual, slope = objective.residuals(BOTH, model)
     direction = model * torch.randn(2, 16, 16, generator=generator, dtype=torch.float64)
     step = 1e-5
-    up, down = (found.compare(BOTH, model + sign * step * direction) for sign in (1, -1))
-    expected = (up - down) / (2 * step) * found.usable / 2
+    up, down = (objective.compare(BOTH, model + sign * step * direction) for sign in (1, -1))
+    expected = (up - down) / (2 * step) * objective.usable / 2
     torch.testing.assert_close((residual * slope * direction).sum((1, 2)), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_log_residuals_by_differences(scene):
     """The scale is held: shift every pixel on its own and take out the mean shift."""
     intensity, mask = scene
-    found = objective(LogImageError, 0.2 + 0.6 * log_image(intensity), mask)
+    objective = make(LogImageError, 0.2 + 0.6 * log_image(intensity), mask)
     model = intensity.flip(0)
-    residual, slope = found.residuals(BOTH, model)
+    residual, slope = objective.residuals(BOTH, model)
     step = 1e-6
     bumped = model.clone()
     bumped[0, 3, 4] *= 1 + step
-    change = (found.residuals(BOTH, bumped)[0] - residual)[0, 3, 4] / (step * model[0, 3, 4])
-    held = slope[0, 3, 4] * (1 - 1 / found.usable[0])  # the profiled scale follows by its share
+    change = (objective.residuals(BOTH, bumped)[0] - residual)[0, 3, 4] / (step * model[0, 3, 4])
+    held = slope[0, 3, 4] * (1 - 1 / objective.usable[0])  # the profiled scale follows by its share
     assert bool(mask[0, 3, 4])
     torch.testing.assert_close(change, held, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("counts", PoissonDeviance), ("log", LogImageError), ("intensity", SquareRootError)],
+)
+def test_objective_for_a_kind_of_images(scene, kind, expected):
+    intensity, mask = scene
+    images = ImageSet(log_image(intensity) if kind == "log" else intensity, mask, kind, EXPERIMENT)
+    simulator = Simulator(EXPERIMENT)
+    objective = objective_for(images, simulator)
+    assert type(objective) is expected
+    assert torch.equal(objective.mask, mask)
+    assert objective.simulator.evaluations.tolist() == [0, 0]
+    assert objective.simulator.simulator is simulator
+
+
+def test_pixels_near_the_edge_are_left_out_where_the_centre_is_fitted():
+    experiment = Experiment(pixels=32)
+    images = ImageSet(torch.ones(2, 32, 32), torch.ones(2, 32, 32, dtype=torch.bool), "counts", experiment)
+    objective = objective_for(images, Simulator(experiment), ("background", "centre"))
+    assert torch.equal(objective.mask[1], inner_pixels(experiment))
+
+
+def test_square_roots_of_models_that_dip_below_zero(scene):
+    """As interpolated ones may: such a pixel counts as dark."""
+    intensity, mask = scene
+    mask[:, 3, 4] = True
+    model = intensity.clone()
+    model[:, 3, 4] = -0.1
+    dark = model.clamp_min(0)
+    roots = make(SquareRootError, intensity, mask)
+    assert torch.equal(roots.compare(BOTH, model), roots.compare(BOTH, dark))
+    assert all(part.isfinite().all() for part in roots.residuals(BOTH, model))

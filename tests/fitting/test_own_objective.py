@@ -21,7 +21,7 @@ NEAR = {"radius_range_nm": (45.0, 65.0)}
 class CubicRoots(Objective):
     """Mean squared difference of cubic roots; the scale is that of the sums."""
 
-    def _mean(self, image, intensity):
+    def _scaled(self, image, intensity):
         usable = intensity * self.mask[image]
         scale = self.images[image].sum((1, 2)) / usable.sum((1, 2)).clamp_min(1e-30)
         return usable * scale[:, None, None], scale[:, None, None]
@@ -30,7 +30,7 @@ class CubicRoots(Objective):
         return self.residuals(image, intensity)[0].square().sum((1, 2)) / self.usable[image]
 
     def residuals(self, image, intensity):
-        mean, scale = self._mean(image, intensity)
+        mean, scale = self._scaled(image, intensity)
         slope = scale * mean.clamp_min(1e-3) ** (-2 / 3) / 3
         return mean ** (1 / 3) - self.images[image] ** (1 / 3), slope * self.mask[image]
 

@@ -35,9 +35,9 @@ def test_shifted_fields_are_the_simulators(radius, tolerance, generator):
     size = torch.tensor([radius])
     offset = (0.41, -0.63)
     expected = Simulator(replace(experiment, centre_offset=offset)).field(size, turn)
-    found = shifted(Simulator(experiment).field(size, turn), torch.tensor([offset]))
+    result = shifted(Simulator(experiment).field(size, turn), torch.tensor([offset]))
     inside = inner_pixels(experiment) & (experiment.sin_theta() < 0.8)
-    error = (found - expected)[:, inside].norm() / expected[:, inside].norm()
+    error = (result - expected)[:, inside].norm() / expected[:, inside].norm()
     assert float(error) < tolerance
 
 

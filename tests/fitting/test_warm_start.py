@@ -10,6 +10,7 @@ from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer,
 from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.maximum_likelihood import maximum_likelihood
+from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.warm_start import judge, judged, refine_warm_simplex
 from icobench.geometry.orientation import disorientation
@@ -127,3 +128,18 @@ def test_fits_from_elsewhere_get_a_status(generator):
     assert result.status == [OK, POOR, NOT_CONVERGED]
     assert result.evaluations.tolist() == [1, 1, 1]
     assert answer.status == [OK] * 3  # the given answer stays as it is
+
+
+@pytest.mark.parametrize("names", [(), ("background", "refractive_index", "centre")])
+def test_no_image_may_be_explained(names, generator):
+    """Then there is no twin to look at, with or without nuisance parameters."""
+    objective, radius, truth = problem(1, generator, radius=(45.0, 55.0))
+    nuisance = Nuisance.start(names, 1, objective.simulator.experiment)
+
+    def short(objective, radius, turn, _, image, progress, nuisance):
+        options = LevenbergMarquardtOptions(iterations=1)
+        return levenberg_marquardt(objective, radius, turn, options, image, progress, nuisance)
+
+    answer = judge(objective, starts(radius + 30, truth[:, None]), short, nuisance=nuisance)
+    assert answer.status == [POOR]
+    assert list(answer.nuisance) == list(nuisance.columns)

@@ -8,12 +8,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from icobench.errors import InputError
+from icobench.fitting.dictionary import DictionaryOptions, build_dictionary, dictionary_for
+from icobench.methods.registry import find_method
 from icobench.sets.pattern_file import read_patterns
 
 REPORTS = Path(__file__).parents[2] / "reports"
@@ -41,72 +44,79 @@ def tiny(tmp_path, monkeypatch):
     return Run(scale, tmp_path / "out", tmp_path / "work", torch.device("cpu"))
 
 
-def document(run, stage):
-    return json.loads((run.out / f"{stage}.json").read_text())
+def pieces(run, stage):
+    from paper_scale.stage import stored_pieces
+
+    return stored_pieces(run.out, stage)
+
+
+def states(run, stage):
+    return {name: piece["state"] for name, piece in pieces(run, stage).items()}
 
 
 def test_pieces_are_resumed_retried_and_guarded(tiny, monkeypatch):
     from paper_scale import main
-    from paper_scale.stage import OutOfTime, Part
+    from paper_scale.stage import OutOfTime, Part, Piece
 
     calls = []
 
-    def work(stage):
-        def note(name, result):
-            calls.append(name)
-            time.sleep(0.01)
-            if isinstance(result, Exception):
-                raise result
-            return result
+    def work(name, first, then):
+        calls.append(name)
+        time.sleep(0.01)
+        result = first if calls.count(name) == 1 else then
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-        stage.piece("good", lambda: note("good", {"x": 1}))
-        stage.piece("bad", lambda: note("bad", RuntimeError("no such luck\nsecond line")))
-        stage.piece("long", lambda: note("long", Part({"x": 2}) if "long" not in calls else {"x": 3}))
-        stage.piece("late", lambda: note("late", OutOfTime() if "late" not in calls else 4))
+    error = RuntimeError("no such luck\nsecond line")
+    results = {
+        "good": ({"x": 1}, None), "bad": (error, error), "long": (Part({"x": 2}), {"x": 3}),
+        "late": (OutOfTime(), 4),
+    }  # fmt: skip
 
-    monkeypatch.setitem(main.STAGES, "fake", work)
+    def stage(_):
+        made = [Piece(name, lambda name=name: work(name, *results[name])) for name in results]
+        waiting = Piece("waiting", lambda: calls.append("waiting") or 5, needs=["good", "long"])
+        return [*made, waiting, Piece("unwanted", lambda: calls.append("unwanted"), wanted=lambda: False)]
+
+    monkeypatch.setitem(main.STAGES, "fake", stage)
     assert main.run_stage(replace(tiny, max_minutes=0.0), "fake") == main.MORE
-    assert calls == []
+    assert calls == [] and not tiny.out.exists()
     assert main.run_stage(tiny, "fake") == main.FAILED
-    found = document(tiny, "fake")
-    assert {name: piece["state"] for name, piece in found["pieces"].items()} == {
-        "good": "done", "bad": "failed", "long": "part", "late": "part",
-    }  # fmt: skip
-    spent = found["pieces"]["late"]["seconds"]
-    assert found["pieces"]["late"]["result"] == {} and spent > 0
-    assert found["pieces"]["bad"]["result"] == {"error": "RuntimeError: no such luck"}
-    assert found["scale"] == "tiny" and found["origins"][0]["commit"]
-    # What is finished is not made again; everything else is.
+    assert states(tiny, "fake") == {"good": "done", "bad": "failed", "long": "part", "late": "part"}
+    stored = pieces(tiny, "fake")
+    spent = stored["late"]["seconds"]
+    assert stored["late"]["result"] == {} and spent > 0
+    assert stored["bad"]["result"] == {"error": "RuntimeError: no such luck"}
+    assert stored["good"]["origin"]["commit"]
+    # What is finished is not made again; everything else is, and what waited for it.
     assert main.run_stage(tiny, "fake") == main.FAILED
-    assert calls == ["good", "bad", "long", "late", "bad", "long", "late"]
-    assert document(tiny, "fake")["pieces"]["long"] | {"seconds": 0, "origin": 0} == {
-        "state": "done", "result": {"x": 3}, "seconds": 0, "joules": None, "origin": 0,
-    }  # fmt: skip
+    assert calls == [*results, "bad", "long", "late", "waiting"]
+    assert pieces(tiny, "fake")["good"] == stored["good"]
+    long = pieces(tiny, "fake")["long"]
+    assert (long["state"], long["result"], long["joules"]) == ("done", {"x": 3}, None)
     # What the stopped call took is not lost.
-    late = document(tiny, "fake")["pieces"]["late"]
+    late = pieces(tiny, "fake")["late"]
     assert late["result"] == 4 and late["seconds"] >= spent + 0.01
     # A fresh call makes everything again, of other settings, too.
-    ended = len(calls)
+    calls.clear()
     assert main.run_stage(replace(tiny, seed=5, fresh=True), "fake") == main.FAILED
-    assert calls[ended:] == ["good", "bad", "long", "late"]
-    assert document(tiny, "fake")["origins"][0]["seed"] == 5
-    assert main.run_stage(replace(tiny, fresh=True), "fake") == main.FAILED
+    assert calls == list(results)
+    assert pieces(tiny, "fake")["good"]["origin"]["seed"] == 5
     other = replace(tiny, scale=replace(tiny.scale, bodies=17))
     with pytest.raises(InputError, match="other settings"):
         main.run_stage(other, "fake")
 
 
-def test_a_new_call_leaves_the_old_origin(tiny):
-    from paper_scale.store import Store
+def test_the_stored_page_is_that_of_the_stored_results(tmp_path):
+    from paper_scale.main import STAGES
+    from paper_scale.report import report
+    from paper_scale.scales import SCALES
 
-    first = Store(tiny.out, "x", tiny.scale, 0, tiny.device)
-    first.put("a", "done", 1, 1.0, None)
-    second = Store(tiny.out, "x", tiny.scale, 0, tiny.device)
-    second.origin["commit"] = "another"
-    second.put("b", "done", 2, 1.0, 5.0)
-    found = document(tiny, "x")
-    assert [found["pieces"][name]["origin"] for name in "ab"] == [0, 1]
-    assert found["origins"][1]["commit"] == "another"
+    page = tmp_path / "page.md"
+    report(REPORTS / "paper_scale" / "small", SCALES["small"], list(STAGES), page)
+    made, stored = page.read_text(), (REPORTS / "paper_scale.md").read_text()
+    assert re.sub(r"\(\S*figure", "(figure", made) == re.sub(r"\(\S*figure", "(figure", stored)
 
 
 def test_tiny_stages_and_their_page(tiny):
@@ -116,7 +126,7 @@ def test_tiny_stages_and_their_page(tiny):
     from paper_scale.report import report
 
     assert run_stage(tiny, "data") == DONE
-    made = document(tiny, "data")["pieces"]["paper set"]["result"]
+    made = pieces(tiny, "data")["paper set"]["result"]
     assert made["images"] == 10 and made["made_in_one_go"]
     assert len(read_patterns(tiny.work / "tiny.h5", "test")) == 3
 
@@ -134,11 +144,12 @@ def test_tiny_stages_and_their_page(tiny):
     # Two simplices of five corners, then one to six evaluations an iteration of each.
     assert (course[course["step"] == 0]["evaluations"] == 2 * 5).all()
     assert rows["evaluations"].between(10 + 6 * 1 + 1, 10 + 6 * 6 + 5).all()
-    for _, own in course.groupby("image"):
-        assert (np.diff(own["objective"]) <= 0).all()
+    for _, steps_of_one in course.groupby("image"):
+        assert (np.diff(steps_of_one["objective"]) <= 0).all()
 
     assert run_stage(tiny, "dictionaries") == DONE
-    sizes = [piece["result"]["patterns"] for piece in document(tiny, "dictionaries")["pieces"].values()]
+    stored = pieces(tiny, "dictionaries")
+    sizes = [stored[name]["result"]["patterns"] for name in ("30", "60")]
     assert sizes[0] < sizes[1] and abs(sizes[1] - 60) < 25
 
     assert run_stage(tiny, "ledger") == DONE
@@ -178,7 +189,7 @@ def test_power_is_that_of_the_gpu_in_use(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert power_query(torch.device("cuda"))[-1] == "--id=0"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5a")
-    assert [power_query(torch.device("cuda", one))[-1] for one in (0, 1)] == ["--id=3", "--id=GPU-5a"]
+    assert [power_query(torch.device("cuda", number))[-1] for number in (0, 1)] == ["--id=3", "--id=GPU-5a"]
 
 
 def test_the_set_is_timed_by_what_was_made(tiny):
@@ -198,7 +209,7 @@ def test_the_set_is_timed_by_what_was_made(tiny):
     assert list(tiny.work.glob("*.parts/0*.h5")) and not (tiny.work / "tiny.h5").exists()
     assert run_stage(replace(tiny, max_minutes=0), "data") == MORE
     assert run_stage(tiny, "data") == DONE
-    assert document(tiny, "data")["pieces"]["paper set"]["result"]["made_in_one_go"]
+    assert pieces(tiny, "data")["paper set"]["result"]["made_in_one_go"]
 
 
 def test_a_small_page_never_replaces_the_paper_scale_s(tmp_path):
@@ -206,14 +217,14 @@ def test_a_small_page_never_replaces_the_paper_scale_s(tmp_path):
 
     front, small = tmp_path / "paper_scale.md", tmp_path / "paper_scale" / "small" / "README.md"
     assert page_of("small", tmp_path) == page_of("paper", tmp_path) == front
-    (tmp_path / "paper_scale" / "paper").mkdir(parents=True)
-    (tmp_path / "paper_scale" / "paper" / "data.json").write_text("{}")
+    (tmp_path / "paper_scale" / "paper" / "data").mkdir(parents=True)
+    (tmp_path / "paper_scale" / "paper" / "data" / "stage.json").write_text("{}")
     assert page_of("small", tmp_path) == small and page_of("paper", tmp_path) == front
 
 
 @pytest.fixture
 def networked(tiny, tmp_path, monkeypatch):
-    """The tiny run with the smallest networks; the trainings it does, by folder."""
+    """The tiny run with the smallest networks, trained for two steps; the trainings it does, by folder."""
     from paper_scale import fits, networks
 
     smallest = {"widths": [4, 4, 4], "hidden": 8, "blocks": [0, 0, 0]}
@@ -231,7 +242,18 @@ def networked(tiny, tmp_path, monkeypatch):
     )  # fmt: skip
     monkeypatch.setenv("ICOBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(fits, "HYBRIDS", ("network", "network+lm", "dictionary+lm"))
+    small = DictionaryOptions(30)
+    monkeypatch.setattr(fits, "build_dictionary", lambda simulator: build_dictionary(simulator, small))
+    monkeypatch.setattr(fits, "dictionary_for", lambda simulator: dictionary_for(simulator, small))
+
+    def with_small_dictionary(name):
+        method = find_method(name)
+        return method.with_options(dictionary=small.size) if "+" in name else method
+
+    monkeypatch.setattr(fits, "find_method", with_small_dictionary)
     monkeypatch.setattr(networks, "speed", lambda *_: {"one_image_ms": 1.0, "images_per_second": 1.0})
+    monkeypatch.setattr(networks, "AHEAD", 1)
+    monkeypatch.setattr(networks, "LEAST_STEPS", 2)
     trained, train = [], networks.train
 
     def noted(recipe, experiment, folder, *rest, **settings):
@@ -252,9 +274,6 @@ def test_networks_survive_a_lost_machine_and_are_not_mixed(networked, monkeypatc
     run, trained = networked
     stages = ("paper-network", "compact-network", "larger-network")
 
-    def states(stage):
-        return {name: piece["state"] for name, piece in document(run, stage)["pieces"].items()}
-
     def stop(*_):
         raise OutOfTime
 
@@ -262,13 +281,15 @@ def test_networks_survive_a_lost_machine_and_are_not_mixed(networked, monkeypatc
     with monkeypatch.context() as stopped:
         stopped.setattr(networks, "judged", stop)
         assert [run_stage(run, stage) for stage in stages] == [MORE] * 3
-    first = ["train-paper", "probe-compact", "train-compact", "probe-1M", "train-1M"]
-    assert trained == first
-    assert states("compact-network")["training compact"] == "done"
+    sizes = ["probe-1M", "train-1M", "probe-2M", "train-2M"]
+    assert trained == ["train-paper", "probe-compact", "train-compact", *sizes]
+    assert states(run, "compact-network")["training compact"] == "done"
     # The hybrids wait for this network, and take no other.
     assert run_stage(run, "hybrids") == MORE
     assert "left for later" in capsys.readouterr().out
-    assert list(states("hybrids")) == ["dictionary", "dictionary+lm 0", "dictionary+lm 1", "dictionary+lm"]
+    assert set(states(run, "hybrids")) == {
+        "dictionary", "dictionary+lm 0", "dictionary+lm 1", "dictionary+lm",
+    }  # fmt: skip
 
     # With the folder of work everything goes on.
     kept = replace(run, out=run.out.with_name("kept"), work=run.work.with_name("kept-work"))
@@ -281,8 +302,8 @@ def test_networks_survive_a_lost_machine_and_are_not_mixed(networked, monkeypatc
     # Without it, a network that was not judged is trained again; then its evaluation stays as it is.
     shutil.rmtree(run.work)
     assert [run_stage(run, stage) for stage in stages] == [DONE] * 3
-    assert trained == ["train-paper", "train-compact", "train-1M", "probe-2M", "train-2M"]
-    judged = document(run, "compact-network")["pieces"]["evaluation compact"]["result"]
+    assert trained == ["train-paper", "train-compact", "train-1M", "train-2M"]
+    judged = pieces(run, "compact-network")["evaluation compact"]["result"]
     assert judged["clean"]["networks"] == judged["digest"]
     shutil.rmtree(run.work)
     trained.clear()
@@ -294,26 +315,25 @@ def test_networks_survive_a_lost_machine_and_are_not_mixed(networked, monkeypatc
         ("compact-network", "export compact", ["train-compact"]),
         ("larger-network", "export", [f"train-{_largest(run)}"]),
     ):
-        found = document(run, stage)
-        found["pieces"][piece]["state"] = "failed"
-        (run.out / f"{stage}.json").write_text(json.dumps(found))
+        stored = pieces(run, stage)[piece]
+        (run.out / stage / "pieces" / f"{piece}.json").write_text(json.dumps(stored | {"state": "failed"}))
         assert run_stage(run, stage) == DONE
         assert trained == names
         trained.clear()
 
     assert run_stage(run, "hybrids") == DONE
-    source = document(run, "compact-network")["pieces"]["export compact"]["result"]["source"]
-    cards = document(run, "hybrids")["pieces"]["networks"]["result"]
+    source = pieces(run, "compact-network")["export compact"]["result"]["source"]
+    cards = pieces(run, "hybrids")["networks"]["result"]
     assert [card["digest"] for card in cards] == [source]
-    before = document(run, "hybrids")
+    before = pieces(run, "hybrids")
     shutil.copy(run.work / "larger-network" / f"train-{_largest(run)}" / "network.safetensors",
                 run.out / "compact.safetensors")  # fmt: skip
     with pytest.raises(InputError, match="--stage hybrids --fresh"):
         run_stage(run, "hybrids")
-    assert document(run, "hybrids") == before
+    assert pieces(run, "hybrids") == before
 
     assert run_stage(run, "sweep") == DONE
-    assert {size: [one["seed"] for one in rows] for size, rows in sweep_points(run.out).items()} == {
+    assert {size: [row["seed"] for row in rows] for size, rows in sweep_points(run.out).items()} == {
         2: [3, 4], 4: [3, 4],
     }  # fmt: skip
     assert run_stage(run, "ledger") == DONE
@@ -322,7 +342,7 @@ def test_networks_survive_a_lost_machine_and_are_not_mixed(networked, monkeypatc
 
 
 def _largest(run):
-    return document(run, "larger-network")["pieces"]["largest that pays off"]["result"]["name"]
+    return pieces(run, "larger-network")["largest that pays off"]["result"]["name"]
 
 
 def test_every_stage_runs_without_what_a_gpu_machine_lacks(tmp_path):
@@ -348,8 +368,7 @@ assert all(sys.modules[name] is None for name in BLOCKED)
     head = "".join(f"{name} = {value!r}\n" for name, value in given.items())
     done = subprocess.run([sys.executable, "-c", head + script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "data.json").read_text())["pieces"]
-    assert {piece["state"] for piece in found.values()} == {"done"}
+    assert set(states(SimpleNamespace(out=tmp_path), "data").values()) == {"done"}
 
 
 def test_bad_words(tmp_path, capsys):

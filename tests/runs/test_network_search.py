@@ -12,7 +12,8 @@ from icobench import cli
 from icobench.network.checkpoint import read_weights
 from icobench.network.recipe import RECIPES, Recipe, read_recipe
 from icobench.reporting.ledger import account
-from icobench.runs.search import Search, run_search, write_best
+from icobench.runs.search import Search, run_search
+from icobench.runs.search_results import write_best
 from icobench.runs.search_space import read_space
 from icobench.runs.search_tasks import RUNGS, NetworkTask
 from icobench.simulator.experiment import Experiment

@@ -23,7 +23,8 @@ from icobench.methods import METHODS
 from icobench.network.recipe import Recipe, read_recipe
 from icobench.reporting.ledger import account
 from icobench.reporting.searches import write_search_figures
-from icobench.runs.search import run_search, search_cost, write_best
+from icobench.runs.search import run_search
+from icobench.runs.search_results import search_cost, write_best
 from icobench.runs.search_storage import load_search, open_study
 from icobench.runs.search_tasks import BLOCK
 from icobench.runs.search_workers import give_up, working
@@ -66,11 +67,13 @@ def test_a_search_is_seeded_and_goes_on_as_it_would_have(tmp_path):
     assert cost["trials"] == 14
 
 
-def test_a_killed_worker_loses_its_trial_alone(tmp_path):
+@pytest.mark.parametrize("storage", ["journal", "database"])
+def test_a_killed_worker_loses_its_trial_alone(tmp_path, storage):
+    url = None if storage == "journal" else f"sqlite:///{tmp_path}/search.db"
     deadly = tmp_path / "deadly"
     deadly.touch()
     task = Bowl(BLOCK, "counting", 2500, 0, Experiment(), str(deadly))
-    study = run_search(search(tmp_path / "run", 4, task=task), CPU, workers=2)
+    study = run_search(search(tmp_path / "run", 4, task=task, url=url), CPU, workers=2)
     trials = study.get_trials()
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     again = [trial for trial in trials if retried_trial_number(trial) is not None]

@@ -21,7 +21,8 @@ from icobench.runs import search as searching
 from icobench.runs import search_storage as storages
 from icobench.runs import search_workers as workers_of
 from icobench.runs.pool import one_thread
-from icobench.runs.search import run_search, running
+from icobench.runs.search import run_search
+from icobench.runs.search_results import running
 from icobench.runs.search_storage import run_folder
 from icobench.runs.search_tasks import BLOCK
 from icobench.runs.search_workers import working

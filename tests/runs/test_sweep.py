@@ -98,7 +98,7 @@ def test_shards_on_machines_of_their_own_merge_to_the_whole(measured, tmp_path):
     assert merged.equals(whole)
     assert merge_sweeps(tmp_path / "all", [tmp_path / "1", tmp_path / "2"]) == 6
     run(tmp_path / "other", replace(SETTINGS, seed=1), (1,), 1)
-    with pytest.raises(InputError, match=r"another sweep than .*seed 0, not 1"):
+    with pytest.raises(InputError, match=r"another sweep than .*seed 1, not 0"):
         merge_sweeps(tmp_path / "x", [tmp_path / "1", tmp_path / "other"])
     changed = path(tmp_path / "2", 4, 1)
     stored = json.loads(changed.read_text())
