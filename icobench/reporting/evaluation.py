@@ -31,7 +31,7 @@ QUANTILES = {"median": 0.5, "90": 0.9, "99": 0.99}
 
 class EvaluatedSet(Protocol):
     """What the evaluation of a test set must have: its name, a table with a row per image (errors, predicted
-    spreads, for photon counts the Cramer-Rao bounds), the seconds of all predictions, the networks' digest."""
+    spreads, for counts the Cramer-Rao bounds), the seconds of all predictions, the digest of the networks."""
 
     name: str
     table: "pd.DataFrame"
