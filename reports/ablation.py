@@ -30,7 +30,7 @@ from icobench.network.selection import Networks
 from icobench.network.training import train
 from icobench.provenance import provenance
 from icobench.reporting.evaluation import summarise
-from icobench.reporting.figures import decade_labels, empty_figure, styled
+from icobench.reporting.figures import decade_labels, empty_figure, legend_below, styled
 from icobench.reporting.sweeps import read_points
 from icobench.runs.evaluation import evaluate
 from icobench.runs.pool import WorkerPool
@@ -165,7 +165,7 @@ def dataset_table(folder: Path) -> str:
 
 @styled()
 def boundary_figure(stored: dict[tuple[str, int], dict], path: Path) -> None:
-    """Median error against distance from the boundary for the four targets."""
+    """Median error against distance from the boundary for the four targets, same trunk and budget."""
     import seaborn
 
     labels = {"plain head": "orbit", "quaternion": "quaternion", "nearest": "min over 60", "sixd": "6D"}
@@ -187,7 +187,7 @@ def boundary_figure(stored: dict[tuple[str, int], dict], path: Path) -> None:
             style_order=labels.values(), estimator="median", errorbar=None, markers=True, dashes=False,
             palette="colorblind", ax=axes,
         )  # fmt: skip
-        axes.legend(title="target, same trunk and budget")
+        legend_below(figure, columns=4)
     axes.set(
         xlabel="distance from the fundamental domain's boundary (deg)", ylabel="median disorientation (deg)",
         yscale="log",

@@ -60,7 +60,7 @@ def main() -> None:
                     "orientation_std_deg": float(answer.orientation_std_deg[0]),
                     "radius_std_nm": float(answer.radius_std_nm[0]),
                     "objective": float(answer.objective[0]), "evaluations": int(answer.evaluations[0]),
-                    "seconds": answer.seconds, "status": answer.status[0],
+                    "seconds": float(torch.as_tensor(answer.seconds).sum()), "status": answer.status[0],
                 }
             )  # fmt: skip
         last = answers[-1]

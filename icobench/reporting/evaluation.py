@@ -30,14 +30,8 @@ QUANTILES = {"median": 0.5, "90": 0.9, "99": 0.99}
 
 
 class EvaluatedSet(Protocol):
-    """One test set's results, as ``icobench.runs.evaluation.evaluate`` returns them.
-
-    Attributes:
-        name: of the test set.
-        table: one row per image: errors, predicted spreads and, for photon counts, the Cramer-Rao bounds.
-        seconds: of the prediction of all images.
-        networks: digest of the networks.
-    """
+    """What the evaluation of a test set must have: its name, a table with a row per image (errors, predicted
+    spreads, for counts the Cramer-Rao bounds), the seconds of all predictions, the digest of the networks."""
 
     name: str
     table: "pd.DataFrame"

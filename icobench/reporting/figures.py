@@ -186,8 +186,7 @@ def plot_errors(results: "DataFrame", curves: "DataFrame", training: "DataFrame 
     Dashed: median Cramer-Rao bound.
 
     Args:
-        results: of a run.
-        curves: of a run.
+        results, curves: see above.
         training: one row per image, seed and training set of a sweep over its size, with the columns
             fixed_simulations, disorientation_deg, radius_error_nm: a marker at every size, as in figure 4b of
             the paper.

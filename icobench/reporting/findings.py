@@ -1,6 +1,7 @@
 """What the numbers of comparisons say, in plain sentences.
 
-Throughout, ``table`` is the summary of a run, see :func:`icobench.reporting.tables.summary_table`.
+Throughout, ``table`` is the summary of a run, see :func:`icobench.reporting.tables.summary_table`, and
+``results`` has one row per image and method.
 """
 
 import math
@@ -61,12 +62,7 @@ def _cost(row: "Series") -> str:
 
 
 def reading(table: "DataFrame", results: "DataFrame") -> str:
-    """One paragraph: who succeeds most often, at what cost, how near the limit, and what is cheaper.
-
-    Args:
-        table: summary of the run.
-        results: one row per image and method.
-    """
+    """One paragraph: who succeeds most often, at what cost, how near the limit, and what is cheaper."""
     images, methods = results["image"].nunique(), len(table)
     top = table["success_rate"].max()
     leaders = table[table["success_rate"] == top].sort_values("evaluations_mean", kind="stable")
@@ -129,7 +125,7 @@ def training_cost(card: dict[str, Any] | None, table: "DataFrame") -> str:
 
     Args:
         card: the network's card, None where no network took part.
-        table: summary of the run.
+        table: see above.
     """
     if card is None:
         return "No network took part."

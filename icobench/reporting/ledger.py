@@ -116,11 +116,9 @@ def ledger_table(accounts: list[Account]) -> Table:
     ]  # fmt: skip
     rows = []
     for costs in accounts:
-        values = (
-            costs.fixed_simulations, costs.fixed_seconds, costs.fixed_equivalent, costs.evaluations.mean(),
-            costs.seconds.mean(), costs.each_equivalent,
-        )  # fmt: skip
-        rows.append([costs.method, *map(number, values)])
+        before = costs.fixed_simulations, costs.fixed_seconds, costs.fixed_equivalent
+        each = costs.evaluations.mean(), costs.seconds.mean(), costs.each_equivalent
+        rows.append([costs.method, *map(number, (*before, *each))])
     return headers, rows
 
 

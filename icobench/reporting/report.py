@@ -46,14 +46,12 @@ INTERVALS_NOTE = (
     "Intervals of 95 %: Wilson's for the share of solved images, the bootstrap over images for the others. "
     "The images are a sample; all methods had the same one."
 )
-ERRORS_ALTERNATIVE = "Errors of orientation and of radius against simulated images, per method"
 ERRORS_CAPTION = (
     "Lines: median over images, each image's last value carried forward, from where every image has a "
     "first value; bands: 10 to 90 % of the images. Markers with bars: methods without a course, at 0 "
     "where they simulate nothing. Dashed: median Cramér-Rao bound, which limits the root mean square "
     "error of an unbiased method; a median error may lie below it. A network's training is not counted."
 )
-TARGETS_ALTERNATIVE = "Share of image-target pairs solved against simulations and seconds, per method"
 TARGETS_CAPTION = (
     "A pair of an image and a target (10, 3, 1, 0.3, 0.1 degrees with 3, 1, 0.3, 0.1 nm) is solved when a "
     "method's estimate first meets the target. Methods that simulate nothing stand at the left end. With "
@@ -112,9 +110,11 @@ def _accuracy(run: RunFolder, summary: "DataFrame", figures: dict[str, bytes]) -
         table(*interval_table(run.results)),
         paragraph(INTERVALS_NOTE, "note"),
         heading("Accuracy against simulations"),
-        svg_figure(figures[ERRORS_FIGURE], ERRORS_ALTERNATIVE, ERRORS_CAPTION),
+        svg_figure(figures[ERRORS_FIGURE], "Errors against simulated images, per method", ERRORS_CAPTION),
         heading("Targets reached"),
-        svg_figure(figures[TARGETS_FIGURE], TARGETS_ALTERNATIVE, TARGETS_CAPTION),
+        svg_figure(
+            figures[TARGETS_FIGURE], "Image-target pairs solved against costs, per method", TARGETS_CAPTION
+        ),
         table(*running_time_table(run.results, run.curves)),
         paragraph(RUNNING_TIME_NOTE, "note"),
     ]
@@ -154,17 +154,17 @@ def _worst(results: "DataFrame") -> str:
         ("own estimate", "deg"), ("bound", "deg"), ("radius error", "nm"), ("simulations", ""),
         ("status", ""),
     ]  # fmt: skip
-    ranked = results.sort_values(
-        "disorientation_deg", ascending=False, na_position="first", kind="stable"
-    ).groupby("method", sort=False)
+    columns = [
+        "true_radius_nm", "disorientation_deg", "orientation_std_deg", "bound_orientation_deg",
+        "radius_error_nm", "evaluations",
+    ]  # fmt: skip
     rows = []
-    for method in dict.fromkeys(results["method"]):
-        for row in ranked.get_group(method).head(WORST).itertuples():
-            values = (
-                row.true_radius_nm, row.disorientation_deg, row.orientation_std_deg,
-                row.bound_orientation_deg, row.radius_error_nm, row.evaluations,
-            )  # fmt: skip
-            rows.append([str(method), str(row.image), *map(number, values), row.status])
+    for method, answers in results.groupby("method", sort=False):
+        ranked = answers.sort_values(
+            "disorientation_deg", ascending=False, na_position="first", kind="stable"
+        )
+        for _, row in ranked.head(WORST).iterrows():
+            rows.append([str(method), str(row["image"]), *map(number, row[columns]), row["status"]])
     return table(headers, rows)
 
 

@@ -1,7 +1,8 @@
 """Quantiles of errors, intervals, paired tests and efficiency.
 
 Everything is paired by image: all methods saw the same images, and images differ more than methods do.
-Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``.
+Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``, and
+``seed`` is that of the bootstrap.
 """
 
 import math
@@ -130,10 +131,9 @@ def paired_tests(
     """Wilcoxon signed-rank tests of the errors' logarithms, with Holm's correction over the pairs.
 
     Args:
-        results: of a run.
+        results, seed: see above.
         pairs: methods to compare, first against second.
         column: which error.
-        seed: of the bootstrap.
 
     Returns:
         first, second, images, ratio (median over images of first error / second error), ratio_low,
@@ -162,10 +162,6 @@ def paired_tests(
 
 def efficiency(results: "DataFrame", seed: int = 0) -> "DataFrame":
     """Mean squared Cramer-Rao bound over mean squared error: 1 for a method that uses all information.
-
-    Args:
-        results: of a run.
-        seed: of the bootstrap.
 
     Returns:
         method, quantity ("orientation" or "radius"), efficiency, low, high; no rows where there is no bound.

@@ -156,11 +156,7 @@ def _span(values: "Series", scale: float = 1.0) -> str:
 
 
 def sweep_markdown(table: "DataFrame") -> str:
-    """Points as a Markdown table: means over the repetitions, lowest and highest in brackets.
-
-    Args:
-        table: of :func:`sweep_table`.
-    """
+    """The table in Markdown: means over the repetitions, lowest and highest in brackets."""
     headers: Headers = [
         (AXIS_LABELS[table["axis"].iloc[0]], ""), ("repetitions", ""), ("simulations per image", ""),
         ("success", "%"), ("disorientation (deg), median", ""), ("90 %", ""),
@@ -182,10 +178,8 @@ def sweep_markdown(table: "DataFrame") -> str:
 def sweep_figure(table: "DataFrame") -> "Figure":
     """Orientation, radius and success against the axis: a dot for every repetition, lines through the means.
 
-    Solid: median over the test images; dashed: 90 % quantile; dotted: median Cramer-Rao bound.
-
-    Args:
-        table: of :func:`sweep_table`.
+    Solid: median over the test images; dashed: 90 % quantile; dotted: median Cramer-Rao bound. The table is
+    that of :func:`sweep_table`.
     """
     import seaborn
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator

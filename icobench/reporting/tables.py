@@ -1,7 +1,8 @@
 """The tables of a comparison: the summary in several formats, intervals, tests, efficiency, running times.
 
 Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``, and
-``curves`` has one row per method, image and step of a fit, as in ``curves.parquet``.
+``curves`` has one row per method, image and step of a fit, as in ``curves.parquet``; ``seed`` is that of the
+bootstrap.
 """
 
 import math
@@ -188,18 +189,11 @@ def _quantile(values: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def interval_table(results: "DataFrame", seed: int = 0) -> Table:
-    """Share of solved images, medians and 90 % quantiles of both errors, each with its interval of 95 %.
-
-    Args:
-        results: of a run.
-        seed: of the bootstrap.
-    """
-    headers: Headers = [("method", ""), ("solved", "%")]
-    headers += [
-        (f"{name}, {part}", unit)
-        for name, unit in (("disorientation", "deg"), ("radius error", "nm"))
-        for part in ("median", "90 %")
-    ]
+    """Share of solved images, medians and 90 % quantiles of both errors, each with its interval of 95 %."""
+    headers = [
+        ("method", ""), ("solved", "%"), ("disorientation, median", "deg"), ("disorientation, 90 %", "deg"),
+        ("radius error, median", "nm"), ("radius error, 90 %", "nm"),
+    ]  # fmt: skip
     rows = []
     for method, answers in results.groupby("method", sort=False):
         images, successes = len(answers), int(answers["success"].sum())
