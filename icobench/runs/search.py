@@ -27,12 +27,7 @@ from icobench.runs.search_storage import (
     without_optunas_warnings,
 )
 from icobench.runs.search_tasks import NetworkTask, SimplexTask
-from icobench.runs.search_workers import (
-    give_up,
-    heartbeats_are_in,
-    retry_lost_trials,
-    working,
-)
+from icobench.runs.search_workers import give_up, heartbeats_are_in, retry_lost_trials, working
 from icobench.seeds import Purpose, seed_word
 from icobench.storage import WHOLE, Shard
 
