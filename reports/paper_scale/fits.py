@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from icobench.runs.scoring import course, score
 
 from icobench.answer import OK, RESCUED
 from icobench.errors import InputError
@@ -21,6 +20,7 @@ from icobench.images.image_set import ImageSet
 from icobench.methods.base import Method, Problem
 from icobench.methods.registry import find_method
 from icobench.network.selection import Networks, load_network, predict
+from icobench.runs.scoring import course, score
 from icobench.storage import atomic_path
 from paper_scale.large_dictionary import match_in_shards
 from paper_scale.networks import exported, fresh_images

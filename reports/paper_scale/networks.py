@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from icobench.runs.training_set import TrainingSet, read_training_set
-
 from icobench.images.image_set import ImageSet
 from icobench.network.architectures import build_network
 from icobench.network.bodies import AHEAD
@@ -19,6 +17,7 @@ from icobench.network.selection import Networks
 from icobench.network.training import TrainingResult, train
 from icobench.reporting.evaluation import summarise, write_evaluation
 from icobench.runs.evaluation import Evaluated, evaluate, speed
+from icobench.runs.training_set import TrainingSet, read_training_set
 from icobench.sets.pattern_file import read_patterns
 from icobench.sets.patterns import generate_patterns
 from icobench.sets.test_sets import find_test_set
