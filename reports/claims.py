@@ -355,7 +355,7 @@ def origins() -> str:
         folder = HERE / name
         files = [folder / one for one in DESCRIBED] if folder.is_dir() else [folder.with_suffix(".json")]
         if name == "paper_scale/small":
-            files = [folder / "simulators.json"]
+            files = [folder / "simulators" / "pieces" / "ceilings.json"]
         known = next((json.loads(file.read_text()) for file in files if file.is_file()), None)
         if known is None:
             continue

@@ -189,6 +189,8 @@ class Stage:
             self.left.append(piece.name)
             return
         print(f"[{self.name}] {piece.name}", flush=True)
+        if not self.store.description.exists():
+            self.store.open()
         before = self.stored(piece.name)
         before = before if before.get("state") == PART else {}
         begin, state = time.perf_counter(), DONE
@@ -209,8 +211,6 @@ class Stage:
         if before:  # the cost of a piece is the sum over all calls
             seconds += before["seconds"]
             joules = None if joules is None or before["joules"] is None else joules + before["joules"]
-        if not self.store.description.exists():
-            self.store.open()
         stored = {"state": state, "result": result, "seconds": round(seconds, 3), "joules": joules}
         write_json(self.store.path(f"{piece.name}.json"), stored | {"origin": self.origin})
         if state != DONE:
