@@ -101,6 +101,11 @@ class Answer:
         trace: course of the fit, for curves.
         experiment: physics and grid that were fitted, where the answer is of a user's own images.
         notes: what the user should know of the images, a line each.
+
+    Example:
+        >>> answer = Answer(torch.tensor([60.0]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+        >>> answer.to_frame()["radius_nm"].tolist(), answer.status
+        ([60.0], ['ok'])
     """
 
     radius_nm: Tensor

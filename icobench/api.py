@@ -35,6 +35,11 @@ class ComparisonResult:
             with the columns run and test_set before them.
         curves: a row per image, method and step of a fit.
         failures: what methods raised, by run and method.
+
+    Example:
+        >>> result = icobench.compare(["dictionary+lm"], images=1, workers=1)
+        >>> result.failures
+        {}
     """
 
     results: "pd.DataFrame"

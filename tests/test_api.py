@@ -96,7 +96,8 @@ def test_every_public_name_has_an_example_that_runs(name):
     value = getattr(icobench, name)
     text = inspect.getdoc(value)
     assert ">>> " in text, name
-    test = doctest.DocTestParser().get_doctest(text, {"icobench": icobench}, name, None, 0)
+    names = vars(inspect.getmodule(value)) | {"icobench": icobench}
+    test = doctest.DocTestParser().get_doctest(text, names, name, None, 0)
     results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
     assert (results.attempted > 0, results.failed) == (True, 0)
 

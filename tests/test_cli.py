@@ -153,7 +153,7 @@ def test_small_studies_run_and_resume(call, tmp_path):
     assert card["search"]["trials"] == 2
     code, _, err = call("tune simplex --trials 2 --images 3 --budget 60 --run tune")
     assert code == 2
-    assert "made with another task" in one_line(err)
+    assert "holds a search with other settings" in one_line(err)
 
 
 def write(path: Path, array: np.ndarray) -> str:

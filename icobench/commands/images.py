@@ -77,10 +77,12 @@ def reconstruct(
     """
     from icobench.answer import FAILED
     from icobench.images.source import open_images
+    from icobench.methods import find_method
     from icobench.runs.reconstruct import FIT_SIN_THETA
     from icobench.runs.reconstruct import reconstruct as run
     from icobench.storage import atomic_path
 
+    chosen = find_method(method)
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out must end in .csv or .parquet, got {out}")
     for target in (out, preview):
@@ -94,7 +96,7 @@ def reconstruct(
     with open_images(images, kind, dataset, mask, saturation, decades) as source:
         with progress_bar(f"{method} on {len(source)} images") as update:
             answer = run(
-                source, experiment=experiment, method=method, **geometry,
+                source, experiment=experiment, method=chosen, **geometry,
                 fit_centre=fit_beam, fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
                 nuisance=names(nuisance) if nuisance else (), versions=versions, model=model,
                 seed=machine.seed, device=machine.device, progress=update,

@@ -23,6 +23,10 @@ class ConvexBody:
         edge_facets: (E, 2) the two facets of each edge; the first lies to the left of
             the edge when the body is looked at from outside.
         group: (G, 4) rotations (w, x, y, z) that map the body onto itself.
+
+    Example:
+        >>> icobench.shape("cube").normals.shape
+        (6, 3)
     """
 
     name: str
@@ -112,6 +116,10 @@ def icosahedron() -> ConvexBody:
 
     Vertices are the cyclic permutations of (0, +-1, +-phi) / sqrt(1 + phi^2);
     inradius 0.7946545, volume 2.5361507 for circumradius 1.
+
+    Example:
+        >>> icobench.icosahedron().vertices.shape
+        (12, 3)
     """
     phi = (1 + 5**0.5) / 2
     corners = np.array(

@@ -53,6 +53,11 @@ def to_fundamental_domain(quaternion: Tensor, body: ConvexBody | None = None) ->
 
     For the icosahedron the domain is a dodecahedron whose corners lie 44.48 degrees
     from the identity.
+
+    Example:
+        >>> half_turn = torch.tensor([0.0, 1.0, 0.0, 0.0])  # about a two-fold axis
+        >>> icobench.to_fundamental_domain(half_turn).abs()
+        tensor([1., 0., 0., 0.])
     """
     products, scalars = _group_products(body or icosahedron(), quaternion.dtype, quaternion.device)
     # The scalar parts of all products q g, without the products.
@@ -81,6 +86,12 @@ def disorientation(first: Tensor, second: Tensor, body: ConvexBody | None = None
 
     Returns:
         (...) angle in degrees.
+
+    Example:
+        >>> turned = torch.tensor([0.8660254, 0.5, 0.0, 0.0], dtype=torch.float64)  # 60 degrees about x
+        >>> upright = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+        >>> round(float(icobench.disorientation(turned, upright)), 2)
+        44.48
     """
     relative = quaternion_multiply(quaternion_conjugate(second), first)
     return torch.rad2deg(quaternion_angle(to_fundamental_domain(relative, body)))

@@ -81,6 +81,10 @@ def shape(name: str) -> ConvexBody:
 
     Raises:
         ValueError: an unknown name.
+
+    Example:
+        >>> icobench.shape("octahedron").vertices.shape
+        (6, 3)
     """
     if name not in SHAPES:
         raise ValueError(f"unknown shape {name!r}, choose from {', '.join(SHAPES)}")

@@ -114,6 +114,11 @@ def augment(
     Raises:
         InputError: unknown name.
         ValueError: wrong shape or type, or negative seed.
+
+    Example:
+        >>> shown = icobench.augment(torch.rand(2, 64, 64), "realistic", seed=0)
+        >>> shown.images.shape, bool(shown.mask.all())
+        (torch.Size([2, 64, 64]), False)
     """
     names = list(FILTERS)
     wanted = names if which == "all" else [which] if isinstance(which, str) else list(which)

@@ -29,6 +29,11 @@ class ImageSet:
         numbers: (N,) int64 numbers of the images within the complete set; random starts depend on them.
         problems: why an image cannot be used, by its number; such images are 0 and masked completely.
         refractive_index: (N,) complex128, of each body; None where all have the experiment's.
+
+    Example:
+        >>> images = ImageSet(torch.ones(3, 64, 64), torch.ones(3, 64, 64, dtype=torch.bool), "counts")
+        >>> len(images.subset(torch.tensor([0, 2]))), images.radius_nm.isnan().all().item()
+        (2, True)
     """
 
     images: Tensor

@@ -36,6 +36,11 @@ class Problem:
         seed: of the run.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along, by methods that can.
         network_mask: (N, H, W) what the network sees, the images' masks by default.
+
+    Example:
+        >>> problem = icobench.Problem(icobench.simulate(60.0, photons=1e5), icobench.Simulator())
+        >>> icobench.methods()["dictionary+lm"].run(problem).status
+        ['ok']
     """
 
     images: ImageSet

@@ -95,8 +95,6 @@ class Catalogue:
                     raise InputError(f"{path}: there is a method {method.name} already")
                 added[method.name] = method
         for name, values in json.loads(self.definitions).items():
-            if name in METHODS or name in added:
-                raise InputError(f"define.{name}: there is a method {name} already")
             added[name] = defined_method(name, values)
         return added | {method.name: method for method in self.methods}
 
@@ -178,7 +176,7 @@ def _file_values(path: Path) -> tuple[list[Method], list[TestSet]]:
     return methods, test_sets
 
 
-def defined_method(name: str, values: Any, where: str = "define") -> Method:
+def defined_method(name: str, values: Any, where: str = "the definitions") -> Method:
     """A simplex with settings of one's own, such as a search found.
 
     Args:
@@ -189,11 +187,13 @@ def defined_method(name: str, values: Any, where: str = "define") -> Method:
         where: in front of messages.
 
     Raises:
-        InputError: not such values.
+        InputError: not such values, or a name that is taken.
     """
-    where = f"{where}.{name}" if where == "define" else f"{where}: define.{name}"
     if not name or set(name) - ALLOWED:
-        raise InputError(f"{where}: no name for a method; use letters, digits, +, - and _")
+        raise InputError(f"{where}: {name!r} is no name for a method; use letters, digits, +, - and _")
+    if name in METHODS:
+        raise InputError(f"{where}: there is a method {name} already")
+    where = f"{where}: define.{name}"
     if not isinstance(values, dict) or not {"starts", "iterations"} <= set(values):
         raise InputError(f"{where} needs starts and iterations")
     if unknown := set(values) - {*DEFINED, "search"}:

@@ -33,6 +33,10 @@ class TestSet:
         method: simulator that makes them.
         kind, augmentation: as for :class:`~icobench.sets.patterns.PatternOptions`.
         path: a file of images to be used unchanged, instead of simulated ones.
+
+    Example:
+        >>> icobench.test_sets()["counting"].detector.photons
+        100000.0
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of its name

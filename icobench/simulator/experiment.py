@@ -21,6 +21,10 @@ class FlatDetector:
         distance_mm: from the body to the detector along the beam.
         pixel_mm: edge of the square pixels.
         centre: (x, y) where the beam would hit, in pixels; None for the grid's middle, pixels / 2.
+
+    Example:
+        >>> icobench.Experiment(detector=icobench.FlatDetector(distance_mm=50, pixel_mm=0.5)).orthographic
+        False
     """
 
     distance_mm: float
@@ -62,6 +66,11 @@ class Experiment:
             counts on the whole pixel does, instead of taking it at the centre.
         centre_offset: (x, y) of the beam from pixel (pixels / 2, pixels / 2) of the orthographic grid, in
             pixels; the pattern moves with the beam.
+
+    Example:
+        >>> silver = icobench.Experiment(refractive_index=0.89 + 0.0859j)
+        >>> round(silver.wave_number, 4)
+        0.4654
     """
 
     wavelength_nm: float = 13.5

@@ -37,6 +37,12 @@ class Simulator(nn.Module):
 
     Raises:
         ValueError: unknown method or dtype, or a grid that the method does not support.
+
+    Example:
+        >>> simulator = icobench.Simulator(icobench.Experiment())
+        >>> upright = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+        >>> simulator.field(torch.tensor([60.0]), upright).shape
+        torch.Size([1, 128, 128])
     """
 
     factor: Tensor

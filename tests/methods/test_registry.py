@@ -109,7 +109,8 @@ def test_a_definition_is_a_simplex_with_settings_of_ones_own():
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("a b", DEFINED, "no name for a method"),
+        ("a b", DEFINED, "is no name for a method"),
+        ("simplex", DEFINED, "there is a method simplex already"),
         ("own", {"starts": 3}, "needs starts and iterations"),
         ("own", 3, "needs starts and iterations"),
         ("own", {**DEFINED, "speed": 3}, "has 'speed'; known are"),

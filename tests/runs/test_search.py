@@ -14,12 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from icobench.methods.defined import define_methods
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 from icobench.errors import InputError
-from icobench.methods import METHODS
 from icobench.network.recipe import Recipe, read_recipe
 from icobench.reporting.ledger import account
 from icobench.reporting.searches import write_search_figures
@@ -28,6 +26,7 @@ from icobench.runs.search_results import search_cost, write_best
 from icobench.runs.search_storage import load_search, open_study
 from icobench.runs.search_tasks import BLOCK
 from icobench.runs.search_workers import give_up, working
+from icobench.runs.settings import read_settings
 from icobench.runs.status import describe
 from icobench.runs.toml_text import toml_text
 from icobench.simulator.experiment import Experiment
@@ -318,30 +317,17 @@ def test_the_best_trial_is_a_preset_that_others_accept(tmp_path):
     tuned = values["define"]["simplex-tuned"]
     assert tuned["starts"] == summary["front"][0]["values"]["starts"]
     assert tuned["search"] == summary["search"]
-    try:
-        define_methods(values["define"], "best.toml")
-        assert METHODS["simplex-tuned"].card["search"]["trials"] == 4
-        assert METHODS["simplex-tuned"].options.rounds == tuple(map(tuple, tuned["rounds"]))
-        # The ledger charges it, once.
-        results = pd.DataFrame(
-            {"method": "simplex-tuned", "image": [0, 1], "seconds": [1.0, 3.0], "evaluations": [10, 20]}
-        )
-        run = {"methods": {"simplex-tuned": METHODS["simplex-tuned"].card}}
-        charged = account("simplex-tuned", results, run, 0.1)
-        assert charged.fixed_seconds == tuned["search"]["seconds"] > 0
-        assert charged.fixed_simulations == tuned["search"]["simulations"] > 0
-    finally:
-        METHODS.pop("simplex-tuned", None)
-    for bad, message in (
-        ({"x": {"starts": 1}}, "needs starts and iterations"),
-        ({"x": {"starts": 0, "iterations": 1}}, "must be positive"),
-        ({"x": {"starts": 1, "iterations": 1, "speed": 1}}, "has 'speed'"),
-        ({"simplex": {"starts": 1, "iterations": 1}}, "there is a method simplex already"),
-        ({"a b": {"starts": 1, "iterations": 1}}, "is no name for a method"),
-        (3, "must hold tables"),
-    ):
-        with pytest.raises(InputError, match=message):
-            define_methods(bad, "best.toml")
+    settings = read_settings(tmp_path / "run" / "best.toml")
+    method = settings.catalogue().method("simplex-tuned")
+    assert method.card["search"]["trials"] == 4
+    assert method.options.rounds == tuple(map(tuple, tuned["rounds"]))
+    # The ledger charges it, once.
+    results = pd.DataFrame(
+        {"method": "simplex-tuned", "image": [0, 1], "seconds": [1.0, 3.0], "evaluations": [10, 20]}
+    )
+    charged = account("simplex-tuned", results, {"methods": {"simplex-tuned": method.card}}, 0.1)
+    assert charged.fixed_seconds == tuned["search"]["seconds"] > 0
+    assert charged.fixed_simulations == tuned["search"]["simulations"] > 0
 
 
 def test_recipes_as_toml(tmp_path):

@@ -48,6 +48,9 @@ def test_a_file_of_ones_own(tmp_path):
         ("images = 3\ntest_sets = 7", "test_sets must be a list of names"),
         ('images = 3\ntest_sets = ["clean", "clean"]', "test_sets names one twice"),
         ("images = 3\nseeds = 0", "seeds must be a positive whole number, got 0"),
+        ("images = 3\ndefine = 3", "must hold tables"),
+        ("images = 3\n[define.own]\nstarts = 1", "define.own needs starts and iterations"),
+        ("images = 3\n[define.simplex]\nstarts = 1\niterations = 1", "there is a method simplex already"),
     ],
 )
 def test_wrong_files_are_refused_in_one_line(tmp_path, text, message):
