@@ -91,7 +91,7 @@ def disorientation(first: Tensor, second: Tensor, body: ConvexBody | None = None
         >>> turned = torch.tensor([0.8660254, 0.5, 0.0, 0.0], dtype=torch.float64)  # 60 degrees about x
         >>> upright = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
         >>> round(float(icobench.disorientation(turned, upright)), 2)
-        44.48
+        36.16
     """
     relative = quaternion_multiply(quaternion_conjugate(second), first)
     return torch.rad2deg(quaternion_angle(to_fundamental_domain(relative, body)))
