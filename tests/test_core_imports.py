@@ -7,7 +7,7 @@ from pathlib import Path
 SCRIPT = """
 import sys
 ours = {"roma", "cma", "h5py", "matplotlib", "optuna", "pandas", "PIL", "pyarrow", "rich", "safetensors",
-        "seaborn", "tifffile", "typer", "joblib", "submitit", "asv"}
+        "seaborn", "tifffile", "typer", "submitit", "asv"}
 sys.modules.update(dict.fromkeys(ours))  # None: an import fails
 import pkgutil, torch
 import icobench.geometry, icobench.simulator, icobench.fitting
