@@ -35,10 +35,7 @@ def _weights(offset: Tensor, pixels: int) -> Tensor:
 
 def inner_pixels(experiment: Experiment) -> Tensor:
     """(pixels, pixels) True where a shifted image can be trusted: away from edge and horizon."""
-    invalid = (~experiment.valid()).float()
-    reach = 2 * math.ceil(MARGIN) + 1
-    padded = torch.nn.functional.pad(invalid[None, None], (reach // 2,) * 4, value=1.0)
-    return torch.nn.functional.max_pool2d(padded, reach, stride=1)[0, 0] == 0
+    return experiment.inner(math.ceil(MARGIN))
 
 
 def shifted(values: Tensor, offset: Tensor) -> Tensor:

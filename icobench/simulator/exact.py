@@ -11,8 +11,7 @@ from torch.autograd import forward_ad
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.compiled import EAGER, kernels
-from icobench.simulator.edge_derivative import SHARED_SUMS
-from icobench.simulator.edge_sum import wave_weights
+from icobench.simulator.edge_sum import SHARED_SUMS, wave_weights
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.overlay import BodyTensors, body_tensors, plan
 from icobench.simulator.skeleton import Skeleton, shared_skeleton, to_pixels
@@ -63,9 +62,8 @@ class ExactField(nn.Module):
     @property
     def largest_radius_nm(self) -> float:
         """Radius at which fringes become finer than two pixels of the detector, or of one with 128 pixels."""
-        sine = self.experiment.sin_theta_max
-        if not self.experiment.orthographic:
-            sine = float(self.experiment.sin_theta().max())
+        experiment = self.experiment
+        sine = experiment.sin_theta_max if experiment.orthographic else float(experiment.sin_theta().max())
         return self.experiment.wavelength_nm * max(self.experiment.pixels, 128) / (4 * sine)
 
     @property
@@ -110,9 +108,8 @@ class ExactField(nn.Module):
         """
         device = terms.forms.device
         on_cpu = device.type == "cpu"
-        limit = GPU_ELEMENTS // (1 + 4 * len(slopes))
-        if on_cpu:
-            limit = FUSED_ELEMENTS if fused else CACHED_ELEMENTS
+        on_cpu_limit = FUSED_ELEMENTS if fused else CACHED_ELEMENTS
+        limit = on_cpu_limit if on_cpu else GPU_ELEMENTS // (1 + 4 * len(slopes))
         nodes = skeleton.waves.shape[1]
         most = max(longest[item] for item in items)
         together = 1 if on_cpu and not fused else max(1, limit // (most * nodes))
@@ -146,6 +143,32 @@ class ExactField(nn.Module):
         k = self.experiment.wave_number
         return float(radius) * k < SMALL_BAND or abs(self.experiment.kappa) < SMALL_CONTRAST * k
 
+    def _on_detector(
+        self,
+        function: Callable[..., Tensor],
+        terms: Terms,
+        radius: Tensor,
+        *slopes: Tensor,
+        fused: bool,
+        also: tuple[str, ...] = (),
+    ) -> Tensor:
+        """The field and, given slopes, its derivatives at the pixels: (B, 1 + T, pixels, pixels)."""
+        longest = terms.live.tolist()
+        pixels, rows = self.experiment.pixels, 1 + sum(slope.shape[1] for slope in slopes[:1])
+        fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=self.dtype.to_complex())
+        for skeleton, items in self._buckets(radius):
+            dtype = torch.float64 if slopes and self._cancels(radius[items[0]]) else self.dtype
+            values = self._at_nodes(
+                function, terms, skeleton, items, longest, *slopes, dtype=dtype, fused=fused
+            )
+            nodes = torch.complex(values[0::2], values[1::2])
+            if slopes:
+                nodes = self._with_shared(nodes, skeleton, also)
+            both = torch.view_as_real(nodes).movedim(-1, 1).flatten(0, 2).to(self.dtype)
+            real, imag = to_pixels(skeleton, both).unflatten(0, (rows, 2, -1)).transpose(0, 2).unbind(1)
+            fields[torch.tensor(items, device=radius.device)] = torch.complex(real, imag)
+        return fields
+
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
         if _differentiated(radius_nm) or _differentiated(quaternion):
@@ -153,17 +176,8 @@ class ExactField(nn.Module):
         else:
             program = kernels(radius_nm.device, self.dtype, len(radius_nm))
         geometry = self._geometry(radius_nm, quaternion)
-        radius, terms = geometry[3], program.terms(*geometry)
-        longest = terms.live.tolist()
-        pixels = self.experiment.pixels
-        field = radius.new_empty(len(radius), pixels, pixels, dtype=self.dtype.to_complex())
-        for skeleton, items in self._buckets(radius):
-            values = self._at_nodes(
-                program.edge_sum, terms, skeleton, items, longest, dtype=self.dtype, fused=program.fused
-            )
-            real, imag = to_pixels(skeleton, values.flatten(0, 1)).unflatten(0, (2, -1))
-            field[torch.tensor(items, device=radius.device)] = torch.complex(real, imag)
-        return field
+        terms = program.terms(*geometry)
+        return self._on_detector(program.edge_sum, terms, geometry[3], fused=program.fused)[:, 0]
 
     @torch.no_grad()
     def jacobian(
@@ -198,28 +212,10 @@ class ExactField(nn.Module):
             form_slopes = torch.cat((form_slopes, moved), 1)
             still = number_slopes.new_zeros(len(radius), 2, *number_slopes.shape[2:])
             number_slopes = torch.cat((number_slopes, still), 1)
-
-        longest = terms.live.tolist()
-        pixels, rows = self.experiment.pixels, 1 + form_slopes.shape[1]
-        fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=self.dtype.to_complex())
-        for skeleton, items in self._buckets(radius):
-            values = self._at_nodes(
-                program.edge_sum_jacobian,
-                terms,
-                skeleton,
-                items,
-                longest,
-                form_slopes,
-                number_slopes,
-                dtype=torch.float64 if self._cancels(radius[items[0]]) else self.dtype,
-                fused=program.fused and radius.device.type == "cpu",
-            )
-            nodes = torch.complex(values[0::2], values[1::2])
-            nodes = self._with_shared(nodes, skeleton, also)
-            both = torch.view_as_real(nodes).movedim(-1, 1).flatten(0, 2).to(self.dtype)
-            image = to_pixels(skeleton, both).unflatten(0, (rows, 2, -1))
-            image = torch.complex(image[:, 0], image[:, 1]).transpose(0, 1)
-            fields[torch.tensor(items, device=radius.device)] = image
+        fused = program.fused and radius.device.type == "cpu"
+        fields = self._on_detector(
+            program.edge_sum_jacobian, terms, radius, form_slopes, number_slopes, fused=fused, also=also
+        )
         if "centre" in also:
             height = (self.experiment.wave_number * self.experiment.cos_theta()).clamp_min(1e-9)
             fields[:, -2:] /= height.to(radius.device, self.dtype)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["average_over_pixels", "averaged_pixels", "averaging_matrix"]
+from icobench.simulator.experiment import Experiment
+
+__all__ = ["PixelAverage"]
 
 REACH = 3
 """Pixels to either side that the average is taken from."""
@@ -26,26 +28,19 @@ def _kernel() -> np.ndarray:
     return np.concatenate((half[:0:-1], half))
 
 
-def averaging_matrix(pixels: int, dtype: torch.dtype) -> Tensor:
-    """Averages along one axis: (pixels, pixels); the identity at the edges, where neighbours are missing."""
-    matrix = np.eye(pixels)
-    for row in range(REACH, pixels - REACH):
-        matrix[row, row - REACH : row + REACH + 1] = _kernel()
-    return torch.as_tensor(matrix, dtype=dtype)
+class PixelAverage(nn.Module):
+    """Averages (..., H, H) of values (..., H, H); pixels that lack a valid neighbour keep their values."""
 
+    matrix: Tensor
+    inner: Tensor
 
-def averaged_pixels(valid: Tensor) -> Tensor:
-    """Pixels around which all values that enter are there and valid: (H, H) bool from (H, H) bool."""
-    missing = torch.nn.functional.pad((~valid).float(), (REACH,) * 4, value=1.0)
-    return torch.nn.functional.max_pool2d(missing[None], 2 * REACH + 1, stride=1)[0] == 0
+    def __init__(self, experiment: Experiment, dtype: torch.dtype) -> None:
+        super().__init__()
+        matrix, kernel = np.eye(experiment.pixels), _kernel()
+        for row in range(REACH, experiment.pixels - REACH):
+            matrix[row, row - REACH : row + REACH + 1] = kernel
+        self.register_buffer("matrix", torch.as_tensor(matrix, dtype=dtype), persistent=False)
+        self.register_buffer("inner", experiment.inner(REACH), persistent=False)
 
-
-def average_over_pixels(values: Tensor, matrix: Tensor, inner: Tensor) -> Tensor:
-    """Averages (..., H, H) of values (..., H, H).
-
-    Args:
-        values: at the pixels' centres.
-        matrix: (H, H) from :func:`averaging_matrix`.
-        inner: (H, H) from :func:`averaged_pixels`; other pixels keep their values.
-    """
-    return torch.where(inner, matrix @ values @ matrix.T, values)
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.where(self.inner, self.matrix @ values @ self.matrix.T, values)

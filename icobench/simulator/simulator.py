@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.simulator.exact import ExactField
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.pixel_average import average_over_pixels, averaged_pixels, averaging_matrix
-from icobench.simulator.propagated import PropagatedField
-from icobench.simulator.sliced import SlicedField
+from icobench.simulator.pixel_average import PixelAverage
+from icobench.simulator.voxels import PropagatedField, SlicedField
 
 __all__ = ["FURTHER_PARAMETERS", "METHODS", "Simulator"]
 
@@ -47,8 +46,6 @@ class Simulator(nn.Module):
 
     factor: Tensor
     valid: Tensor
-    averaging: Tensor
-    averaged: Tensor
 
     def __init__(
         self,
@@ -68,15 +65,12 @@ class Simulator(nn.Module):
         self.dtype = dtype
         self.body = body or icosahedron()
         self._field = METHODS[method](self.experiment, self.body, dtype)
-        factor = torch.ones(self.experiment.pixels, self.experiment.pixels, dtype=torch.float64)
-        if self.experiment.solid_angle_factor:
-            factor = self.experiment.solid_angle()
         valid = self.experiment.valid()
+        factor = self.experiment.solid_angle() if self.experiment.solid_angle_factor else valid.double()
         self.register_buffer("factor", (factor * valid).to(dtype), persistent=False)
         self.register_buffer("valid", valid, persistent=False)
-        if self.experiment.pixel_average:
-            self.register_buffer("averaging", averaging_matrix(len(valid), dtype), persistent=False)
-            self.register_buffer("averaged", averaged_pixels(valid), persistent=False)
+        averages = self.experiment.pixel_average
+        self._average = PixelAverage(self.experiment, dtype) if averages else nn.Identity()
         self.to(device)
 
     @property
@@ -121,29 +115,21 @@ class Simulator(nn.Module):
         return torch.zeros(*shape, pixels, pixels, dtype=self.dtype.to_complex(), device=self.device)
 
     def field(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
-        """Complex field in nm^3.
+        """Complex field in nm^3: (B, pixels, pixels), [y, x]; 0 at invalid pixels.
 
         Args:
             radius_nm: (B,) circumradius in nm.
             quaternion: (B, 4) orientation (w, x, y, z), ``r_lab = M(q) r_body``; normalised here.
 
-        Returns:
-            (B, pixels, pixels), [y, x]; 0 at invalid pixels.
-
         Raises:
             ValueError: wrong shapes, a radius that is not positive, a zero quaternion.
         """
         radius_nm, quaternion = self._inputs(radius_nm, quaternion)
-        if len(radius_nm) == 0:
-            return self._empty(0)
-        return self._field(radius_nm, quaternion)
+        return self._field(radius_nm, quaternion) if len(radius_nm) else self._empty(0)
 
     def _read(self, intensity: Tensor) -> Tensor:
         """What the pixels measure, linear in the intensity (..., pixels, pixels)."""
-        intensity = intensity * self.factor
-        if self.experiment.pixel_average:
-            return average_over_pixels(intensity, self.averaging, self.averaged)
-        return intensity
+        return self._average(intensity * self.factor)
 
     def intensity(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """|F|^2 in nm^6 (times k / k_z with the solid-angle factor): (B, pixels, pixels)."""

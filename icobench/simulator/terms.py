@@ -64,12 +64,9 @@ def segment_terms(
     """Linear forms and constants of the planned segments, float64.
 
     Args:
-        body: constants.
-        rotation: (B, 3, 3) float64.
-        where: from ``plan`` at the same rotation.
+        body, rotation, where, dtype: as for :func:`~icobench.simulator.overlay.segments`.
         radius: (B,) in nm, float64.
         kappa: (2,) real and imaginary part of k (n - 1) in 1/nm, float64.
-        dtype: in which the sum will be done.
         floor: type whose :data:`SMALLEST_HALF_DAMPING` is used; ``dtype`` by default.
     """
     unit = segments(body, rotation, where, dtype)
@@ -123,24 +120,13 @@ def segment_terms(
     size = real.square() + imag.square()
     turned_real = torch.where(size == 0, 1.0, (real.square() - imag.square()) / size)
     turned_imag = torch.where(size == 0, 0.0, -2 * real * imag / size)
-    numbers = torch.stack(
-        (
-            half,
-            rate,
-            decline.square(),
-            -imag * growth[..., 0],
-            -imag * growth[..., 1],
-            torch.where(gain == 0, 1.0, gain.abs()).log() - imag * thickness,
-            strength * (2 + faded),
-            -strength * faded * rate.sign(),
-            1 - second,
-            first * second + inner * turned_real,
-            inner * turned_imag,
-            first,
-            second,
-        ),
-        -1,
-    )
+    differentiated = (
+        half, rate, decline.square(), -imag * growth[..., 0], -imag * growth[..., 1],
+        torch.where(gain == 0, 1.0, gain.abs()).log() - imag * thickness,
+    )  # fmt: skip
+    hyperbolic = strength * (2 + faded), -strength * faded * rate.sign()
+    weight = 1 - second, first * second + inner * turned_real, inner * turned_imag
+    numbers = torch.stack((*differentiated, *hyperbolic, *weight, first, second), -1)
     return Terms(forms, numbers, where.live)
 
 
@@ -160,14 +146,10 @@ def term_slopes(
         return terms.forms, terms.numbers
 
     def along(direction: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        values, slopes = torch.func.jvp(at, (radius.new_zeros(len(radius), PARAMETERS),), (direction,))
-        return values, slopes
+        return torch.func.jvp(at, (radius.new_zeros(len(radius), PARAMETERS),), (direction,))
 
     directions = torch.eye(PARAMETERS, dtype=radius.dtype, device=radius.device)
     directions = directions.unsqueeze(1).expand(-1, len(radius), -1)
     (forms, numbers), (form_slopes, number_slopes) = torch.func.vmap(along)(directions)
-    return (
-        Terms(forms[0], numbers[0], where.live),
-        form_slopes.transpose(0, 1),
-        number_slopes.transpose(0, 1)[..., :DIFFERENTIATED],
-    )
+    number_slopes = number_slopes.transpose(0, 1)[..., :DIFFERENTIATED]
+    return Terms(forms[0], numbers[0], where.live), form_slopes.transpose(0, 1), number_slopes
