@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -186,11 +186,8 @@ class Dictionary:
     ) -> Hypotheses:
         """The ``count`` best stored patterns that are apart from each other, turned about the beam.
 
-        Nothing is simulated.
-
         Args:
-            images: (N, H, W) of the experiment's detector.
-            mask: (N, H, W) True where usable.
+            images, mask: (N, H, W), True where usable.
             kind: "counts", "log" or "intensity".
             experiment: whose detector recorded them; its physics must be the dictionary's.
             count: patterns per image.
@@ -260,18 +257,13 @@ def _physics(experiment: Experiment) -> dict[str, Any]:
 
 def _identity(simulator: Simulator, options: DictionaryOptions) -> dict[str, Any]:
     """All that the patterns depend on, as JSON returns it."""
-    physics = _physics(simulator.experiment)
-    return json.loads(
-        json.dumps({"physics": physics, "body": simulator.body.name, "options": asdict(options)})
-    )
+    identity = {"physics": _physics(simulator.experiment), "body": simulator.body.name}
+    return json.loads(json.dumps(identity | {"options": asdict(options)}))
 
 
 def half_space_simulator(simulator: Simulator) -> Simulator:
     """The same physics and body, on the detector whose patterns a dictionary stores."""
-    experiment = replace(
-        simulator.experiment, pixels=128, sin_theta_max=1.0, centre_offset=(0.0, 0.0), detector=None,
-        solid_angle_factor=False, pixel_average=False,
-    )  # fmt: skip
+    experiment = Experiment(simulator.experiment.wavelength_nm, simulator.experiment.refractive_index)
     if experiment == simulator.experiment and simulator.method == "exact":
         return simulator  # whose tables may be there already
     return Simulator(experiment, device=simulator.device, body=simulator.body)
@@ -287,12 +279,8 @@ def simulate_dictionary(
 ) -> Dictionary:
     """A dictionary of the given radii (K,) and orientations (K, 4), such as a part of :func:`sample`.
 
-    Args:
-        simulator: of the whole half space, see :func:`half_space_simulator`.
-        options: stored on the card.
-        radius_nm, quaternion: what to simulate.
-        batch: patterns at once.
-        progress: called with the finished share.
+    The simulator is that of the whole half space, see :func:`half_space_simulator`; ``batch`` patterns are
+    simulated at once, and the options are stored on the card.
     """
     begin = time.perf_counter()
     patterns = []
@@ -316,13 +304,9 @@ def build_dictionary(
     options: DictionaryOptions | None = None,
     progress: Progress = lambda share: None,
 ) -> Dictionary:
-    """Simulate and store; some milliseconds a pattern on two cores.
+    """A dictionary for a simulator's physics and body; some milliseconds a pattern on two cores.
 
-    Args:
-        simulator: its physics, body and device are used. Patterns are those of the whole half space, whatever
-            detector the images will come from.
-        options: what to store.
-        progress: called with the finished share.
+    Patterns are those of the whole half space, whatever detector the images will come from.
     """
     options = options or DictionaryOptions()
     radius, quaternion = sample(options, simulator.body)
@@ -331,9 +315,7 @@ def build_dictionary(
     )
 
 
-@lru_cache(maxsize=2)
-def _load_cached(path: Path) -> Dictionary:
-    return Dictionary.load(path)
+_load_cached = lru_cache(maxsize=2)(Dictionary.load)
 
 
 def dictionary_for(
@@ -342,14 +324,7 @@ def dictionary_for(
     folder: Path | None = None,
     progress: Progress = lambda share: None,
 ) -> Dictionary:
-    """The stored dictionary for this physics, built first if there is none.
-
-    Args:
-        simulator: its physics, body and device are used.
-        options: what to store.
-        folder: where it is kept, :func:`cache_folder` by default.
-        progress: called with the finished share of the building.
-    """
+    """The stored dictionary, built first if there is none in ``folder`` (by default :func:`cache_folder`)."""
     options = options or DictionaryOptions()
     key = json.dumps([FORMAT, _identity(simulator, options)], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -10,30 +10,19 @@ import torch
 from torch import Tensor
 
 from icobench.fitting import goodness
-from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.counter import CountingSimulator, inner_pixels
 from icobench.fitting.goodness import Misfit, deviance_moments, ring_averages
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.shift import inner_pixels
-from icobench.geometry.rotations import (
-    quaternion_multiply,
-    quaternion_normalize,
-    rotation_vector_to_quaternion,
-)
 from icobench.images.image_set import ImageSet
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["LogImageError", "Objective", "PoissonDeviance", "SquareRootError", "objective_for", "turned"]
+__all__ = ["LogImageError", "Objective", "PoissonDeviance", "SquareRootError", "objective_for"]
 
 CHUNK = 512
 """Simulated images held at once."""
 
 FAINT = 1e-3
 """Means below this count as this much in Pearson residuals, or a single stray photon would dominate a fit."""
-
-
-def turned(quaternion: Tensor, rotation: Tensor) -> Tensor:
-    """Orientations (B, 4) after a further rotation about lab axes, (B, 3) rotation vectors in radians."""
-    return quaternion_normalize(quaternion_multiply(rotation_vector_to_quaternion(rotation), quaternion))
 
 
 @dataclass
@@ -84,27 +73,21 @@ class Objective:
             values.append(self.compare(image[rows], intensity))
         return torch.cat(values)
 
-    def model(
-        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
-    ) -> Tensor:
+    def model(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance) -> Tensor:
         """Simulated intensities (B, H, W), background included; one evaluation each."""
-        nuisance = nuisance or Nuisance.none(len(image))
         intensity = self.simulator.intensity(image, radius_nm, quaternion, nuisance)
-        background = nuisance.of("background")
-        if background is None:
+        if (background := nuisance.of("background")) is None:
             return intensity
         return intensity + background[:, :, None].to(intensity) * self._mean(image, intensity)
 
     def model_jacobian(
-        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
+        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance
     ) -> tuple[Tensor, Tensor]:
         """The same with derivatives (B, T, H, W): rotation, radius, then the columns of the nuisance."""
-        nuisance = nuisance or Nuisance.none(len(image))
         intensity, slopes = self.simulator.intensity_jacobian(
             image, radius_nm, quaternion, nuisance.simulated, nuisance
         )
-        background = nuisance.of("background")
-        if background is None:
+        if (background := nuisance.of("background")) is None:
             return intensity, slopes
         background = background[:, :, None].to(intensity)
         level = self._mean(image, intensity)
@@ -123,8 +106,7 @@ class Objective:
         return self.images[image].double().sum((-2, -1)).cpu().clamp_min(1e-30)
 
     def coarse(self) -> "Objective | None":
-        """Another objective of the same images whose fits converge from farther away, for the first part of
-        maximum likelihood fits; None if there is none."""
+        """Another objective of the same images whose fits converge from farther away, if there is one."""
         return None
 
     def misfit(
@@ -134,13 +116,9 @@ class Objective:
         image: Tensor | None = None,
         nuisance: Nuisance | None = None,
     ) -> Misfit:
-        """How much worse fits are than noise alone; one evaluation per image. Not finite means poor.
+        """How much worse fits (N,) are than noise alone; one evaluation per image. Not finite means poor.
 
-        Args:
-            radius_nm: (N,).
-            quaternion: (N, 4).
-            image: (N,) indices of the images, all by default.
-            nuisance: (N, P) parameters that were fitted too.
+        The indices ``image`` (N,) are those of all images by default.
         """
         image = torch.arange(len(radius_nm)) if image is None else image
         nuisance = nuisance or Nuisance.none(len(image))
@@ -155,9 +133,8 @@ class Objective:
         By default the value is compared with that of the intensities' averages over rings around the beam.
 
         Args:
-            image: (B,) indices of the images.
-            intensity: (B, H, W) at the end of the fit.
-            value: (B,) float64 of the objective there, on the CPU.
+            image, intensity: as for :meth:`compare`.
+            value: (B,) float64, what it gave, on the CPU.
             parameters: how many were fitted to each image, the scale included.
         """
         rings = ring_averages(intensity, self.simulator.experiment)
@@ -165,13 +142,9 @@ class Objective:
         return Misfit(ratio, ratio > goodness.POOR_RINGS, ratio > goodness.UNLIKE_RINGS)
 
     def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
-        """Twice the log likelihood by which one value of the objective is better than another: (B,).
+        """Twice the log likelihood by which one value (B,) of the objective is better than another: (B,).
 
         By default the variance of the better one's residuals stands for the unknown noise.
-
-        Args:
-            better, worse: (B,) values of the objective.
-            image: (B,) indices of the images.
         """
         return self.usable[image].cpu() * (worse / better.clamp_min(1e-30) - 1)
 
@@ -302,8 +275,6 @@ OBJECTIVES = {"counts": PoissonDeviance, "intensity": SquareRootError, "log": Lo
 
 def objective_for(images: ImageSet, simulator: Simulator, nuisance: tuple[str, ...] = ()) -> Objective:
     """The objective for a kind of images, with a counter at zero.
-
-    Poisson deviance for counts, square roots for noise-free intensities, logarithms for log images.
 
     Args:
         images: N images, their masks and their kind.

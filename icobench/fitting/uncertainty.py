@@ -28,9 +28,8 @@ def cramer_rao(
 
     Args:
         objective: images, masks and counting simulator; one Jacobian per image is counted.
-        radius_nm, quaternion: (N,) and (N, 4), where to take the bound: at the truth, or at a solution for
-            its error bars.
-        nuisance: (N, P) further parameters that are not known.
+        radius_nm, quaternion, nuisance: (N,), (N, 4) and (N, P), where to take the bound: at the truth, or at
+            a solution for its error bars. Nuisance parameters count as unknown.
         image: (N,) indices of the objective's images, all by default.
     """
     image = torch.arange(len(radius_nm)) if image is None else image
@@ -48,12 +47,7 @@ def cramer_rao(
 
 
 def with_error_bars(objective: Objective, answer: Answer) -> Answer:
-    """The same answer with error bars: one Jacobian per image, counted.
-
-    Args:
-        objective: of all N images of the answer.
-        answer: of a fit.
-    """
+    """The answer of a fit to all images of an objective with error bars: one Jacobian per image, counted."""
     radius_std, orientation_std = cramer_rao(
         objective, answer.radius_nm, answer.quaternion, Nuisance.from_answer(answer)
     )

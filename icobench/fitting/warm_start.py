@@ -65,13 +65,9 @@ def _best_first(values: Tensor, radius: Tensor, quaternion: Tensor) -> tuple[Ten
 def lm_race(
     objective: Objective, radius_nm: Tensor, quaternion: Tensor, image: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The best of several starts after some Levenberg-Marquardt steps: radii (N,) and orientations (N, 4).
+    """The best of starts (N, K) and (N, K, 4) after some Levenberg-Marquardt steps: radii (N,), orientations.
 
-    Args:
-        objective: images, masks and counting simulator.
-        radius_nm: (N, K) starts.
-        quaternion: (N, K, 4) starts.
-        image: (N,) indices of the objective's images, all by default.
+    The indices ``image`` (N,) are those of all images by default.
     """
     chosen = torch.arange(len(radius_nm)) if image is None else image.cpu()
     for steps, survivors in LM_ROUNDS:
@@ -89,12 +85,7 @@ def lm_race(
 
 
 def judged(objective: Objective, answer: Answer) -> Answer:
-    """The same answer with its status: poor-fit, not-converged or ok; one evaluation per image.
-
-    Args:
-        objective: of all N images of the answer.
-        answer: of a fit.
-    """
+    """The answer of a fit to all images of an objective with its status; one evaluation per image."""
     misfit = objective.misfit(answer.radius_nm, answer.quaternion, None, Nuisance.from_answer(answer))
     status = [
         POOR if poor else OK if converged else NOT_CONVERGED
@@ -105,15 +96,7 @@ def judged(objective: Objective, answer: Answer) -> Answer:
 
 @dataclass
 class _Fits:
-    """The best fits so far of all N images of an objective.
-
-    Attributes:
-        objective: images, masks and counting simulator.
-        refine: from one start per image to a fit.
-        nuisance: (N, P) starts.
-        best: the best fits.
-        poor: (N,) True where the best fit does not explain the image.
-    """
+    """The best fits so far of all N images of an objective; ``poor`` (N,) where they do not explain it."""
 
     objective: Objective
     refine: Refine
@@ -188,7 +171,6 @@ def judge(
         rescue: gives radii (M,) and orientations (M, 4) for the images with the M indices, where no
             hypothesis explains them; None to give up instead.
         nuisance: starts (N, P) of further parameters to fit.
-        progress: called with the finished share.
 
     Returns:
         the best fits, with their status: ok, ok-race, poor-fit, ambiguous or not-converged.

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from icobench.answer import Answer, Hypotheses, Progress
 from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
-from icobench.fitting.maximum_likelihood import LikelihoodOptions, maximum_likelihood
+from icobench.fitting.levenberg_marquardt import (
+    LevenbergMarquardtOptions,
+    LikelihoodOptions,
+    levenberg_marquardt,
+    maximum_likelihood,
+)
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
 from icobench.fitting.uncertainty import with_error_bars

@@ -236,7 +236,7 @@ def edge_sum_jacobian(
 def _chain(
     by_forms: list[Pair], by_numbers: list[Pair], waves: Tensor, form_slopes: Tensor, number_slopes: Tensor
 ) -> list[Tensor]:
-    """Derivatives by the parameters by the chain rule, a matrix product: 2 T tensors (B, P), [re, im] each."""
+    """Derivatives by the parameters (a matrix product is the chain rule): 2 T tensors (B, P), [re, im]."""
     # (B, rows, S, 2 P) against (B, T, columns, rows, S)
     batch, parameters, segments = form_slopes.shape[:3]
     partials = torch.stack([torch.cat(pair, -1) for pair in by_forms], 1).flatten(1, 2)

@@ -9,8 +9,11 @@ from problems import EXPERIMENT, CountingRows, displaced, problem
 from icobench.answer import Hypotheses
 from icobench.fitting.cma_es import CmaOptions, cma_es
 from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
-from icobench.fitting.maximum_likelihood import maximum_likelihood
+from icobench.fitting.levenberg_marquardt import (
+    LevenbergMarquardtOptions,
+    levenberg_marquardt,
+    maximum_likelihood,
+)
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, refine_simplex
 from icobench.fitting.uncertainty import with_error_bars
 from icobench.fitting.warm_start import judge, judged, lm_race, refine_warm_simplex

@@ -11,9 +11,9 @@ from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.levenberg_marquardt import (
     LevenbergMarquardtOptions,
     levenberg_marquardt,
+    maximum_likelihood,
     normal_equations,
 )
-from icobench.fitting.maximum_likelihood import maximum_likelihood
 from icobench.fitting.objectives import LogImageError, PoissonDeviance, SquareRootError
 from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import boundary_distance, disorientation, to_fundamental_domain

@@ -7,8 +7,7 @@ from problems import displaced, problem
 from icobench.answer import OK, POOR, Hypotheses
 from icobench.fitting.cma_es import CmaOptions, cma_es
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt
-from icobench.fitting.maximum_likelihood import maximum_likelihood
+from icobench.fitting.levenberg_marquardt import levenberg_marquardt, maximum_likelihood
 from icobench.fitting.objectives import Objective
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
 from icobench.fitting.uncertainty import cramer_rao, with_error_bars

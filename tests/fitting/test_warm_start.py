@@ -8,8 +8,11 @@ from problems import displaced, problem
 
 from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer, Hypotheses
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
-from icobench.fitting.maximum_likelihood import maximum_likelihood
+from icobench.fitting.levenberg_marquardt import (
+    LevenbergMarquardtOptions,
+    levenberg_marquardt,
+    maximum_likelihood,
+)
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.warm_start import judge, judged, refine_warm_simplex
