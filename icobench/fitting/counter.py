@@ -68,10 +68,8 @@ def shifted(values: Tensor, offset: Tensor) -> Tensor:
     pixels = values.shape[-1]
     real = values.real.dtype if values.is_complex() else values.dtype
     across, down = (_weights(offset[:, axis].double(), pixels).to(real) for axis in (0, 1))
-    extra = values.ndim - 3
-    across = across.reshape(len(values), *(1,) * extra, pixels, pixels).mT
-    down = down.reshape(len(values), *(1,) * extra, pixels, pixels)
-
+    shape = len(values), *(1,) * (values.ndim - 3), pixels, pixels
+    across, down = across.reshape(shape).mT, down.reshape(shape)
     if values.is_complex():
         return torch.complex(down @ values.real @ across, down @ values.imag @ across)
     return down @ values @ across

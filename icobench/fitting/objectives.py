@@ -5,24 +5,112 @@ All are invariant to the unknown scale of the intensity and leave masked pixels 
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.stats import poisson
 from torch import Tensor
 
-from icobench.fitting import goodness
 from icobench.fitting.counter import CountingSimulator, inner_pixels
-from icobench.fitting.goodness import Misfit, deviance_moments, ring_averages
 from icobench.fitting.nuisance import Nuisance
 from icobench.images.image_set import ImageSet
+from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["LogImageError", "Objective", "PoissonDeviance", "SquareRootError", "objective_for"]
+__all__ = [
+    "LogImageError", "Misfit", "Objective", "PoissonDeviance", "SquareRootError", "deviance_moments",
+    "objective_for",
+]  # fmt: skip
 
 CHUNK = 512
 """Simulated images held at once."""
 
 FAINT = 1e-3
 """Means below this count as this much in Pearson residuals, or a single stray photon would dominate a fit."""
+
+POOR_RATIO = 1.15
+"""A fit is poor whose deviance per degree of freedom is beyond this multiple of the Poisson expectation.
+``reports/fitters.py`` measures what it lets pass: at 1e5 photons all icosahedra and no other shape; of two
+particles those where one outshines the other."""
+
+POOR_SIGMA = 6.0
+"""And beyond so many standard deviations of that expectation: the deviance of faint images scatters."""
+
+POOR_ROOTS = 1e-3
+"""For noise-free intensities: sum (sqrt n - sqrt m)^2 over sum n."""
+
+POOR_LOG_RMS = 0.05
+"""For log images: root mean square difference."""
+
+POOR_RINGS = 0.5
+"""For other objectives: the value over that of the fitted pattern's averages around the beam. At 1e5 photons
+the deviance of the right body has 0.04 to 0.44, that of an orientation 20 degrees off 0.6 to 1.1."""
+
+UNLIKE_ROOTS = 0.1
+"""Sum (sqrt n - sqrt m)^2 over sum n, less what noise adds, from which an image is not even roughly that of
+the fitted body, whatever the photon number."""
+
+UNLIKE_LOG_SHARE = 0.6
+"""For log images: mean square difference over the image's own variance, of which photon noise alone makes
+a good part."""
+
+UNLIKE_RINGS = 0.9
+"""For other objectives, as for :data:`POOR_RINGS`."""
+
+
+class Misfit(NamedTuple):
+    """How far fits of N images are from explaining them.
+
+    Attributes:
+        ratio: (N,) float64, how much worse the fit is than noise alone; its scale is the objective's.
+        poor: (N,) bool, True where the body does not explain the image.
+        unlike: (N,) bool, True where the image is not even roughly that of the body. Another simulator's
+            image of the same body is a poor fit, but not unlike.
+    """
+
+    ratio: Tensor
+    poor: Tensor
+    unlike: Tensor
+
+
+@lru_cache(maxsize=1)
+def _deviance_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log10 of the mean; mean and variance of the unit deviance 2 [n log(n / m) - n + m]."""
+    grid = np.linspace(-4, 3, 141)
+    expected, variance = [], []
+    for mean in 10**grid:
+        n = np.arange(int(mean + 12 * np.sqrt(mean) + 20))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            unit = 2 * (np.where(n > 0, n * np.log(n / mean), 0.0) - n + mean)
+        share = poisson.pmf(n, mean)
+        expected.append(float((share * unit).sum()))
+        variance.append(float((share * unit**2).sum()) - expected[-1] ** 2)
+    return grid, np.array(expected), np.array(variance)
+
+
+def _ring_averages(intensity: Tensor, experiment: Experiment) -> Tensor:
+    """Intensities (B, H, W) averaged over rings around the beam that are about a pixel wide, same shape."""
+    valid = experiment.valid()
+    sine = experiment.sin_theta() * valid
+    ring = (sine / sine.max() * (len(sine) // 2)).long().flatten().to(intensity.device)
+    weight = valid.flatten().to(intensity)
+    sums = intensity.new_zeros(len(intensity), len(sine)).index_add(1, ring, intensity.flatten(1) * weight)
+    pixels = weight.new_zeros(len(sine)).index_add(0, ring, weight).clamp_min(1)
+    return (sums / pixels)[:, ring].reshape(intensity.shape)
+
+
+def deviance_moments(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the Poisson deviance of a pixel with the given mean, elementwise.
+
+    1 and 2 for bright pixels (chi square with one degree of freedom), 2 m log(1 / m) and less for faint ones.
+    """
+    grid, *tables = _deviance_table()
+    logs = np.log10(np.maximum(mean.detach().cpu().double().numpy(), 1e-12))
+    faint = 10 ** np.minimum(logs - grid[0], 0)
+    first, second = (torch.as_tensor(np.interp(logs, grid, table) * faint) for table in tables)
+    return first, second
 
 
 @dataclass
@@ -137,9 +225,9 @@ class Objective:
             value: (B,) float64, what it gave, on the CPU.
             parameters: how many were fitted to each image, the scale included.
         """
-        rings = ring_averages(intensity, self.simulator.experiment)
+        rings = _ring_averages(intensity, self.simulator.experiment)
         ratio = value / self.compare(image, rings).double().cpu()
-        return Misfit(ratio, ratio > goodness.POOR_RINGS, ratio > goodness.UNLIKE_RINGS)
+        return Misfit(ratio, ratio > POOR_RINGS, ratio > UNLIKE_RINGS)
 
     def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
         """Twice the log likelihood by which one value (B,) of the objective is better than another: (B,).
@@ -186,9 +274,9 @@ class PoissonDeviance(Objective):
         expected = (expected - parameters).clamp_min(1)
         deviance = value * self.usable[image].cpu()
         ratio, excess = deviance / expected, deviance - expected
-        poor = (ratio > goodness.POOR_RATIO) & (excess > goodness.POOR_SIGMA * variance.sqrt())
+        poor = (ratio > POOR_RATIO) & (excess > POOR_SIGMA * variance.sqrt())
         # A deviance is about 4 sum (sqrt n - sqrt m)^2.
-        return Misfit(ratio, poor, excess / (4 * self._total(image)) > goodness.UNLIKE_ROOTS)
+        return Misfit(ratio, poor, excess / (4 * self._total(image)) > UNLIKE_ROOTS)
 
     def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
         """Differences of the deviance are twice those of the log likelihood."""
@@ -220,7 +308,7 @@ class SquareRootError(Objective):
     def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
         """The ratio is sum (sqrt n - sqrt m)^2 / sum n."""
         ratio = value * self.usable[image].cpu() / (4 * self._total(image))
-        return Misfit(ratio, ratio > goodness.POOR_ROOTS, ratio > goodness.UNLIKE_ROOTS)
+        return Misfit(ratio, ratio > POOR_ROOTS, ratio > UNLIKE_ROOTS)
 
 
 class LogImageError(Objective):
@@ -266,7 +354,7 @@ class LogImageError(Objective):
         deviation = (pixels - (pixels.sum((-2, -1)) / usable)[:, None, None]) * self.mask[image]
         variance = (deviation.square().sum((-2, -1)) / usable).cpu()
         ratio = value.sqrt()
-        return Misfit(ratio, ratio > goodness.POOR_LOG_RMS, value > goodness.UNLIKE_LOG_SHARE * variance)
+        return Misfit(ratio, ratio > POOR_LOG_RMS, value > UNLIKE_LOG_SHARE * variance)
 
 
 OBJECTIVES = {"counts": PoissonDeviance, "intensity": SquareRootError, "log": LogImageError}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer, Hypotheses, Progress
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
+from icobench.fitting.least_squares import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
 from icobench.fitting.simplex import SimplexOptions, refine_simplex
@@ -23,7 +23,7 @@ from icobench.geometry.rotations import rotate_about_beam
 __all__ = ["WARM_SIMPLEX", "Refine", "judge", "judged", "lm_race", "refine_warm_simplex"]
 
 Refine = Callable[..., Answer]
-"""As :func:`~icobench.fitting.levenberg_marquardt.levenberg_marquardt`: from objective, radii (N,),
+"""As :func:`~icobench.fitting.least_squares.levenberg_marquardt`: from objective, radii (N,),
 orientations (N, 4) and the keywords ``image`` (N,), ``progress`` and ``nuisance`` (N, P). Settings are bound
 by ``functools.partial``."""
 

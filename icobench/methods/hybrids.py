@@ -10,15 +10,15 @@ from torch import Tensor
 
 from icobench.answer import Answer, Hypotheses, Progress
 from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
-from icobench.fitting.levenberg_marquardt import (
+from icobench.fitting.least_squares import (
     LevenbergMarquardtOptions,
     LikelihoodOptions,
     levenberg_marquardt,
     maximum_likelihood,
+    with_error_bars,
 )
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
-from icobench.fitting.uncertainty import with_error_bars
 from icobench.fitting.warm_start import WARM_SIMPLEX, Refine, judge, lm_race, refine_warm_simplex
 from icobench.methods.base import Method, Problem
 

@@ -9,13 +9,13 @@ from problems import EXPERIMENT, CountingRows, displaced, problem
 from icobench.answer import Hypotheses
 from icobench.fitting.cma_es import CmaOptions, cma_es
 from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator
-from icobench.fitting.levenberg_marquardt import (
+from icobench.fitting.least_squares import (
     LevenbergMarquardtOptions,
     levenberg_marquardt,
     maximum_likelihood,
+    with_error_bars,
 )
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, refine_simplex
-from icobench.fitting.uncertainty import with_error_bars
 from icobench.fitting.warm_start import judge, judged, lm_race, refine_warm_simplex
 from icobench.simulator.simulator import Simulator
 

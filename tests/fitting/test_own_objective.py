@@ -7,10 +7,14 @@ from problems import displaced, problem
 from icobench.answer import OK, POOR, Hypotheses
 from icobench.fitting.cma_es import CmaOptions, cma_es
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt, maximum_likelihood
+from icobench.fitting.least_squares import (
+    cramer_rao,
+    levenberg_marquardt,
+    maximum_likelihood,
+    with_error_bars,
+)
 from icobench.fitting.objectives import Objective
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
-from icobench.fitting.uncertainty import cramer_rao, with_error_bars
 from icobench.fitting.warm_start import judge, judged, refine_warm_simplex
 from icobench.geometry.orientation import disorientation
 

@@ -8,7 +8,7 @@ from problems import displaced, problem
 
 from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer, Hypotheses
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import (
+from icobench.fitting.least_squares import (
     LevenbergMarquardtOptions,
     levenberg_marquardt,
     maximum_likelihood,

@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt on radius and orientation, many fits at once.
+"""Least squares on radius and orientation, many fits at once: Levenberg-Marquardt, and error bars.
 
 The parameters are a rotation vector (lab axes) applied to the present orientation, the radius, the nuisance
 parameters if there are any, and last the intensity scale. The scale is linear and the objective profiles it
@@ -18,8 +18,8 @@ from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import quaternion_normalize, turned
 
 __all__ = [
-    "LevenbergMarquardtOptions", "LikelihoodOptions", "centre_steps", "levenberg_marquardt", "maximum_likelihood",
-    "normal_equations",
+    "LevenbergMarquardtOptions", "LikelihoodOptions", "centre_steps", "cramer_rao", "levenberg_marquardt",
+    "maximum_likelihood", "normal_equations", "with_error_bars",
 ]  # fmt: skip
 
 CHUNK = 32
@@ -257,3 +257,47 @@ def centre_steps(objective: Objective, radius_nm: Tensor, quaternion: Tensor) ->
         steps.append(step[:, 4:6].cpu())
         spreads.append(spread[:, 4:6].cpu())
     return torch.cat(steps), torch.cat(spreads)
+
+
+def cramer_rao(
+    objective: Objective,
+    radius_nm: Tensor,
+    quaternion: Tensor,
+    nuisance: Nuisance | None = None,
+    image: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Standard deviations of radius (nm) and orientation (degrees), each (N,).
+
+    From the Fisher information J^T diag(1 / mu) J of all fitted parameters, the intensity scale included. The
+    orientation's is the root of the trace of its 3 x 3 covariance: the root mean square angle. Where the
+    objective does not know the noise (``noise_known``), the residuals' own variance is taken for it.
+
+    Args:
+        objective: images, masks and counting simulator; one Jacobian per image is counted.
+        radius_nm, quaternion, nuisance: (N,), (N, 4) and (N, P), where to take the bound: at the truth, or at
+            a solution for its error bars. Nuisance parameters count as unknown.
+        image: (N,) indices of the objective's images, all by default.
+    """
+    image = torch.arange(len(radius_nm)) if image is None else image
+    matrix, _, squares = normal_equations(objective, image, radius_nm, quaternion, nuisance)
+    # Scaled to unit diagonal first: radians, nanometres and a logarithm differ by orders.
+    size = matrix.diagonal(dim1=1, dim2=2).clamp_min(1e-300).sqrt()
+    scaled = matrix / (size[:, :, None] * size[:, None, :])
+    covariance = torch.linalg.pinv(scaled, hermitian=True) / (size[:, :, None] * size[:, None, :])
+    if not objective.noise_known:
+        freedom = (objective.usable[image] - matrix.shape[1]).clamp_min(1)
+        covariance = covariance * (squares / freedom)[:, None, None]
+    variance = covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
+    angle = torch.rad2deg(variance[:, :3].sum(1).sqrt())
+    return variance[:, 3].sqrt().cpu(), angle.cpu()
+
+
+def with_error_bars(objective: Objective, answer: Answer) -> Answer:
+    """The answer of a fit to all images of an objective with error bars: one Jacobian per image, counted."""
+    radius_std, orientation_std = cramer_rao(
+        objective, answer.radius_nm, answer.quaternion, Nuisance.from_answer(answer)
+    )
+    return replace(
+        answer, radius_std_nm=radius_std, orientation_std_deg=orientation_std,
+        evaluations=objective.simulator.evaluations.clone(),
+    )  # fmt: skip
