@@ -80,7 +80,7 @@ class CountingSimulator:
     """The simulator as fits see it: every call is counted.
 
     Attributes:
-        simulator: does the work.
+        simulator: does the work; ``experiment`` and ``device`` are its.
         images: number of images to reconstruct; evaluations are counted for each.
         evaluations: (images,) counted so far, int64.
     """
@@ -90,14 +90,7 @@ class CountingSimulator:
 
     def __post_init__(self) -> None:
         self.evaluations = torch.zeros(self.images, dtype=torch.long)
-
-    @property
-    def experiment(self) -> Experiment:
-        return self.simulator.experiment
-
-    @property
-    def device(self) -> torch.device:
-        return self.simulator.device
+        self.experiment, self.device = self.simulator.experiment, self.simulator.device
 
     def charge(self, image: Tensor, cost: int = 1) -> None:
         """Count ``cost`` evaluations for each entry of ``image`` (indices, repeats allowed)."""

@@ -20,15 +20,7 @@ from torch import Tensor
 from icobench.answer import Hypotheses, Progress
 from icobench.cache import cache_folder
 from icobench.errors import InputError
-from icobench.fitting.polar_match import (
-    SECTORS,
-    PolarSpread,
-    Spectra,
-    log_scores,
-    poisson_scores,
-    sample_polar,
-    spectra,
-)
+from icobench.fitting import polar_match
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix, rotate_about_beam
@@ -170,14 +162,14 @@ class Dictionary:
     card: dict[str, Any]
 
     def __post_init__(self) -> None:
-        self._spectra: dict[tuple[str, str], list[Spectra]] = {}
+        self._spectra: dict[tuple[str, str], list[polar_match.Spectra]] = {}
 
-    def _stored(self, kind: str, device: torch.device) -> list[Spectra]:
-        """Spectra of the patterns, some at a time; kept for the next images of the same kind."""
+    def _stored(self, kind: str, device: torch.device) -> list[polar_match.Spectra]:
+        """polar_match.Spectra of the patterns, some at a time; kept for the next images of the same kind."""
         key = ("counts" if kind == "counts" else "log", str(device))
         if key not in self._spectra:
             parts = self.patterns.split(MATCHED_PATTERNS)
-            self._spectra[key] = [spectra(part.to(device), kind) for part in parts]
+            self._spectra[key] = [polar_match.spectra(part.to(device), kind) for part in parts]
         return self._spectra[key]
 
     @torch.no_grad()
@@ -199,16 +191,16 @@ class Dictionary:
         for name, value in _physics(experiment).items():
             if value != stored.get(name):
                 raise InputError(f"the dictionary was made for {name} {stored.get(name)}, not {value}")
-        spread = PolarSpread(experiment, images.device)
+        spread = polar_match.PolarSpread(experiment, images.device)
         factor = experiment.solid_angle() if experiment.solid_angle_factor else torch.ones(mask.shape[1:])
         factor = (factor.nan_to_num(posinf=0.0) * experiment.valid()).float().to(images.device)
         if kind == "intensity":
             images = log_image(images * mask)
 
-        def scores(rows: Tensor, patterns: Spectra) -> Tensor:
+        def scores(rows: Tensor, patterns: polar_match.Spectra) -> Tensor:
             if kind == "counts":
-                return poisson_scores(spread, images[rows], mask[rows], factor, patterns)
-            return log_scores(spread, images[rows], mask[rows], patterns)
+                return polar_match.poisson_scores(spread, images[rows], mask[rows], factor, patterns)
+            return polar_match.log_scores(spread, images[rows], mask[rows], patterns)
 
         patterns = self._stored(kind, images.device)
         matches = []
@@ -217,7 +209,7 @@ class Dictionary:
             # The rest is many small steps, which are faster on the CPU.
             score, shift = (torch.cat(tensors, 1).cpu() for tensors in zip(*best, strict=True))
             score, index = score.double().topk(min(SHORTLIST, score.shape[1]), dim=1)
-            angle = shift.gather(1, index).double() * (2 * math.pi / SECTORS)
+            angle = shift.gather(1, index).double() * (2 * math.pi / polar_match.SECTORS)
             quaternion = to_fundamental_domain(rotate_about_beam(self.quaternion[index], angle))
             matches.append(best_apart(Hypotheses(self.radius_nm[index], quaternion, score), count))
         return Hypotheses(*(torch.cat(tensors) for tensors in zip(*matches, strict=True)))
@@ -288,7 +280,7 @@ def simulate_dictionary(
         intensity = simulator.intensity(radius_nm[rows], quaternion[rows])
         relative = intensity / intensity.amax((-2, -1), keepdim=True)
         logs = torch.log10(relative.clamp_min(10**DEEPEST))
-        patterns.append(sample_polar(logs).clamp(DEEPEST, 0).half().cpu())
+        patterns.append(polar_match.sample_polar(logs).clamp(DEEPEST, 0).half().cpu())
         progress(float(rows[-1] + 1) / len(radius_nm))
     card = {
         "identity": _identity(simulator, options),
@@ -300,9 +292,7 @@ def simulate_dictionary(
 
 
 def build_dictionary(
-    simulator: Simulator,
-    options: DictionaryOptions | None = None,
-    progress: Progress = lambda share: None,
+    simulator: Simulator, options: DictionaryOptions | None = None, progress: Progress = lambda share: None
 ) -> Dictionary:
     """A dictionary for a simulator's physics and body; some milliseconds a pattern on two cores.
 

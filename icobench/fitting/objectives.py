@@ -27,6 +27,9 @@ __all__ = [
 CHUNK = 512
 """Simulated images held at once."""
 
+DECADES = 6.0
+"""Dynamic range of log images."""
+
 FAINT = 1e-3
 """Means below this count as this much in Pearson residuals, or a single stray photon would dominate a fit."""
 
@@ -312,20 +315,15 @@ class SquareRootError(Objective):
 
 
 class LogImageError(Objective):
-    """Mean squared difference of log images over usable pixels, for 8-bit log images.
+    """Mean squared difference of log images over usable pixels, for 8-bit log images of six decades.
 
     The scale is profiled out as the mean difference of the logarithms over pixels that neither image clips.
-
-    Attributes:
-        decades: dynamic range of the images.
     """
-
-    decades: float = 6.0
 
     def _logs(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         measured, mask = self.images[image], self.mask[image]
         tiny = torch.finfo(intensity.dtype).tiny
-        logs = torch.log10(intensity.clamp_min(tiny)) / self.decades
+        logs = torch.log10(intensity.clamp_min(tiny)) / DECADES
         # Start from equal brightest usable pixels, then average over the pixels that both images show.
         brightest = logs.masked_fill(~mask, -torch.inf).amax((-2, -1))
         shift = measured.masked_fill(~mask, 0).amax((-2, -1)) - brightest
@@ -345,7 +343,7 @@ class LogImageError(Objective):
     def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
         measured, level, mask = self._logs(image, intensity)
         inside = mask & (level > 0) & (level < 1)
-        slope = 1 / (self.decades * math.log(10) * intensity.clamp_min(1e-30))
+        slope = 1 / (DECADES * math.log(10) * intensity.clamp_min(1e-30))
         return (level.clamp(0, 1) - measured) * mask, slope * inside
 
     def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:

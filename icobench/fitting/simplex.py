@@ -11,6 +11,7 @@ from torch import Tensor
 
 from icobench.answer import Answer, Progress, Trace
 from icobench.fitting.nelder_mead import NelderMead
+from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
 from icobench.geometry.orientation import random_orientations, to_fundamental_domain
 from icobench.geometry.rotations import turned
@@ -137,6 +138,7 @@ def refine_simplex(
     options: SimplexOptions,
     image: Tensor | None = None,
     progress: Progress = lambda share: None,
+    nuisance: Nuisance | None = None,
 ) -> Answer:
     """Nelder-Mead from one or more starts per image; the best end is the answer.
 
@@ -144,14 +146,15 @@ def refine_simplex(
 
     Args:
         objective: images, masks and counting simulator.
-        radius_nm: (N, S) starts.
-        quaternion: (N, S, 4) starts.
+        radius_nm, quaternion: (N,) and (N, 4) starts, or (N, S) and (N, S, 4).
         options: settings.
         image: (N,) indices of the objective's images, all by default.
         progress: called with the finished share.
+        nuisance: ignored, here for the signature of other solvers; only the scale is fitted too.
     """
     chosen = torch.arange(len(radius_nm)) if image is None else image.cpu()
-    fits = SimplexFits(objective, chosen, radius_nm, quaternion, options)
+    starts = radius_nm.reshape(len(chosen), -1), quaternion.reshape(len(chosen), -1, 4)
+    fits = SimplexFits(objective, chosen, *starts, options)
     trace = Trace()
     trace.add(objective.simulator.evaluations[chosen], *fits.best())
     rounds = [*options.rounds, (options.iterations, 1)]

@@ -16,11 +16,11 @@ from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer,
 from icobench.fitting.least_squares import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
-from icobench.fitting.simplex import SimplexOptions, refine_simplex
+from icobench.fitting.simplex import SimplexOptions
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
 
-__all__ = ["WARM_SIMPLEX", "Refine", "judge", "judged", "lm_race", "refine_warm_simplex"]
+__all__ = ["WARM_SIMPLEX", "Refine", "judge", "judged", "lm_race"]
 
 Refine = Callable[..., Answer]
 """As :func:`~icobench.fitting.least_squares.levenberg_marquardt`: from objective, radii (N,),
@@ -41,19 +41,6 @@ AMBIGUOUS_ODDS = 2 * math.log(100)
 
 SAME_DEG = 1.0
 """Orientations nearer than this count as the same."""
-
-
-def refine_warm_simplex(
-    objective: Objective,
-    radius: Tensor,
-    quaternion: Tensor,
-    options: SimplexOptions = WARM_SIMPLEX,
-    image: Tensor | None = None,
-    progress: Progress = lambda share: None,
-    nuisance: Nuisance | None = None,
-) -> Answer:
-    """Nelder-Mead as a :data:`Refine`; it fits no nuisance parameters but the scale."""
-    return refine_simplex(objective, radius[:, None], quaternion[:, None], options, image, progress)
 
 
 def _best_first(values: Tensor, radius: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:

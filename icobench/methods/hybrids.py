@@ -19,7 +19,8 @@ from icobench.fitting.least_squares import (
 )
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
-from icobench.fitting.warm_start import WARM_SIMPLEX, Refine, judge, lm_race, refine_warm_simplex
+from icobench.fitting.simplex import refine_simplex
+from icobench.fitting.warm_start import WARM_SIMPLEX, Refine, judge, lm_race
 from icobench.methods.base import Method, Problem
 
 __all__ = ["HYBRIDS", "DictionaryFitOptions", "NetworkFitOptions"]
@@ -112,7 +113,7 @@ def _from_dictionary(
 
 
 REFINEMENTS: dict[str, tuple[str, Callable[..., Answer], Any, bool]] = {
-    "simplex": ("Nelder-Mead", refine_warm_simplex, WARM_SIMPLEX, False),
+    "simplex": ("Nelder-Mead", refine_simplex, WARM_SIMPLEX, False),
     "lm": ("Levenberg-Marquardt", levenberg_marquardt, LevenbergMarquardtOptions(), True),
     "mle": ("least squares, then maximum likelihood,", maximum_likelihood, LikelihoodOptions(), True),
 }

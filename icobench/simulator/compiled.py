@@ -121,12 +121,7 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 
 class NativeKernel:
-    """The edge sum and its Jacobian on a CPU, as the functions on tensors; float32 or float64.
-
-    Raises:
-        RuntimeError: there is no compiler, or it fails.
-        OSError: the library cannot be written or loaded.
-    """
+    """The edge sum and its Jacobian on a CPU, as the functions on tensors; float32 or float64."""
 
     def __init__(self) -> None:
         command = compiler()
@@ -158,13 +153,9 @@ class NativeKernel:
 
     def terms(self, *geometry: Any) -> Terms:
         """As :func:`~icobench.simulator.terms.segment_terms`; zeros beyond the live segments."""
-        return self._terms(*geometry, parameters=0)[0]
+        return self.term_slopes(*geometry, parameters=0)[0]
 
-    def term_slopes(self, *geometry: Any) -> tuple[Terms, Tensor, Tensor]:
-        """As :func:`~icobench.simulator.terms.term_slopes`; zeros beyond the live segments."""
-        return self._terms(*geometry, parameters=PARAMETERS)
-
-    def _terms(
+    def term_slopes(
         self,
         body: BodyTensors,
         rotation: Tensor,
@@ -172,8 +163,9 @@ class NativeKernel:
         radius: Tensor,
         kappa: Tensor,
         dtype: torch.dtype,
-        parameters: int,
+        parameters: int = PARAMETERS,
     ) -> tuple[Terms, Tensor, Tensor]:
+        """As :func:`~icobench.simulator.terms.term_slopes`; zeros beyond the live segments."""
         batch, segments = where.edge.shape
         forms, numbers = radius.new_zeros(batch, segments, 4, 4), radius.new_zeros(batch, segments, NUMBERS)
         form_slopes = radius.new_zeros(batch, parameters, segments, 4, 4)
@@ -196,7 +188,7 @@ class NativeKernel:
         self, forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, weights: Tensor
     ) -> Tensor:
         """As :func:`~icobench.simulator.edge_sum.edge_sum`."""
-        batch, segments, nodes = len(forms), forms.shape[1], waves.shape[1]
+        (batch, segments), nodes = numbers.shape[:2], waves.shape[1]
         out = numbers.new_empty(2, batch, nodes)
         tensors = [table.contiguous() for table in (forms, numbers, live, waves, weights)]
         self._run("edge_sum", (batch, segments, nodes), (*tensors, out), live)
@@ -231,21 +223,17 @@ class _State:
 
 
 def kernels(device: torch.device, dtype: torch.dtype, images: int) -> Kernels:
-    """The fastest kernels that are worth compiling; those of float64, for checks, are compiled only on a CPU.
+    """The fastest kernels that are worth compiling for a caller that is about to simulate so many images.
 
-    Args:
-        device, dtype: of the tensors to come.
-        images: number of images that the caller is about to simulate.
+    Those of float64, for checks, are compiled only on a CPU.
     """
     _State.requested += images
-    setting = os.environ.get("ICOBENCH_COMPILE", "auto")
-    if setting == "0" or device.type not in WORTH_COMPILING:
-        return EAGER
-    if dtype != torch.float32 and device.type != "cpu":
+    setting, on_cpu = os.environ.get("ICOBENCH_COMPILE", "auto"), device.type == "cpu"
+    if setting == "0" or device.type not in WORTH_COMPILING or not (on_cpu or dtype == torch.float32):
         return EAGER
     if device.type not in _State.compiled:
         enough = _State.requested >= WORTH_COMPILING[device.type]
-        if not (enough or setting == "1" or (device.type == "cpu" and _built())):
+        if not (enough or setting == "1" or (on_cpu and _built())):
             return EAGER
         _State.compiled[device.type] = _make(device)
     return _State.compiled[device.type]

@@ -46,12 +46,11 @@ Pair = tuple[Tensor, Tensor]
 
 
 def wave_weights(waves: Tensor, kappa: Tensor, dtype: torch.dtype) -> Tensor:
-    """conj(w) / w and kappa / w as rows re, im, re, im: (4, P).
+    """conj(w) / w and kappa / w as rows re, im, re, im: (4, P) in ``dtype``.
 
     Args:
         waves: (4, P) float64.
         kappa: (2,) float64, real and imaginary part of k (n - 1) in 1/nm.
-        dtype: of the result.
     """
     real, imag = kappa
     w_real, w_imag = waves[2] - real, -imag

@@ -22,17 +22,12 @@ __all__ = ["ExactField"]
 BUCKET_BAND = 5.0
 """Width of a radius bucket in units of k R; bodies of one bucket share a skeleton."""
 
-CACHED_ELEMENTS = 1 << 17
-"""Segments times nodes per piece in eager torch on a CPU: a few arrays that fit the caches."""
+CACHED_ELEMENTS, FUSED_ELEMENTS, GPU_ELEMENTS = 1 << 17, 1 << 26, 1 << 25
+"""Segments times nodes per piece: a few arrays that fit the caches in eager torch on a CPU; for the compiled
+kernel, which keeps no intermediate arrays; on a GPU."""
 
-FUSED_ELEMENTS = 1 << 26
-"""The same for the compiled kernel, which keeps no intermediate arrays."""
-
-GPU_ELEMENTS = 1 << 25
-
-SMALL_BAND = 15.0
-SMALL_CONTRAST = 0.02
-"""Below this k R (32 nm) or |n - 1| the terms of a rotation's derivative nearly cancel."""
+SMALL_BAND, SMALL_CONTRAST = 15.0, 0.02
+"""Below this k R (32 nm) or |n - 1| the terms of a rotation's derivative nearly cancel: it needs float64."""
 
 
 def _differentiated(tensor: Tensor) -> bool:
@@ -101,10 +96,9 @@ class ExactField(nn.Module):
     ) -> Tensor:
         """``function`` of the items' terms at all nodes, in pieces that fit into memory: (N, items, P).
 
-        The linear forms stay in float64; all other tables are converted to ``dtype``.
-
-        Eager torch on a CPU takes one item at a time: the caches hold no more, and no sum depends on
-        another item's number of segments.
+        The linear forms stay in float64; all other tables are converted to ``dtype``. Eager torch on a CPU
+        takes one item at a time: the caches hold no more, and no sum depends on another item's number of
+        segments.
         """
         device = terms.forms.device
         on_cpu = device.type == "cpu"
@@ -119,8 +113,7 @@ class ExactField(nn.Module):
             piece = items[start : start + together]
             size = max(longest[item] for item in piece)
             index = torch.tensor(piece, device=device)
-            some = terms.take(index, size)
-            some = some._replace(numbers=some.numbers.to(dtype))
+            some = Terms(terms.forms[index, :size], terms.numbers[index, :size].to(dtype), terms.live[index])
             some_slopes = [slope[index, :, :size].to(dtype) for slope in slopes]
             at_once = math.ceil(nodes / math.ceil(len(piece) * size * nodes / limit))
             parts = zip(skeleton.waves.split(at_once, 1), weights.split(at_once, 1), strict=True)
@@ -139,7 +132,6 @@ class ExactField(nn.Module):
         return torch.tensor((kappa.real, kappa.imag), dtype=torch.float64, device=device)
 
     def _cancels(self, radius: Tensor) -> bool:
-        """Whether derivatives need float64 throughout: small bodies, and those (almost) without contrast."""
         k = self.experiment.wave_number
         return float(radius) * k < SMALL_BAND or abs(self.experiment.kappa) < SMALL_CONTRAST * k
 
@@ -171,10 +163,8 @@ class ExactField(nn.Module):
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
-        if _differentiated(radius_nm) or _differentiated(quaternion):
-            program = EAGER
-        else:
-            program = kernels(radius_nm.device, self.dtype, len(radius_nm))
+        differentiated = _differentiated(radius_nm) or _differentiated(quaternion)
+        program = EAGER if differentiated else kernels(radius_nm.device, self.dtype, len(radius_nm))
         geometry = self._geometry(radius_nm, quaternion)
         terms = program.terms(*geometry)
         return self._on_detector(program.edge_sum, terms, geometry[3], fused=program.fused)[:, 0]
@@ -183,24 +173,17 @@ class ExactField(nn.Module):
     def jacobian(
         self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Field and its derivatives by rotation, radius and, if wanted, the experiment's parameters.
+        """Field and derivatives for :meth:`~icobench.simulator.simulator.Simulator.intensity_jacobian`.
 
-        The rotation parameters are the rotation vector (radians, lab axes) of a small turn
-        applied after ``quaternion``. The field is smooth but where a facet stands edge-on: there it is
-        continuous, but with absorption its derivative by the turn that takes the facet across differs on
-        the two sides (rays along the facet then cross it at their start instead of their end). The result is
-        that of one side; within 1e-9 rad of edge-on it is good to some 1e-3 (0.1 without contrast).
-
-        Args:
-            radius_nm: (B,).
-            quaternion: (B, 4).
-            also: of "refractive_index" and "centre".
+        The field is smooth but where a facet stands edge-on: there it is continuous, but with absorption its
+        derivative by the turn that takes the facet across differs on the two sides (rays along the facet then
+        cross it at their start instead of their end). The result is that of one side; within 1e-9 rad of
+        edge-on it is good to some 1e-3 (0.1 without contrast).
 
         Returns:
-            field (B, pixels, pixels) in nm^3 and derivatives (B, T, pixels, pixels), in the order rotation
-            about x, y, z (nm^3 per radian), radius (nm^3 per nm); with "refractive_index" one more, by n,
-            which is complex: the field is analytic in n; with "centre" two more, by k_x and k_y
-            (nm^4), which grow without bound towards the horizon.
+            field (B, pixels, pixels) in nm^3 and derivatives (B, T, pixels, pixels): nm^3 per radian and per
+            nm; with "refractive_index" one more, by n, which is complex: the field is analytic in n; with
+            "centre" two more, by k_x and k_y (nm^4), which grow without bound towards the horizon.
         """
         program = kernels(radius_nm.device, self.dtype, len(radius_nm))
         geometry = self._geometry(radius_nm, quaternion)

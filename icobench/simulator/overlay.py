@@ -126,12 +126,7 @@ class Segments(NamedTuple):
 
 
 def plan(body: BodyTensors, rotation: Tensor) -> Plan:
-    """Find the segments of every orientation, in pieces that bound the memory.
-
-    Args:
-        body: constants, from :func:`body_tensors`.
-        rotation: (B, 3, 3) float64.
-    """
+    """Find the segments of every orientation (B, 3, 3), float64, in pieces that bound the memory."""
     # Edges times pairs of competing facets, about half of all.
     size = len(body.edges) * len(body.normals) ** 2 // 4
     pieces = [_plan(body, part) for part in rotation.split(max(1, PAIRS_AT_ONCE // size))]
@@ -274,13 +269,9 @@ def _height(planes: Tensor, points: Tensor) -> Tensor:
 
 
 def segments(body: BodyTensors, rotation: Tensor, where: Plan, dtype: torch.dtype) -> Segments:
-    """Geometry of the planned segments for circumradius 1.
+    """Geometry of the segments that were planned at the same rotation, for circumradius 1, float64.
 
-    Args:
-        body: constants.
-        rotation: (B, 3, 3) float64.
-        where: from :func:`plan` at the same rotation.
-        dtype: in which the sum over the segments will be done; the results here are float64.
+    The ``dtype`` is that of the sum over the segments to come.
     """
     normals, vertices = body.normals @ rotation.mT, body.vertices @ rotation.mT
     steepest = STEEPEST[dtype]

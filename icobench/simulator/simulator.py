@@ -3,13 +3,13 @@
 from copy import copy
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.simulator.exact import ExactField
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.pixel_average import PixelAverage
 from icobench.simulator.voxels import PropagatedField, SlicedField
 
 __all__ = ["FURTHER_PARAMETERS", "METHODS", "Simulator"]
@@ -18,6 +18,46 @@ FURTHER_PARAMETERS = ("refractive_index", "centre")
 """Parameters of :meth:`Simulator.intensity_jacobian` beyond rotation and radius."""
 
 METHODS = {"exact": ExactField, "sliced": SlicedField, "propagated": PropagatedField}
+
+REACH = 3
+"""Pixels to either side that the average over a pixel is taken from."""
+
+BAND = 2.4
+"""Radians per pixel of the finest fringes. The intensity of a body of radius R has 2 k R times the pitch,
+2.33 for 160 nm on the default grid."""
+
+
+def _kernel() -> np.ndarray:
+    """Symmetric weights (2 REACH + 1,) that multiply cos(w x) by sin(w / 2) / (w / 2), for w up to BAND."""
+    frequency = np.linspace(0, BAND, 400)
+    columns = np.cos(np.outer(frequency, np.arange(REACH + 1))) * ([1] + [2] * REACH)
+    # The mean of a constant is kept: the first row counts as much as all others.
+    columns[0] *= 1e3
+    wanted = np.sinc(frequency / (2 * np.pi))
+    wanted[0] *= 1e3
+    half = np.linalg.lstsq(columns, wanted, rcond=None)[0]
+    return np.concatenate((half[:0:-1], half))
+
+
+class _PixelAverage(nn.Module):
+    """Averages (..., H, H) over the pixels' areas from values at their centres.
+
+    Pixels that lack a valid neighbour keep their values.
+    """
+
+    matrix: Tensor
+    inner: Tensor
+
+    def __init__(self, experiment: Experiment, dtype: torch.dtype) -> None:
+        super().__init__()
+        matrix, kernel = np.eye(experiment.pixels), _kernel()
+        for row in range(REACH, experiment.pixels - REACH):
+            matrix[row, row - REACH : row + REACH + 1] = kernel
+        self.register_buffer("matrix", torch.as_tensor(matrix, dtype=dtype), persistent=False)
+        self.register_buffer("inner", experiment.inner(REACH), persistent=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.where(self.inner, self.matrix @ values @ self.matrix.T, values)
 
 
 class Simulator(nn.Module):
@@ -70,7 +110,7 @@ class Simulator(nn.Module):
         self.register_buffer("factor", (factor * valid).to(dtype), persistent=False)
         self.register_buffer("valid", valid, persistent=False)
         averages = self.experiment.pixel_average
-        self._average = PixelAverage(self.experiment, dtype) if averages else nn.Identity()
+        self._average = _PixelAverage(self.experiment, dtype) if averages else nn.Identity()
         self.to(device)
 
     @property

@@ -47,10 +47,6 @@ class Terms(NamedTuple):
     numbers: Tensor
     live: Tensor
 
-    def take(self, index: Tensor, longest: int) -> "Terms":
-        """The terms of the batch items with the given indices, padded to ``longest``."""
-        return Terms(self.forms[index, :longest], self.numbers[index, :longest], self.live[index])
-
 
 def segment_terms(
     body: BodyTensors,

@@ -1,5 +1,7 @@
 """A user's own objective works in every fit and judges itself."""
 
+from functools import partial
+
 import pytest
 import torch
 from problems import displaced, problem
@@ -14,10 +16,11 @@ from icobench.fitting.least_squares import (
     with_error_bars,
 )
 from icobench.fitting.objectives import Objective
-from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
-from icobench.fitting.warm_start import judge, judged, refine_warm_simplex
+from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, refine_simplex
+from icobench.fitting.warm_start import WARM_SIMPLEX, judge, judged
 from icobench.geometry.orientation import disorientation
 
+warm_simplex = partial(refine_simplex, options=WARM_SIMPLEX)
 NEAR = {"radius_range_nm": (45.0, 65.0)}
 
 
@@ -57,7 +60,7 @@ def scene(generator):
     )
 
 
-@pytest.mark.parametrize("refine", [levenberg_marquardt, maximum_likelihood, refine_warm_simplex])
+@pytest.mark.parametrize("refine", [levenberg_marquardt, maximum_likelihood, warm_simplex])
 def test_judged_fits(scene, refine, generator):
     objective, radius, truth = scene
     start = displaced(truth, 1.0, generator)[:, None]
