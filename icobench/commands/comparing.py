@@ -4,7 +4,7 @@ import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -85,7 +85,7 @@ def compare(
 
     machine, sharing = Machine.of(context), Sharing.of(context)
     settings = read_preset(preset) if config is None else read_settings(config)
-    given = {
+    given: dict[str, Any] = {
         "images": images, "photons": photons, "truth": None if truth is None else str(truth), "seeds": seeds,
         "test_sets": None if test_sets is None else names(test_sets),
         "methods": None if methods is None else names(methods),

@@ -1,7 +1,7 @@
 """Reconstructing a user's own images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -90,7 +90,7 @@ def reconstruct(
             raise InputError(f"{target.parent}: no such folder")
     machine, given = Machine.of(context), Detector.of(context)
     experiment = Physics.of(context).experiment()
-    geometry = {
+    geometry: dict[str, Any] = {
         "detector": given.flat() if given.is_flat else None, "centre": given.beam(), "pixels": pixels,
     }  # fmt: skip
     with open_images(images, kind, dataset, mask, saturation, decades) as source:

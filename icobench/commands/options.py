@@ -64,7 +64,7 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
             added = [parameter for group in groups for parameter in _parameters(group)]
             super().__init__(*arguments, params=[*(params or []), *added], **more)
 
-        def invoke(self, context: typer.Context) -> Any:
+        def invoke(self, context: Any) -> Any:
             context.meta["values"] = dict(context.params)
             context.obj = {
                 group: group(**{field.name: context.params.pop(field.name) for field in fields(group)})  # type: ignore[arg-type]
