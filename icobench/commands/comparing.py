@@ -10,6 +10,7 @@ import typer
 
 from icobench.commands.cluster import Sharing, planning_device, run_on_slurm
 from icobench.commands.options import (
+    TEST_SET_NAMES,
     Machine,
     Model,
     Physics,
@@ -57,10 +58,7 @@ def compare(
     photons: Annotated[float | None, typer.Option(help="Photons per image.")] = None,
     test_sets: Annotated[
         str | None,
-        typer.Option(
-            help="Comma-separated: clean, counting, experiment, voxels, propagated, realistic, or files of "
-            "images."
-        ),
+        typer.Option(help=f"Comma-separated: {TEST_SET_NAMES}, or files of images."),
     ] = None,
     truth: Annotated[
         Path | None, typer.Option(help="Table (.csv, .parquet) with the truth of such a file, if known.")

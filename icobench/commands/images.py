@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from icobench.commands.options import (
+    METHOD_NAMES,
     Detector,
     Machine,
     Model,
@@ -31,9 +32,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
     method: Annotated[
         str,
-        typer.Option(
-            help="network, simplex, simplex-race, cma-es; dictionary or network, + simplex, lm or mle."
-        ),
+        typer.Option(help=f"{METHOD_NAMES}."),
     ] = "network+lm",
     model: Model = None,
     kind: Annotated[str, typer.Option(help="counts, log or auto.")] = "auto",

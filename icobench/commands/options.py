@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from icobench.simulator.experiment import Experiment, FlatDetector
 
 __all__ = [
+    "METHOD_NAMES", "TEST_SET_NAMES",
     "Centre", "Detector", "Device", "Machine", "Model", "OptionGroup", "Physics", "Seed", "Workers",
     "changed", "complex_index", "console", "examples", "names", "progress_bar", "say", "with_options",
 ]  # fmt: skip
+
+METHOD_NAMES = "network, simplex, simplex-race, cma-es; dictionary or network, + simplex, lm or mle"
+TEST_SET_NAMES = "clean, counting, experiment, voxels, propagated, realistic"
+"""For help, which must not load the registries; a test compares them."""
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
