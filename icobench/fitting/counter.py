@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icobench.fitting.nuisance import LIMITS, Nuisance
+from icobench.fitting.nuisance import NUISANCES, Nuisance
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -25,7 +25,7 @@ over that of ``intensity`` in batches of 8 to 64 on two cores (``benchmarks/benc
 
 TAPS = 10
 
-MARGIN = TAPS // 2 + LIMITS["centre_x"][1]
+MARGIN = TAPS // 2 + NUISANCES["centre"]["centre_x"][1]
 """Pixels nearer than this to the edge of the grid or of the half space may depend on what lies beyond it."""
 
 

@@ -187,11 +187,7 @@ COARSE = LevenbergMarquardtOptions(iterations=12, angle_tolerance_deg=0.05, radi
 
 @dataclass(frozen=True)
 class LikelihoodOptions(LevenbergMarquardtOptions):
-    """Settings of the second stage, or of the only one.
-
-    Attributes:
-        near_damping: initial damping of the second stage, which starts near the solution.
-    """
+    """Settings of the only stage, or of the second one, whose initial damping is ``near_damping``."""
 
     near_damping: float = 1e-4
 

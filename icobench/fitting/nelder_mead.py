@@ -76,7 +76,8 @@ class NelderMead:
         points = torch.where(points > self.upper, 2 * self.upper - points, points)
         points = points.clamp(self.lower, self.upper)
         rows = torch.arange(len(points), device=points.device)
-        state = Simplices(points, points[..., 0], torch.zeros_like(rows), torch.ones_like(rows).bool())
+        no_values = torch.full_like(points[..., 0], torch.inf)
+        state = Simplices(points, no_values, torch.zeros_like(rows), torch.ones_like(rows).bool())
         values = self._evaluate(state, rows.repeat_interleave(points.shape[1]), points.flatten(0, 1))
         state.points, state.values = self._sort(points, values.unflatten(0, points.shape[:2]))
         return state

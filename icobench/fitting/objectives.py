@@ -33,34 +33,23 @@ DECADES = 6.0
 FAINT = 1e-3
 """Means below this count as this much in Pearson residuals, or a single stray photon would dominate a fit."""
 
-POOR_RATIO = 1.15
-"""A fit is poor whose deviance per degree of freedom is beyond this multiple of the Poisson expectation.
-``reports/fitters.py`` measures what it lets pass: at 1e5 photons all icosahedra and no other shape; of two
+POOR_RATIO, POOR_SIGMA = 1.15, 6.0
+"""A fit to photon counts is poor whose deviance per degree of freedom is beyond this multiple of the Poisson
+expectation, and beyond so many of its standard deviations: the deviance of faint images scatters.
+``reports/fitters.py`` measures what that lets pass: at 1e5 photons all icosahedra and no other shape; of two
 particles those where one outshines the other."""
 
-POOR_SIGMA = 6.0
-"""And beyond so many standard deviations of that expectation: the deviance of faint images scatters."""
+POOR_ROOTS, UNLIKE_ROOTS = 1e-3, 0.1
+"""Sum (sqrt n - sqrt m)^2 over sum n from which a fit to noise-free intensities is poor; and, less what noise
+adds, from which an image is not even roughly that of the fitted body, whatever the photon number."""
 
-POOR_ROOTS = 1e-3
-"""For noise-free intensities: sum (sqrt n - sqrt m)^2 over sum n."""
+POOR_LOG_RMS, UNLIKE_LOG_SHARE = 0.05, 0.6
+"""For log images: root mean square difference; and mean square difference over the image's own variance, of
+which photon noise alone makes a good part."""
 
-POOR_LOG_RMS = 0.05
-"""For log images: root mean square difference."""
-
-POOR_RINGS = 0.5
+POOR_RINGS, UNLIKE_RINGS = 0.5, 0.9
 """For other objectives: the value over that of the fitted pattern's averages around the beam. At 1e5 photons
 the deviance of the right body has 0.04 to 0.44, that of an orientation 20 degrees off 0.6 to 1.1."""
-
-UNLIKE_ROOTS = 0.1
-"""Sum (sqrt n - sqrt m)^2 over sum n, less what noise adds, from which an image is not even roughly that of
-the fitted body, whatever the photon number."""
-
-UNLIKE_LOG_SHARE = 0.6
-"""For log images: mean square difference over the image's own variance, of which photon noise alone makes
-a good part."""
-
-UNLIKE_RINGS = 0.9
-"""For other objectives, as for :data:`POOR_RINGS`."""
 
 
 class Misfit(NamedTuple):
