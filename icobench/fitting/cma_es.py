@@ -49,10 +49,8 @@ def cma_es(
     """Covariance matrix adaptation (Hansen, arXiv:1604.00772; package ``cma``), all images side by side.
 
     The package does the search, with one object for an image; the simulations of a generation are one batch.
-    Arguments as for :func:`~icobench.fitting.simplex.monte_carlo_simplex`.
-
-    Raises:
-        InputError: the package ``cma`` is not installed.
+    Arguments as for :func:`~icobench.fitting.simplex.monte_carlo_simplex`. Without the package
+    :class:`InputError` is raised.
     """
     try:
         with warnings.catch_warnings():

@@ -62,20 +62,14 @@ APART_DEG, APART_NM = 4.0, 4.0
 
 @dataclass(frozen=True)
 class DictionaryOptions:
-    """What is stored.
-
-    Attributes:
-        size: about how many patterns.
-        radius_range_nm: of the radii.
-    """
+    """What is stored: about ``size`` patterns of radii in a range."""
 
     size: int = 1000
     radius_range_nm: tuple[float, float] = (28.0, 162.0)
 
 
 def _directions(count: int, body: ConvexBody) -> Tensor:
-    """About ``count`` directions, evenly over those that the body's group does not map onto each other:
-    (K, 3) float64."""
+    """About ``count`` even directions that the body's group does not map onto each other: (K, 3) float64."""
     group = quaternion_to_matrix(torch.as_tensor(body.group, dtype=torch.float64))
     number = torch.arange(count * len(group), dtype=torch.float64)
     height = 1 - (2 * number + 1) / len(number)
@@ -139,10 +133,8 @@ def best_apart(matches: Hypotheses, count: int) -> Hypotheses:
         left = torch.where(near, left - 1e12, left)
         left = left.scatter(1, best, -math.inf)
     index = torch.cat(chosen, 1)
-    return Hypotheses(
-        radius.gather(1, index), torch.take_along_dim(quaternion, index.unsqueeze(-1), 1),
-        score.gather(1, index),
-    )  # fmt: skip
+    turns = torch.take_along_dim(quaternion, index.unsqueeze(-1), 1)
+    return Hypotheses(radius.gather(1, index), turns, score.gather(1, index))
 
 
 @dataclass
@@ -224,11 +216,7 @@ class Dictionary:
 
     @classmethod
     def load(cls, path: Path) -> "Dictionary":
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: missing, damaged or foreign file.
-        """
+        """Read what :meth:`save` wrote; a missing, damaged or foreign file is an :class:`InputError`."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -283,11 +271,9 @@ def simulate_dictionary(
         patterns.append(polar_match.sample_polar(logs).clamp(DEEPEST, 0).half().cpu())
         progress(float(rows[-1] + 1) / len(radius_nm))
     card = {
-        "identity": _identity(simulator, options),
-        "simulations": len(radius_nm),
-        "seconds": time.perf_counter() - begin,
-        "device": str(simulator.device),
-    }
+        "identity": _identity(simulator, options), "simulations": len(radius_nm),
+        "seconds": time.perf_counter() - begin, "device": str(simulator.device),
+    }  # fmt: skip
     return Dictionary(radius_nm, quaternion, torch.cat(patterns), card)
 
 
@@ -299,10 +285,8 @@ def build_dictionary(
     Patterns are those of the whole half space, whatever detector the images will come from.
     """
     options = options or DictionaryOptions()
-    radius, quaternion = sample(options, simulator.body)
-    return simulate_dictionary(
-        half_space_simulator(simulator), options, radius, quaternion, progress=progress
-    )
+    half_space, bodies = half_space_simulator(simulator), sample(options, simulator.body)
+    return simulate_dictionary(half_space, options, *bodies, progress=progress)
 
 
 _load_cached = lru_cache(maxsize=2)(Dictionary.load)

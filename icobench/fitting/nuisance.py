@@ -41,11 +41,7 @@ class Nuisance:
 
     @classmethod
     def start(cls, names: Sequence[str], count: int, experiment: Experiment) -> "Nuisance":
-        """The experiment's values for ``count`` images: no background, its refractive index, its centre.
-
-        Raises:
-            InputError: unknown name.
-        """
+        """The experiment's values for ``count`` images; an unknown name is an :class:`InputError`."""
         if unknown := set(names) - set(NUISANCES):
             raise InputError(
                 f"unknown nuisance parameter {sorted(unknown)[0]!r}; choose from {', '.join(NUISANCES)}"

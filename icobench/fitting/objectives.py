@@ -130,8 +130,7 @@ class Objective:
     def __post_init__(self) -> None:
         device = self.simulator.device
         self.mask = self.mask.to(device) & self.simulator.simulator.valid
-        images = self.images.to(device=device, dtype=torch.float32)
-        self.images = torch.where(self.mask, images, torch.zeros_like(images))
+        self.images = torch.where(self.mask, self.images.to(device, torch.float32), 0.0)
         self.usable = self.mask.sum((-2, -1))
 
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:

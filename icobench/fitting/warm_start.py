@@ -99,11 +99,7 @@ class _Fits:
         return self.objective.misfit(radius, quaternion, image, nuisance).poor
 
     def attempt(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor) -> tuple[Answer, Tensor]:
-        """Fit the images with indices (M,) again from other starts; the better fit of an image is kept.
-
-        Returns:
-            the new fits, and where they are better (M,).
-        """
+        """Fit the images with indices (M,) from other starts: the fits, and which (M,) are better."""
         nuisance = self.nuisance.take(image)
         fit = self.refine(
             self.objective, radius_nm, quaternion, image=image, progress=lambda share: None, nuisance=nuisance

@@ -19,10 +19,7 @@ __all__ = ["divided_difference", "field"]
 def field(normals, offsets, radius_nm, quaternion, refractive_index, kx, ky, wavelength_nm=13.5):
     """Field in nm^3 at the transverse wave numbers kx, ky (P,) in 1/nm.
 
-    Args:
-        normals, offsets: half-spaces (F, 3), (F,) of the body with circumradius 1.
-        radius_nm: circumradius.
-        quaternion: orientation (w, x, y, z).
+    The body of circumradius 1 has the half-spaces (F, 3), (F,); the orientation is (w, x, y, z).
     """
     k = 2 * math.pi / wavelength_nm
     kappa = k * (refractive_index - 1)

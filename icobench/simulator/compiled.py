@@ -42,7 +42,7 @@ from icobench.simulator.terms import (
     term_slopes,
 )
 
-__all__ = ["EAGER", "NativeKernel", "compiler", "fused_edge_sum", "kernels", "prepare_kernel"]
+__all__ = ["EAGER", "Kernels", "NativeKernel", "compiler", "fused_edge_sum", "kernels", "prepare_kernel"]
 
 logger = logging.getLogger("icobench")
 
@@ -106,8 +106,7 @@ def _build(command: str, target: Path) -> None:
             if result.returncode == 0:
                 os.replace(library, target)
                 return
-    first_line = (result.stderr.strip() or "the compiler failed").splitlines()[0]
-    raise RuntimeError(first_line)
+    raise RuntimeError((result.stderr.strip() or "the compiler failed").splitlines()[0])
 
 
 @lru_cache(maxsize=1)
@@ -131,25 +130,6 @@ class NativeKernel:
         if not library.is_file():
             _build(command, library)
         self._library = ctypes.CDLL(str(library))
-
-    def _run(self, name: str, sizes: tuple[int, ...], tensors: tuple[Tensor, ...], live: Tensor) -> None:
-        """Divide the blocks of all items evenly among threads; ctypes releases Python's lock."""
-        dtype = tensors[-1].dtype
-        function = getattr(self._library, f"{name}_{SUFFIX[dtype]}")
-        batch, nodes = sizes[0], sizes[2]
-        tasks = batch * -(-nodes // LANES[dtype])
-        work = int(live.sum()) * nodes
-        threads = max(1, min(torch.get_num_threads(), work // SHARED_TERMS, tasks))
-        shared = tuple(map(ctypes.c_int64, sizes)), tuple(map(_pointer, tensors))
-
-        def share(part: int) -> None:
-            first, last = tasks * part // threads, tasks * (part + 1) // threads
-            function(ctypes.c_int64(first), ctypes.c_int64(last), *shared[0], *shared[1])
-
-        others = [_threads(os.getpid()).submit(share, part) for part in range(1, threads)]
-        share(0)
-        for other in others:
-            other.result()
 
     def terms(self, *geometry: Any) -> Terms:
         """As :func:`~icobench.simulator.terms.segment_terms`; zeros beyond the live segments."""
@@ -184,23 +164,35 @@ class NativeKernel:
         )  # fmt: skip
         return Terms(forms, numbers, where.live), form_slopes, number_slopes
 
-    def edge_sum(
-        self, forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, weights: Tensor
-    ) -> Tensor:
+    def edge_sum(self, *tables: Tensor) -> Tensor:
         """As :func:`~icobench.simulator.edge_sum.edge_sum`."""
-        (batch, segments), nodes = numbers.shape[:2], waves.shape[1]
-        out = numbers.new_empty(2, batch, nodes)
-        tensors = [table.contiguous() for table in (forms, numbers, live, waves, weights)]
-        self._run("edge_sum", (batch, segments, nodes), (*tensors, out), live)
-        return out
+        return self._run("edge_sum", 2, (), tables)
 
     def edge_sum_jacobian(self, *tables: Tensor) -> Tensor:
         """As :func:`~icobench.simulator.edge_sum.edge_sum_jacobian`, for up to eight parameters."""
-        forms, numbers, live, waves, _, form_slopes, _ = tables
-        batch, segments, nodes, parameters = len(forms), forms.shape[1], waves.shape[1], form_slopes.shape[1]
-        out = numbers.new_empty(2 * (1 + parameters + SHARED_SUMS), batch, nodes)
-        tensors = [table.contiguous() for table in tables]
-        self._run("edge_sum_jacobian", (batch, segments, nodes, parameters), (*tensors, out), live)
+        parameters = tables[5].shape[1]
+        rows = 2 * (1 + parameters + SHARED_SUMS)
+        return self._run("edge_sum_jacobian", rows, (parameters,), tables)
+
+    def _run(self, name: str, rows: int, sizes: tuple[int, ...], tables: tuple[Tensor, ...]) -> Tensor:
+        """Divide the blocks of all items evenly among threads; ctypes releases Python's lock."""
+        _, numbers, live, waves = tables[:4]
+        (batch, segments), nodes = numbers.shape[:2], waves.shape[1]
+        out = numbers.new_empty(rows, batch, nodes)
+        function = getattr(self._library, f"{name}_{SUFFIX[out.dtype]}")
+        tasks = batch * -(-nodes // LANES[out.dtype])
+        threads = max(1, min(torch.get_num_threads(), int(live.sum()) * nodes // SHARED_TERMS, tasks))
+        kept = [table.contiguous() for table in (*tables, out)]  # alive until the calls return
+        arguments = [*map(ctypes.c_int64, (batch, segments, nodes, *sizes)), *map(_pointer, kept)]
+
+        def share(part: int) -> None:
+            ends = tasks * part // threads, tasks * (part + 1) // threads
+            function(*map(ctypes.c_int64, ends), *arguments)
+
+        others = [_threads(os.getpid()).submit(share, part) for part in range(1, threads)]
+        share(0)
+        for other in others:
+            other.result()
         return out
 
 

@@ -207,14 +207,9 @@ def _partials(
 
 
 def edge_sum_jacobian(
-    forms: Tensor,
-    numbers: Tensor,
-    live: Tensor,
-    waves: Tensor,
-    weights: Tensor,
-    form_slopes: Tensor,
-    number_slopes: Tensor,
-) -> Tensor:
+    forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, weights: Tensor,
+    form_slopes: Tensor, number_slopes: Tensor,
+) -> Tensor:  # fmt: skip
     """The field, its derivatives by T parameters of the geometry and the shared sums: (2 (1 + T + 3), B, P).
 
     Real and imaginary parts alternate. The derivatives leave out that the weights and kappa may change; with

@@ -1,7 +1,8 @@
 """The closed-form simulator: edge sum on a skeleton of Ewald-sphere nodes, batched."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +11,11 @@ from torch.autograd import forward_ad
 
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
-from icobench.simulator.compiled import EAGER, kernels
+from icobench.simulator.compiled import EAGER, Kernels, kernels
 from icobench.simulator.edge_sum import SHARED_SUMS, wave_weights
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.overlay import BodyTensors, body_tensors, plan
-from icobench.simulator.skeleton import Skeleton, shared_skeleton, to_pixels
+from icobench.simulator.skeleton import Skeleton, build_skeleton, to_pixels
 from icobench.simulator.terms import Terms
 
 __all__ = ["ExactField"]
@@ -49,8 +50,7 @@ class ExactField(nn.Module):
 
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__()
-        self.experiment = experiment
-        self.dtype = dtype
+        self.experiment, self.dtype = experiment, dtype
         for name, value in body_tensors(body)._asdict().items():
             self.register_buffer(f"body_{name}", value, persistent=False)
 
@@ -68,10 +68,11 @@ class ExactField(nn.Module):
     def _skeleton(self, bucket: int) -> Skeleton:
         if not hasattr(self, f"skeleton_{bucket}_waves"):
             radius = bucket * BUCKET_BAND / self.experiment.wave_number
-            built = shared_skeleton(self.experiment, radius, self.dtype)
-            for name, value in built._asdict().items():
-                here = value.to(self.body_normals.device)
-                self.register_buffer(f"skeleton_{bucket}_{name}", here, persistent=False)
+            # Simulators of the same grid share their tables.
+            grid = replace(self.experiment, refractive_index=1, solid_angle_factor=False, pixel_average=False)
+            for name, table in build_skeleton(grid, radius, self.dtype)._asdict().items():
+                table = table.to(self.body_normals.device)
+                self.register_buffer(f"skeleton_{bucket}_{name}", table, persistent=False)
         return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
 
     def _buckets(self, radius: Tensor) -> Iterator[tuple[Skeleton, list[int]]]:
@@ -85,28 +86,28 @@ class ExactField(nn.Module):
 
     def _at_nodes(
         self,
-        function: Callable[..., Tensor],
+        program: Kernels,
         terms: Terms,
         skeleton: Skeleton,
         items: list[int],
         longest: list[int],
         *slopes: Tensor,
         dtype: torch.dtype,
-        fused: bool,
     ) -> Tensor:
-        """``function`` of the items' terms at all nodes, in pieces that fit into memory: (N, items, P).
+        """The items' edge sum or, given slopes, its Jacobian at all nodes: (N, items, P), re and im in turn.
 
-        The linear forms stay in float64; all other tables are converted to ``dtype``. Eager torch on a CPU
-        takes one item at a time: the caches hold no more, and no sum depends on another item's number of
-        segments.
+        Done in pieces that fit into memory. The linear forms stay in float64; all other tables are converted
+        to ``dtype``. Eager torch on a CPU takes one item at a time: the caches hold no more, and no sum
+        depends on another item's number of segments.
         """
         device = terms.forms.device
         on_cpu = device.type == "cpu"
-        on_cpu_limit = FUSED_ELEMENTS if fused else CACHED_ELEMENTS
+        function = program.edge_sum_jacobian if slopes else program.edge_sum
+        on_cpu_limit = FUSED_ELEMENTS if program.fused else CACHED_ELEMENTS
         limit = on_cpu_limit if on_cpu else GPU_ELEMENTS // (1 + 4 * len(slopes))
         nodes = skeleton.waves.shape[1]
         most = max(longest[item] for item in items)
-        together = 1 if on_cpu and not fused else max(1, limit // (most * nodes))
+        together = 1 if on_cpu and not program.fused else max(1, limit // (most * nodes))
         weights = wave_weights(skeleton.waves, self._kappa(device), dtype)
         rows = []
         for start in range(0, len(items), together):
@@ -122,10 +123,9 @@ class ExactField(nn.Module):
 
     def _geometry(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Any, ...]:
         """Arguments of the kernels' ``terms``: body, rotation, plan, radius, kappa and type."""
-        radius = radius_nm.double()
         rotation = quaternion_to_matrix(quaternion.double())
-        segments = plan(self._body, rotation)
-        return self._body, rotation, segments, radius, self._kappa(radius.device), self.dtype
+        where, kappa = plan(self._body, rotation), self._kappa(rotation.device)
+        return self._body, rotation, where, radius_nm.double(), kappa, self.dtype
 
     def _kappa(self, device: torch.device) -> Tensor:
         kappa = self.experiment.kappa
@@ -136,13 +136,7 @@ class ExactField(nn.Module):
         return float(radius) * k < SMALL_BAND or abs(self.experiment.kappa) < SMALL_CONTRAST * k
 
     def _on_detector(
-        self,
-        function: Callable[..., Tensor],
-        terms: Terms,
-        radius: Tensor,
-        *slopes: Tensor,
-        fused: bool,
-        also: tuple[str, ...] = (),
+        self, program: Kernels, terms: Terms, radius: Tensor, *slopes: Tensor, also: tuple[str, ...] = ()
     ) -> Tensor:
         """The field and, given slopes, its derivatives at the pixels: (B, 1 + T, pixels, pixels)."""
         longest = terms.live.tolist()
@@ -150,9 +144,7 @@ class ExactField(nn.Module):
         fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=self.dtype.to_complex())
         for skeleton, items in self._buckets(radius):
             dtype = torch.float64 if slopes and self._cancels(radius[items[0]]) else self.dtype
-            values = self._at_nodes(
-                function, terms, skeleton, items, longest, *slopes, dtype=dtype, fused=fused
-            )
+            values = self._at_nodes(program, terms, skeleton, items, longest, *slopes, dtype=dtype)
             nodes = torch.complex(values[0::2], values[1::2])
             if slopes:
                 nodes = self._with_shared(nodes, skeleton, also)
@@ -167,7 +159,7 @@ class ExactField(nn.Module):
         program = EAGER if differentiated else kernels(radius_nm.device, self.dtype, len(radius_nm))
         geometry = self._geometry(radius_nm, quaternion)
         terms = program.terms(*geometry)
-        return self._on_detector(program.edge_sum, terms, geometry[3], fused=program.fused)[:, 0]
+        return self._on_detector(program, terms, geometry[3])[:, 0]
 
     @torch.no_grad()
     def jacobian(
@@ -195,10 +187,7 @@ class ExactField(nn.Module):
             form_slopes = torch.cat((form_slopes, moved), 1)
             still = number_slopes.new_zeros(len(radius), 2, *number_slopes.shape[2:])
             number_slopes = torch.cat((number_slopes, still), 1)
-        fused = program.fused and radius.device.type == "cpu"
-        fields = self._on_detector(
-            program.edge_sum_jacobian, terms, radius, form_slopes, number_slopes, fused=fused, also=also
-        )
+        fields = self._on_detector(program, terms, radius, form_slopes, number_slopes, also=also)
         if "centre" in also:
             height = (self.experiment.wave_number * self.experiment.cos_theta()).clamp_min(1e-9)
             fields[:, -2:] /= height.to(radius.device, self.dtype)

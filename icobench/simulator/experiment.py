@@ -158,9 +158,8 @@ class Experiment:
             return torch.ones(self.pixels, self.pixels, dtype=torch.bool)
         half = self.pixels // 2
         # In units of the pitch: integers for a beam on a pixel, so that the comparison at the rim is exact.
-        x, y = (
-            torch.arange(self.pixels, dtype=torch.float64) - half - offset for offset in self.centre_offset
-        )
+        steps = torch.arange(self.pixels, dtype=torch.float64) - half
+        x, y = (steps - offset for offset in self.centre_offset)
         square = y[:, None] ** 2 + x**2
         return square * self.sin_theta_max**2 < half**2
 
@@ -177,15 +176,13 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings for JSON; the index as [re, im]."""
-        out = asdict(self)
-        out["refractive_index"] = [self.refractive_index.real, self.refractive_index.imag]
-        return out
+        index = self.refractive_index
+        return asdict(self) | {"refractive_index": [index.real, index.imag]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Experiment":
         """Inverse of :meth:`to_dict`."""
-        data = dict(data)
-        data["refractive_index"] = complex(*data["refractive_index"])
+        data = data | {"refractive_index": complex(*data["refractive_index"])}
         if data.get("detector") is not None:
             data["detector"] = FlatDetector(**data["detector"])
         return cls(**data)

@@ -57,11 +57,8 @@ class BodyTensors(NamedTuple):
 
 def body_tensors(body: ConvexBody) -> BodyTensors:
     """Convert a body, tilted by :data:`TILT_RAD`."""
-    axis = torch.tensor((0.61, -0.53, 0.59), dtype=torch.float64) * TILT_RAD
-    tilt = torch.eye(3, dtype=torch.float64) + torch.tensor(
-        ((0.0, -axis[2], axis[1]), (axis[2], 0.0, -axis[0]), (-axis[1], axis[0], 0.0)),
-        dtype=torch.float64,
-    )
+    x, y, z = 0.61 * TILT_RAD, -0.53 * TILT_RAD, 0.59 * TILT_RAD
+    tilt = torch.tensor(((1.0, -z, y), (z, 1.0, -x), (-y, x, 1.0)), dtype=torch.float64)
     between = torch.full((len(body.normals),) * 2, -1)
     first, second = torch.as_tensor(body.edge_facets).unbind(-1)
     between[first, second] = between[second, first] = torch.arange(len(first))
@@ -133,11 +130,9 @@ def plan(body: BodyTensors, rotation: Tensor) -> Plan:
     if len(pieces) == 1:
         return pieces[0]
     longest = max(piece.edge.shape[1] for piece in pieces)
-    tables = []
-    for column in zip(*pieces, strict=True):
-        padded = [_padded(table, longest) if table.ndim > 1 else table for table in column]
-        tables.append(torch.cat(padded))
-    return Plan(*tables)
+    *tables, live = zip(*pieces, strict=True)
+    padded = (torch.cat([_padded(table, longest) for table in column]) for column in tables)
+    return Plan(*padded, torch.cat(live))
 
 
 def _padded(table: Tensor, longest: int) -> Tensor:

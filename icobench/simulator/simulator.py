@@ -100,10 +100,8 @@ class Simulator(nn.Module):
             raise ValueError(f"unknown method {method!r}, choose from {', '.join(METHODS)}")
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be float32 or float64, got {dtype}")
-        self.experiment = experiment or Experiment()
-        self.method = method
-        self.dtype = dtype
-        self.body = body or icosahedron()
+        self.experiment, self.body = experiment or Experiment(), body or icosahedron()
+        self.method, self.dtype = method, dtype
         self._field = METHODS[method](self.experiment, self.body, dtype)
         valid = self.experiment.valid()
         factor = self.experiment.solid_angle() if self.experiment.solid_angle_factor else valid.double()
@@ -184,25 +182,22 @@ class Simulator(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Intensity and its derivatives by rotation, radius and, if wanted, the experiment's parameters.
 
-        The rotation parameters are the rotation vector (radians, lab axes) of a turn applied after
-        ``quaternion``.
-
         Args:
             radius_nm, quaternion: as for :meth:`field`.
             also: further parameters, of :data:`FURTHER_PARAMETERS`: "refractive_index" and "centre".
 
         Returns:
-            intensity (B, pixels, pixels) and derivatives (B, T, pixels, pixels): rotation about x, y, z per
-            radian, radius per nm; then, if wanted, by the real and the imaginary part of n; then by the
-            position (x, y) of the beam on the detector, per pixel (the pattern moves with the beam).
+            intensity (B, pixels, pixels) and derivatives (B, T, pixels, pixels): by the rotation vector (lab
+            axes, radians) of a turn applied after ``quaternion``, by the radius (nm); then, if wanted, by the
+            real and the imaginary part of n; then by the position (x, y) of the beam on the detector, per
+            pixel (the pattern moves with the beam).
 
         Raises:
             ValueError: bad inputs as in :meth:`field`, an unknown parameter, or a method without derivatives.
         """
         if not isinstance(self._field, ExactField):
             raise ValueError(f"the {self.method} method has no derivatives; use 'exact'")
-        unknown = set(also) - set(FURTHER_PARAMETERS)
-        if unknown:
+        if unknown := set(also) - set(FURTHER_PARAMETERS):
             raise ValueError(f"no derivative by {unknown.pop()!r}, only by {', '.join(FURTHER_PARAMETERS)}")
         radius_nm, quaternion = self._inputs(radius_nm, quaternion)
         if len(radius_nm) == 0:
@@ -223,7 +218,6 @@ class Simulator(nn.Module):
     def _per_pixel(self, intensity: Tensor, by_wave: Tensor) -> Tensor:
         """Derivatives by the beam's position in pixels from those by k_x and k_y, solid angle included."""
         experiment = self.experiment
-        k = experiment.wave_number
         x, y = experiment.transverse()
         z = experiment.cos_theta().clamp_min(1e-9)
         if experiment.detector is None:
@@ -236,7 +230,7 @@ class Simulator(nn.Module):
             closer = experiment.detector.pixel_mm / experiment.detector.distance_mm * z
             steps = closer * (1 - x * x), -closer * x * y, closer * (1 - y * y)
             gain = -3 * closer * torch.stack((x, y))
-        along_x, mixed, along_y = (k * step.to(by_wave) for step in steps)
+        along_x, mixed, along_y = (experiment.wave_number * step.to(by_wave) for step in steps)
         by_x, by_y = by_wave.unbind(1)
         moved = torch.stack((by_x * along_x + by_y * mixed, by_x * mixed + by_y * along_y), 1)
         if experiment.solid_angle_factor:

@@ -8,7 +8,6 @@ Tal-Ezer, J. Comput. Phys. 104, 457, 1993) and carried to the pixels by small ma
 """
 
 import math
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Skeleton", "build_skeleton", "shared_skeleton", "to_pixels"]
+__all__ = ["Skeleton", "build_skeleton", "to_pixels"]
 
 
 class Skeleton(NamedTuple):
@@ -174,12 +173,6 @@ def build_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype)
     waves = np.stack((k * np.cos(ka) * np.sin(kb), k * np.sin(ka), qz, np.ones_like(ka)))
     carriers = (torch.as_tensor(np.ascontiguousarray(table)).to(dtype) for table in (level, rows, columns))
     return Skeleton(torch.as_tensor(waves), torch.as_tensor(ragged), *carriers)
-
-
-def shared_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
-    """:func:`build_skeleton`, done once for all simulators of this process with the same grid."""
-    grid = replace(experiment, refractive_index=1.0, solid_angle_factor=False, pixel_average=False)
-    return build_skeleton(grid, radius_nm, dtype)
 
 
 def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:

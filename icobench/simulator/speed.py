@@ -19,12 +19,9 @@ __all__ = ["Speed", "bodies", "field_error", "measure_speed"]
 
 @dataclass(frozen=True)
 class Speed:
-    """Time of one call with a batch of bodies, the best of several.
+    """Time per image of one call with a batch of bodies, the best of several.
 
-    Attributes:
-        batch: bodies in the call.
-        field_seconds, jacobian_seconds: per image; NaN where the method has no derivatives.
-        compiled: whether a compiled kernel was used.
+    ``jacobian_seconds`` is NaN where the method has no derivatives; ``compiled`` is of the kernel.
     """
 
     batch: int
@@ -41,12 +38,9 @@ def bodies(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: int = 0) -> Speed:
-    """Time the intensity and its Jacobian for one size of batch.
+    """Time the intensity and its Jacobian for one size of batch on the simulator's device.
 
-    Args:
-        simulator: its device is used, and waited for.
-        batch: bodies in one call, drawn from the seed.
-        seconds: time spent on repetitions of each, of which there are at least three.
+    So many ``seconds`` are spent on repetitions of each, of which there are at least three.
     """
     radius, quaternion = (table.to(simulator.device) for table in bodies(batch, seed))
 

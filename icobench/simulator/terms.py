@@ -17,14 +17,11 @@ __all__ = [
 SMALLEST_HALF_DAMPING = {torch.float32: 1e-7, torch.float64: 1e-13}
 """Lower bound on |Im z|: keeps sin(z) / z regular at z = 0 and causes an error of the same size."""
 
-NUMBERS = 13
-"""Columns of ``Terms.numbers``."""
+NUMBERS, DIFFERENTIATED = 13, 6
+"""Columns of ``Terms.numbers``, and how many leading ones have derivatives by the geometry."""
 
 PARAMETERS = 5
 """Turn about x, y, z (radians); radius (nm); real part of k (n - 1) (1/nm)."""
-
-DIFFERENTIATED = 6
-"""Number of leading columns of ``Terms.numbers`` that have derivatives by the geometry."""
 
 SLOPES_FLOOR = torch.float64
 """Derivatives use the bound on the damping of this type, since those of small bodies nearly cancel."""
@@ -129,10 +126,9 @@ def segment_terms(
 def term_slopes(
     body: BodyTensors, rotation: Tensor, where: Plan, radius: Tensor, kappa: Tensor, dtype: torch.dtype
 ) -> tuple[Terms, Tensor, Tensor]:
-    """The same with derivatives by the five :data:`PARAMETERS`, in forward mode.
+    """Terms with derivatives by the five :data:`PARAMETERS`, in forward mode, float64.
 
-    Returns:
-        terms, derivatives of their forms (B, 5, S, 4, 4) and of the first six numbers (B, 5, S, 6), float64.
+    The derivatives are those of the forms (B, 5, S, 4, 4) and of the first six numbers (B, 5, S, 6).
     """
 
     def at(step: Tensor) -> tuple[Tensor, Tensor]:

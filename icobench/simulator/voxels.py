@@ -23,25 +23,17 @@ MIDDLE = (SLICES - 1) / 2
 def voxel_slices(
     body: ConvexBody, radius: Tensor, rotation: Tensor, pitch: float, start: int, stop: int
 ) -> Tensor:
-    """Slices [start, stop) of the binary cube: True inside the body.
+    """Slices [start, stop) of the binary cube, True inside the body: (stop - start, 192, 192), [z, y, x].
 
-    Args:
-        radius: () circumradius in nm.
-        rotation: (3, 3), ``r_lab = M r_body``.
-        pitch: voxel edge in nm. Voxel centres lie at (i - 95.5) pitch.
-
-    Returns:
-        (stop - start, 192, 192) bool, [z, y, x].
+    The body has circumradius () in nm and rotation (3, 3); voxel centres lie at (i - 95.5) pitch.
     """
     centres = (torch.arange(SLICES, device=radius.device, dtype=radius.dtype) - MIDDLE) * pitch
     normals = torch.as_tensor(body.normals, dtype=radius.dtype, device=radius.device) @ rotation.T
     offsets = torch.as_tensor(body.offsets, dtype=radius.dtype, device=radius.device) * radius
     inside = torch.ones(stop - start, SLICES, SLICES, dtype=torch.bool, device=radius.device)
     for normal, offset in zip(normals, offsets, strict=True):
-        distance = (
-            normal[2] * centres[start:stop, None, None] + normal[1] * centres[:, None] + normal[0] * centres
-        )
-        inside &= distance <= offset
+        z, y, x = centres[start:stop, None, None], centres[:, None], centres
+        inside &= normal[2] * z + normal[1] * y + normal[0] * x <= offset
     return inside
 
 
@@ -67,9 +59,7 @@ class VoxelField(nn.Module):
 
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__()
-        self.experiment = experiment
-        self.body = body
-        self.dtype = dtype
+        self.experiment, self.body, self.dtype = experiment, body, dtype
         if not experiment.orthographic:
             raise ValueError("methods on voxels need the orthographic grid; use 'exact' for a flat detector")
         self.pitch = experiment.wavelength_nm / STEPS_PER_WAVELENGTH
@@ -86,8 +76,7 @@ class VoxelField(nn.Module):
         self.register_buffer("valid", experiment.valid(), persistent=False)
         x, y = (2 * math.pi * offset / self.padded * samples for offset in experiment.centre_offset)
         phase = (y[:, None] + x).to(dtype)
-        ramp = torch.polar(torch.ones_like(phase), phase)
-        self.register_buffer("ramp", ramp, persistent=False)
+        self.register_buffer("ramp", torch.polar(torch.ones_like(phase), phase), persistent=False)
 
     @torch.no_grad()
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
@@ -195,5 +184,4 @@ class PropagatedField(VoxelField):
             spectrum = torch.fft.fft2(wave) * half_step
         index, shift = self.detector_samples()
         cropped = spectrum[index][:, index] * shift[:, None] * shift
-        scale = self.pitch**2 / (1j * kappa)
-        return cropped * self.back * scale * self.valid
+        return cropped * self.back * (self.pitch**2 / (1j * kappa)) * self.valid
