@@ -19,6 +19,7 @@ EXPAND, CONTRACT_OUTSIDE, CONTRACT_INSIDE = 2.0, 0.5, -0.5
 lies at -1 and its reflection at 1."""
 
 SHRINK = 0.5
+UNBOUNDED = torch.tensor(math.inf)
 
 
 @dataclass
@@ -56,8 +57,8 @@ class NelderMead:
     def __init__(
         self,
         function: Callable[[Tensor, Tensor], Tensor],
-        lower: Tensor | float = -math.inf,
-        upper: Tensor | float = math.inf,
+        lower: Tensor = -UNBOUNDED,
+        upper: Tensor = UNBOUNDED,
         xatol: float = 0.0,
         fatol: float = 0.0,
     ) -> None:

@@ -24,11 +24,10 @@ def _group(name: str) -> np.ndarray:
 
 def _cubic(name: str, axes: float | None, diagonals: float | None) -> ConvexBody:
     """Half-spaces at the given distances from the origin, four-fold axes on x, y and z."""
-    pairs = ((AXES, axes), (DIAGONALS / math.sqrt(3), diagonals))
-    pairs = [(directions, distance) for directions, distance in pairs if distance is not None]
-    normals = np.vstack([directions for directions, _ in pairs])
-    offsets = np.concatenate([np.full(len(directions), distance) for directions, distance in pairs])
-    return ConvexBody.from_halfspaces(name, normals, offsets, _group("O"))
+    families = ((AXES, axes), (DIAGONALS / math.sqrt(3), diagonals))
+    facets = [(normals, np.full(len(normals), distance)) for normals, distance in families if distance]
+    normals, offsets = zip(*facets, strict=True)
+    return ConvexBody.from_halfspaces(name, np.vstack(normals), np.concatenate(offsets), _group("O"))
 
 
 def _tetrahedron() -> ConvexBody:

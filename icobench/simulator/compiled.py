@@ -143,6 +143,7 @@ class NativeKernel:
         radius: Tensor,
         kappa: Tensor,
         dtype: torch.dtype,
+        *,
         parameters: int = PARAMETERS,
     ) -> tuple[Terms, Tensor, Tensor]:
         """As :func:`~icobench.simulator.terms.term_slopes`; zeros beyond the live segments."""

@@ -131,8 +131,8 @@ def plan(body: BodyTensors, rotation: Tensor) -> Plan:
         return pieces[0]
     longest = max(piece.edge.shape[1] for piece in pieces)
     *tables, live = zip(*pieces, strict=True)
-    padded = (torch.cat([_padded(table, longest) for table in column]) for column in tables)
-    return Plan(*padded, torch.cat(live))
+    padded = [torch.cat([_padded(table, longest) for table in column]) for column in tables]
+    return Plan._make([*padded, torch.cat(live)])
 
 
 def _padded(table: Tensor, longest: int) -> Tensor:

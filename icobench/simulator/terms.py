@@ -138,7 +138,8 @@ def term_slopes(
         return terms.forms, terms.numbers
 
     def along(direction: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        return torch.func.jvp(at, (radius.new_zeros(len(radius), PARAMETERS),), (direction,))
+        both = torch.func.jvp(at, (radius.new_zeros(len(radius), PARAMETERS),), (direction,))
+        return both[0], both[1]
 
     directions = torch.eye(PARAMETERS, dtype=radius.dtype, device=radius.device)
     directions = directions.unsqueeze(1).expand(-1, len(radius), -1)
