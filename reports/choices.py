@@ -73,7 +73,7 @@ def log_images(count: int, experiment: Experiment) -> dict[str, ImageSet]:
 
 
 def network_choice(count: int, networks: Networks, experiment: Experiment) -> dict[str, dict]:
-    special, robust = networks.choose(experiment, "log")
+    special, robust = networks.choose(experiment, "log").members
     shares = {}
     for name, truth in log_images(count, experiment).items():
         clean, other = (answer(network, truth) for network in (special, robust))

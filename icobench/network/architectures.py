@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from icobench.errors import InputError
 from icobench.network.compact import ACTIVATIONS, CompactNetwork
 from icobench.network.outputs import Layout
-from icobench.network.sizes import Line
-from icobench.network.targets import TARGETS
+from icobench.network.targets import TARGETS, Line
 
 __all__ = ["ARCHITECTURES", "Network", "PaperNetwork", "build_network"]
 
@@ -43,19 +42,13 @@ class PaperNetwork(nn.Module):
     batch norm after every convolution is the usual reading of a residual network.
 
     Args:
-        target: a key of :data:`~icobench.network.targets.TARGETS`; the published one is "quaternion".
-        activation: a key of :data:`~icobench.network.compact.ACTIVATIONS`; the published one is "tanh".
-
-    Raises:
-        InputError: unknown target or activation.
+        target, activation: as for the compact network; the published ones are the defaults.
     """
 
     def __init__(self, target: str = "quaternion", activation: str = "tanh") -> None:
         super().__init__()
-        if target not in TARGETS or activation not in ACTIVATIONS:
-            raise InputError(f"unknown target {target!r} or activation {activation!r}")
         self.layout = Layout(TARGETS[target], Line())
-        self.options: dict[str, Any] = {"target": target, "activation": activation}
+        self.options = {"target": target, "activation": activation}
         make_activation = ACTIVATIONS[activation]
         layers: list[nn.Module] = [
             nn.Conv2d(1, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), make_activation(), nn.MaxPool2d(2),
@@ -67,14 +60,11 @@ class PaperNetwork(nn.Module):
                 inputs = filters
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.last = nn.Linear(inputs, self.layout.dimension)
+        self.last_layers = (self.last,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + 1), float32."""
         return self.last(self.layers(x[:, :1])).float()
-
-    def last_layers(self) -> tuple[nn.Module, ...]:
-        """Those whose outputs are the network's numbers."""
-        return (self.last,)
 
     def fold(self) -> "PaperNetwork":
         """Return the network as it is: the norms are not merged."""
@@ -95,6 +85,9 @@ def build_network(architecture: str, options: dict[str, Any]) -> Network:
     if architecture not in ARCHITECTURES:
         raise InputError(f"unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}")
     try:
+        for name, choices in (("target", TARGETS), ("activation", ACTIVATIONS)):
+            if name in options and options[name] not in choices:
+                raise ValueError(f"unknown {name} {options[name]!r}; choose from {', '.join(choices)}")
         return ARCHITECTURES[architecture](**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"architecture {architecture}: {error}") from error

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from icobench.errors import InputError
 from icobench.network.outputs import SPREADS, Layout
 from icobench.network.polar import (
     HarmonicSum,
@@ -17,8 +16,7 @@ from icobench.network.polar import (
     RoundConvolution,
     batch_norm,
 )  # fmt: skip
-from icobench.network.sizes import Circles, Line
-from icobench.network.targets import TARGETS
+from icobench.network.targets import TARGETS, Circles, Line
 
 __all__ = ["ACTIVATIONS", "CompactNetwork"]
 
@@ -61,10 +59,9 @@ class CompactNetwork(nn.Module):
         activation: a key of :data:`ACTIVATIONS`.
         harmonic: whether circular harmonics give the orbit vector.
         periods_nm: circumferences of the circles that express the radius
-            (:class:`~icobench.network.sizes.Circles`, 16 to 180 nm); none for the radius itself.
+            (:class:`~icobench.network.targets.Circles`, 16 to 180 nm); none for the radius itself.
 
     Raises:
-        InputError: unknown target or activation.
         ValueError: circles that cannot express a radius.
     """
 
@@ -79,8 +76,6 @@ class CompactNetwork(nn.Module):
         periods_nm: Sequence[float] = PERIODS_NM,
     ) -> None:
         super().__init__()
-        if target not in TARGETS or activation not in ACTIVATIONS:
-            raise InputError(f"unknown target {target!r} or activation {activation!r}")
         self.layout = Layout(TARGETS[target], Circles(periods_nm) if periods_nm else Line())
         self.options = {
             "target": target, "widths": list(widths), "hidden": hidden, "blocks": list(blocks),
@@ -117,6 +112,8 @@ class CompactNetwork(nn.Module):
             nn.Linear(2 * hidden, hidden), make_activation(),
             nn.Linear(hidden, self.layout.size.dimension + SPREADS),
         )  # fmt: skip
+        head = self.orientation
+        self.last_layers = head.pairs if isinstance(head, HarmonicSum) else head[-1], self.size[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels of :func:`~icobench.network.inputs.network_input` -> (B, D + S + 2), float32."""
@@ -146,11 +143,6 @@ class CompactNetwork(nn.Module):
             for part, weight, bias in parts
         )
         return of_image + of_mask
-
-    def last_layers(self) -> tuple[nn.Module, ...]:
-        """Those whose outputs are the network's numbers, directly or after a fixed sum."""
-        head = self.orientation
-        return head.pairs if isinstance(head, HarmonicSum) else head[-1], self.size[-1]
 
     def fold(self) -> "CompactNetwork":
         """Merge the batch norms into the convolutions, for inference only; returns itself."""

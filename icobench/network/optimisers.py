@@ -1,4 +1,4 @@
-"""Optimisers: AdamW for all parameters, or Muon for the inner layers and AdamW for the rest.
+"""Optimisers by name: AdamW, or Muon for the inner layers and AdamW for the rest.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) treats the momentum of a layer's weights
 as a matrix, outputs by inputs, and makes its singular values equal before it is applied: directions with a
@@ -6,7 +6,7 @@ small gradient are learnt as fast as the others. :class:`torch.optim.Muon` came 
 matrices; here the kernels of convolutions count as matrices, too.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from icobench.network.architectures import Network
 
-__all__ = ["OPTIMISERS", "Muon", "orthogonal"]
+__all__ = ["OPTIMISERS", "Muon", "make_optimisers", "orthogonal"]
 
 STEPS = 5
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
@@ -69,46 +69,35 @@ class Muon(Optimizer):
         """One step along the gradients of the parameters."""
         for group in self.param_groups:
             for weights in group["params"]:
-                if weights.grad is not None:
-                    self._update(weights, group)
-
-    def _update(self, weights: Tensor, group: dict[str, Any]) -> None:
-        state, gradient = self.state[weights], weights.grad
-        assert gradient is not None
-        if not state:
-            state["mean"] = torch.zeros_like(weights)
-        state["mean"].lerp_(gradient, 1 - group["momentum"])
-        matrix = gradient.lerp(state["mean"], group["momentum"]).flatten(1)
-        scale = LIKE_ADAM * max(matrix.shape) ** 0.5
-        weights.mul_(1 - group["lr"] * group["weight_decay"])
-        weights.add_(orthogonal(matrix).reshape(weights.shape), alpha=-group["lr"] * scale)
+                if weights.grad is None:
+                    continue
+                state, gradient = self.state[weights], weights.grad
+                if not state:
+                    state["mean"] = torch.zeros_like(weights)
+                state["mean"].lerp_(gradient, 1 - group["momentum"])
+                matrix = gradient.lerp(state["mean"], group["momentum"]).flatten(1)
+                scale = LIKE_ADAM * max(matrix.shape) ** 0.5
+                weights.mul_(1 - group["lr"] * group["weight_decay"])
+                weights.add_(orthogonal(matrix).reshape(weights.shape), alpha=-group["lr"] * scale)
 
 
-def _adamw(parameters: Sequence[Tensor], learning_rate: float, weight_decay: float) -> AdamW:
-    # Biases and the scales of norms are not decayed.
-    groups: list[dict[str, Any]] = [
-        {"params": [values for values in parameters if values.ndim > 1], "weight_decay": weight_decay},
-        {"params": [values for values in parameters if values.ndim <= 1]},
-    ]
-    return AdamW(groups, learning_rate, weight_decay=0.0)
+OPTIMISERS = ("adamw", "muon")
+"""AdamW for all parameters; Muon for convolutions and linear layers but the last ones, whose outputs are the
+network's numbers, and AdamW for all other parameters."""
 
 
-def _only_adamw(network: Network, learning_rate: float, weight_decay: float) -> list[Optimizer]:
-    return [_adamw(list(network.parameters()), learning_rate, weight_decay)]
-
-
-def _muon_and_adamw(network: Network, learning_rate: float, weight_decay: float) -> list[Optimizer]:
-    last = set(network.last_layers())
+def make_optimisers(
+    name: str, network: Network, learning_rate: float, weight_decay: float
+) -> list[Optimizer]:
+    """The optimisers of a network's parameters; each parameter has one."""
     layers = (layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d))
-    inner = [layer.weight for layer in layers if layer not in last]
+    inner = [layer.weight for layer in layers if layer not in network.last_layers and name == "muon"]
     inner_ids = {id(weights) for weights in inner}  # tensors compare by their values
     rest = [values for values in network.parameters() if id(values) not in inner_ids]
-    return [Muon(inner, learning_rate, weight_decay), _adamw(rest, learning_rate, weight_decay)]
-
-
-OPTIMISERS: dict[str, Callable[[Network, float, float], list[Optimizer]]] = {
-    "adamw": _only_adamw,
-    "muon": _muon_and_adamw,
-}
-"""Functions of network, learning rate and weight decay. "muon": Muon for convolutions and linear layers but
-the last ones, whose outputs are the network's numbers, AdamW for all other parameters."""
+    # Biases and the scales of norms are not decayed.
+    groups: list[dict[str, Any]] = [
+        {"params": [values for values in rest if values.ndim > 1], "weight_decay": weight_decay},
+        {"params": [values for values in rest if values.ndim <= 1]},
+    ]
+    adamw = AdamW(groups, learning_rate, weight_decay=0.0)
+    return [Muon(inner, learning_rate, weight_decay), adamw] if name == "muon" else [adamw]

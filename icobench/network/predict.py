@@ -18,7 +18,6 @@ from icobench.network.checkpoint import TrainedNetwork
 from icobench.network.inputs import CANONICAL_PIXELS, brightness, is_canonical, network_input, valid_pixels
 from icobench.network.orbit import DIMENSION, Decoded, decode, embed
 from icobench.network.recipe import Recipe
-from icobench.simulator.experiment import Experiment
 
 __all__ = ["answer", "complete", "within_training"]
 
@@ -52,12 +51,6 @@ def complete(images: ImageSet) -> Tensor:
     return (images.mask | ~valid_pixels(experiment).to(images.mask.device)).flatten(1).all(1).cpu()
 
 
-@lru_cache(maxsize=8)
-def _sines(experiment: Experiment) -> Tensor:
-    """(pixels, pixels) sines of the scattering angles."""
-    return experiment.sin_theta(torch.float32)
-
-
 def within_training(recipe: Recipe, images: ImageSet) -> Tensor:
     """(N,) which images have a hole, a reach, photons and pixels like the training images of a recipe.
 
@@ -72,12 +65,12 @@ def within_training(recipe: Recipe, images: ImageSet) -> Tensor:
     if other_kind or pixel / 2 > COARSEST / CANONICAL_PIXELS:
         return torch.zeros(len(images), dtype=torch.bool)
     usable = images.mask & valid_pixels(experiment).to(device)
-    sine = _sines(experiment).to(device)
+    sine = experiment.sin_theta(torch.float32).to(device)
     nearest = torch.where(usable, sine, 2.0).amin((-2, -1))
     farthest = torch.where(usable, sine, 0.0).amax((-2, -1))
-    hole, reach = CHAIN_HOLE_DEGREES, CHAIN_REACH
-    if not recipe.log_images:
-        hole, reach = recipe.hole_degrees[1], recipe.sine[0]
+    hole, reach = recipe.hole_degrees[1], recipe.sine[0]
+    if recipe.log_images:
+        hole, reach = CHAIN_HOLE_DEGREES, CHAIN_REACH
     within = nearest <= math.sin(math.radians(hole)) + MARGIN_PIXELS * pixel
     within &= farthest >= reach
     if images.kind == "counts":
@@ -91,10 +84,8 @@ def _version_matrices() -> Tensor:
     """(8, 13, 13): from the orbit vector of each dihedral version to that of the original image."""
     quaternion = random_quaternions(400, torch.Generator().manual_seed(8))
     vectors = embed(quaternion).numpy()
-    matrices = []
-    for index in range(DIHEDRAL):
-        turned = embed(dihedral_orientations(quaternion, index)).numpy()
-        matrices.append(np.linalg.lstsq(vectors, turned, rcond=None)[0].T)
+    versions = [embed(dihedral_orientations(quaternion, index)).numpy() for index in range(DIHEDRAL)]
+    matrices = [np.linalg.lstsq(vectors, turned, rcond=None)[0].T for turned in versions]
     return torch.as_tensor(np.stack(matrices), dtype=torch.float32)
 
 
@@ -116,21 +107,6 @@ def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
     )
 
 
-def _check(images: ImageSet, versions: int) -> None:
-    """Refuse wrong shapes, kind or number of versions."""
-    pixels = images.known_experiment.pixels
-    shape = (len(images), pixels, pixels)
-    if images.images.shape != shape or images.mask.shape != shape or images.mask.dtype != torch.bool:
-        raise ValueError(
-            f"images and bool masks must have the shape {shape}, got {tuple(images.images.shape)} and "
-            f"{images.mask.dtype} {tuple(images.mask.shape)}"
-        )
-    if images.kind not in KINDS or not 1 <= versions <= len(VERSIONS):
-        raise ValueError(
-            f"kind must be one of {', '.join(KINDS)} and versions 1 to 8, got {images.kind!r} and {versions}"
-        )
-
-
 def _outputs(trained: TrainedNetwork, images: ImageSet, versions: int) -> tuple[Tensor, ...]:
     """Orbit vectors (N, 13), radii, variances of radius and orientation (N,), averaged over versions."""
     layout, refraction = trained.network.layout, 1 - images.known_experiment.refractive_index.real
@@ -147,20 +123,11 @@ def _outputs(trained: TrainedNetwork, images: ImageSet, versions: int) -> tuple[
             output = trained.network(channels).float()
         orientation, numbers = layout.split(output)
         if layout.target.dimension != DIMENSION:
-            orientation = embed(layout.target.decode(orientation).quaternion[:, 0]).float()
+            orientation = embed(layout.target.decode(orientation)).float()
         vector = vector + orientation @ matrices[index] / versions
         size = size + numbers / versions
         variances = variances + torch.stack(layout.error_bars(output)).square() / versions
     return vector, layout.size.decode(size), *variances
-
-
-def _status(within: Tensor, score: Tensor) -> list[str]:
-    """Status words of N images: within training (N,), scores of their hypotheses (N, K)."""
-    close = (score[:, :1] - score[:, 1:2] < AMBIGUOUS_SCORE_GAP).any(1)
-    return [
-        UNTRAINED if not familiar else AMBIGUOUS if ambiguous else OK
-        for familiar, ambiguous in zip(within.tolist(), close.tolist(), strict=True)
-    ]
 
 
 @torch.no_grad()
@@ -171,7 +138,17 @@ def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versi
         InputError: the network was not trained for this experiment.
         ValueError: wrong shapes, kind or number of versions.
     """
-    _check(images, versions)
+    pixels = images.known_experiment.pixels
+    shape = (len(images), pixels, pixels)
+    if not images.images.shape == images.mask.shape == shape or images.mask.dtype != torch.bool:
+        raise ValueError(
+            f"images and bool masks must have the shape {shape}, got {tuple(images.images.shape)} and "
+            f"{images.mask.dtype} {tuple(images.mask.shape)}"
+        )
+    if images.kind not in KINDS or not 1 <= versions <= len(VERSIONS):
+        raise ValueError(
+            f"kind must be one of {', '.join(KINDS)} and versions 1 to 8, got {images.kind!r} and {versions}"
+        )
     if problems := trained.misfits(images.known_experiment):
         raise InputError(f"the network's weights were made for {'; '.join(problems)}")
     device = next(trained.network.parameters()).device
@@ -183,14 +160,19 @@ def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versi
     vector, radius_nm, *variances = (torch.cat(column).cpu() for column in zip(*outputs, strict=True))
     radius_nm = radius_nm.double()
     radius_std, orientation_std = (variance.double().sqrt() for variance in variances)
-    radius_factor, orientation_factor = trained.factors()
+    factors = trained.card.get("spread_factors", {})
     decoded = _with_twin(vector, decode(vector, hypotheses))
+    within = within_training(trained.recipe, images).tolist()
+    close = (decoded.score[:, :1] - decoded.score[:, 1:2] < AMBIGUOUS_SCORE_GAP).any(1).tolist()
     return Answer(
         radius_nm,
         decoded.quaternion[:, 0].clone(),
-        status=_status(within_training(trained.recipe, images), decoded.score),
-        radius_std_nm=radius_factor * radius_std,
-        orientation_std_deg=orientation_factor * orientation_std,
+        status=[
+            UNTRAINED if not familiar else AMBIGUOUS if ambiguous else OK
+            for familiar, ambiguous in zip(within, close, strict=True)
+        ],
+        radius_std_nm=float(factors.get("radius", 1.0)) * radius_std,
+        orientation_std_deg=float(factors.get("orientation", 1.0)) * orientation_std,
         hypotheses=Hypotheses(radius_nm[:, None].repeat(1, hypotheses), decoded.quaternion, decoded.score),
         index=images.numbers,
     )

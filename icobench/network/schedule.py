@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from icobench.network.recipe import Recipe
 
-__all__ = ["Cycle", "Plateau", "schedule_of"]
+__all__ = ["Schedule"]
 
 WARM_SHARE = 0.03
 """Share of the steps of one cycle in which the learning rate rises."""
@@ -22,65 +22,54 @@ PROGRESS = 0.01
 the logarithm of an error, it is the difference itself."""
 
 
-class Cycle:
-    """Linear warm-up over 3 % of the recipe's steps, then cosine to 1 % of the peak."""
+@dataclass
+class Schedule:
+    """The course of a training under a recipe, and what it depends on beside the step.
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    Without a ``patience``, one cycle: linear warm-up over 3 % of the recipe's steps, then cosine to 1 % of
+    the peak. The last steps settle.
+
+    With a ``patience``, a constant rate that rises during the first validation interval and falls to a fifth
+    when the validation loss stops falling, three times at most. Then the norms settle, and the next plateau
+    ends the training; the recipe's steps are a ceiling. Validations come after fixed numbers of steps, so
+    that the course does not depend on the clock.
+
+    Attributes:
+        recipe: of the training.
+        best: least validation loss so far.
+        waited: validations since then, or since the last fall.
+        falls: plateaus so far.
+    """
+
+    recipe: Recipe
+    best: float = math.inf
+    waited: int = 0
+    falls: int = 0
 
     def learning_rate(self, step: int) -> float:
         """Of one step."""
-        recipe = self.recipe
+        recipe, peak = self.recipe, self.recipe.learning_rate
+        if recipe.patience is not None:
+            return peak * min(1.0, (step + 1) / recipe.validate_steps) * FALL ** min(self.falls, FALLS)
         warm = max(1, round(WARM_SHARE * recipe.steps))
         if step < warm:
-            return recipe.learning_rate * (step + 1) / warm
+            return peak * (step + 1) / warm
         progress = (step - warm) / max(1, recipe.steps - warm)
-        return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def settling(self, step: int) -> bool:
         """Whether the batch norms keep their statistics and all is computed in float32."""
+        if self.recipe.patience is not None:
+            return self.falls >= FALLS
         return step >= round((1 - self.recipe.settle_share) * self.recipe.steps)
 
     def finished(self, step: int) -> bool:
         """Whether the training ends after ``step`` steps."""
-        return step >= self.recipe.steps
+        return self.falls > FALLS or step >= self.recipe.steps
 
     def observe(self, step: int, validation_loss: Callable[[], float]) -> None:
         """Take note of the validation loss after ``step`` steps, which is computed only if needed."""
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Undo :meth:`state`."""
-
-
-class Plateau(Cycle):
-    """A constant rate that falls to a fifth when the validation loss stops falling, three times at most.
-
-    The plateau after that ends the training. The rate rises during the first validation interval. The norms
-    settle after the last fall. Validations come after fixed numbers of steps, so that the course does not
-    depend on the clock. The recipe's steps are a ceiling.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        self.patience, self.interval = recipe.patience or 1, recipe.validate_steps
-        self.best, self.waited, self.falls = math.inf, 0, 0
-
-    def learning_rate(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / self.interval)
-        return self.recipe.learning_rate * warm * FALL ** min(self.falls, FALLS)
-
-    def settling(self, step: int) -> bool:
-        return self.falls >= FALLS
-
-    def finished(self, step: int) -> bool:
-        return self.falls > FALLS or super().finished(step)
-
-    def observe(self, step: int, validation_loss: Callable[[], float]) -> None:
-        if step % self.interval:
+        if self.recipe.patience is None or step % self.recipe.validate_steps:
             return
         loss = validation_loss()
         least = PROGRESS * (1.0 if self.recipe.loss == "log" else self.best)
@@ -88,16 +77,5 @@ class Plateau(Cycle):
             self.best, self.waited = loss, 0
             return
         self.waited += 1
-        if self.waited >= self.patience:
+        if self.waited >= self.recipe.patience:
             self.falls, self.waited = self.falls + 1, 0
-
-    def state(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited, "falls": self.falls}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.best, self.waited, self.falls = state["best"], state["waited"], state["falls"]
-
-
-def schedule_of(recipe: Recipe) -> Cycle:
-    """The schedule of a recipe."""
-    return Cycle(recipe) if recipe.patience is None else Plateau(recipe)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from icobench.network.checkpoint import TrainedNetwork, load_trained
 from icobench.network.predict import answer, complete
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Networks", "agreeing", "load_network", "predict", "shipped_weights"]
+__all__ = ["Networks", "agreeing", "load_network", "predict"]
 
 AGREEMENT = 2.0
 """Largest difference in orientation and in radius between the network for clean images and the robust one, in
@@ -56,7 +55,7 @@ class Networks:
         """The cards of the members, with their digests."""
         return [{**member.card, "digest": member.digest} for member in self.members]
 
-    def choose(self, experiment: Experiment, kind: str, complete: bool = False) -> list[TrainedNetwork]:
+    def choose(self, experiment: Experiment, kind: str, complete: bool = False) -> "Networks":
         """The members for images of one kind, the most special first.
 
         Photon counts need a network for counts. Noise-free intensities and log images need the network for
@@ -78,17 +77,7 @@ class Networks:
             raise InputError(f"the network's weights were made for {reasons}")
         fitting.sort(key=lambda member: ORDERS[kind].index(member.recipe.images))
         enough = fitting[0].recipe.images != "clean" or (kind == "intensity" and complete)
-        return fitting[: 1 if enough else 2]
-
-    def subset(self, experiment: Experiment, kind: str, complete: bool = False) -> "Networks":
-        """Only the members of :meth:`choose`."""
-        return Networks(tuple(self.choose(experiment, kind, complete)))
-
-
-def shipped_weights() -> list[Path]:
-    """The weights that come with the package."""
-    folder = Path(str(resources.files("icobench.network") / "weights"))
-    return sorted(folder.glob("*.safetensors"))
+        return Networks(tuple(fitting[: 1 if enough else 2]))
 
 
 def load_network(
@@ -107,10 +96,12 @@ def load_network(
         >>> networks = load_network()
         >>> sorted(member.recipe.images for member in networks.members)
         ['clean', 'counts', 'realistic']
-        >>> [member.recipe.images for member in networks.choose(Experiment(), "counts")]
+        >>> [member.recipe.images for member in networks.choose(Experiment(), "counts").members]
         ['counts']
     """
-    paths = shipped_weights() if path is None else [path] if isinstance(path, str | Path) else list(path)
+    if path is None:
+        path = sorted((Path(__file__).parent / "weights").glob("*.safetensors"))
+    paths = [path] if isinstance(path, str | Path) else path
     return Networks(tuple(load_trained(path, device) for path in paths))
 
 
@@ -146,7 +137,7 @@ def predict(
     """
     if mask is not None:
         images = replace(images, mask=mask)
-    chosen = networks.choose(images.known_experiment, images.kind)
+    chosen = networks.choose(images.known_experiment, images.kind).members
     if len(chosen) == 1:
         return answer(chosen[0], images, hypotheses, versions)
     clean_network, robust_network = chosen
@@ -165,7 +156,7 @@ def predict(
     return robust
 
 
-def agreeing(clean: Answer, robust: Answer, rows: Tensor | None = None) -> Tensor:
+def agreeing(clean: Answer, robust: Answer, rows: Tensor | slice = slice(None)) -> Tensor:
     """Where the answer for clean images lies within twice the error bars of the robust one, (M,) bool.
 
     Args:
@@ -173,7 +164,6 @@ def agreeing(clean: Answer, robust: Answer, rows: Tensor | None = None) -> Tenso
         robust: N images.
         rows: (M,) their places in ``robust``; the same images in both by default.
     """
-    rows = torch.arange(len(robust)) if rows is None else rows
     angle = disorientation(clean.quaternion, robust.quaternion[rows])
     distance = (clean.radius_nm - robust.radius_nm[rows]).abs()
     near = angle <= AGREEMENT * robust.orientation_std_deg[rows]

@@ -65,7 +65,7 @@ def evaluate(
     import pandas as pd
 
     assert truth.experiment is not None
-    chosen = networks.subset(truth.experiment, truth.kind)
+    chosen = networks.choose(truth.experiment, truth.kind)
     begin = time.perf_counter()
     answer = predict(chosen, truth, versions=versions)
     seconds = time.perf_counter() - begin
