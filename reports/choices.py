@@ -28,8 +28,15 @@ from icobench.images.image_set import ImageSet
 from icobench.images.log_image import log_image
 from icobench.images.masks import usable_pixels
 from icobench.methods import Problem, find_method
-from icobench.network.predict import answer, complete
-from icobench.network.selection import CLEAN_SCORE, Networks, agreeing, load_network, predict
+from icobench.network.selection import (
+    CLEAN_SCORE,
+    Networks,
+    agreeing,
+    answer,
+    complete,
+    load_network,
+    predict,
+)
 from icobench.provenance import provenance
 from icobench.sets.patterns import PatternOptions, draw_truth, generate_patterns
 from icobench.sets.test_sets import find_test_set

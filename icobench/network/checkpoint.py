@@ -19,7 +19,7 @@ from icobench.simulator.experiment import Experiment
 from icobench.storage import atomic_path
 
 __all__ = [
-    "StoredWeights", "TrainedNetwork", "first_difference", "load_trained", "not_finite", "read_weights",
+    "StoredWeights", "TrainedNetwork", "load_trained", "mismatch", "not_finite", "read_weights",
     "save_network",
 ]  # fmt: skip
 
@@ -81,7 +81,7 @@ def not_finite(weights: dict[str, torch.Tensor]) -> str | None:
     return next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
 
 
-def first_difference(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
+def mismatch(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
     """The first parameter whose weights do not fit a network, in words; None if all fit."""
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
@@ -151,7 +151,7 @@ def load_trained(path: Path | str, device: torch.device | str = "cpu") -> Traine
     with _refusing_foreign(path):
         recipe = Recipe.from_dict(stored.card["recipe"])
         network = build_network(stored.card["architecture"], stored.card["network"])
-        if (difference := first_difference(network, stored.weights)) is not None:
+        if (difference := mismatch(network, stored.weights)) is not None:
             raise ValueError(difference)
         network.load_state_dict(stored.weights)
         network = network.eval().fold().to(device)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from icobench.network.architectures import Network
+from icobench.network.recipe import Recipe
 
-__all__ = ["OPTIMISERS", "Muon", "make_optimisers", "orthogonal"]
+__all__ = ["Muon", "make_optimisers", "orthogonal"]
 
 STEPS = 5
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
@@ -81,23 +82,21 @@ class Muon(Optimizer):
                 weights.add_(orthogonal(matrix).reshape(weights.shape), alpha=-group["lr"] * scale)
 
 
-OPTIMISERS = ("adamw", "muon")
-"""AdamW for all parameters; Muon for convolutions and linear layers but the last ones, whose outputs are the
-network's numbers, and AdamW for all other parameters."""
+def make_optimisers(recipe: Recipe, network: Network) -> list[Optimizer]:
+    """The optimisers of a network's parameters; each parameter has one.
 
-
-def make_optimisers(
-    name: str, network: Network, learning_rate: float, weight_decay: float
-) -> list[Optimizer]:
-    """The optimisers of a network's parameters; each parameter has one."""
+    Under "muon" these are Muon for convolutions and linear layers but the last ones, whose outputs are the
+    network's numbers, and AdamW for all other parameters.
+    """
+    muon = recipe.optimiser == "muon"
     layers = (layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d))
-    inner = [layer.weight for layer in layers if layer not in network.last_layers and name == "muon"]
+    inner = [layer.weight for layer in layers if layer not in network.last_layers and muon]
     inner_ids = {id(weights) for weights in inner}  # tensors compare by their values
     rest = [values for values in network.parameters() if id(values) not in inner_ids]
     # Biases and the scales of norms are not decayed.
     groups: list[dict[str, Any]] = [
-        {"params": [values for values in rest if values.ndim > 1], "weight_decay": weight_decay},
+        {"params": [values for values in rest if values.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [values for values in rest if values.ndim <= 1]},
     ]
-    adamw = AdamW(groups, learning_rate, weight_decay=0.0)
-    return [Muon(inner, learning_rate, weight_decay), adamw] if name == "muon" else [adamw]
+    adamw = AdamW(groups, recipe.learning_rate, weight_decay=0.0)
+    return [Muon(inner, recipe.learning_rate, recipe.weight_decay), adamw] if muon else [adamw]

@@ -28,9 +28,7 @@ class PolarGrid(nn.Module):
     grid; sector j at the azimuth 2 pi j / sectors. Equal steps in the angle suit a body of any size: the
     field's bandwidth along theta is k R everywhere on the Ewald sphere.
 
-    Args:
-        rings, sectors: of the grid.
-        wrapped: sectors repeated at either end, for a convolution that follows.
+    At either end ``wrapped`` sectors are repeated, for a convolution that follows.
     """
 
     places: Tensor
@@ -53,12 +51,7 @@ class PolarGrid(nn.Module):
 
 
 class WrappedConvolution(nn.Module):
-    """3x3 convolution that wraps round the azimuth and is padded with zeros along the rings.
-
-    Args:
-        inputs, outputs: channels.
-        stride: 1 or 2, along both axes.
-    """
+    """3x3 convolution, wrapped round the azimuth and padded with zeros along the rings; stride 1 or 2."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -78,10 +71,6 @@ class RoundConvolution(nn.Conv1d):
 
     It is computed with one product for each circular harmonic, Y_m = conj(W_m) X_m, where X_m and W_m are the
     Fourier transforms of features and kernel, instead of one for every pair of sectors.
-
-    Args:
-        channels: of input and output.
-        sectors: how many.
     """
 
     folded: Tensor | None
@@ -127,13 +116,7 @@ class RingBias(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 wrapped convolutions with batch norm; mean-pooled 1x1 shortcut where the shape changes.
-
-    Args:
-        inputs, outputs: channels.
-        stride: of the first convolution, along both axes.
-        activation: makes the nonlinearity.
-    """
+    """Two 3x3 wrapped convolutions with batch norm; mean-pooled 1x1 shortcut where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -164,11 +147,6 @@ class HarmonicSum(nn.Module):
     A linear layer gives a pair (a_m, b_m) for each order m at each azimuth phi, and these give the component
     pair sum a_m cos(m phi) - b_m sin(m phi) and sum a_m sin(m phi) + b_m cos(m phi). When the image turns by
     alpha and the features with it, the pair turns by m alpha, exactly as the harmonics of order m do.
-
-    Args:
-        features: of each sector.
-        degree: highest order m.
-        sectors: how many.
     """
 
     cosine: Tensor

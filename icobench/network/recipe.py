@@ -1,20 +1,21 @@
 """Training recipes: all settings of a training but the experiment and the seed."""
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from icobench.errors import InputError
-from icobench.network.optimisers import OPTIMISERS
 from icobench.network.outputs import LOSSES
 from icobench.storage import read_toml
 
 __all__ = ["RECIPES", "Recipe", "read_recipe"]
 
 CHOICES = {
-    "images": ("clean", "augmented", "realistic", "counts"), "loss": tuple(LOSSES), "optimiser": OPTIMISERS,
-}  # fmt: skip
+    "images": ("clean", "augmented", "realistic", "counts"),
+    "loss": tuple(LOSSES),
+    "optimiser": ("adamw", "muon"),
+}
 
 WHOLE_NUMBERS = ("steps", "batch", "variants", "pool", "patience", "validate_steps")
 
@@ -43,7 +44,7 @@ class Recipe:
         batch: images per step, a multiple of ``variants``.
         variants: turned and mirrored versions of each simulated image, 2 to 8; 1 takes it as it is.
         loss: a key of :data:`~icobench.network.outputs.LOSSES`.
-        optimiser: a key of :data:`~icobench.network.optimisers.OPTIMISERS`.
+        optimiser: "adamw" or "muon", see :mod:`icobench.network.optimisers`.
         learning_rate, weight_decay: of the optimiser; one cycle of warm-up and cosine decay, unless there
             is a ``patience``.
         patience: validations without progress after which the learning rate falls to a fifth; after three
@@ -148,29 +149,6 @@ class Recipe:
             raise InputError(f"not a recipe: {error}") from error
 
 
-_PAPER = Recipe(
-    steps=60_000, architecture="paper", images="augmented", pool=20_046, variants=1, loss="mse",
-    learning_rate=1e-3, weight_decay=0.0, radius_nm=(30.0, 160.0), background=0.02,
-)  # fmt: skip
-_COMPACT = Recipe(steps=11_000, batch=32, learning_rate=1.5e-3, optimiser="muon")
-
-RECIPES = {
-    # For clean log images. An hour of one core with bfloat16 instructions.
-    "compact": replace(_COMPACT, images="clean"),
-    # For photon counts and for realistic log images.
-    "compact-counts": _COMPACT,
-    "compact-realistic": replace(
-        _COMPACT, images="realistic", settle_share=0.3, hidden_peak=0.5, counted=0.25
-    ),
-    # The published network; it needs a GPU.
-    "paper": _PAPER,
-    # The published network on a tenth of the images, for a few minutes: not the published result.
-    "paper-small": replace(_PAPER, steps=1_500, pool=2_000, batch=32),
-    # A minute, to see that training works and learns.
-    "smoke": Recipe(steps=60, batch=32, optimiser="muon", network={"widths": [16, 24, 32], "hidden": 64}),
-}
-
-
 def read_recipe(path: Path) -> tuple[Recipe, dict[str, Any] | None]:
     """A recipe from a TOML file, and the cost of finding it, if the file has a table ``search``.
 
@@ -185,3 +163,8 @@ def read_recipe(path: Path) -> tuple[Recipe, dict[str, Any] | None]:
         return Recipe.from_dict(values), search
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+_FILES = (Path(__file__).parent / "recipes").glob("*.toml")
+RECIPES = {path.stem: read_recipe(path)[0] for path in sorted(_FILES, key=lambda path: path.stem)}
+"""The recipes of the package by name; a comment in each file says what it is for."""

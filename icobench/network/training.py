@@ -18,13 +18,7 @@ from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.network.architectures import Network, build_network
-from icobench.network.checkpoint import (
-    StoredWeights,
-    TrainedNetwork,
-    first_difference,
-    not_finite,
-    save_network,
-)  # fmt: skip
+from icobench.network.checkpoint import StoredWeights, TrainedNetwork, mismatch, not_finite, save_network
 from icobench.network.inputs import require_canonical
 from icobench.network.optimisers import make_optimisers
 from icobench.network.outputs import LOSSES
@@ -93,14 +87,12 @@ class _Run:
             torch.manual_seed(seed_word(seed, Purpose.WEIGHTS))
             self.network = build_network(recipe.architecture, recipe.network)
         if start is not None:
-            if (difference := first_difference(self.network, start.weights)) is not None:
+            if (difference := mismatch(self.network, start.weights)) is not None:
                 raise InputError(f"the weights to start from belong to another architecture ({difference})")
             self.network.load_state_dict(start.weights)
         self.average = copy.deepcopy(self.network).to(device)
         self.network = self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimisers = make_optimisers(
-            recipe.optimiser, self.network, recipe.learning_rate, recipe.weight_decay
-        )
+        self.optimisers = make_optimisers(recipe, self.network)
         self.schedule = Schedule(recipe)
         # As JSON gives it back, so that it compares equal to a stored one.
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
@@ -163,7 +155,7 @@ class _Run:
             raise InputError(f"{path}: not a readable checkpoint") from error
         if other := differences(identity, self.identity):
             raise InputError(f"{path}: belongs to another run ({'; '.join(other)}); choose another folder")
-        if (difference := first_difference(self.network, stored["network"])) is not None:
+        if (difference := mismatch(self.network, stored["network"])) is not None:
             raise InputError(f"{path}: belongs to another architecture ({difference}); choose another folder")
         self.network.load_state_dict(stored["network"])
         self.average.load_state_dict(stored["average"])

@@ -51,7 +51,7 @@ def test_matrices_go_as_under_torch_and_kernels_as_their_matrices():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_parameter_has_one_optimiser_and_answers_are_left_to_adamw(architecture):
     network = build_network(architecture, {"target": "quaternion"})
-    muon, adamw = make_optimisers("muon", network, 1e-3, 1e-2)
+    muon, adamw = make_optimisers(Recipe(steps=1, optimiser="muon"), network)
     parts = [
         [parameter for group in optimiser.param_groups for parameter in group["params"]]
         for optimiser in (muon, adamw)
@@ -65,7 +65,7 @@ def test_every_parameter_has_one_optimiser_and_answers_are_left_to_adamw(archite
         parameter.ndim == 1 or id(parameter) in answering or parameter.shape[0] == parameter.shape[-1] == 1
         for parameter in parts[1]
     )
-    (only,) = make_optimisers("adamw", network, 1e-3, 1e-2)
+    (only,) = make_optimisers(Recipe(steps=1, optimiser="adamw"), network)
     assert sum(len(group["params"]) for group in only.param_groups) == len(list(network.parameters()))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import rotate_about_beam
-from icobench.network.compact import CompactNetwork
+from icobench.network.architectures import CompactNetwork
 from icobench.network.orbit import embed
 from icobench.network.polar import HarmonicSum, PolarGrid, RoundConvolution, WrappedConvolution
 

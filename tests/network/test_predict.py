@@ -12,13 +12,11 @@ from icobench.geometry.orientation import disorientation, random_orientations
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
 from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
 from icobench.network import selection
-from icobench.network.architectures import PaperNetwork
+from icobench.network.architectures import CompactNetwork, PaperNetwork
 from icobench.network.checkpoint import TrainedNetwork, load_trained, save_network
-from icobench.network.compact import CompactNetwork
 from icobench.network.outputs import Layout
-from icobench.network.predict import answer
 from icobench.network.recipe import Recipe
-from icobench.network.selection import Networks, load_network, predict
+from icobench.network.selection import Networks, answer, load_network, predict
 from icobench.network.targets import TARGETS, Circles, Line
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator

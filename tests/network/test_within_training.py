@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from icobench.images.masks import usable_pixels
-from icobench.network.predict import complete, within_training
 from icobench.network.recipe import Recipe
+from icobench.network.selection import complete, within_training
 from tests.network.tiny import EXPERIMENT, image_set
 
 COUNTS = Recipe(steps=1)
