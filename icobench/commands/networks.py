@@ -102,7 +102,7 @@ def train(
         result = run_training(
             recipe, experiment, folder, machine.seed, where, max_minutes, fast, data=images,
             held_out=held_out, start=weights, search=search,
-            report=lambda step, loss: update(
+            report=lambda step, loss, _: update(
                 step / recipe.steps, f"step {step}/{recipe.steps}, loss {loss:.4g}"
             ),
         )  # fmt: skip

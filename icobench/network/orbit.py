@@ -53,14 +53,11 @@ TANGENT = quaternion_multiply(UNITS[1:, None], UNITS).reshape(12, 4)
 
 def _harmonics(directions: np.ndarray) -> np.ndarray:
     """Real orthonormal spherical harmonics of degree 6, (N, 3) -> (N, 13), order m = -6..6."""
-    polar = np.arccos(np.clip(directions[:, 2], -1, 1))
-    azimuth = np.arctan2(directions[:, 1], directions[:, 0])
-    columns = []
-    for m in range(-DEGREE, DEGREE + 1):
-        value = sph_harm_y(DEGREE, abs(m), polar, azimuth)
-        part = value.imag if m < 0 else value.real
-        columns.append(part if m == 0 else math.sqrt(2) * part)
-    return np.stack(columns, 1)
+    polar = np.arccos(np.clip(directions[:, 2:], -1, 1))
+    azimuth = np.arctan2(directions[:, 1:2], directions[:, :1])
+    orders = np.arange(-DEGREE, DEGREE + 1)
+    values = sph_harm_y(DEGREE, np.abs(orders), polar, azimuth)
+    return np.where(orders == 0, 1, math.sqrt(2)) * np.where(orders < 0, values.imag, values.real)
 
 
 def _random_directions(seed: int, count: int) -> np.ndarray:

@@ -52,12 +52,8 @@ class TrainingBatch(NamedTuple):
     radius_nm: Tensor
 
 
-class _Bodies(NamedTuple):
-    """Radii (N,), orientations (N, 4) and refractive indices (N,), complex128."""
-
-    radius_nm: Tensor
-    quaternion: Tensor
-    index: Tensor
+Bodies = tuple[Tensor, Tensor, Tensor]
+"""Radii (N,), orientations (N, 4) and refractive indices (N,), complex128."""
 
 
 def _generators(seed: int, purpose: Purpose, *key: int) -> tuple[np.random.Generator, torch.Generator]:
@@ -88,9 +84,9 @@ class TrainingStream:
         self.recipe, self.experiment, self.seed = recipe, experiment, seed
         self.device = torch.device(device)
         self.simulator = Simulator(experiment, device=self.device)
-        sines = experiment.sines(dtype=torch.float32)
-        self.sine = (sines[:, None] ** 2 + sines**2).sqrt().to(self.device)
-        self.edge = torch.maximum(sines.abs()[:, None], sines.abs()).to(self.device)
+        x, y = experiment.transverse(torch.float32)
+        self.sine = experiment.sin_theta(torch.float32).to(self.device)
+        self.edge = torch.maximum(x.abs(), y.abs()).to(self.device)
         self.valid = experiment.valid().to(self.device)
         self.bodies = recipe.batch // recipe.variants
         self.stored: ImageSet | None = None
@@ -128,55 +124,53 @@ class TrainingStream:
         """Intensities of the ``batch / variants`` bodies of one step, with their truth and materials."""
         if step not in self.ready:
             ahead = min(AHEAD, self.recipe.steps - step) if step == self.last_step + 1 else 1
-            self.ready = self._patterns_of(range(step, step + max(1, ahead)))
+            steps = range(step, step + max(1, ahead))
+            parts = self._patterns(steps)
+            rows = torch.arange(len(parts)).split(self.bodies)
+            self.ready = {step: parts.subset(part) for step, part in zip(steps, rows, strict=True)}
         self.last_step = step
         return self.ready.pop(step)
 
-    def _patterns_of(self, steps: Sequence[int]) -> dict[int, ImageSet]:
+    def _patterns(self, steps: Sequence[int]) -> ImageSet:
+        """Those of several steps, one after the other."""
         pool = self.recipe.pool
         if self.stored is None and pool is not None and pool <= CACHED_POOL:
-            self.stored = self._simulate(self._pool(range(pool)))
-        if self.stored is None:
-            drawn = [self._draw(step) for step in steps]
-            patterns = self._simulate(_Bodies(*(torch.cat(column) for column in zip(*drawn, strict=True))))
-        else:
+            self.stored = self._simulate(*self._pool(range(pool)))
+        if self.stored is not None:
             rows = [self._draw_numbers(step, len(self.stored)) for step in steps]
-            patterns = self.stored.subset(torch.as_tensor(np.concatenate(rows)))
-        parts = torch.arange(len(patterns)).split(self.bodies)
-        return {step: patterns.subset(part) for step, part in zip(steps, parts, strict=True)}
+            return self.stored.subset(torch.as_tensor(np.concatenate(rows)))
+        drawn = [self._draw(step) for step in steps]
+        return self._simulate(*(torch.cat(column) for column in zip(*drawn, strict=True)))
 
-    def _simulate(self, bodies: _Bodies) -> ImageSet:
+    def _simulate(self, radius_nm: Tensor, quaternion: Tensor, index: Tensor) -> ImageSet:
         """Patterns of bodies, in one call of the simulator for each material."""
-        count, pixels = len(bodies.index), self.experiment.pixels
-        images = torch.empty(count, pixels, pixels, device=self.device)
-        for real, imaginary in torch.unique(torch.view_as_real(bodies.index), dim=0).tolist():
-            material = complex(real, imaginary)
-            rows = (bodies.index == material).nonzero().squeeze(1)
-            radius_nm, quaternion = (values[rows].to(self.device) for values in bodies[:2])
+        pixels = self.experiment.pixels
+        images = torch.empty(len(index), pixels, pixels, device=self.device)
+        for real, imaginary in torch.unique(torch.view_as_real(index), dim=0).tolist():
+            rows = (index == complex(real, imaginary)).nonzero().squeeze(1)
+            simulator = self.simulator.with_refractive_index(complex(real, imaginary))
+            bodies = radius_nm[rows].to(self.device), quaternion[rows].to(self.device)
             with torch.no_grad():
-                simulator = self.simulator.with_refractive_index(material)
-                images[rows.to(self.device)] = simulator.intensity(radius_nm, quaternion)
+                images[rows.to(self.device)] = simulator.intensity(*bodies)
+        truth = self.experiment, radius_nm, quaternion
         mask = self.valid.expand(images.shape)
-        return ImageSet(
-            images, mask, "intensity", self.experiment, bodies.radius_nm, bodies.quaternion,
-            refractive_index=bodies.index,
-        )  # fmt: skip
+        return ImageSet(images, mask, "intensity", *truth, refractive_index=index)
 
     def _draw_numbers(self, step: int, total: int) -> np.ndarray:
         """(batch / variants,) numbers of a step's bodies in a pool or a stored set."""
         rng, _ = _generators(self.seed, Purpose.TRAINING, step, 0)
         return rng.integers(total, size=self.bodies)
 
-    def _draw(self, step: int) -> _Bodies:
+    def _draw(self, step: int) -> Bodies:
         """The bodies of a step."""
         if self.recipe.pool is not None:
             return self._pool(self._draw_numbers(step, self.recipe.pool).tolist())
         rng, generator = _generators(self.seed, Purpose.TRAINING, step, 0)
         index = self._indices(rng, self.bodies)
         radius_nm = torch.as_tensor(rng.uniform(*self.recipe.radius_nm, self.bodies))
-        return _Bodies(radius_nm, random_orientations(self.bodies, generator), index)
+        return radius_nm, random_orientations(self.bodies, generator), index
 
-    def _pool(self, numbers: Sequence[int]) -> _Bodies:
+    def _pool(self, numbers: Sequence[int]) -> Bodies:
         """Bodies by their number in the pool.
 
         They are the same in every step: a pool of N bodies costs N simulations, whatever their materials.
@@ -187,7 +181,7 @@ class TrainingStream:
             radii.append(rng.uniform(*self.recipe.radius_nm))
             orientations.append(random_orientations(1, generator))
             indices.append(self._indices(rng, 1))
-        return _Bodies(torch.tensor(radii, dtype=torch.float64), torch.cat(orientations), torch.cat(indices))
+        return torch.tensor(radii, dtype=torch.float64), torch.cat(orientations), torch.cat(indices)
 
     def _indices(self, rng: np.random.Generator, count: int) -> Tensor:
         """(count,) complex128: the experiment's refractive index, or one of a fixed grid.

@@ -90,7 +90,7 @@ class _Run:
             if (difference := mismatch(self.network, start.weights)) is not None:
                 raise InputError(f"the weights to start from belong to another architecture ({difference})")
             self.network.load_state_dict(start.weights)
-        self.average = copy.deepcopy(self.network).to(device)
+        self.average = copy.deepcopy(self.network).to(device).eval()
         self.network = self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimisers = make_optimisers(recipe, self.network)
         self.schedule = Schedule(recipe)
@@ -197,9 +197,7 @@ def train(
     held_out: ImageSet | None = None,
     start: StoredWeights | None = None,
     progress: Progress = lambda share: None,
-    report: Callable[[int, float], None] = lambda step, loss: None,
-    watch: Callable[[int, Network], None] | None = None,
-    watch_steps: int = 1,
+    report: Callable[[int, float, Network], None] = lambda step, loss, average: None,
     search: dict[str, Any] | None = None,
 ) -> TrainingResult:
     """Train a network, resuming from the folder's checkpoint if there is one.
@@ -221,9 +219,7 @@ def train(
         held_out: intensities to validate on instead of fresh simulations.
         start: weights of the same architecture to start from, instead of random ones.
         progress: called with the finished share of the steps.
-        report: called with the step and the running loss.
-        watch: called with step and averaged network every ``watch_steps`` steps; may raise to stop.
-        watch_steps: see there.
+        report: called with the step, the running loss and the averaged network; may raise to stop.
         search: the cost of finding the recipe, for the card.
 
     Raises:
@@ -280,10 +276,8 @@ def train(
         run.apply_gradients(learning_rate, recipe.average)
         running_loss = 0.98 * running_loss + 0.02 * loss_value if running_loss else loss_value
         progress(run.step / recipe.steps)
-        report(run.step, running_loss)
+        report(run.step, running_loss, run.average)
         run.schedule.observe(run.step, lambda: mean_loss(run.average, recipe.loss, batches))
-        if watch is not None and run.step % watch_steps == 0:
-            watch(run.step, run.average.eval())
 
         now = time.perf_counter()
         run.seconds = seconds_before + now - begin
@@ -314,7 +308,7 @@ def train(
         if late:
             break
 
-    network = run.average.eval()
+    network = run.average
     seconds, simulations = run.seconds, recipe.pool or run.step * recipe.batch // recipe.variants
     if data is not None:
         simulations = len(data)

@@ -55,7 +55,6 @@ def validation_batches(
 @torch.no_grad()
 def mean_loss(network: Network, loss: str, batches: Sequence[TrainingBatch]) -> float:
     """Mean over batches of a loss of :data:`~icobench.network.outputs.LOSSES`, in evaluation mode."""
-    network.eval()
     losses = [float(LOSSES[loss](network(inputs), network.layout, *truth)) for inputs, *truth in batches]
     return sum(losses) / len(losses)
 
@@ -63,7 +62,6 @@ def mean_loss(network: Network, loss: str, batches: Sequence[TrainingBatch]) -> 
 @torch.no_grad()
 def prediction_errors(network: Network, batches: Sequence[TrainingBatch]) -> Errors:
     """Errors of a network, in evaluation mode, on all images of some batches."""
-    network.eval()
     layout, parts = network.layout, []
     for inputs, quaternion, radius_nm in batches:
         output = network(inputs)

@@ -66,7 +66,7 @@ def pace(stage: Stage, recipe: Recipe, minutes: float, name: str) -> dict[str, A
     steps = 1 + 4 * AHEAD
     short = replace(recipe, steps=steps, settle_share=2 * AHEAD / steps, patience=None)
     train(short, stage.run.experiment, folder, stage.run.seed, stage.run.device,
-          report=lambda step, loss: times.append(time.perf_counter()))  # fmt: skip
+          report=lambda step, loss, network: times.append(time.perf_counter()))  # fmt: skip
     early = (times[2 * AHEAD] - times[AHEAD]) / AHEAD
     late = (times[-1] - times[-1 - AHEAD]) / AHEAD
     mean = (1 - recipe.settle_share) * early + recipe.settle_share * late
