@@ -215,11 +215,7 @@ ARCHITECTURES: dict[str, type[Network]] = {"compact": CompactNetwork, "paper": P
 
 
 def build_network(architecture: str, options: dict[str, Any]) -> Network:
-    """A network with random weights.
-
-    Raises:
-        InputError: unknown architecture or options.
-    """
+    """A network with random weights; an InputError names an unknown architecture or option."""
     if architecture not in ARCHITECTURES:
         raise InputError(f"unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}")
     try:

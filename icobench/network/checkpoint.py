@@ -96,11 +96,7 @@ def mismatch(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
 
 
 def save_network(path: Path, network: Network, card: dict[str, Any]) -> None:
-    """Write weights and card to ``path`` (safetensors), whole or not at all.
-
-    Raises:
-        InputError: a weight is infinite or NaN.
-    """
+    """Write weights and card as safetensors, whole or not at all; an InputError names a weight not finite."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     if (name := not_finite(state)) is not None:
         raise InputError(f"{path}: not written, {name} is not finite")

@@ -47,11 +47,9 @@ def is_canonical(experiment: Experiment) -> bool:
 
 
 def require_canonical(experiment: Experiment, where: str = "") -> None:
-    """Refuse an experiment that training cannot use; its wavelength and material do not matter.
+    """Refuse an experiment whose pixels training cannot use; its wavelength and material do not matter.
 
-    Raises:
-        InputError: its pixels are not those of the canonical grid; the message names the differences, after
-            ``where``, such as a file's name and a colon.
+    The InputError names the differences, after ``where``, such as a file's name and a colon.
     """
     deviations = {
         "a flat detector": not experiment.orthographic,

@@ -65,29 +65,21 @@ def _random_directions(seed: int, count: int) -> np.ndarray:
     return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
-def _monomials() -> tuple[np.ndarray, np.ndarray]:
-    """Exponents (28, 3) and coefficients (28, 13) of the harmonics as polynomials in x, y, z."""
-    exponents = np.array([(a, b, DEGREE - a - b) for a in range(DEGREE + 1) for b in range(DEGREE + 1 - a)])
-    points = _random_directions(6, 400)
-    powers = np.prod(points[:, None, :] ** exponents, axis=-1)
-    coefficients = np.linalg.lstsq(powers, _harmonics(points), rcond=None)[0]
-    coefficients[np.abs(coefficients) < 1e-10] = 0.0
-    return exponents, coefficients
-
-
 @lru_cache(maxsize=8)
 def _embedding_tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Constants of the embedding.
-
-    (16, 18) from the products q_i q_j to x, y, z of the six rotated five-fold axes; places (3, 28) of the
-    powers of x, y, z among 7 each; coefficients (28, 13).
-    """
+    """From the products q_i q_j to x, y, z of the six rotated five-fold axes (16, 18); places (3, 28) of the
+    powers of x, y, z among 7 each; coefficients (28, 13)."""
     vertices = icosahedron().vertices
     axes = vertices[[i for i, v in enumerate(vertices) if tuple(v) > tuple(-v)]]
     # M(q) is a quadratic form: its values at the units and at sums of two of them determine it.
     single, double = quaternion_to_matrix(UNITS), quaternion_to_matrix(UNITS[:, None] + UNITS)
     turned = torch.as_tensor(axes) @ ((double - single[:, None] - single) / 2).mT
-    exponents, coefficients = _monomials()
+    # The harmonics as polynomials in x, y, z: exponents (28, 3) and coefficients (28, 13).
+    exponents = np.array([(a, b, DEGREE - a - b) for a in range(DEGREE + 1) for b in range(DEGREE + 1 - a)])
+    points = _random_directions(6, 400)
+    powers = np.prod(points[:, None, :] ** exponents, axis=-1)
+    coefficients = np.linalg.lstsq(powers, _harmonics(points), rcond=None)[0]
+    coefficients[np.abs(coefficients) < 1e-10] = 0.0
     scale = 1 / float(np.linalg.norm(_harmonics(axes).sum(0)))
     places = torch.as_tensor(exponents.T.copy()) + torch.tensor([[0], [DEGREE + 1], [2 * (DEGREE + 1)]])
     return (
@@ -116,11 +108,7 @@ def _generators() -> np.ndarray:
 
 
 def embed(quaternion: Tensor) -> Tensor:
-    """Unit-norm orbit vectors, (..., 4) -> (..., 13), the same for all equivalents of q.
-
-    Components are the real spherical harmonics m = -6..6 summed over the six five-fold axes of
-    the rotated body.
-    """
+    """Unit-norm orbit vectors, (..., 4) -> (..., 13), orders m = -6..6, the same for all equivalents of q."""
     turned, places, coefficients = _embedding_tables(quaternion.dtype, quaternion.device)
     products = quaternion.unsqueeze(-1) * quaternion.unsqueeze(-2)
     rotated = (products.flatten(-2) @ turned).unflatten(-1, (6, 3))
@@ -139,8 +127,7 @@ def _codebook() -> tuple[Tensor, Tensor, Tensor]:
 
     Farthest-point thinning of random orientations: no two are closer than about 4 degrees.
     """
-    generator = torch.Generator().manual_seed(60)
-    candidates = random_quaternions(12 * CODEBOOK_SIZE, generator)
+    candidates = random_quaternions(12 * CODEBOOK_SIZE, torch.Generator().manual_seed(60))
     vectors = embed(candidates)
     chosen = torch.zeros(CODEBOOK_SIZE, dtype=torch.long)
     distance = torch.full((len(candidates),), torch.inf, dtype=torch.float64)
@@ -153,11 +140,9 @@ def _codebook() -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Decoded(NamedTuple):
-    """Orientations decoded from predicted vectors, best first.
+    """Orientations (B, K, 4) in the fundamental domain, best first, and their scores (B, K).
 
-    Attributes:
-        quaternion: (B, K, 4) in the fundamental domain.
-        score: (B, K) cosine between the prediction and the orbit point.
+    The score is the cosine between the predicted vector and the orbit point.
     """
 
     quaternion: Tensor
@@ -179,15 +164,11 @@ def _derivatives() -> Tensor:
 
 
 def decode(vector: Tensor, hypotheses: int = 2) -> Decoded:
-    """Nearest points on the orbit: the best and the next local maxima.
+    """The K nearest points on the orbit to vectors (B, 13) of any norm: the best local maxima of the score.
 
     The codes that score higher than all codes around them are the starts. Newton steps refine them, or
     Gauss-Newton steps with the embedding's constant metric where the score is not concave. Where there are
     fewer maxima than hypotheses, the last hypotheses repeat the best one with a score of -1.
-
-    Args:
-        vector: (B, 13), any norm.
-        hypotheses: K, how many distinct orientations to return.
     """
     pieces = [_decode(piece, hypotheses) for piece in vector.split(CHUNK)]
     return Decoded(*(torch.cat(part) for part in zip(*pieces, strict=True)))

@@ -23,12 +23,7 @@ SPREAD_SHARE = 0.01
 
 
 class Layout(NamedTuple):
-    """The order of a network's numbers.
-
-    Attributes:
-        target: of the orientation.
-        size: of the radius.
-    """
+    """The order of a network's numbers: orientation (``target``), radius (``size``), spreads."""
 
     target: Orientation
     size: Line | Circles
@@ -42,6 +37,11 @@ class Layout(NamedTuple):
         """(B, D + S or more) -> the numbers of the orientation (B, D) and of the radius (B, S)."""
         return output[:, : self.target.dimension], output[:, self.target.dimension : self.dimension]
 
+    def squared_errors(self, output: Tensor, quaternion: Tensor, radius_nm: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared errors (B,) of the orientation's numbers and of the radius's."""
+        orientation, size = self.split(output.float())
+        return self.target.squared_error(orientation, quaternion), self.size.squared_error(size, radius_nm)
+
     def log_spreads(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms (B,) of the spreads of radius and orientation; NaN from a network without spreads."""
         if output.shape[1] == self.dimension:
@@ -54,14 +54,6 @@ class Layout(NamedTuple):
         """Standard deviations of the radius in nm and root mean square angles in degrees, (B,) float32."""
         radius, angle = self.log_spreads(output.float())
         return RADIUS_SPAN_NM * torch.exp(radius), torch.rad2deg(math.sqrt(3) * torch.exp(angle))
-
-
-def _squared_errors(
-    output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Squared errors (B,) of the orientation's numbers and of the radius's."""
-    orientation, size = layout.split(output.float())
-    return layout.target.squared_error(orientation, quaternion), layout.size.squared_error(size, radius_nm)
 
 
 def _spread_likelihood(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor) -> Tensor:
@@ -83,7 +75,7 @@ def _spread_likelihood(output: Tensor, layout: Layout, quaternion: Tensor, radiu
 
 def mean_square_loss(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor) -> Tensor:
     """Mean squared error over the D + S numbers, the published loss."""
-    orientation, size = _squared_errors(output, layout, quaternion, radius_nm)
+    orientation, size = layout.squared_errors(output, quaternion, radius_nm)
     return (orientation + size).mean() / layout.dimension
 
 
@@ -93,7 +85,7 @@ def logarithmic_loss(output: Tensor, layout: Layout, quaternion: Tensor, radius_
     The gradient weighs orientation and radius by their relative errors at any stage of training. The Gaussian
     likelihood of the errors fits the spreads, if there are any, and does not change the errors themselves.
     """
-    orientation, size = _squared_errors(output, layout, quaternion, radius_nm)
+    orientation, size = layout.squared_errors(output, quaternion, radius_nm)
     # The floors keep the gradient finite should a batch be answered exactly.
     loss = 0.5 * torch.log(orientation.mean() + 1e-9) + torch.log(size.mean() + 1e-9)
     return loss + SPREAD_SHARE * _spread_likelihood(output, layout, quaternion, radius_nm)
@@ -105,7 +97,7 @@ def square_loss(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: T
     Unlike the gradient of a logarithm, its gradient falls with the errors. The spreads add nothing to the
     value of the loss, and a share of the gradient that falls with the loss.
     """
-    orientation, size = _squared_errors(output, layout, quaternion, radius_nm)
+    orientation, size = layout.squared_errors(output, quaternion, radius_nm)
     loss = (orientation + size).mean()
     spreads = _spread_likelihood(output, layout, quaternion, radius_nm)
     return loss + SPREAD_SHARE * loss.detach() * (spreads - spreads.detach())

@@ -94,9 +94,8 @@ class RoundConvolution(nn.Conv1d):
             spectrum = self._spectrum() if self.folded is None else self.folded
             # Contiguous: a product of strided complex matrices takes more than twice the time.
             waves = torch.fft.rfft(x.float()).permute(2, 0, 1).contiguous() @ spectrum
-            bias = self.bias
-            assert bias is not None
-            return torch.fft.irfft(waves.permute(1, 2, 0), self.sectors) + bias[:, None]
+            out = torch.fft.irfft(waves.permute(1, 2, 0), self.sectors)
+            return out + self.bias[:, None]  # type: ignore[index]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:

@@ -135,14 +135,12 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """Undo :meth:`to_dict`.
-
-        Raises:
-            InputError: not a recipe; the message names what is wrong.
-        """
+        """Undo :meth:`to_dict`; an InputError names what is wrong with the values."""
         if unknown := set(values) - {field.name for field in fields(cls)}:
             raise InputError(f"a recipe has no {', '.join(sorted(unknown))}")
-        arguments = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
+        arguments: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         try:
             return cls(**arguments)
         except (TypeError, ValueError) as error:
@@ -152,8 +150,7 @@ class Recipe:
 def read_recipe(path: Path) -> tuple[Recipe, dict[str, Any] | None]:
     """A recipe from a TOML file, and the cost of finding it, if the file has a table ``search``.
 
-    Raises:
-        InputError: missing or damaged file, or not a recipe.
+    An InputError says whether the file is missing, damaged, or not a recipe.
     """
     values = read_toml(path)
     search = values.pop("search", None)

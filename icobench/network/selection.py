@@ -65,11 +65,7 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Networks:
-    """Trained networks, each for its kind of images.
-
-    Attributes:
-        members: at least one.
-    """
+    """Trained networks, at least one, each for its kind of images."""
 
     members: tuple[TrainedNetwork, ...]
 
@@ -84,17 +80,12 @@ class Networks:
         return [{**member.card, "digest": member.digest} for member in self.members]
 
     def choose(self, experiment: Experiment, kind: str, complete: bool = False) -> "Networks":
-        """The members for images of one kind, the most special first.
+        """The members for images of a kind of :data:`~icobench.images.image_set.KINDS`, most special first.
 
         Photon counts need a network for counts. Noise-free intensities and log images need the network for
         clean images and, for images that are not clean or not complete, a robust one: for counts or for
-        realistic images. A network that was not trained for the experiment (another refractive index, a
-        cropped detector) is left out.
-
-        Args:
-            experiment: grid and material of the images.
-            kind: "counts", "log" or "intensity" (noise-free).
-            complete: whether all images are known to be complete; intensities then need no robust network.
+        realistic images; intensities that are known to be ``complete`` do without. A network that was not
+        trained for the experiment (another refractive index, a cropped detector) is left out.
 
         Raises:
             InputError: no member was trained for this experiment.
@@ -134,11 +125,7 @@ def load_network(
 
 
 def predict(
-    networks: Networks,
-    images: ImageSet,
-    mask: Tensor | None = None,
-    hypotheses: int = 2,
-    versions: int = 1,
+    networks: Networks, images: ImageSet, mask: Tensor | None = None, hypotheses: int = 2, versions: int = 1
 ) -> Answer:
     """Reconstruct images with the networks that were trained for them.
 
@@ -165,48 +152,35 @@ def predict(
     """
     if mask is not None:
         images = replace(images, mask=mask)
-    chosen = networks.choose(images.known_experiment, images.kind).members
-    if len(chosen) == 1:
-        return answer(chosen[0], images, hypotheses, versions)
-    clean_network, robust_network = chosen
-    rows = complete(images).nonzero().squeeze(1)
-    if images.kind == "intensity" and len(rows) == len(images):
-        return answer(clean_network, images, hypotheses, versions)
-    robust = answer(robust_network, images, hypotheses, versions)
-    if not len(rows):
+    is_complete = complete(images)
+    chosen = networks.choose(images.known_experiment, images.kind, bool(is_complete.all())).members
+    robust = answer(chosen[-1], images, hypotheses, versions)
+    rows = is_complete.nonzero().squeeze(1)
+    if len(chosen) == 1 or not len(rows):
         return robust
-    clean = answer(clean_network, images.subset(rows), hypotheses, versions)
+    clean = answer(chosen[0], images.subset(rows), hypotheses, versions)
     used = torch.ones(len(rows), dtype=torch.bool)
+    assert robust.hypotheses is not None and clean.hypotheses is not None
     if images.kind == "log":
-        assert clean.hypotheses is not None
         used = agreeing(clean, robust, rows) & (clean.hypotheses.score[:, 0] >= CLEAN_SCORE)
-    _replace_rows(robust, rows[used], clean, used.nonzero().squeeze(1))
+    for name in ("radius_nm", "quaternion", "radius_std_nm", "orientation_std_deg"):
+        getattr(robust, name)[rows[used]] = getattr(clean, name)[used]
+    for column, clean_column in zip(robust.hypotheses, clean.hypotheses, strict=True):
+        column[rows[used]] = clean_column[used]
+    for place in used.nonzero().squeeze(1).tolist():
+        robust.status[int(rows[place])] = clean.status[place]
     return robust
 
 
 def agreeing(clean: Answer, robust: Answer, rows: Tensor | slice = slice(None)) -> Tensor:
-    """Where the answer for clean images lies within twice the error bars of the robust one, (M,) bool.
+    """Where the answer for M clean images lies within twice the error bars of the robust one, (M,) bool.
 
-    Args:
-        clean: M images.
-        robust: N images.
-        rows: (M,) their places in ``robust``; the same images in both by default.
+    ``rows`` (M,) are the places of these images in the robust answer; by default both have the same images.
     """
     angle = disorientation(clean.quaternion, robust.quaternion[rows])
     distance = (clean.radius_nm - robust.radius_nm[rows]).abs()
     near = angle <= AGREEMENT * robust.orientation_std_deg[rows]
     return near & (distance <= AGREEMENT * robust.radius_std_nm[rows])
-
-
-def _replace_rows(target: Answer, rows: Tensor, source: Answer, source_rows: Tensor) -> None:
-    """Overwrite rows of one answer with rows of another, (M,) each."""
-    assert target.hypotheses is not None and source.hypotheses is not None
-    names = ("radius_nm", "quaternion", "radius_std_nm", "orientation_std_deg")
-    columns = [(getattr(target, name), getattr(source, name)) for name in names]
-    for old, new in (*columns, *zip(target.hypotheses, source.hypotheses, strict=True)):
-        old[rows] = new[source_rows]
-    for row, source_row in zip(rows.tolist(), source_rows.tolist(), strict=True):
-        target.status[row] = source.status[source_row]
 
 
 def complete(images: ImageSet) -> Tensor:
@@ -218,10 +192,7 @@ def complete(images: ImageSet) -> Tensor:
 
 
 def within_training(recipe: Recipe, images: ImageSet) -> Tensor:
-    """(N,) which images have a hole, a reach, photons and pixels like the training images of a recipe.
-
-    Error bars of a network do not hold for other images.
-    """
+    """(N,) which images have a hole, a reach, photons and pixels like a recipe's: error bars hold there."""
     if recipe.images == "clean":
         return complete(images)
     experiment, device = images.known_experiment, images.images.device
@@ -298,12 +269,7 @@ def _outputs(trained: TrainedNetwork, images: ImageSet, versions: int) -> tuple[
 
 @torch.no_grad()
 def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versions: int = 1) -> Answer:
-    """Reconstruct images with one trained network, see :func:`~icobench.network.selection.predict`.
-
-    Raises:
-        InputError: the network was not trained for this experiment.
-        ValueError: wrong shapes, kind or number of versions.
-    """
+    """Reconstruct images with one trained network; arguments and errors as for :func:`predict`."""
     pixels = images.known_experiment.pixels
     shape = (len(images), pixels, pixels)
     if not images.images.shape == images.mask.shape == shape or images.mask.dtype != torch.bool:

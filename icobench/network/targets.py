@@ -44,11 +44,7 @@ NEWTON_STEPS = 2
 
 
 class Target:
-    """How true values become numbers that a network regresses, and back.
-
-    Attributes:
-        dimension: how many numbers.
-    """
+    """How true values become ``dimension`` numbers that a network regresses, and back."""
 
     dimension: int
 
@@ -166,10 +162,7 @@ class Circles(Target):
     Radii are expressed from 16 to 180 nm; numbers that are not finite give NaN.
 
     Args:
-        periods_nm: circumferences, from wide to narrow; the first at least 164 nm.
-
-    Raises:
-        ValueError: not falling, not positive, not finite, or the first too small.
+        periods_nm: circumferences, positive and falling; the first at least 164 nm, else a ValueError.
     """
 
     range_nm = (LEAST_NM, MOST_NM)

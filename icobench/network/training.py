@@ -20,10 +20,9 @@ from icobench.images.image_set import ImageSet
 from icobench.network.architectures import Network, build_network
 from icobench.network.checkpoint import StoredWeights, TrainedNetwork, mismatch, not_finite, save_network
 from icobench.network.inputs import require_canonical
-from icobench.network.optimisers import make_optimisers
+from icobench.network.optimisers import Schedule, make_optimisers
 from icobench.network.outputs import LOSSES
 from icobench.network.recipe import Recipe
-from icobench.network.schedule import Schedule
 from icobench.network.stream import TrainingStream
 from icobench.network.validation import mean_loss, prediction_errors, spread_factors, validation_batches
 from icobench.seeds import Purpose, seed_word
@@ -109,9 +108,8 @@ class _Run:
         decay = min(decay, (1 + self.step) / (10 + self.step))
         averages, current = self.average.state_dict(), self.network.state_dict()
         floats = [name for name, value in averages.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [averages[name] for name in floats], [current[name] for name in floats], 1 - decay
-        )
+        mean, new = ([state[name] for name in floats] for state in (averages, current))
+        torch._foreach_lerp_(mean, new, 1 - decay)
         for name in averages.keys() - set(floats):
             averages[name].copy_(current[name])
 
@@ -139,11 +137,7 @@ class _Run:
             torch.save(values, temporary)
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            InputError: it is damaged, from an older version, or belongs to another run.
-        """
+        """Continue from a checkpoint; an InputError says if it is damaged, too old, or of another run."""
         try:
             stored = torch.load(path, weights_only=True, map_location="cpu")
             # With the defaults of fields that recipes and experiments did not have yet.

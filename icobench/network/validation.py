@@ -32,10 +32,7 @@ ANGLE_WITHIN = math.sqrt(float(chi2.ppf(WITHIN, 3)) / 3)
 
 
 class Errors(NamedTuple):
-    """Disorientations (N,), float64, and absolute errors of the radius, with their predicted spreads.
-
-    The spreads are a root mean square angle and a standard deviation; NaN if there are none.
-    """
+    """Disorientations, radius errors, and their predicted spreads, NaN if there are none; (N,) each."""
 
     angle_deg: Tensor
     radius_nm: Tensor
@@ -74,17 +71,11 @@ def prediction_errors(network: Network, batches: Sequence[TrainingBatch]) -> Err
 
 
 def spread_factors(errors: Errors) -> dict[str, float]:
-    """Factors for the predicted spreads, with which 68 % of the errors lie within them.
+    """Factors, "radius" and "orientation", that make 68 % of the errors lie within the predicted spreads.
 
     During training the spreads are fitted to the errors (Gaussian likelihood), but later than these fall. One
     factor for all images corrects that and keeps the differences between images that the network has learnt
-    (temperature scaling, Guo et al. 2017, for regression).
-
-    Args:
-        errors: on images like those of training, which it did not use.
-
-    Returns:
-        "radius" and "orientation"; 1 for a network without spreads.
+    (temperature scaling, Guo et al. 2017, for regression). It is 1 for a network without spreads.
     """
 
     def factor(error: Tensor, spread: Tensor, expected: float) -> float:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from icobench.errors import InputError
+from icobench.network.optimisers import FALL, FALLS, Schedule
 from icobench.network.recipe import Recipe
-from icobench.network.schedule import FALL, FALLS, Schedule
 from icobench.network.training import train
 from icobench.simulator.experiment import Experiment
 
@@ -70,7 +70,7 @@ def test_squares_improve_by_a_share(loss):
 
 def test_training_ends_on_its_plateau_and_resumes(tmp_path, monkeypatch):
     """Nothing is good enough here: 1 + 4 x 1 validations, one after each step."""
-    monkeypatch.setattr("icobench.network.schedule.PROGRESS", 1e9)
+    monkeypatch.setattr("icobench.network.optimisers.PROGRESS", 1e9)
     recipe = replace(RECIPE, steps=6, patience=1, validate_steps=1)
     uninterrupted = train(recipe, Experiment(), tmp_path / "whole", seed=1)
     assert uninterrupted.finished and uninterrupted.steps == 1 + FALLS + 1

@@ -15,9 +15,9 @@ from icobench.geometry.orientation import random_orientations
 from icobench.images.log_image import log_image
 from icobench.network.architectures import build_network
 from icobench.network.checkpoint import load_trained, read_weights
+from icobench.network.optimisers import Schedule
 from icobench.network.outputs import LOSSES
 from icobench.network.recipe import RECIPES, Recipe
-from icobench.network.schedule import Schedule
 from icobench.network.stream import TrainingStream
 from icobench.network.training import DivergedError, train
 from icobench.network.validation import validation_batches
