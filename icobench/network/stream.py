@@ -39,13 +39,7 @@ REALISTIC_SHARE = 0.75
 
 
 class TrainingBatch(NamedTuple):
-    """One step's images.
-
-    Attributes:
-        inputs: (B, 3, 128, 128) of :func:`~icobench.network.inputs.network_input`.
-        quaternion: (B, 4) in the fundamental domain.
-        radius_nm: (B,) float32.
-    """
+    """One step's network inputs (B, 3, 128, 128), orientations (B, 4) in the fundamental domain, radii (B,)."""
 
     inputs: Tensor
     quaternion: Tensor

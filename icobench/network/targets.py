@@ -100,10 +100,8 @@ class Quaternion(Orientation):
         return to_fundamental_domain(normalize(torch.cat((w, output[:, 1:]), 1), dim=1))
 
 
-class Nearest(Orientation):
+class Nearest(Quaternion):
     """The plain quaternion, compared with the nearest of the 60 equivalents and their negatives."""
-
-    dimension = 4
 
     def encode(self, quaternion: Tensor) -> Tensor:
         return quaternion.float()

@@ -7,9 +7,8 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,8 +41,7 @@ class DivergedError(InputError):
     """Loss, gradient or weights became infinite or NaN."""
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(NamedTuple):
     """The end of a run.
 
     Attributes:
