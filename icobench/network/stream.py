@@ -39,7 +39,7 @@ REALISTIC_SHARE = 0.75
 
 
 class TrainingBatch(NamedTuple):
-    """One step's network inputs (B, 3, 128, 128), orientations (B, 4) in the fundamental domain, radii (B,)."""
+    """One step's network inputs (B, 3, 128, 128), orientations in the fundamental domain (B, 4), radii."""
 
     inputs: Tensor
     quaternion: Tensor
