@@ -133,6 +133,7 @@ class Schedule:
     waited: int = 0
     """Validations since then, or since the last fall."""
     falls: int = 0
+    """Plateaus so far."""
 
     def learning_rate(self, step: int) -> float:
         """Of one step."""

@@ -164,7 +164,7 @@ def _derivatives() -> Tensor:
 
 
 def decode(vector: Tensor, hypotheses: int = 2) -> Decoded:
-    """The K nearest points on the orbit to vectors (B, 13) of any norm: the best local maxima of the score.
+    """Nearest points on the orbit to vectors (B, 13) of any norm: the K best local maxima of the score.
 
     The codes that score higher than all codes around them are the starts. Newton steps refine them, or
     Gauss-Newton steps with the embedding's constant metric where the score is not concave. Where there are
