@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from icobench.errors import InputError
-from icobench.images.counts import expected_counts
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import expected_counts, usable_pixels
 from icobench.seeds import Purpose, random_generator
 from icobench.simulator.experiment import Experiment
 

@@ -3,29 +3,27 @@
 Every source pixel is split into s x s subpixels, none larger than a quarter of a target pixel. Each is taken
 as a box around its direction (k_x / k, k_y / k) and shared among the target pixels that it overlaps, so one
 sparse matrix A (source pixels x target pixels) holds the share of each source pixel that falls into each
-target pixel; its rows add up to 1 inside the target grid. With n_p the counts of source pixel p, a_p its area
-in the plane (k_x / k, k_y / k) in target pixels, and u_p whether it is usable,
+target pixel. With n_p the counts of source pixel p, a_p its area in the plane (k_x / k, k_y / k) in target
+pixels, and u_p whether it is usable,
 
     coverage_t = sum_p A_pt a_p u_p,    counts_t = sum_p A_pt n_p u_p / coverage_t.
 
-Target pixels whose coverage is below 0.75 are masked. Equal pitch gives an exact cut: the fraction of the
-beam's offset goes to the experiment's ``centre_offset``.
+Target pixels of little coverage are masked. Equal pitch gives an exact cut: the fraction of the beam's offset
+goes to the experiment's ``centre_offset``.
 
 **Counts.** A flat detector's pixel counts photons in its own solid angle: intensity x cos^3(theta). Their sum
-over a target pixel is intensity x the target pixel's solid angle, intensity x k / k_z. So counts of a flat
-detector must be compared with an experiment that has ``solid_angle_factor`` set (:func:`target_experiment`
-does that). Frames that are orthographic already keep the factor they have.
+over a target pixel is intensity x the target pixel's solid angle, intensity x k / k_z. So they are compared
+with an experiment that has ``solid_angle_factor`` set. Orthographic frames keep the factor they have.
 
-**Log images.** They show what pixels counted, on a scale of their own. Their relative intensities, of a flat
-detector divided by cos^3(theta), are averaged over the target pixel by area and made a log image again. That
+**Log images** show what pixels counted, on a scale of their own. Their relative intensities, of a flat
+detector divided by cos^3(theta), are averaged over the target pixel by area and made a log image again, which
 is compared with the intensity itself, without factor.
 
 **Averages.** A target pixel holds the average over its area, which has less contrast than the intensity at
 its centre where fringes are narrow. The experiment says so by its ``pixel_average``. Without it, fits of
 exact counts of a flat detector (512 x 512, sin(theta) up to 0.8, onto 128 pixels for the half space) found
-radii of 40, 80 and 150 nm too small by 0.034, 0.16 and 0.80 nm; with it by 0.001, 0.019 and 0.09 nm,
-orientations off by 0.000, 0.003 and 0.007 degrees in the median. (What is left is the average over the
-detector's own pixels, which the simulated frames did not have.)
+radii of 40, 80 and 150 nm too small by 0.034, 0.16 and 0.80 nm; with it by 0.001, 0.019 and 0.09 nm. (What is
+left is the average over the detector's own pixels, which the simulated frames did not have.)
 """
 
 import math
@@ -38,11 +36,11 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import intensity_from_log, log_image
+from icobench.images.pixels import intensity_from_log, log_image
 from icobench.images.source import ImageSource
 from icobench.simulator.experiment import Experiment, FlatDetector
 
-__all__ = ["FrameGeometry", "ResampledSource", "Resampler", "on_grid", "target_experiment"]
+__all__ = ["FrameGeometry", "Resampler", "on_grid", "target_experiment"]
 
 FINENESS = 4
 """Subpixels per target pixel and axis, at least."""
@@ -92,9 +90,7 @@ class FrameGeometry:
 def target_experiment(experiment: Experiment, geometry: FrameGeometry, kind: str) -> Experiment:
     """The experiment that resampled frames are compared with: see the module's text on counts and log images.
 
-    Args:
-        experiment: orthographic; its ``solid_angle_factor`` is that of frames that are orthographic too.
-        geometry, kind: of the frames.
+    The ``solid_angle_factor`` of ``experiment`` is that of frames that are orthographic.
     """
     return replace(experiment, solid_angle_factor=kind == "counts") if geometry.flat else experiment
 
@@ -102,21 +98,19 @@ def target_experiment(experiment: Experiment, geometry: FrameGeometry, kind: str
 class Resampler:
     """Brings frames of one shape and geometry to the grid of an experiment.
 
+    Args:
+        shape: (H, W) of the frames.
+        geometry: directions of their pixels.
+        target: orthographic.
+
     Attributes:
         coarse: width of the frames' pixels on the beam, in pixels of the target.
+
+    Raises:
+        InputError: the frames' pixels are far coarser than the target's.
     """
 
     def __init__(self, shape: tuple[int, int], geometry: FrameGeometry, target: Experiment) -> None:
-        """Compute the shares.
-
-        Args:
-            shape: (H, W) of the frames.
-            geometry: directions of their pixels.
-            target: orthographic.
-
-        Raises:
-            InputError: the frames' pixels are far coarser than the target's.
-        """
         from scipy.sparse import vstack
 
         self.target = target
@@ -205,7 +199,7 @@ class Resampler:
         return values, np.broadcast_to(covered, values.shape).copy()
 
 
-class ResampledSource(ImageSource):
+class _ResampledSource(ImageSource):
     """The frames of another source, brought to a grid as they are read."""
 
     def __init__(self, source: ImageSource, resampler: Resampler) -> None:
@@ -283,4 +277,4 @@ def on_grid(
         target = replace(target, centre_offset=(x, y))
     else:
         target = replace(target, pixel_average=True)
-    return ResampledSource(source, Resampler(source.shape, geometry, target)), target
+    return _ResampledSource(source, Resampler(source.shape, geometry, target)), target

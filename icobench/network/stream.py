@@ -9,7 +9,7 @@ from torch import Tensor
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.images.augment import augment
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.images.symmetry import dihedral_images, dihedral_orientations
 from icobench.network.bodies import Bodies, generator_pair
 from icobench.network.inputs import count_brightness, network_input

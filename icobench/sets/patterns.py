@@ -14,7 +14,7 @@ from icobench.geometry.rotations import random_quaternions
 from icobench.images.augment import FILTERS, augment
 from icobench.images.detector import DETECTORS, Detector, DetectorModel
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.seeds import Purpose, torch_generator
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator

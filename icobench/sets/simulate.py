@@ -11,10 +11,9 @@ from torch import Tensor
 
 from icobench.errors import InputError
 from icobench.geometry import shapes
-from icobench.images.counts import photon_counts
 from icobench.images.formats import HDF5_SUFFIXES
 from icobench.images.image_set import ImageSet
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.provenance import provenance
 from icobench.seeds import Purpose, torch_generator
 from icobench.sets.pattern_file import write_patterns

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
+import icobench.images.augment as filters
 from icobench.errors import InputError
-from icobench.images import filters
 from icobench.images.augment import FILTERS, augment
 from icobench.images.philox import Draws, philox4x32
 

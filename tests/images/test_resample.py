@@ -11,7 +11,7 @@ from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
 from icobench.fitting.objectives import LogImageError, PoissonDeviance
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.images.resample import FrameGeometry, Resampler, on_grid, target_experiment
 from icobench.images.source import open_images
 from icobench.runs.reconstruct import reconstruct

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import usable_pixels
 from icobench.network.predict import complete, within_training
 from icobench.network.recipe import Recipe
 from tests.network.tiny import EXPERIMENT, image_set

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from icobench.runs.training_set import read_training_set, training_data
 
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.network.recipe import RECIPES
 from icobench.network.stream import TrainingStream
+from icobench.runs.training_set import read_training_set, training_data
 from icobench.sets.generation import generate_to_file
 from icobench.sets.pattern_file import read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, generate_patterns

@@ -15,8 +15,7 @@ from icobench.geometry.orientation import to_fundamental_domain
 from icobench.images.augment import augment
 from icobench.images.detector import Detector
 from icobench.images.formats import DATA_PATH, MASK_PATH
-from icobench.images.log_image import log_image
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import log_image, usable_pixels
 from icobench.images.source import read_images
 from icobench.sets.pattern_file import TRUTH_GROUP, read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, PatternSource, generate_patterns
