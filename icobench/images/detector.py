@@ -118,16 +118,12 @@ class DetectorModel:
         # torch draws in one thread, and without holding Python's lock.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             counts = torch.stack(list(pool.map(self._expose, mean, generators)))
-        if detector.saturation:
-            mask = mask & (counts < detector.saturation)
+        mask = mask & (counts < (detector.saturation or math.inf))
         return torch.where(mask, counts, 0.0), mask
 
     def _expose(self, mean: Tensor, generator: torch.Generator) -> Tensor:
         """Readings (H, W) of one image, given its mean counts."""
-        detector = self.detector
-        counts = torch.poisson(mean, generator=generator).float()
-        if detector.gain_variation:
-            counts = counts * self.gain
-        if detector.readout_noise:
-            counts = counts + detector.readout_noise * torch.randn(counts.shape, generator=generator)
+        counts = torch.poisson(mean, generator=generator).float() * self.gain
+        if noise := self.detector.readout_noise:
+            counts = counts + noise * torch.randn(counts.shape, generator=generator)
         return counts.round().clamp_min(0)

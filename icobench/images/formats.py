@@ -235,13 +235,9 @@ def _open(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
 
 
 def open_frames(path: Path, dataset: str | None, files: ExitStack) -> Frames:
-    """The images of a file.
+    """The images of a file, which ``files`` closes at the end.
 
-    Args:
-        path: the file.
-        dataset: within an HDF5 file (by default :data:`DATA_PATH`) or of an ``.npz`` (by default "data",
-            "images" or the only one).
-        files: closes what this function opens.
+    The default ``dataset`` is :data:`DATA_PATH` of an HDF5 file; "data", "images" or the only one of an npz.
 
     Raises:
         InputError: missing or damaged file, unknown format, no such dataset.
@@ -255,13 +251,9 @@ def open_frames(path: Path, dataset: str | None, files: ExitStack) -> Frames:
 
 
 def open_mask(path: Path, mask: str | None, files: ExitStack) -> Frames | None:
-    """The mask that belongs to the images of a file.
+    """The mask that belongs to the images of a file; None if it has none.
 
-    Args:
-        path: file of the images.
-        mask: a file of its own, or a dataset within an HDF5 file; by default :data:`MASK_PATH` of an HDF5
-            file and "mask" of an ``.npz``, None where there is none.
-        files: closes what this function opens.
+    ``mask`` is a file of its own, or a dataset of the images' file: by default :data:`MASK_PATH`, or "mask".
 
     Raises:
         InputError: a mask is named that is not there.

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix, vstack
 
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
@@ -77,14 +78,11 @@ class FrameGeometry:
     flat: bool
 
     def directions(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """k_x / k, k_y / k and k_z / k at pixel indices that broadcast; k_z is 0 beyond the horizon."""
+        """k_x / k, k_y / k at pixel indices that broadcast, and a flat detector's cos(theta), else 1."""
         across, down = (x - self.centre[0]) * self.pitch, (y - self.centre[1]) * self.pitch
         square = across**2 + down**2
-        if self.flat:
-            cosine = 1 / np.sqrt(1 + square)
-            return across * cosine, down * cosine, cosine
-        cosine = np.sqrt(np.maximum(0, 1 - square))
-        return across + 0 * cosine, down + 0 * cosine, cosine
+        cosine = 1 / np.sqrt(1 + square) if self.flat else np.ones_like(square)
+        return across * cosine, down * cosine, cosine
 
 
 def target_experiment(experiment: Experiment, geometry: FrameGeometry, kind: str) -> Experiment:
@@ -111,8 +109,6 @@ class Resampler:
     """
 
     def __init__(self, shape: tuple[int, int], geometry: FrameGeometry, target: Experiment) -> None:
-        from scipy.sparse import vstack
-
         self.target = target
         self.coarse = geometry.pitch * (target.pixels // 2) / target.sin_theta_max
         if self.coarse > COARSEST:
@@ -123,23 +119,18 @@ class Resampler:
         split = max(1, math.ceil(FINENESS * self.coarse - 1e-9))
         height = max(1, SUBPIXELS // (shape[1] * split**2))
         self._area = np.zeros(shape, np.float32)
-        # What a pixel counts, over the intensity.
-        self._solid_angle = np.ones(shape, np.float32)
+        self._solid_angle = np.ones(shape, np.float32)  # what a pixel counts, over the intensity
         pieces = []
         for first in range(0, shape[0], height):
             rows = np.arange(first, min(first + height, shape[0]))
             pieces.append(self._shares(geometry, rows, shape[1], split))
             x, y, cosine = geometry.directions(np.arange(shape[1]), rows[:, None])
-            area = self.coarse**2 * (cosine**4 if geometry.flat else 1.0)
-            self._area[rows] = np.where(x**2 + y**2 < 1, area, 0)
-            if geometry.flat:
-                self._solid_angle[rows] = cosine**3
+            self._area[rows] = np.where(x**2 + y**2 < 1, self.coarse**2 * cosine**4, 0)
+            self._solid_angle[rows] = cosine**3
         self._shared = vstack(pieces, format="csr").T
 
     def _shares(self, geometry: FrameGeometry, rows: np.ndarray, width: int, split: int) -> Any:
         """Rows of the matrix A for some rows of the frame: sparse (len(rows) * width, pixels^2)."""
-        from scipy.sparse import csr_matrix
-
         pixels = self.target.pixels
         inside = (np.arange(split) + 0.5) / split - 0.5
         columns = (np.arange(width)[:, None] + inside).ravel()
@@ -149,7 +140,7 @@ class Resampler:
         sides = []
         for sine, offset in ((y, self.target.centre_offset[1]), (x, self.target.centre_offset[0])):
             # The derivative of k_x / k along x; the box leaves out the small shear off the axes.
-            size = self.coarse / split * (cosine * (1 - sine**2) if geometry.flat else np.ones_like(sine))
+            size = self.coarse / split * (cosine * (1 - sine**2) if geometry.flat else cosine)
             low = sine * scale + pixels / 2 + offset + 0.5 - size / 2
             first = np.floor(low)
             # Rounded: else the last digit would carry a box that ends at an edge across it.
@@ -171,26 +162,20 @@ class Resampler:
         return (self._shared @ values.reshape(len(values), -1).T).T.reshape(-1, side, side)
 
     def __call__(self, images: np.ndarray, mask: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """Resample images.
-
-        Args:
-            images: (n, H, W) float32, 0 where masked.
-            mask: (n, H, W) True where usable.
-            kind: "counts" or "log".
+        """Resample images (n, H, W) float32, 0 where masked, and their mask (n, H, W), True where usable.
 
         Returns:
-            images (n, pixels, pixels) float32, 0 where masked, and mask.
+            both on the grid: (n, pixels, pixels).
         """
         weight = mask * self._area
         same_mask = bool((mask == mask[:1]).all())
         coverage = self._gather(weight[:1] if same_mask else weight)
         covered = (coverage >= LEAST_COVERAGE) & self.target.valid().numpy()
-        if kind == "counts":
-            values = self._gather(images * (weight > 0))
+        if kind == "log":
+            frames = intensity_from_log(torch.from_numpy(images)).numpy() / self._solid_angle * weight
         else:
-            values = self._gather(
-                intensity_from_log(torch.from_numpy(images)).numpy() / self._solid_angle * weight
-            )
+            frames = images * (weight > 0)
+        values = self._gather(frames)
         values = np.where(covered, values / np.maximum(coverage, LEAST_COVERAGE), 0).astype(np.float32)
         if kind == "log":
             tensor = torch.from_numpy(values)
@@ -259,13 +244,11 @@ def on_grid(
         return source, replace(experiment, pixels=width)
     if source.kind == "intensity":
         raise InputError(f"{source.where}: intensities without noise must be on the grid; say --kind counts")
-    middle = (width / 2, height / 2)
     if detector is not None:
-        pitch = detector.pixel_mm / detector.distance_mm
-        geometry = FrameGeometry(pitch, detector.centre or middle, flat=True)
+        pitch, centre = detector.pixel_mm / detector.distance_mm, detector.centre
     else:
         pitch = experiment.sin_theta_max / (min(height, width) / 2)
-        geometry = FrameGeometry(pitch, centre or middle, flat=False)
+    geometry = FrameGeometry(pitch, centre or (width / 2, height / 2), flat=detector is not None)
     try:
         target = replace(experiment, pixels=PIXELS_A_SIDE if pixels is None else pixels)
     except ValueError as error:

@@ -95,14 +95,8 @@ def _checked_mask(mask: Frames, shape: tuple[int, ...]) -> Frames:
 class ImageSource:
     """Frames of a file or an array, read block by block and checked then; a context manager.
 
-    Made by :func:`open_images` and :func:`open_arrays`.
-
-    Args:
-        path: the file, None for an array.
-        frames: as stored.
-        mask: masks as stored, one for all images or one for each, non-zero = bad; None without a mask.
-        kind: "auto", or one of :data:`~icobench.images.image_set.KINDS`.
-        saturation, decades: as for :func:`open_images`.
+    Made by :func:`open_images`, whose ``saturation`` and ``decades`` it has, and :func:`open_arrays`. Masks
+    are one for all frames or one for each, non-zero = bad.
 
     Attributes:
         path: the file, None for an array.
