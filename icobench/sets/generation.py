@@ -4,13 +4,11 @@ While a set is made, each finished block is a file in ``OUT.parts``; at the end 
 be killed at any time and started again, and several may work on one set.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +17,14 @@ import torch
 from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
-from icobench.images.formats import DATA_PATH
-from icobench.provenance import provenance
-from icobench.sets.pattern_file import (
-    CHUNK_IMAGES,
-    TRUTH_GROUP,
-    PatternWriter,
-    large_file,
-    small_file,
-    stored_settings,
-)
-from icobench.sets.patterns import PatternOptions, PatternSource
+from icobench.provenance import provenance, versions
+from icobench.sets.pattern_file import CHUNK_IMAGES, TRUTH_GROUP, join_files, stored_settings, write_patterns
+from icobench.sets.patterns import PatternOptions, PatternSource, changed
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.storage import WHOLE, PieceStore, Shard, atomic_path
 
-__all__ = ["PRESETS", "SetGeneration", "chosen_options", "generate_to_file", "merge_shards", "shard_range"]
+__all__ = ["PRESETS", "SetGeneration", "chosen_options", "merge_shards", "shard_range"]
 
 BLOCK = 128
 """Images made and stored together."""
@@ -72,16 +62,11 @@ def chosen_options(
         if name is not None and name not in choices:
             raise InputError(f"unknown name {name!r}; choose from {', '.join(choices)}")
     options = PatternOptions(1000) if preset is None else PRESETS[preset]
-    recorder = options.detector if detector is None else DETECTORS[detector]
-    if photons is not None:
-        recorder = replace(recorder, photons=photons)
-    if hole_degrees is not None:
-        recorder = replace(recorder, hole_degrees=hole_degrees)
-    given = {"images": images, "kind": kind, "background": background}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if images is not None:
-        changes["splits"] = ()
-    return replace(options, detector=recorder, **changes)
+        options = replace(options, images=images, splits=())
+    recorder = options.detector if detector is None else DETECTORS[detector]
+    recorder = changed(recorder, photons=photons, hole_degrees=hole_degrees)
+    return changed(options, kind=kind, background=background, detector=recorder)
 
 
 def shard_range(images: int, shard: int, shards: int) -> range:
@@ -128,20 +113,15 @@ class SetGeneration:
         return shard_range(self.options.images, *self.shard)
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """All that the arrays depend on, as JSON gives it back."""
-        settings = {
-            "options": self.options.to_dict(), "experiment": self.experiment.to_dict(), "seed": self.seed,
-            "device": torch.device(self.device).type, "version": _version(),
-            "shard": list(self.shard),
-        }  # fmt: skip
-        return json.loads(json.dumps(settings))
-
-    @cached_property
     def store(self) -> PieceStore:
-        """Where the blocks are kept."""
+        """Where the blocks are kept; its identity is all that the arrays depend on."""
+        identity = {
+            "options": self.options.to_dict(), "experiment": self.experiment.to_dict(), "seed": self.seed,
+            "device": torch.device(self.device).type, "version": versions()["icobench"],
+            "shard": self.shard,
+        }  # fmt: skip
         return PieceStore(
-            self.path.with_name(self.path.name + ".parts"), self.settings, "settings.json", ".",
+            self.path.with_name(self.path.name + ".parts"), identity, "settings.json", ".",
             "blocks of a set", "remove it or choose another name",
         )  # fmt: skip
 
@@ -157,24 +137,16 @@ class SetGeneration:
             raise InputError(f"{self.path.parent}: no such folder")
         if not self.path.exists():
             self.store.check()
-        elif _stored(self.path) != self.settings:
+        elif _stored(self.path) != self.store.identity:
             raise InputError(
                 f"{self.path}: exists and was made with other settings; remove it or choose another name"
             )
 
     def open(self) -> None:
-        """Make the folder of the blocks, unless the file is finished.
-
-        Raises:
-            InputError: as for :meth:`check`, or the folder cannot be written.
-        """
+        """Make the folder of the blocks, unless the file is finished; raises what :meth:`check` raises."""
         self.check()
-        if self.path.exists():
-            return
-        try:
+        if not self.path.exists():
             self.store.open()
-        except OSError as error:
-            raise InputError(f"{self.path}: could not be written ({error.strerror})") from error
 
     def pieces(self) -> list[range]:
         """Numbers of the images of each block."""
@@ -205,10 +177,8 @@ class SetGeneration:
         if torch.device(device).type != torch.device(self.device).type:
             raise InputError(f"{self.path}: the set is simulated on {self.device}, not on {device}")
         patterns = _source(self.options, self.experiment, self.seed, str(device)).block(piece)
-        with self.store.writing(self._name(piece)) as temporary, small_file(temporary, self.path) as stream:
-            exact = bool(self.options.augmentation)  # such log images are not of 8 bits
-            writer = PatternWriter(stream, len(piece), self.experiment, patterns.kind, {}, exact)
-            writer.write(0, patterns)
+        exact = bool(self.options.augmentation)  # such log images are not of 8 bits
+        write_patterns(self.store.path(self._name(piece)), patterns, {}, exact, self.path)
         progress(1.0)
 
     def finish(self) -> bool:
@@ -224,14 +194,9 @@ class SetGeneration:
             if not all(self.is_stored(piece) for piece in self.pieces()):
                 return False
             files = [self.store.path(self._name(piece)) for piece in self.pieces()]
-            attributes = {
-                "settings": self.settings,
-                "splits": [list(split) for split in self.options.splits] if self.shard == WHOLE else [],
-                "origin": provenance(self.seed, torch.device(self.device), self.experiment),
-            }
             try:
                 with self.store.writing("joined.h5") as temporary:
-                    _join(self.path, temporary, files, len(self.numbers), attributes)
+                    _join(temporary, files, self.store.identity, self.device, self.path)
                 os.replace(self.store.path("joined.h5"), self.path)
             except (InputError, OSError):
                 if not self.path.exists():  # else another process has joined them meanwhile
@@ -240,47 +205,31 @@ class SetGeneration:
         _source.cache_clear()
         return True
 
+    def run(self, progress: Progress = lambda share: None) -> int:
+        """Compute all missing blocks in this process, and join them.
+
+        Returns:
+            number of images that this call simulated.
+
+        Raises:
+            InputError: the file or its parts belong to other settings, or the disk is full.
+        """
+        self.open()
+        made, pieces = 0, self.pieces()
+        for piece in pieces:
+            if not self.is_stored(piece):
+                self.compute(piece, self.device)
+                made += len(piece)
+            progress((piece.stop - pieces[0].start) / len(self.numbers))
+        self.finish()
+        return made
+
 
 @lru_cache(maxsize=1)
 def _source(options: PatternOptions, experiment: Experiment, seed: int, device: str) -> PatternSource:
     # The same kernel for all blocks: the round-off of another one would differ in the last bit.
     prepare_kernel(torch.device(device))
     return PatternSource(options, experiment, seed, device)
-
-
-def generate_to_file(
-    path: Path,
-    options: PatternOptions,
-    experiment: Experiment,
-    seed: int,
-    device: torch.device | str = "cpu",
-    shard: Shard = WHOLE,
-    progress: Progress = lambda share: None,
-) -> int:
-    """Generate a set, or one shard of it, in this process; continue where an earlier call was stopped.
-
-    Args:
-        path, options, experiment, seed, shard: see :class:`SetGeneration`.
-        device: where to simulate.
-        progress: called with the finished share.
-
-    Returns:
-        number of images that this call simulated.
-
-    Raises:
-        InputError: the file or its parts belong to other settings, or the disk is full.
-    """
-    device = torch.device(device)
-    work = SetGeneration(Path(path), options, experiment, seed, shard, device.type)
-    work.open()
-    made, pieces = 0, work.pieces()
-    for piece in pieces:
-        if not work.is_stored(piece):
-            work.compute(piece, str(device))
-            made += len(piece)
-        progress((piece.stop - pieces[0].start) / len(work.numbers))
-    work.finish()
-    return made
 
 
 def merge_shards(path: Path, shards: Sequence[Path]) -> int:
@@ -298,41 +247,24 @@ def merge_shards(path: Path, shards: Sequence[Path]) -> int:
     """
     if path.exists():
         raise InputError(f"{path}: exists; remove it or choose another name")
+    if not shards:
+        raise InputError("no shards given")
     files: dict[int, Path] = {}
-    common: dict[str, Any] = {}
     for file in map(Path, shards):
-        settings = _stored(file)
-        number, total = settings.pop("shard")
-        settings["total"] = total
-        common = common or settings
-        if settings != common:
+        stored = _stored(file)
+        (number, total), stored["shard"] = stored["shard"], list(WHOLE)
+        if not files:
+            common = stored, total
+        if (stored, total) != common:
             raise InputError(f"{file}: a shard of another set than {next(iter(files.values()))}")
         if number in files:
             raise InputError(f"{file}: shard {number}/{total} was given already as {files[number]}")
         files[number] = file
-    if not files:
-        raise InputError("no shards given")
-    total = common.pop("total")
-    missing = [number for number in range(1, total + 1) if number not in files]
-    if missing:
-        raise InputError(f"{path}: missing shard {', '.join(f'{number}/{total}' for number in missing)}")
-    options = common["options"]
-    experiment = Experiment.from_dict(common["experiment"])
-    attributes = {
-        "settings": common | {"shard": list(WHOLE)},
-        "splits": options["splits"],
-        "origin": provenance(common["seed"], torch.device("cpu"), experiment),
-    }
+    if missing := [f"{number}/{total}" for number in range(1, total + 1) if number not in files]:
+        raise InputError(f"{path}: missing shard {', '.join(missing)}")
     with atomic_path(path) as temporary:
-        _join(path, temporary, [files[number] for number in sorted(files)], options["images"], attributes)
-    return options["images"]
-
-
-def _version() -> str:
-    try:
-        return metadata.version("icobench")
-    except metadata.PackageNotFoundError:
-        return "not installed"
+        _join(temporary, [files[number] for number in sorted(files)], stored, "cpu", path)
+    return stored["options"]["images"]
 
 
 def _stored(path: Path) -> dict[str, Any]:
@@ -343,23 +275,13 @@ def _stored(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _join(
-    path: Path, temporary: Path, files: Sequence[Path], images: int, attributes: dict[str, Any]
-) -> None:
-    """One file, which will be renamed to ``path``, from many that hold its images in order."""
-    import h5py
-
-    with h5py.File(files[0], "r") as first:
-        truth, exact = first[TRUTH_GROUP], first[DATA_PATH].dtype.kind == "f"
-        kind = str(truth.attrs["kind"])
-        experiment = Experiment.from_dict(json.loads(truth.attrs["experiment"]))
-    start, size = 0, sum(file.stat().st_size for file in files)
-    with large_file(temporary, path, size) as target:
-        writer = PatternWriter(target, images, experiment, kind, attributes, exact)
-        for file in files:
-            try:
-                with h5py.File(file, "r") as stream:
-                    writer.copy(start, stream)
-                    start += len(stream[TRUTH_GROUP]["radius_nm"])
-            except (OSError, KeyError, ValueError) as error:
-                raise InputError(f"{path}: could not be joined, at {file} ({error})") from error
+def _join(path: Path, files: Sequence[Path], settings: dict[str, Any], device: str, reported: Path) -> None:
+    """Join the files of a set with these settings, or of a shard of it, on this device."""
+    options, shard = settings["options"], tuple(settings["shard"])
+    experiment = Experiment.from_dict(settings["experiment"])
+    attributes = {
+        "settings": settings,
+        "splits": options["splits"] if shard == WHOLE else [],
+        "origin": provenance(settings["seed"], torch.device(device), experiment),
+    }
+    join_files(path, files, len(shard_range(options["images"], *shard)), attributes, reported)

@@ -19,7 +19,7 @@ from icobench.seeds import Purpose, torch_generator
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["PatternOptions", "PatternSource", "draw_truth", "generate_patterns"]
+__all__ = ["PatternOptions", "PatternSource", "changed", "draw_truth", "generate_patterns"]
 
 CHUNK = 128
 """Images made at once."""
@@ -85,6 +85,11 @@ class PatternOptions:
         if not self.augmentation:  # sets stored by earlier versions do not have the entry
             del values["augmentation"]
         return values
+
+
+def changed(settings: Any, **changes: Any) -> Any:
+    """A copy of options or of a detector with those changes that are not None."""
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
 
 
 def draw_truth(radius_range_nm: tuple[float, float], seed: int, numbers: range) -> tuple[Tensor, Tensor]:
