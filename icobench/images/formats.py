@@ -97,7 +97,14 @@ def _hdf5(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
     stream = files.enter_context(h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES))
     name = next((name for name in names if isinstance(stream.get(name), h5py.Dataset)), None)
     if name is None:
-        present = _datasets(stream)
+        present: list[str] = []
+
+        def visit(name: str, item: Any) -> bool | None:
+            if isinstance(item, h5py.Dataset) and item.ndim >= 2:
+                present.append(f"/{name}")
+            return True if len(present) > NAMED else None  # True ends the visit
+
+        stream.visititems(visit)
         if not sole or len(present) != 1:
             listed = ", ".join(present[:NAMED]) + (", ..." if len(present) > NAMED else "") or "none"
             raise _NoDatasetError(f"{path}: no dataset {names[0]} (two-dimensional or more are: {listed})")
@@ -109,21 +116,6 @@ def _hdf5(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
         return dataset[start:stop] if len(shape) == 3 else dataset[()][None]
 
     return Frames(f"{path}, {name}", _stacked(shape), dataset.dtype, read)
-
-
-def _datasets(stream: Any) -> list[str]:
-    """Datasets of two dimensions or more in an HDF5 file, of which at most ``NAMED + 1`` are returned."""
-    import h5py
-
-    names: list[str] = []
-
-    def visit(name: str, item: Any) -> bool | None:
-        if isinstance(item, h5py.Dataset) and item.ndim >= 2:
-            names.append(f"/{name}")
-        return True if len(names) > NAMED else None
-
-    stream.visititems(visit)
-    return names
 
 
 def _npy(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Frames:

@@ -41,7 +41,7 @@ from icobench.images.pixels import intensity_from_log, log_image
 from icobench.images.source import ImageSource
 from icobench.simulator.experiment import Experiment, FlatDetector
 
-__all__ = ["FrameGeometry", "Resampler", "on_grid", "target_experiment"]
+__all__ = ["FrameGeometry", "Resampler", "on_grid"]
 
 FINENESS = 4
 """Subpixels per target pixel and axis, at least."""
@@ -83,14 +83,6 @@ class FrameGeometry:
         square = across**2 + down**2
         cosine = 1 / np.sqrt(1 + square) if self.flat else np.ones_like(square)
         return across * cosine, down * cosine, cosine
-
-
-def target_experiment(experiment: Experiment, geometry: FrameGeometry, kind: str) -> Experiment:
-    """The experiment that resampled frames are compared with: see the module's text on counts and log images.
-
-    The ``solid_angle_factor`` of ``experiment`` is that of frames that are orthographic.
-    """
-    return replace(experiment, solid_angle_factor=kind == "counts") if geometry.flat else experiment
 
 
 class Resampler:
@@ -246,6 +238,7 @@ def on_grid(
         raise InputError(f"{source.where}: intensities without noise must be on the grid; say --kind counts")
     if detector is not None:
         pitch, centre = detector.pixel_mm / detector.distance_mm, detector.centre
+        experiment = replace(experiment, solid_angle_factor=source.kind == "counts")
     else:
         pitch = experiment.sin_theta_max / (min(height, width) / 2)
     geometry = FrameGeometry(pitch, centre or (width / 2, height / 2), flat=detector is not None)
@@ -253,7 +246,6 @@ def on_grid(
         target = replace(experiment, pixels=PIXELS_A_SIDE if pixels is None else pixels)
     except ValueError as error:
         raise InputError(str(error)) from error
-    target = target_experiment(target, geometry, source.kind)
     if geometry.pitch * (target.pixels // 2) == target.sin_theta_max and not geometry.flat:
         # The same pitch: an exact cut, the rest of the offset is left to the simulator.
         x, y = (position - round(position) for position in geometry.centre)

@@ -32,7 +32,7 @@ DECIDING = 8
 def _read(frames: Frames, numbers: Sequence[int]) -> tuple[np.ndarray, dict[int, str]]:
     """Raw frames (n, H, W), 0 where unreadable, and the reasons by the frames' numbers."""
     start, stop = numbers[0], numbers[-1] + 1
-    if stop - start == len(numbers):
+    if list(numbers) == list(range(start, stop)):
         try:
             values = frames.read(start, stop)
             if len(values) == len(numbers):

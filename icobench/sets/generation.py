@@ -33,11 +33,7 @@ PAPER_SPLITS = (("train", 20_046), ("validation", 5_012), ("test", 5_000))
 
 PRESETS = {
     "paper": PatternOptions(
-        images=sum(count for _, count in PAPER_SPLITS),
-        kind="log",
-        detector=Detector(),
-        background=0.02,
-        splits=PAPER_SPLITS,
+        sum(count for _, count in PAPER_SPLITS), "log", Detector(), background=0.02, splits=PAPER_SPLITS
     )
 }
 """The paper's 25,058 images, a fifth of them for validation, and 5,000 for the test. How strong the paper's
@@ -137,7 +133,7 @@ class SetGeneration:
             raise InputError(f"{self.path.parent}: no such folder")
         if not self.path.exists():
             self.store.check()
-        elif _stored(self.path) != self.store.identity:
+        elif stored_settings(self.path) != self.store.identity:
             raise InputError(
                 f"{self.path}: exists and was made with other settings; remove it or choose another name"
             )
@@ -153,8 +149,8 @@ class SetGeneration:
         numbers = self.numbers
         return [numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK)]
 
-    def _name(self, piece: range) -> str:
-        return f"{piece.start:09d}-{piece.stop:09d}.h5"
+    def _file(self, piece: range) -> Path:
+        return self.store.path(f"{piece.start:09d}-{piece.stop:09d}.h5")
 
     def is_stored(self, piece: range) -> bool:
         """Whether the block is there, readable and complete, or the file is finished."""
@@ -163,7 +159,7 @@ class SetGeneration:
         if self.path.exists():
             return True
         try:
-            with h5py.File(self.store.path(self._name(piece)), "r") as stream:
+            with h5py.File(self._file(piece), "r") as stream:
                 return len(stream[TRUTH_GROUP]["radius_nm"]) == len(piece)
         except (OSError, KeyError):
             return False
@@ -178,7 +174,7 @@ class SetGeneration:
             raise InputError(f"{self.path}: the set is simulated on {self.device}, not on {device}")
         patterns = _source(self.options, self.experiment, self.seed, str(device)).block(piece)
         exact = bool(self.options.augmentation)  # such log images are not of 8 bits
-        write_patterns(self.store.path(self._name(piece)), patterns, {}, exact, self.path)
+        write_patterns(self._file(piece), patterns, {}, exact, self.path)
         progress(1.0)
 
     def finish(self) -> bool:
@@ -191,11 +187,12 @@ class SetGeneration:
             InputError: the file cannot be written.
         """
         if not self.path.exists():
-            if not all(self.is_stored(piece) for piece in self.pieces()):
+            pieces = self.pieces()
+            if not all(self.is_stored(piece) for piece in pieces):
                 return False
-            files = [self.store.path(self._name(piece)) for piece in self.pieces()]
             try:
                 with self.store.writing("joined.h5") as temporary:
+                    files = [self._file(piece) for piece in pieces]
                     _join(temporary, files, self.store.identity, self.device, self.path)
                 os.replace(self.store.path("joined.h5"), self.path)
             except (InputError, OSError):
@@ -206,21 +203,18 @@ class SetGeneration:
         return True
 
     def run(self, progress: Progress = lambda share: None) -> int:
-        """Compute all missing blocks in this process, and join them.
-
-        Returns:
-            number of images that this call simulated.
+        """Compute all missing blocks in this process and join them; returns the number of their images.
 
         Raises:
             InputError: the file or its parts belong to other settings, or the disk is full.
         """
         self.open()
-        made, pieces = 0, self.pieces()
-        for piece in pieces:
+        made = 0
+        for piece in self.pieces():
             if not self.is_stored(piece):
                 self.compute(piece, self.device)
                 made += len(piece)
-            progress((piece.stop - pieces[0].start) / len(self.numbers))
+            progress((piece.stop - self.numbers.start) / len(self.numbers))
         self.finish()
         return made
 
@@ -233,14 +227,7 @@ def _source(options: PatternOptions, experiment: Experiment, seed: int, device: 
 
 
 def merge_shards(path: Path, shards: Sequence[Path]) -> int:
-    """Join the shards of one set into a file.
-
-    Args:
-        path: HDF5 file to write.
-        shards: all shards of the set, in any order.
-
-    Returns:
-        number of images.
+    """Join all shards of one set, given in any order, into a file; returns the number of images.
 
     Raises:
         InputError: a shard is missing, given twice, of another set, or damaged; the message names it.
@@ -251,7 +238,8 @@ def merge_shards(path: Path, shards: Sequence[Path]) -> int:
         raise InputError("no shards given")
     files: dict[int, Path] = {}
     for file in map(Path, shards):
-        stored = _stored(file)
+        if not (stored := stored_settings(file)):
+            raise InputError(f"{file}: not a set made by icobench generate")
         (number, total), stored["shard"] = stored["shard"], list(WHOLE)
         if not files:
             common = stored, total
@@ -265,14 +253,6 @@ def merge_shards(path: Path, shards: Sequence[Path]) -> int:
     with atomic_path(path) as temporary:
         _join(temporary, [files[number] for number in sorted(files)], stored, "cpu", path)
     return stored["options"]["images"]
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    """The settings in a file's attributes."""
-    settings = stored_settings(path)
-    if not settings:
-        raise InputError(f"{path}: not a set made by icobench generate")
-    return settings
 
 
 def _join(path: Path, files: Sequence[Path], settings: dict[str, Any], device: str, reported: Path) -> None:

@@ -33,6 +33,7 @@ __all__ = [
 
 TRUTH_GROUP = "/icobench"
 RADIUS_PATH, QUATERNION_PATH = f"{TRUTH_GROUP}/radius_nm", f"{TRUTH_GROUP}/quaternion"
+PATHS = (DATA_PATH, MASK_PATH, RADIUS_PATH, QUATERNION_PATH)
 WAVELENGTH_PATH = "/entry_1/instrument_1/source_1/wavelength"
 CXI_VERSION = 150
 
@@ -44,20 +45,21 @@ DTYPES = {"counts": np.int32, "log": np.uint8, "intensity": np.float32}
 
 def _create(
     stream: Any, images: int, experiment: Experiment, kind: str, dtype: Any, attributes: dict[str, Any]
-) -> None:
-    """Make the datasets of a set in an empty file; attributes that are dictionaries or lists become JSON."""
+) -> "list[h5py.Dataset]":
+    """Make the datasets of a set, see ``PATHS``; attributes that are dictionaries or lists become JSON."""
     shape = (images, experiment.pixels, experiment.pixels)
-    chunks = (min(images, CHUNK_IMAGES), *shape[1:])
-    packed: dict[str, Any] = {"chunks": chunks, "compression": "gzip", "compression_opts": 1}
+    packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
+    packed["chunks"] = (min(images, CHUNK_IMAGES), *shape[1:])
     stream["cxi_version"] = CXI_VERSION
-    stream.create_dataset(DATA_PATH, shape, dtype, shuffle=dtype != np.uint8, **packed)
-    stream.create_dataset(MASK_PATH, shape, np.uint32, shuffle=True, **packed)
+    data = stream.create_dataset(DATA_PATH, shape, dtype, shuffle=dtype != np.uint8, **packed)
+    mask = stream.create_dataset(MASK_PATH, shape, np.uint32, shuffle=True, **packed)
     stream[WAVELENGTH_PATH] = experiment.wavelength_nm * 1e-9
-    stream.create_dataset(RADIUS_PATH, (images,), np.float64)
-    stream.create_dataset(QUATERNION_PATH, (images, 4), np.float64)
+    radius = stream.create_dataset(RADIUS_PATH, (images,), np.float64)
+    quaternion = stream.create_dataset(QUATERNION_PATH, (images, 4), np.float64)
     attributes = {"kind": kind, "experiment": experiment.to_dict(), **attributes}
     for name, value in attributes.items():
         stream[TRUTH_GROUP].attrs[name] = json.dumps(value) if isinstance(value, dict | list) else value
+    return [data, mask, radius, quaternion]
 
 
 def write_patterns(
@@ -86,12 +88,12 @@ def write_patterns(
     dtype = np.dtype(np.float32 if exact else DTYPES[patterns.kind])
     with atomic_path(path) as temporary:
         with h5py.File(buffer, "w") as stream:
-            experiment = patterns.known_experiment
-            _create(stream, len(patterns), experiment, patterns.kind, dtype, {"origin": origin})
-            stream[DATA_PATH][:] = (images.round() if dtype.kind in "ui" else images).numpy().astype(dtype)
-            stream[MASK_PATH][:] = (~patterns.mask).numpy().astype(np.uint32)
-            stream[RADIUS_PATH][:] = patterns.radius_nm.numpy()
-            stream[QUATERNION_PATH][:] = patterns.quaternion.numpy()
+            experiment, attributes = patterns.known_experiment, {"origin": origin}
+            datasets = _create(stream, len(patterns), experiment, patterns.kind, dtype, attributes)
+            images = images.round() if dtype.kind in "ui" else images
+            columns = (images, ~patterns.mask, patterns.radius_nm, patterns.quaternion)
+            for dataset, values in zip(datasets, columns, strict=True):
+                dataset[:] = values.numpy().astype(dataset.dtype)
         try:
             temporary.write_bytes(buffer.getbuffer())
         except OSError as error:
@@ -101,14 +103,12 @@ def write_patterns(
 def join_files(
     path: Path, files: Sequence[Path], images: int, attributes: dict[str, Any], reported: Path
 ) -> None:
-    """One file from many that hold its images in order.
+    """One file from many that hold its images in order, and that were written by this function or the other.
 
     Args:
-        path: file to write.
-        files: written by :func:`write_patterns` or this function.
-        images: in all files.
-        attributes: for the group of the truth; dictionaries and lists become JSON.
-        reported: what the file is going to be called, for messages.
+        path: file to write; messages call it ``reported``, its name at the end.
+        files: that hold the number of ``images`` together.
+        attributes: for the group of the truth.
 
     Raises:
         InputError: a damaged file, or a full disk.
@@ -126,30 +126,30 @@ def join_files(
         kind, experiment = str(truth["kind"]), Experiment.from_dict(json.loads(truth["experiment"]))
     start = 0
     with h5py.File(path, "w") as target:
-        _create(target, images, experiment, kind, dtype, attributes)
+        datasets = _create(target, images, experiment, kind, dtype, attributes)
         for file in files:
             try:
                 with h5py.File(file, "r") as source:
-                    start += _copy(source, target, start)
+                    start += _copy([source[name] for name in PATHS], datasets, start)
             except (OSError, KeyError, ValueError) as error:
                 raise InputError(f"{reported}: could not be joined, at {file} ({error})") from error
 
 
-def _copy(source: "h5py.File", target: "h5py.File", start: int) -> int:
+def _copy(sources: "list[h5py.Dataset]", targets: "list[h5py.Dataset]", start: int) -> int:
     """Copy all images, without unpacking them where the chunks of both files agree; their number."""
-    for name in (DATA_PATH, MASK_PATH):
-        old, new = source[name], target[name]
-        count, size = len(old), new.chunks[0]
-        whole_chunks = start % size == 0 and (count % size == 0 or start + count == len(new))
+    count = len(sources[0])
+    for source, target in zip(sources[:2], targets[:2], strict=True):
+        size = target.chunks[0]
+        whole_chunks = start % size == 0 and (count % size == 0 or start + count == len(target))
         for first in range(0, count, size):
-            if whole_chunks and old.chunks == new.chunks:
-                _, packed = old.id.read_direct_chunk((first, 0, 0))
-                new.id.write_direct_chunk((start + first, 0, 0), packed)
+            if whole_chunks and source.chunks == target.chunks:
+                _, packed = source.id.read_direct_chunk((first, 0, 0))
+                target.id.write_direct_chunk((start + first, 0, 0), packed)
             else:
                 last = min(first + size, count)
-                new[start + first : start + last] = old[first:last]
-    for name in (RADIUS_PATH, QUATERNION_PATH):
-        target[name][start : start + count] = source[name][()]
+                target[start + first : start + last] = source[first:last]
+    for source, target in zip(sources[2:], targets[2:], strict=True):
+        target[start : start + count] = source[()]
     return count
 
 
@@ -183,7 +183,7 @@ def read_patterns(path: Path, split: str | None = None) -> ImageSet:
     with _opened(path) as stream:
         truth = stream[TRUTH_GROUP].attrs
         kind, experiment = str(truth["kind"]), Experiment.from_dict(json.loads(truth["experiment"]))
-        datasets = [stream[name] for name in (DATA_PATH, MASK_PATH, RADIUS_PATH, QUATERNION_PATH)]
+        datasets = [stream[name] for name in PATHS]
         count = len(datasets[0])
         shape = (count, experiment.pixels, experiment.pixels)
         shapes = [dataset.shape for dataset in datasets]

@@ -126,9 +126,8 @@ class PatternSource:
 
     def block(self, numbers: range) -> ImageSet:
         """The patterns with these numbers."""
-        options, seed = self.options, self.seed
+        options, seed, device = self.options, self.seed, self.simulator.device
         radius, quaternion = draw_truth(options.radius_range_nm, seed, numbers)
-        device = self.simulator.device
         intensity = self.simulator.intensity(radius.to(device), quaternion.to(device)).cpu()
         generators = [torch_generator(seed, Purpose.TEST_IMAGES, number, 1) for number in numbers]
         images, mask = self.detector.record(intensity, generators)
@@ -153,14 +152,7 @@ def generate_patterns(
     device: torch.device | str = "cpu",
     progress: Progress = lambda share: None,
 ) -> ImageSet:
-    """A complete set in memory.
-
-    Args:
-        options: what to make.
-        experiment: physics and grid.
-        seed: of the set.
-        device: where to simulate.
-        progress: called with the finished share.
+    """A complete set in memory; arguments as for :class:`PatternSource`.
 
     Raises:
         InputError: an unknown simulator, or a detector without usable pixels.

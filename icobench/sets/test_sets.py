@@ -52,16 +52,12 @@ class TestSet:
     def options(
         self, images: int, photons: float | None = None, hole_degrees: float | None = None
     ) -> PatternOptions:
-        """Settings for :func:`~icobench.sets.patterns.generate_patterns`.
-
-        Args:
-            images: how many.
-            photons, hole_degrees: instead of the test set's.
+        """Settings for so many images, with other photons and another hole where these are given.
 
         Raises:
             InputError: photons for a set without noise, or anything for a file.
         """
-        if self.path is not None and not photons is hole_degrees is None:
+        if self.path is not None and (photons, hole_degrees) != (None, None):
             raise InputError(f"{self.path}: its images are taken as they are; photons and hole cannot be set")
         if photons is not None and self.detector.photons == 0:
             raise InputError(f"the test set {self.name} has no noise; photons cannot be set")
