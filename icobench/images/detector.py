@@ -75,12 +75,9 @@ DETECTORS = {
 
 
 class DetectorModel:
-    """One detector with its own dead pixels and gains, the same for all images.
+    """One detector with its own dead pixels and gains, which depend on a seed and are the same for all images.
 
-    Args:
-        detector: settings.
-        experiment: whose grid it has, without the beam's offset.
-        seed: of dead pixels and gains.
+    It has the experiment's grid, without the beam's offset.
 
     Attributes:
         mask: (pixels, pixels) True where usable before any exposure.
@@ -100,11 +97,9 @@ class DetectorModel:
             raise InputError("the detector has no usable pixel: look at its hole and its angle range")
 
     def record(self, intensity: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Expose the detector to patterns.
+        """Expose the detector to patterns (B, H, W) of any unit, on the CPU.
 
-        Args:
-            intensity: (B, H, W), any unit, on the CPU.
-            generators: B of them, one for each image, so that an image does not depend on the others.
+        Each image has a random generator of its own, so that it does not depend on the others.
 
         Returns:
             readings (B, H, W) float32, whole photons or noise-free and scaled to :data:`CLEAN_PHOTONS`, 0

@@ -13,10 +13,7 @@ __all__ = ["expected_counts", "intensity_from_log", "log_image", "photon_counts"
 def usable_pixels(experiment: Experiment, hole_degrees: float = 0.0, sine: float = 1.0) -> Tensor:
     """Valid pixels outside the direct beam's hole and inside a smaller detector: (pixels, pixels) bool.
 
-    Args:
-        experiment: whose grid it is.
-        hole_degrees: scattering angle of the hole's rim.
-        sine: of the square |k_x|, |k_y| <= sine k that the detector covers.
+    The hole's rim is at a scattering angle; the detector covers the square |k_x|, |k_y| <= ``sine`` k.
     """
     x, y = experiment.transverse()
     covered = (x.abs() <= sine + 1e-9) & (y.abs() <= sine + 1e-9)
@@ -24,15 +21,9 @@ def usable_pixels(experiment: Experiment, hole_degrees: float = 0.0, sine: float
 
 
 def expected_counts(intensity: Tensor, mask: Tensor, photons: Tensor | float) -> Tensor:
-    """Mean photon counts of images that hold ``photons`` on their usable pixels.
+    """Mean photon counts (B, H, W) of images that hold ``photons`` on their usable pixels, 0 on others.
 
-    Args:
-        intensity: (B, H, W), any unit.
-        mask: (H, W) or (B, H, W), True where usable.
-        photons: number or (B,).
-
-    Returns:
-        (B, H, W); 0 where the mask is False.
+    The intensity (B, H, W) has any unit; the mask is (H, W) or (B, H, W), ``photons`` a number or (B,).
     """
     usable = intensity * mask
     photons = torch.as_tensor(photons, dtype=usable.dtype, device=usable.device)

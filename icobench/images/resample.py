@@ -86,12 +86,7 @@ class FrameGeometry:
 
 
 class Resampler:
-    """Brings frames of one shape and geometry to the grid of an experiment.
-
-    Args:
-        shape: (H, W) of the frames.
-        geometry: directions of their pixels.
-        target: orthographic.
+    """Brings frames of one shape (H, W) and geometry to the grid of an orthographic experiment.
 
     Attributes:
         coarse: width of the frames' pixels on the beam, in pixels of the target.

@@ -103,12 +103,9 @@ def write_patterns(
 def join_files(
     path: Path, files: Sequence[Path], images: int, attributes: dict[str, Any], reported: Path
 ) -> None:
-    """One file from many that hold its images in order, and that were written by this function or the other.
+    """One file of so many images from files of this module that hold them in order.
 
-    Args:
-        path: file to write; messages call it ``reported``, its name at the end.
-        files: that hold the number of ``images`` together.
-        attributes: for the group of the truth.
+    The attributes are for the group of the truth; messages name the file that is ``reported``.
 
     Raises:
         InputError: a damaged file, or a full disk.

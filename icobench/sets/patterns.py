@@ -106,11 +106,7 @@ def draw_truth(radius_range_nm: tuple[float, float], seed: int, numbers: range) 
 class PatternSource:
     """Patterns by their numbers: pattern i depends only on the seed and on i.
 
-    Args:
-        options: what to make.
-        experiment: physics and grid; the detector's offset of the beam comes on top.
-        seed: of the set.
-        device: where to simulate.
+    The experiment is the one that a reconstruction assumes; the detector's offset of the beam comes on top.
     """
 
     def __init__(
