@@ -24,8 +24,6 @@ from icobench.seeds import Purpose, seed_sequence
 
 __all__ = ["FILTERS", "Augmented", "augment"]
 
-Filter = Callable[[Tensor, Tensor, Draws], tuple[Tensor, Tensor]]
-
 CHUNK = 64
 """Images at a time, which bounds the temporaries."""
 
@@ -202,7 +200,9 @@ def realistic(images: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tenso
 
 _EFFECTS = (identity, noise, salt_and_pepper, blur, jitter, crop, hole, shift, sensitivity)
 
-FILTERS: dict[str, Filter] = {effect.__name__: effect for effect in (*_EFFECTS, combination, realistic)}
+FILTERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    effect.__name__: effect for effect in (*_EFFECTS, combination, realistic)
+}
 """The eleven filters in the order of their indices. Indices are part of the streams: new ones go last."""
 
 

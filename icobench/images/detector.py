@@ -75,7 +75,7 @@ DETECTORS = {
 
 
 class DetectorModel:
-    """One detector with its own dead pixels and gains, which depend on a seed and are the same for all images.
+    """One detector with its own dead pixels and gains, which the seed decides and all images share.
 
     It has the experiment's grid, without the beam's offset.
 

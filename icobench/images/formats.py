@@ -151,10 +151,14 @@ def _tiff(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
 
     # If the list of pages breaks off, as in a file that is cut short, tifffile only logs it.
     messages: list[logging.LogRecord] = []
-    record = messages.append  # as a filter it returns None, so the message is not shown
+
+    def hide(message: logging.LogRecord) -> bool:
+        messages.append(message)
+        return False
+
     logger = logging.getLogger("tifffile")
-    logger.addFilter(record)
-    files.callback(logger.removeFilter, record)
+    logger.addFilter(hide)
+    files.callback(logger.removeFilter, hide)
     stream = files.enter_context(tifffile.TiffFile(path))
     pages, count = stream.pages, len(stream.pages)
     first = pages.first

@@ -182,8 +182,8 @@ class ImageSource:
             if self._decades < DECADES:
                 usable &= ~dark  # their intensity may be anything below the range
         index = torch.tensor(list(numbers), dtype=torch.int64)
-        images, usable = torch.from_numpy(images), torch.from_numpy(usable)
-        return ImageSet(images, usable, self.kind, numbers=index, problems=problems)
+        tensors = torch.from_numpy(images), torch.from_numpy(usable)
+        return ImageSet(*tensors, self.kind, numbers=index, problems=problems)
 
     def blocks(self, size: int) -> Iterator[ImageSet]:
         """All frames in order, at most ``size`` at once."""

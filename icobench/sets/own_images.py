@@ -3,9 +3,9 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
@@ -62,7 +62,7 @@ def read_own_images(
     return replace(frames, images=pixels, mask=mask, experiment=grid, **columns)
 
 
-def _stored_truth(path: Path, count: int) -> dict[str, Tensor]:
+def _stored_truth(path: Path, count: int) -> dict[str, Any]:
     """Radii (N,) and orientations (N, 4) in a file of this package, nothing in others."""
     import h5py
 
@@ -74,7 +74,7 @@ def _stored_truth(path: Path, count: int) -> dict[str, Tensor]:
     return truth if [values.shape for values in truth.values()] == [(count,), (count, 4)] else {}
 
 
-def _truth_table(path: Path, count: int) -> dict[str, Tensor]:
+def _truth_table(path: Path, count: int) -> dict[str, Any]:
     """Radii (N,) and orientations (N, 4) in a table, NaN where a value is missing."""
     import pandas as pd
 

@@ -54,10 +54,10 @@ def arrays(path):
 
 def test_the_file_holds_what_memory_would(whole):
     expected = generate_patterns(OPTIONS, EXPERIMENT, 3)
-    found = read_patterns(whole)
+    patterns = read_patterns(whole)
     for name in ("images", "mask", "radius_nm", "quaternion"):
-        assert torch.equal(getattr(found, name), getattr(expected, name))
-    assert found.experiment == EXPERIMENT
+        assert torch.equal(getattr(patterns, name), getattr(expected, name))
+    assert patterns.experiment == EXPERIMENT
     with h5py.File(whole) as stream:
         assert stream[DATA_PATH].dtype == np.int32
         assert stream[DATA_PATH].compression == "gzip"
@@ -266,12 +266,12 @@ def test_presets_and_choices():
 
 def test_the_beam_s_offset_is_in_the_images_but_not_in_the_believed_experiment():
     options = PatternOptions(2, detector=Detector(centre_offset=(0.4, -0.3)), radius_range_nm=(60, 60.1))
-    found = PatternSource(options, Experiment(), 0).block(range(2))
-    assert found.experiment == Experiment()
+    patterns = PatternSource(options, Experiment(), 0).block(range(2))
+    assert patterns.experiment == Experiment()
     true = Simulator(Experiment(centre_offset=(0.4, -0.3)))
-    expected = true.intensity(found.radius_nm, found.quaternion) * found.mask
-    expected = expected * (found.images.sum((1, 2)) / expected.sum((1, 2)))[:, None, None]
-    torch.testing.assert_close(found.images, expected, rtol=1e-3, atol=1e-3)
+    expected = true.intensity(patterns.radius_nm, patterns.quaternion) * patterns.mask
+    expected = expected * (patterns.images.sum((1, 2)) / expected.sum((1, 2)))[:, None, None]
+    torch.testing.assert_close(patterns.images, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_background_brightens_log_images():

@@ -90,14 +90,14 @@ def test_log_images(few):
 def test_realistic_images_are_augmented_log_images():
     """Image by image, whatever the block; only the clean pattern is shared with others of that seed."""
     options = find_test_set("realistic").options(5)
-    found = generate_patterns(options, EXPERIMENT, seed=11)
-    assert found.kind == "log"
-    assert torch.equal(PatternSource(options, EXPERIMENT, 11).block(range(3, 5)).images, found.images[3:])
+    augmented = generate_patterns(options, EXPERIMENT, seed=11)
+    assert augmented.kind == "log"
+    assert torch.equal(PatternSource(options, EXPERIMENT, 11).block(range(3, 5)).images, augmented.images[3:])
     clean = generate_patterns(find_test_set("clean").options(5), EXPERIMENT, seed=11)
     expected = augment(log_image(clean.images), "realistic", 11, mask=clean.mask)
-    assert torch.equal(found.images, expected.images)
-    assert torch.equal(found.mask, expected.mask)
-    assert torch.equal(found.quaternion, clean.quaternion)
+    assert torch.equal(augmented.images, expected.images)
+    assert torch.equal(augmented.mask, expected.mask)
+    assert torch.equal(augmented.quaternion, clean.quaternion)
 
 
 def test_subset(few):
