@@ -191,11 +191,7 @@ class ImageSource:
             yield self.read(range(start, min(start + size, len(self))))
 
     def read_usable(self, count: int) -> ImageSet:
-        """The first ``count`` frames.
-
-        Raises:
-            InputError: one of them cannot be used; the message names file and image.
-        """
+        """The first ``count`` frames; an InputError names file and number of one that cannot be used."""
         images = self.read(range(count))
         for number, problem in sorted(images.problems.items()):
             raise InputError(f"{self.where}: image {number}: {problem}")

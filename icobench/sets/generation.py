@@ -122,12 +122,7 @@ class SetGeneration:
         )  # fmt: skip
 
     def check(self) -> None:
-        """Refuse a file or folder that belongs to other work; nothing is written.
-
-        Raises:
-            InputError: there is no such shard or no folder for the file, or the file or the blocks have other
-                settings.
-        """
+        """Refuse a shard or folder that does not exist, and a file or blocks with other settings."""
         shard_range(self.options.images, *self.shard)
         if not self.path.resolve().parent.is_dir():
             raise InputError(f"{self.path.parent}: no such folder")
@@ -139,7 +134,7 @@ class SetGeneration:
             )
 
     def open(self) -> None:
-        """Make the folder of the blocks, unless the file is finished; raises what :meth:`check` raises."""
+        """Make the folder of the blocks, unless the file is finished."""
         self.check()
         if not self.path.exists():
             self.store.open()
@@ -182,9 +177,6 @@ class SetGeneration:
 
         Returns:
             whether the file is finished; if not, other processes have blocks to compute.
-
-        Raises:
-            InputError: the file cannot be written.
         """
         if not self.path.exists():
             pieces = self.pieces()
