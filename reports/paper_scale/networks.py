@@ -156,7 +156,7 @@ def judged(stage: Stage, name: str, weights: Path, *sets: str) -> dict[str, Any]
 
 def summary(result: Evaluated) -> dict[str, Any]:
     """Statistics of a test set."""
-    return summarise(result.table, result.networks, result.seconds)
+    return summarise(result)
 
 
 def fresh_images(run: Run, name: str, count: int, seed: int) -> ImageSet:
