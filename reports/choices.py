@@ -22,11 +22,9 @@ from torch import Tensor
 from icobench.answer import POOR
 from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
 from icobench.geometry.orientation import disorientation
-from icobench.images.counts import photon_counts
 from icobench.images.detector import DETECTORS
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import log_image, photon_counts, usable_pixels
 from icobench.methods import Problem, find_method
 from icobench.network.selection import (
     CLEAN_SCORE,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import intensity_from_log, log_image
+from icobench.images.pixels import intensity_from_log, log_image
 from icobench.simulator.experiment import Experiment
 
 __all__ = [

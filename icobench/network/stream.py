@@ -11,7 +11,7 @@ from torch import Tensor
 from icobench.geometry.orientation import random_orientations, to_fundamental_domain
 from icobench.images.augment import augment
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.images.symmetry import dihedral_images, dihedral_orientations
 from icobench.network.inputs import count_brightness, network_input
 from icobench.network.recipe import Recipe

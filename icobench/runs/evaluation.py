@@ -10,7 +10,7 @@ from icobench.answer import Progress
 from icobench.geometry.orientation import boundary_distance, disorientation
 from icobench.images.detector import DETECTORS
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.network.selection import Networks, predict
 from icobench.runs.scoring import bounds_at_truth, errors
 from icobench.sets.patterns import PatternOptions, generate_patterns

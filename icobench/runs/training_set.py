@@ -7,7 +7,7 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import intensity_from_log
+from icobench.images.pixels import intensity_from_log
 from icobench.network.inputs import require_canonical
 from icobench.network.recipe import Recipe
 from icobench.sets.pattern_file import read_patterns, stored_settings

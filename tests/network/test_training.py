@@ -12,7 +12,7 @@ import torch
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import random_orientations
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.network.architectures import build_network
 from icobench.network.checkpoint import load_trained, read_weights
 from icobench.network.optimisers import Schedule

@@ -8,11 +8,11 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.network.recipe import RECIPES
 from icobench.network.stream import TrainingStream
 from icobench.runs.training_set import read_training_set
-from icobench.sets.generation import generate_to_file
+from icobench.sets.generation import SetGeneration
 from icobench.sets.pattern_file import read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.experiment import Experiment
@@ -25,7 +25,7 @@ def test_parts_of_a_set(tmp_path):
     options = PatternOptions(
         10, "log", CLEAN, splits=(("train", 6), ("validation", 2), ("test", 2)), radius_range_nm=(30, 40)
     )
-    generate_to_file(path, options, Experiment(), 3, torch.device("cpu"), (1, 1))
+    SetGeneration(path, options, Experiment(), 3).run()
     training_set = read_training_set(path, 6.0)
     held_out = training_set.held_out
     assert len(training_set.train) == 6
@@ -74,7 +74,7 @@ def test_what_cannot_be_trained_on(tmp_path):
 def test_images_that_are_not_whole_are_refused(tmp_path, kind, detector, flaw):
     """Whatever the kind: training would take the missing pixels for dark ones."""
     options = PatternOptions(2, kind, detector, radius_range_nm=(30, 31))
-    generate_to_file(tmp_path / "set.h5", options, Experiment(), 3)
+    SetGeneration(tmp_path / "set.h5", options, Experiment(), 3).run()
     with pytest.raises(InputError) as refused:
         read_training_set(tmp_path / "set.h5", 6.0)
     assert str(refused.value) == (
@@ -90,7 +90,7 @@ def test_noisy_counts_are_refused(tmp_path):
         ("experiment", "photon noise, .* beam"),
     ):
         options = PatternOptions(2, detector=DETECTORS[name], radius_range_nm=(30, 31))
-        generate_to_file(tmp_path / f"{name}.h5", options, Experiment(), 3)
+        SetGeneration(tmp_path / f"{name}.h5", options, Experiment(), 3).run()
         with pytest.raises(InputError, match=f"these have {flaws}"):
             read_training_set(tmp_path / f"{name}.h5", 6.0)
 
@@ -98,7 +98,7 @@ def test_noisy_counts_are_refused(tmp_path):
 def test_a_set_belongs_to_its_experiment(tmp_path):
     silver = Experiment(refractive_index=0.89 + 0.0859j)
     options = PatternOptions(2, detector=CLEAN, radius_range_nm=(30, 31))
-    generate_to_file(tmp_path / "set.h5", options, silver, 3)
+    SetGeneration(tmp_path / "set.h5", options, silver, 3).run()
     stored = read_training_set(tmp_path / "set.h5", 6.0)
     assert stored.experiment == silver
     stored.require(silver)
@@ -108,9 +108,9 @@ def test_a_set_belongs_to_its_experiment(tmp_path):
 
 def test_log_images_get_no_second_background(tmp_path):
     clean, noisy = PatternOptions(2, detector=CLEAN, radius_range_nm=(30, 31)), RECIPES["paper"]
-    generate_to_file(tmp_path / "clean.h5", clean, Experiment(), 3)
+    SetGeneration(tmp_path / "clean.h5", clean, Experiment(), 3).run()
     log = replace(clean, kind="log", background=0.02)
-    generate_to_file(tmp_path / "log.h5", log, Experiment(), 3)
+    SetGeneration(tmp_path / "log.h5", log, Experiment(), 3).run()
     assert noisy.background > 0
     assert read_training_set(tmp_path / "clean.h5", 6.0).fitting(noisy) == noisy
     stored = read_training_set(tmp_path / "log.h5", 6.0)
