@@ -10,7 +10,7 @@ from scipy.stats import poisson
 
 from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.objectives import LogImageError, SquareRootError, deviance_moments
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.simulator.simulator import Simulator
 
 

@@ -12,7 +12,7 @@ from scipy.stats import poisson
 from icobench.fitting.counter import CountingSimulator, inner_pixels
 from icobench.fitting.objectives import LogImageError, PoissonDeviance, SquareRootError, objective_for
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

@@ -20,7 +20,7 @@ from icobench.fitting.simplex import refine_simplex
 from icobench.fitting.warm_start import WARM_SIMPLEX, judge, judged
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
-from icobench.images.counts import photon_counts
+from icobench.images.pixels import photon_counts
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
