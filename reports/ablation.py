@@ -103,7 +103,7 @@ def run(name: str, seed: int, steps: int, images: int, path: Path, rank: int, wh
         "training_seconds": round(trained.seconds, 1), "simulations": trained.simulations,
         "recipe": recipe.to_dict(),
         "results": {
-            test_set: summarise(result.table, result.networks, result.seconds)
+            test_set: summarise(result)
             for test_set, result in evaluated.items()
         },
         "boundary_distance_deg": [round(x, 2) for x in clean["boundary_distance_deg"]],

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icobench.reporting.running_time import first_hits
-from icobench.reporting.statistics import error_quantile
+from icobench.reporting.statistics import error_quantile, first_hits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -239,7 +238,7 @@ def plot_errors(results: "DataFrame", curves: "DataFrame", training: "DataFrame 
 def plot_targets_reached(results: "DataFrame", curves: "DataFrame") -> "Figure":
     """Share of pairs of image and target that are solved within a budget, of simulations and of seconds.
 
-    The targets are :data:`~icobench.reporting.running_time.TARGETS`, from 10 degrees and 3 nm down to
+    The targets are :data:`~icobench.reporting.statistics.TARGETS`, from 10 degrees and 3 nm down to
     0.1 degrees and 0.1 nm. Within a fit time passes as simulations do; without simulations the answer
     comes at the end.
     """

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icobench.reporting.page import sentences
 from icobench.reporting.statistics import Interval, resampled
 from icobench.reporting.tables import Table, number
 
@@ -33,7 +34,6 @@ class Account:
     """Costs of one method.
 
     Attributes:
-        method: name.
         fixed_seconds, fixed_simulations: before the first image: training set, training, dictionary.
         seconds, evaluations: (N,) of each image.
         seconds_per_simulation: of this machine, to convert.
@@ -76,30 +76,23 @@ def seconds_per_simulation(results: "DataFrame") -> float:
 
 
 def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulation: float) -> Account:
-    """What a method cost in a run.
+    """What a method cost in a run; ``run`` is the content of ``run.json``.
 
-    Args:
-        method: its name; the run's card of the method says whether it needs networks or a dictionary.
-        results: one row per image and method.
-        run: ``run.json``, whose cards of networks and dictionary say what those cost.
-        per_simulation: from :func:`seconds_per_simulation`.
+    The run's card of the method says whether it needs networks or a dictionary, their cards what they cost.
     """
     answers = results[results["method"] == method].sort_values("image")
     # The cards of older runs do not say what a method needs; its name does.
     needs = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
     card = {**needs, **((run.get("methods") or {}).get(method) or {})}
-    costs: list[tuple[Any, Any]] = []
-    searches = [card.get("search")]
-    if card.get("needs_network"):
-        for network in run.get("networks") or ([run["network"]] if run.get("network") else []):
-            costs.append((network.get("training_seconds"), network.get("training_simulations")))
-            searches.append(network.get("search"))
+    networks = (run.get("networks") or [run.get("network")]) if card.get("needs_network") else []
+    networks = [network for network in networks if network]
+    costs = [{unit: network.get(f"training_{unit}") for unit in CURRENCIES} for network in networks]
+    costs += [network.get("search") for network in networks] + [card.get("search")]
     if card.get("needs_dictionary"):
-        searches.append(run.get("dictionary"))
-    costs += [(paid["seconds"], paid["simulations"]) for paid in searches if paid]
-    seconds, simulations = (sum(float(cost[i] or 0.0) for cost in costs) for i in (0, 1))
+        costs.append(run.get("dictionary"))
+    fixed = (sum((float(cost[unit] or 0.0) for cost in costs if cost), 0.0) for unit in CURRENCIES)
     each = (answers[name].to_numpy(dtype=float) for name in ("seconds", "evaluations"))
-    return Account(method, float(seconds), float(simulations), *each, per_simulation)
+    return Account(method, *fixed, *each, per_simulation)
 
 
 def accounts_of(results: "DataFrame", run: dict[str, Any]) -> list[Account]:
@@ -127,7 +120,6 @@ class BreakEven:
     """From how many images on the first method is cheaper than the second.
 
     Attributes:
-        first, second: names.
         currency: one of :data:`CURRENCIES`.
         images: and its interval; 0 if the first is cheaper from the start, infinite if never.
         as_accurate: whether the first solves as many images.
@@ -169,7 +161,7 @@ def break_even(
 
     Args:
         first, second: accounts over the same images.
-        currency: "seconds" or "simulations".
+        currency: one of :data:`CURRENCIES`.
         solved: (N,) bool of both methods, to judge the accuracy; taken as equal if not given.
         seed: of the bootstrap.
     """
@@ -204,11 +196,7 @@ def break_evens(results: "DataFrame", accounts: list[Account], seed: int = 0) ->
 
 
 def break_even_table(points: list[BreakEven]) -> Table:
-    """From how many images on the first method is cheaper, by either currency.
-
-    Args:
-        points: from :func:`break_evens`.
-    """
+    """From how many images on the first method is cheaper, by either currency; of :func:`break_evens`."""
     headers = [
         ("method", ""), ("cheaper than", ""), ("by time from", "images"), ("by simulations from", "images"),
         ("solves as many", ""),
@@ -223,16 +211,10 @@ def break_even_table(points: list[BreakEven]) -> Table:
 def published_text(accounts: list[Account]) -> str:
     """The paper's break-even, recomputed from this run."""
     by_name = {costs.method: costs for costs in accounts}
-    before, each = PUBLISHED["network"][0], PUBLISHED["simplex"][1]
-    text = (
-        f"The paper counts {before:,.0f} simulations for the network before the first image and {each:,.0f} "
-        f"for each image of the simplex: break-even at {before / each:.1f} images."
-    )
-    if not {"network", "simplex"} <= by_name.keys():
-        return text
-    network, simplex = by_name["network"], by_name["simplex"]
-    simulations, spent = network.fixed_simulations, float(simplex.evaluations.mean())
-    return (
-        f"{text} Measured here: {simulations:,.0f} and {spent:,.0f}, break-even at {simulations / spent:.1f} "
-        f"images by simulations and {network.fixed_seconds / simplex.seconds.mean():.0f} by time."
+    return sentences(
+        "published",
+        before=PUBLISHED["network"][0],
+        each=PUBLISHED["simplex"][1],
+        network=by_name.get("network"),
+        simplex=by_name.get("simplex"),
     )

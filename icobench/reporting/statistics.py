@@ -1,14 +1,14 @@
-"""Quantiles of errors, intervals, paired tests and efficiency.
+"""Quantiles of errors, intervals, paired tests, efficiency, and what it costs to reach a target.
 
 Everything is paired by image: all methods saw the same images, and images differ more than methods do.
-Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``, and
-``seed`` is that of the bootstrap.
+Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``,
+``curves`` has one row per method, image and step of a fit, and ``seed`` is that of the bootstrap.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
-    "Interval", "bootstrap", "efficiency", "error_quantile", "holm", "median", "paired_tests", "resampled",
-    "success_interval", "wide",
+    "TARGETS", "Interval", "bootstrap", "efficiency", "error_quantile", "expected_running_time", "first_hits",
+    "holm", "median", "paired_tests", "resampled", "success_interval", "wide",
 ]  # fmt: skip
 
 RESAMPLES = 2000
 LEVEL = 0.95
+
+TARGETS = tuple((angle, radius) for angle in (10.0, 3.0, 1.0, 0.3, 0.1) for radius in (3.0, 1.0, 0.3, 0.1))
+"""Degrees and nanometres; both errors must be at most these."""
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """From (R, N) or (N,) values to (R,) or a number, along the last axis."""
@@ -32,70 +35,54 @@ median: Statistic = partial(np.median, axis=-1)
 
 
 class Interval(NamedTuple):
-    """An estimate and its interval.
-
-    Attributes:
-        value: of the sample itself.
-        low, high: ends of the interval.
-    """
+    """The estimate from the sample itself, and the ends of its interval."""
 
     value: float
     low: float
     high: float
 
     @classmethod
-    def of_draws(cls, value: float, draws: np.ndarray, level: float = LEVEL) -> "Interval":
+    def of_draws(cls, value: float, draws: np.ndarray) -> "Interval":
         """The percentile interval of bootstrap draws (R,), ends included."""
         # An order statistic: an interpolated one would be NaN beside infinity.
         ordered, last = np.sort(draws), len(draws) - 1
-        low, high = (float(ordered[round(part * last)]) for part in ((1 - level) / 2, (1 + level) / 2))
+        low, high = (float(ordered[round(part * last)]) for part in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
         return cls(float(value), low, high)
 
 
-def error_quantile(values: np.ndarray, fraction: float) -> np.ndarray:
-    """Linearly interpolated quantile along the first axis: (N, ...) -> (...).
+def error_quantile(values: np.ndarray, fraction: float) -> Any:
+    """Linearly interpolated quantile along the last axis: (..., N) -> (...), a number for (N,).
 
     A missing answer (NaN) counts as infinitely wrong, so that a failed image cannot improve the quantile,
     which may then be infinite. NaN for N = 0.
     """
     values = np.asarray(values, dtype=float)
-    if len(values) == 0:
-        return np.full(values.shape[1:], np.nan)
-    ordered = np.sort(np.where(np.isnan(values), np.inf, values), axis=0)
-    position = fraction * (len(ordered) - 1)
-    below = math.floor(position)
-    lower, upper = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
-    if position == below:
-        return lower
+    if values.shape[-1] == 0:
+        return np.full(values.shape[:-1], np.nan)[()]
+    ordered = np.sort(np.where(np.isnan(values), np.inf, values), axis=-1)
+    position = fraction * (ordered.shape[-1] - 1)
+    lower, upper = ordered[..., math.floor(position)], ordered[..., math.ceil(position)]
     with np.errstate(invalid="ignore"):
-        return np.where(lower == upper, lower, lower + (upper - lower) * (position - below))
+        return np.where(lower == upper, lower, lower + (upper - lower) * (position % 1))[()]
 
 
 def success_interval(successes: int, images: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a success rate (E. B. Wilson, JASA 22, 209, 1927), as fractions."""
     from scipy.stats import binomtest
 
-    if images == 0:
-        return 0.0, 1.0
-    interval = binomtest(int(successes), images).proportion_ci(LEVEL, method="wilson")
+    interval = binomtest(int(successes), int(images)).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def resampled(count: int, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+def resampled(count: int, seed: int) -> np.ndarray:
     """Indices (R, N) of N images drawn with replacement, the same for every statistic of one seed."""
-    return random_generator(seed, Purpose.BOOTSTRAP).integers(count, size=(resamples, count))
+    return random_generator(seed, Purpose.BOOTSTRAP).integers(count, size=(RESAMPLES, count))
 
 
-def bootstrap(values: np.ndarray, statistic: Statistic, seed: int = 0, level: float = LEVEL) -> Interval:
+def bootstrap(values: np.ndarray, statistic: Statistic, seed: int = 0) -> Interval:
     """Percentile bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
 
-    Infinite values, errors of images without an answer, are allowed: an interval may end at infinity.
-
-    Args:
-        values: (N,), one per image.
-        statistic: along the last axis.
-        seed: of the resampling.
-        level: of the interval.
+    Infinite values (N,), errors of images without an answer, are allowed: an interval may end at infinity.
 
     Raises:
         ValueError: no values.
@@ -105,7 +92,7 @@ def bootstrap(values: np.ndarray, statistic: Statistic, seed: int = 0, level: fl
         raise ValueError("no images to take an interval over")
     with np.errstate(invalid="ignore"):
         draws = statistic(values[resampled(len(values), seed)])
-        return Interval.of_draws(float(statistic(values)), draws, level)
+        return Interval.of_draws(float(statistic(values)), draws)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -131,7 +118,6 @@ def paired_tests(
     """Wilcoxon signed-rank tests of the errors' logarithms, with Holm's correction over the pairs.
 
     Args:
-        results, seed: see above.
         pairs: methods to compare, first against second.
         column: which error.
 
@@ -183,3 +169,40 @@ def efficiency(results: "DataFrame", seed: int = 0) -> "DataFrame":
             draws = bounds[index].mean(-1) / errors[index].mean(-1)
             rows.append((method, quantity, *Interval.of_draws(bounds.mean() / errors.mean(), draws)))
     return pd.DataFrame(rows, columns=["method", "quantity", "efficiency", "low", "high"])
+
+
+def first_hits(
+    curves: "DataFrame", results: "DataFrame", method: str, targets: tuple = TARGETS
+) -> tuple[np.ndarray, np.ndarray]:
+    """When a method first met each target, and what it spent in all.
+
+    After the COCO platform (Hansen et al., Optim. Methods Softw. 36, 114, 2021): a pair of image and target
+    is solved when an estimate first meets the target. The final answer is reached at the image's whole cost.
+
+    Returns:
+        evaluations (images, targets), infinite where a target was never met; total evaluations (images,).
+    """
+    answers = results[results["method"] == method].sort_values("image")
+    total = answers["evaluations"].to_numpy(dtype=float)
+    limits = np.array(targets)
+    rows = {image: row for row, image in enumerate(answers["image"])}
+    hits = np.full((len(answers), len(limits)), np.inf)
+    steps = curves[(curves["method"] == method) & curves["image"].isin(rows)]
+    for table in (steps, answers):
+        errors = table[["disorientation_deg", "radius_error_nm"]].to_numpy(dtype=float)
+        met = (errors[:, None] <= limits).all(-1)
+        spent = table["evaluations"].to_numpy(dtype=float)[:, None]
+        np.minimum.at(hits, table["image"].map(rows).to_numpy(dtype=int), np.where(met, spent, np.inf))
+    return hits, total
+
+
+def expected_running_time(hits: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Expected evaluations to a target if runs are repeated until one meets it: (targets,).
+
+    All evaluations spent, up to the hit or to the end, over the number of images solved; infinite
+    where none was (Price, CEC 1997; Auger and Hansen, CEC 2005). Arguments are from :func:`first_hits`.
+    """
+    met = np.isfinite(hits)
+    spent = np.where(met, hits, total[:, None]).sum(0)
+    images_solved = met.sum(0)
+    return np.where(images_solved > 0, spent / np.maximum(images_solved, 1), np.inf)

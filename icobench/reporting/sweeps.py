@@ -1,6 +1,6 @@
 """Stored sweeps: reading them, their tables and figures."""
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from icobench.errors import InputError
 from icobench.reporting.figures import decade_labels, empty_figure, styled
 from icobench.reporting.statistics import error_quantile
 from icobench.reporting.tables import Headers, markdown_table, number
-from icobench.storage import atomic_path
+from icobench.storage import atomic_path, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,20 +47,6 @@ LINES = {
 """What the figure draws: end of the table's column, label and dashes."""
 
 
-def _damaged(path: Path) -> InputError:
-    return InputError(f"{path}: damaged; remove it and run the sweep again")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise _damaged(path) from error
-    if not isinstance(content, dict):
-        raise _damaged(path)
-    return content
-
-
 def read_described(folder: Path | str) -> dict[str, Any]:
     """The description of a stored sweep: identity, points, seeds and where it comes from.
 
@@ -73,11 +59,11 @@ def read_described(folder: Path | str) -> dict[str, Any]:
         raise InputError(f"{folder}: {'is a file, not a sweep' if folder.exists() else 'no such folder'}")
     if not path.exists():
         raise InputError(f"{folder}: no sweep (it has no sweep.json)")
-    described = _read(path)
+    described = read_json(path)
     points, seeds = described.get("points"), described.get("seeds")
     numbers = isinstance(points, list) and all(isinstance(value, int) for value in [*points, seeds])
     if not numbers or "axis" not in (described.get("identity") or {}):
-        raise _damaged(path)
+        raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return described
 
 
@@ -96,15 +82,13 @@ def read_points(folder: Path | str) -> "DataFrame":
     identity = read_described(folder)["identity"]
     frames = []
     for path in sorted((Path(folder) / "points").glob("*.json")):
-        stored = _read(path)
+        stored = read_json(path)
         if stored.get("identity") != identity:
             raise InputError(f"{path}: a point of another sweep; remove it")
-        try:
-            frame = pd.DataFrame(stored["result"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise _damaged(path) from error
-        if not {"method", "axis"} <= stored.keys() or not set(frame.columns) >= POINT_COLUMNS:
-            raise _damaged(path)
+        result = stored.get("result") or {}
+        if not {"method", "axis"} <= stored.keys() or not result.keys() >= POINT_COLUMNS:
+            raise InputError(f"{path}: damaged; remove it and run the sweep again")
+        frame = pd.DataFrame(result)
         for name in ("axis", "method"):
             frame.insert(0, name, stored[name])
         frame.insert(2, "image", range(len(frame)))
@@ -117,36 +101,26 @@ def read_points(folder: Path | str) -> "DataFrame":
 
 
 def sweep_table(points: "DataFrame") -> "DataFrame":
-    """One row per point and repetition.
-
-    Args:
-        points: of :func:`read_points`.
+    """One row per point and repetition of :func:`read_points`.
 
     Returns:
         Columns axis, method, point, repetition, images, simulations_before (training set or dictionary),
         simulations_per_image, success_rate, median and 90 % quantile of every error, median bounds where
         there are any, seconds.
     """
-    import pandas as pd
-
-    rows = []
-    for (point, repetition), answers in points.groupby(["point", "repetition"]):
-        first = answers.iloc[0]
-        row = {
-            "axis": first["axis"], "method": first["method"], "point": point, "repetition": repetition,
-            "images": len(answers), "simulations_before": int(first["fixed_simulations"]),
-            "simulations_per_image": float(answers["evaluations"].mean()),
-            "success_rate": float(answers["success"].mean()),
-        }  # fmt: skip
-        for name, (column, bound) in ERRORS.items():
-            errors = answers[column].to_numpy(dtype=float)
-            row[f"{name}_median"] = float(error_quantile(errors, 0.5))
-            row[f"{name}_90"] = float(error_quantile(errors, 0.9))
-            if bound in answers:
-                row[f"{name}_bound_median"] = float(answers[bound].median())
-        row["seconds"] = float(first["seconds"])
-        rows.append(row)
-    return pd.DataFrame(rows)
+    columns: dict[str, tuple[str, Any]] = {
+        "images": ("image", "size"),
+        "simulations_before": ("fixed_simulations", lambda values: int(values.iloc[0])),
+        "simulations_per_image": ("evaluations", lambda values: values.mean()),
+        "success_rate": ("success", lambda values: values.mean()),
+    }
+    for name, (column, bound) in ERRORS.items():
+        columns[f"{name}_median"] = column, partial(error_quantile, fraction=0.5)
+        columns[f"{name}_90"] = column, partial(error_quantile, fraction=0.9)
+        if bound in points:
+            columns[f"{name}_bound_median"] = bound, "median"
+    columns["seconds"] = "seconds", "first"
+    return points.groupby(["axis", "method", "point", "repetition"]).agg(**columns).reset_index()
 
 
 def _span(values: "Series", scale: float = 1.0) -> str:

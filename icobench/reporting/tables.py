@@ -1,23 +1,22 @@
 """The tables of a comparison: the summary in several formats, intervals, tests, efficiency, running times.
 
-Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``, and
-``curves`` has one row per method, image and step of a fit, as in ``curves.parquet``; ``seed`` is that of the
-bootstrap.
+``results``, ``curves`` and ``seed`` as in :mod:`icobench.reporting.statistics`.
 """
 
 import math
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icobench.reporting.running_time import expected_running_time, first_hits
 from icobench.reporting.statistics import (
     Interval,
     bootstrap,
     efficiency,
     error_quantile,
+    expected_running_time,
+    first_hits,
     paired_tests,
     success_interval,
 )
@@ -93,22 +92,15 @@ def summary_table(results: "DataFrame") -> "DataFrame":
         (fractions), success_rate (fraction), evaluations_mean, seconds_mean. A missing answer (NaN) counts
         as an infinite error.
     """
-    import pandas as pd
-
-    rows = []
-    for method, answers in results.groupby("method", sort=False):
-        row: dict[str, object] = {"method": method, "images": len(answers)}
-        for column, pattern in ERRORS.items():
-            for name, fraction in (("median", 0.5), ("90", 0.9)):
-                row[pattern.format(name)] = float(error_quantile(answers[column].to_numpy(), fraction))
-        for name, column in (
-            ("success_rate", "success"), ("evaluations_mean", "evaluations"), ("seconds_mean", "seconds"),
-        ):  # fmt: skip
-            row[name] = float(answers[column].to_numpy(dtype=float).mean())
-        rows.append(row)
-    names = [pattern.format(part) for pattern in ERRORS.values() for part in ("median", "90")]
-    columns = ["method", "images", *names, "success_rate", "evaluations_mean", "seconds_mean"]
-    return pd.DataFrame(rows, columns=columns)
+    columns: dict[str, tuple[str, Any]] = {"images": ("image", "size")}
+    for column, pattern in ERRORS.items():
+        columns[pattern.format("median")] = column, partial(error_quantile, fraction=0.5)
+        columns[pattern.format("90")] = column, partial(error_quantile, fraction=0.9)
+    for name, column in (
+        ("success_rate", "success"), ("evaluations_mean", "evaluations"), ("seconds_mean", "seconds"),
+    ):  # fmt: skip
+        columns[name] = column, lambda values: values.to_numpy(dtype=float).mean()
+    return results.groupby("method", sort=False).agg(**columns).reset_index()
 
 
 def summary_cells(table: "DataFrame") -> list[list[str]]:
@@ -126,12 +118,7 @@ def summary_cells(table: "DataFrame") -> list[list[str]]:
 
 
 def print_summary(table: "DataFrame", console: "Console") -> None:
-    """Print the summary, at most 120 columns wide for methods' names of ordinary length.
-
-    Args:
-        table: from :func:`summary_table`.
-        console: where to.
-    """
+    """Print the summary, at most 120 columns wide for methods' names of ordinary length."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
@@ -152,40 +139,21 @@ def print_summary(table: "DataFrame", console: "Console") -> None:
 
 
 def summary_markdown(table: "DataFrame") -> str:
-    """The summary as a Markdown table; errors as median / 90 % quantile."""
+    """The summary as a Markdown table."""
     return markdown_table(HEADERS, summary_cells(table))
-
-
-LATEX = {"\\": r"\textbackslash{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}, "~": r"\textasciitilde{}",
-         "^": r"\textasciicircum{}"}  # fmt: skip
 
 
 def summary_latex(table: "DataFrame") -> str:
     """The summary as a LaTeX tabular with booktabs rules; errors as median / 90 % quantile."""
-
-    def line(cells: list[str]) -> str:
-        return " & ".join("".join(LATEX.get(mark, mark) for mark in cell) for cell in cells) + r" \\" + "\n"
+    import pandas as pd
 
     titles = [f"{name} ({unit})" if unit else name for name, unit in HEADERS]
-    columns = "l" + "r" * (len(HEADERS) - 1)
-    body = "".join(line(cells) for cells in summary_cells(table))
-    return (
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(titles)}\\midrule\n{body}"
-        "\\bottomrule\n\\end{tabular}\n"
-    )
+    cells = pd.DataFrame(summary_cells(table), columns=titles)
+    return cells.to_latex(index=False, escape=True, column_format="l" + "r" * (len(titles) - 1))
 
 
-def summary_csv(table: "DataFrame") -> str:
-    """The summary's unrounded numbers, one row per method."""
-    return table.to_csv(index=False)
-
-
-FORMATS = {"md": summary_markdown, "latex": summary_latex, "csv": summary_csv}
-"""Text of the summary by the name of its format."""
-
-
-def _quantile(values: np.ndarray, fraction: float) -> np.ndarray:
-    return error_quantile(np.moveaxis(values, -1, 0), fraction)
+FORMATS = {"md": summary_markdown, "latex": summary_latex, "csv": lambda table: table.to_csv(index=False)}
+"""Text of the summary by the name of its format; CSV has the unrounded numbers."""
 
 
 def interval_table(results: "DataFrame", seed: int = 0) -> Table:
@@ -202,7 +170,8 @@ def interval_table(results: "DataFrame", seed: int = 0) -> Table:
         for column in ("disorientation_deg", "radius_error_nm"):
             errors = answers[column].fillna(np.inf).to_numpy(dtype=float)
             for fraction in (0.5, 0.9):
-                cells.append(interval_text(bootstrap(errors, partial(_quantile, fraction=fraction), seed)))
+                quantile = partial(error_quantile, fraction=fraction)
+                cells.append(interval_text(bootstrap(errors, quantile, seed)))
         rows.append(cells)
     return headers, rows
 

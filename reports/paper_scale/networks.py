@@ -15,8 +15,8 @@ from icobench.network.checkpoint import load_trained, read_weights, save_network
 from icobench.network.recipe import Recipe
 from icobench.network.selection import Networks
 from icobench.network.training import TrainingResult, train
-from icobench.reporting.evaluation import summarise, write_evaluation
-from icobench.runs.evaluation import Evaluated, evaluate, speed
+from icobench.reporting.evaluation import Evaluated, summarise, write_evaluation
+from icobench.runs.evaluation import evaluate, speed
 from icobench.runs.training_set import TrainingSet, read_training_set
 from icobench.sets.pattern_file import read_patterns
 from icobench.sets.patterns import generate_patterns
@@ -156,7 +156,7 @@ def judged(stage: Stage, name: str, weights: Path, *sets: str) -> dict[str, Any]
 
 def summary(result: Evaluated) -> dict[str, Any]:
     """Statistics of a test set."""
-    return summarise(result.table, result.networks, result.seconds)
+    return summarise(result)
 
 
 def fresh_images(run: Run, name: str, count: int, seed: int) -> ImageSet:

@@ -9,8 +9,16 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import wilcoxon
 
 from icobench.reporting.ledger import Account, account, break_even, seconds_per_simulation
-from icobench.reporting.running_time import TARGETS, expected_running_time, first_hits
-from icobench.reporting.statistics import bootstrap, efficiency, holm, paired_tests, wide
+from icobench.reporting.statistics import (
+    TARGETS,
+    bootstrap,
+    efficiency,
+    expected_running_time,
+    first_hits,
+    holm,
+    paired_tests,
+    wide,
+)
 
 
 def median(x):

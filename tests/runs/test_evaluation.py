@@ -11,8 +11,8 @@ import torch
 from icobench.errors import InputError
 from icobench.geometry.orientation import appendix_c_errors, disorientation
 from icobench.network.selection import load_network, predict
-from icobench.reporting.evaluation import evaluation_table, summarise, write_evaluation
-from icobench.runs.evaluation import Evaluated, evaluate, speed
+from icobench.reporting.evaluation import Evaluated, evaluation_table, summarise, write_evaluation
+from icobench.runs.evaluation import evaluate, speed
 from icobench.sets.patterns import generate_patterns
 from icobench.sets.test_sets import find_test_set
 from icobench.simulator.experiment import Experiment
