@@ -102,10 +102,7 @@ def run(name: str, seed: int, steps: int, images: int, path: Path, rank: int, wh
         "name": name, "meaning": CHOICES[name][0], "steps": steps,
         "training_seconds": round(trained.seconds, 1), "simulations": trained.simulations,
         "recipe": recipe.to_dict(),
-        "results": {
-            test_set: summarise(result)
-            for test_set, result in evaluated.items()
-        },
+        "results": {test_set: summarise(result) for test_set, result in evaluated.items()},
         "boundary_distance_deg": [round(x, 2) for x in clean["boundary_distance_deg"]],
         "disorientation_deg": [round(x, 3) for x in clean["disorientation_deg"]],
     }  # fmt: skip

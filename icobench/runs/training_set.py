@@ -117,7 +117,7 @@ def _intensities(patterns: ImageSet, decades: float) -> ImageSet:
 
 def _flaws(patterns: ImageSet, path: Path) -> list[str]:
     """Effects of the detector on a set, in words, that training does not expect or would apply again."""
-    experiment = patterns.experiment
+    experiment = patterns.experiment or Experiment()
     valid, middle = experiment.valid(), experiment.pixels // 2
     lost = valid & ~patterns.mask.all(0)
     # The outermost pixels along the axes go with a crop, the middle one with the hole.
