@@ -10,10 +10,10 @@ import torch
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.images.counts import expected_counts
-from icobench.reporting.agreement import ANSWER
 from icobench.reporting.gallery import shown_decades
 from icobench.reporting.page import data_uri, render
 from icobench.reporting.run_folder import RunFolder
+from icobench.reporting.statistics import ANSWER
 from icobench.simulator.simulator import Simulator
 
 if TYPE_CHECKING:

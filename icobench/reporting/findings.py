@@ -7,11 +7,10 @@ Throughout, ``table`` is the summary of a run, see :func:`icobench.reporting.tab
 import math
 from typing import TYPE_CHECKING, Any
 
-from icobench.reporting.agreement import differences
 from icobench.reporting.ledger import accounts_of, break_even
 from icobench.reporting.page import sentences
 from icobench.reporting.run_folder import RunFolder
-from icobench.reporting.statistics import success_interval
+from icobench.reporting.statistics import differences, success_interval
 from icobench.reporting.tables import Table, number, summary_table
 
 if TYPE_CHECKING:

@@ -4,17 +4,17 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icobench.reporting.agreement import agreement_table
 from icobench.reporting.examples import RESIDUAL_SIGMAS, colours_of_scales, examples
 from icobench.reporting.figures import plot_errors, plot_targets_reached, svg
 from icobench.reporting.findings import overview, reading, training_cost, verdict
-from icobench.reporting.ledger import accounts_of, break_even_table, break_evens, ledger_table, published_text
+from icobench.reporting.ledger import accounts_of, break_even_table, ledger_table, published_text
 from icobench.reporting.page import data_uri, render, sentences, text, write_file
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.tables import (
     HEADERS,
     Headers,
     Table,
+    agreement_table,
     efficiency_table,
     interval_table,
     number,
@@ -80,7 +80,7 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         "running_times": running_time_table(results, curves),
         "worst": _worst(results),
         "worst_count": WORST,
-        "break_evens": break_even_table(break_evens(results, accounts)),
+        "break_evens": break_even_table(results, accounts),
         "published": published_text(accounts),
         "tests": paired_table(results),
         "efficiency": efficiency_table(results),

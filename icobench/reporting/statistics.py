@@ -2,7 +2,7 @@
 
 Everything is paired by image: all methods saw the same images, and images differ more than methods do.
 Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``,
-``curves`` has one row per method, image and step of a fit, and ``seed`` is that of the bootstrap.
+and ``curves`` has one row per method, image and step of a fit.
 """
 
 import math
@@ -11,15 +11,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
+from icobench.answer import solved
+from icobench.geometry.orientation import disorientation
 from icobench.seeds import Purpose, random_generator
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
-    "TARGETS", "Interval", "bootstrap", "efficiency", "error_quantile", "expected_running_time", "first_hits",
-    "holm", "median", "paired_tests", "resampled", "success_interval", "wide",
+    "ANSWER", "TARGETS", "Interval", "bootstrap", "differences", "efficiency", "error_quantile",
+    "expected_running_time", "first_hits", "holm", "median", "paired_tests", "resampled", "success_interval",
+    "wide",
 ]  # fmt: skip
 
 RESAMPLES = 2000
@@ -27,6 +31,9 @@ LEVEL = 0.95
 
 TARGETS = tuple((angle, radius) for angle in (10.0, 3.0, 1.0, 0.3, 0.1) for radius in (3.0, 1.0, 0.3, 0.1))
 """Degrees and nanometres; both errors must be at most these."""
+
+ANSWER = ["radius_nm", "q_w", "q_x", "q_y", "q_z"]
+"""Columns of an answer."""
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """From (R, N) or (N,) values to (R,) or a number, along the last axis."""
@@ -74,7 +81,7 @@ def success_interval(successes: int, images: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def resampled(count: int, seed: int) -> np.ndarray:
+def resampled(count: int, seed: int = 0) -> np.ndarray:
     """Indices (R, N) of N images drawn with replacement, the same for every statistic of one seed."""
     return random_generator(seed, Purpose.BOOTSTRAP).integers(count, size=(RESAMPLES, count))
 
@@ -113,7 +120,7 @@ def wide(results: "DataFrame", column: str) -> "DataFrame":
 
 
 def paired_tests(
-    results: "DataFrame", pairs: Sequence[tuple[str, str]], column: str = "disorientation_deg", seed: int = 0
+    results: "DataFrame", pairs: Sequence[tuple[str, str]], column: str = "disorientation_deg"
 ) -> "DataFrame":
     """Wilcoxon signed-rank tests of the errors' logarithms, with Holm's correction over the pairs.
 
@@ -138,7 +145,7 @@ def paired_tests(
         errors = errors[np.isfinite(errors).all(1)]
         logarithms = np.log(np.maximum(errors, 1e-12))
         change = logarithms[:, 0] - logarithms[:, 1]
-        ratio = np.exp(bootstrap(change, median, seed)) if len(change) else np.full(3, np.nan)
+        ratio = np.exp(bootstrap(change, median)) if len(change) else np.full(3, np.nan)
         p = float(wilcoxon(change).pvalue) if np.any(change != 0) else 1.0
         rows.append((first, second, len(errors), *ratio, p))
     columns = ["first", "second", "images", "ratio", "ratio_low", "ratio_high", "p"]
@@ -146,7 +153,7 @@ def paired_tests(
     return tests.assign(p_holm=holm(tests["p"].tolist()))
 
 
-def efficiency(results: "DataFrame", seed: int = 0) -> "DataFrame":
+def efficiency(results: "DataFrame") -> "DataFrame":
     """Mean squared Cramer-Rao bound over mean squared error: 1 for a method that uses all information.
 
     Returns:
@@ -165,7 +172,7 @@ def efficiency(results: "DataFrame", seed: int = 0) -> "DataFrame":
                 continue
             errors = bounded[error].fillna(np.inf).to_numpy(dtype=float) ** 2
             bounds = bounded[bound].to_numpy(dtype=float) ** 2
-            index = resampled(len(bounded), seed)
+            index = resampled(len(bounded))
             draws = bounds[index].mean(-1) / errors[index].mean(-1)
             rows.append((method, quantity, *Interval.of_draws(bounds.mean() / errors.mean(), draws)))
     return pd.DataFrame(rows, columns=["method", "quantity", "efficiency", "low", "high"])
@@ -206,3 +213,27 @@ def expected_running_time(hits: np.ndarray, total: np.ndarray) -> np.ndarray:
     spent = np.where(met, hits, total[:, None]).sum(0)
     images_solved = met.sum(0)
     return np.where(images_solved > 0, spent / np.maximum(images_solved, 1), np.inf)
+
+
+def differences(results: "DataFrame") -> "DataFrame":
+    """The results with each answer's distance from the image's answer with the lowest objective.
+
+    Returns:
+        the same rows with ``angle_deg``, ``size_nm`` and ``agrees`` (within 1 degree and 1 nm); distances are
+        infinite for an image without an answer, NaN for images that no method has an objective for.
+    """
+    judged = results[results["objective"].notna() & results[ANSWER].notna().all(axis=1)]
+    best = judged.loc[judged.groupby("image")["objective"].idxmin(), ["image", *ANSWER]]
+    joined = results.merge(best, on="image", how="left", suffixes=("", "_best"), validate="many_to_one")
+    answer, reference = (
+        torch.tensor(joined[[f"{name}{end}" for name in ANSWER]].to_numpy(dtype=float))
+        for end in ("", "_best")
+    )
+    answered, compared = torch.isfinite(answer).all(1), torch.isfinite(reference).all(1)
+    angle = torch.full((len(answer),), torch.nan, dtype=torch.float64)
+    both = answered & compared
+    angle[both] = disorientation(answer[both, 1:], reference[both, 1:])
+    size = (answer[:, 0] - reference[:, 0]).abs()
+    angle[~answered & compared] = size[~answered & compared] = torch.inf
+    agrees = solved(angle, size)
+    return joined.assign(angle_deg=angle.numpy(), size_nm=size.numpy(), agrees=agrees.numpy())

@@ -156,44 +156,39 @@ def sweep_figure(table: "DataFrame") -> "Figure":
     that of :func:`sweep_table`.
     """
     import seaborn
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     figure = empty_figure(12.5, 4.6)
     panels = figure.subplots(1, 3)
     colours = seaborn.color_palette("colorblind", 2)
+    table = table.assign(success_median=100 * table["success_rate"])
     # Infinite means, of points where images have no answer, are left out of the lines.
     means = table.groupby("point", as_index=False).mean(numeric_only=True)
-
     for axes, name, label in zip(
-        panels, ("disorientation", "radius"), ("disorientation (deg)", "radius error (nm)"), strict=False
+        panels,
+        ("disorientation", "radius", "success"),
+        ("disorientation (deg)", "radius error (nm)", "within 1 deg and 1 nm (%)"),
+        strict=True,
     ):
+        colour = colours[1] if name == "success" else colours[0]
         for end, (line, dashes) in LINES.items():
-            column = f"{name}_{end}"
+            column, is_bound = f"{name}_{end}", end == "bound_median"
             if column not in table:
                 continue
-            look = {"color": "0.25" if end == "bound_median" else colours[0], "dashes": dashes, "label": line}
-            seaborn.lineplot(means, x="point", y=column, ax=axes, errorbar=None, legend=False, **look)
-            if end != "bound_median":
-                seaborn.scatterplot(
-                    table, x="point", y=column, color=colours[0], alpha=0.5, ax=axes, legend=False
-                )
-        axes.set_yscale("log")
-        axes.set_ylabel(label)
-        decade_labels(axes.yaxis)
-    panels[2].legend(*panels[0].get_legend_handles_labels(), frameon=False)
-    success = table.assign(success=100 * table["success_rate"])
-    seaborn.lineplot(success, x="point", y="success", color=colours[1], errorbar=None, ax=panels[2])
-    seaborn.scatterplot(success, x="point", y="success", color=colours[1], alpha=0.5, ax=panels[2])
-    panels[2].set(ylabel="within 1 deg and 1 nm (%)", ylim=(-3, 103))
-    for axes in panels:
+            shared = {"x": "point", "y": column, "ax": axes, "legend": False}
+            look = {"color": "0.25" if is_bound else colour, "dashes": dashes, "label": line}
+            seaborn.lineplot(means, errorbar=None, **look, **shared)
+            if not is_bound:
+                seaborn.scatterplot(table, color=colour, alpha=0.5, **shared)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(means["point"].to_numpy()))
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e6 else f"{value:.0e}")
-        )
-        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(means["point"], [f"{x:,.0f}" if x < 1e6 else f"{x:.0e}" for x in means["point"]])
+        axes.set_xticks([], minor=True)
         axes.tick_params(axis="x", rotation=45)
-        axes.set_xlabel(AXIS_LABELS[table["axis"].iloc[0]])
+        axes.set(xlabel=AXIS_LABELS[table["axis"].iloc[0]], ylabel=label)
+    for axes in panels[:2]:
+        axes.set_yscale("log")
+        decade_labels(axes.yaxis)
+    panels[2].set_ylim(-3, 103)
+    panels[2].legend(*panels[0].get_legend_handles_labels(), frameon=False)
     images, repetitions = int(table["images"].iloc[0]), int(table["repetition"].max()) + 1
     figure.suptitle(
         f"{table['method'].iloc[0]}: {images} test images, {repetitions} repetitions", fontsize=11

@@ -1,6 +1,6 @@
 """The tables of a comparison: the summary in several formats, intervals, tests, efficiency, running times.
 
-``results``, ``curves`` and ``seed`` as in :mod:`icobench.reporting.statistics`.
+``results`` and ``curves`` as in :mod:`icobench.reporting.statistics`.
 """
 
 import math
@@ -13,6 +13,7 @@ import numpy as np
 from icobench.reporting.statistics import (
     Interval,
     bootstrap,
+    differences,
     efficiency,
     error_quantile,
     expected_running_time,
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "FORMATS", "HEADERS", "Headers", "Table", "efficiency_table", "interval_table", "interval_text",
-    "markdown_table", "number", "paired_table", "print_summary", "running_time_table", "summary_cells",
-    "summary_markdown", "summary_table",
+    "FORMATS", "HEADERS", "Headers", "Table", "agreement_table", "efficiency_table", "interval_table",
+    "interval_text", "markdown_table", "number", "paired_table", "print_summary", "running_time_table",
+    "summary_cells", "summary_markdown", "summary_table",
 ]  # fmt: skip
 
 Headers = list[tuple[str, str]]
@@ -156,7 +157,7 @@ FORMATS = {"md": summary_markdown, "latex": summary_latex, "csv": lambda table: 
 """Text of the summary by the name of its format; CSV has the unrounded numbers."""
 
 
-def interval_table(results: "DataFrame", seed: int = 0) -> Table:
+def interval_table(results: "DataFrame") -> Table:
     """Share of solved images, medians and 90 % quantiles of both errors, each with its interval of 95 %."""
     headers = [
         ("method", ""), ("solved", "%"), ("disorientation, median", "deg"), ("disorientation, 90 %", "deg"),
@@ -171,19 +172,19 @@ def interval_table(results: "DataFrame", seed: int = 0) -> Table:
             errors = answers[column].fillna(np.inf).to_numpy(dtype=float)
             for fraction in (0.5, 0.9):
                 quantile = partial(error_quantile, fraction=fraction)
-                cells.append(interval_text(bootstrap(errors, quantile, seed)))
+                cells.append(interval_text(bootstrap(errors, quantile)))
         rows.append(cells)
     return headers, rows
 
 
-def paired_table(results: "DataFrame", seed: int = 0) -> Table:
+def paired_table(results: "DataFrame") -> Table:
     """Neighbours in the order of their median errors, tested against each other."""
     headers = [
         ("method", ""), ("against", ""), ("images", ""), ("error ratio", "median, 95 %"), ("p", "Holm"),
     ]  # fmt: skip
     errors = results.assign(error=results["disorientation_deg"].fillna(np.inf))
     order = errors.groupby("method", sort=False)["error"].median().sort_values(kind="stable").index
-    tests = paired_tests(results, list(pairwise(order)), "disorientation_deg", seed)
+    tests = paired_tests(results, list(pairwise(order)), "disorientation_deg")
     rows = []
     for row in tests.itertuples():
         ratio = interval_text(Interval(row.ratio, row.ratio_low, row.ratio_high))
@@ -191,11 +192,11 @@ def paired_table(results: "DataFrame", seed: int = 0) -> Table:
     return headers, rows
 
 
-def efficiency_table(results: "DataFrame", seed: int = 0) -> Table:
+def efficiency_table(results: "DataFrame") -> Table:
     """How much of the information in the photons each method uses; no rows without a bound."""
     headers = [("method", ""), ("orientation", "95 %"), ("radius", "95 %")]
     rows = []
-    for method, values in efficiency(results, seed).groupby("method", sort=False):
+    for method, values in efficiency(results).groupby("method", sort=False):
         cells = {row.quantity: interval_text(Interval(*row[3:6])) for row in values.itertuples()}
         rows.append([str(method), cells.get("orientation", "-"), cells.get("radius", "-")])
     return headers, rows
@@ -208,4 +209,27 @@ def running_time_table(results: "DataFrame", curves: "DataFrame") -> Table:
     for method in dict.fromkeys(results["method"]):
         hits, total = first_hits(curves, results, method, TARGETS_SHOWN)
         rows.append([str(method), *map(number, expected_running_time(hits, total))])
+    return headers, rows
+
+
+def agreement_table(results: "DataFrame") -> Table:
+    """Per method: status, objective, agreement with the best answer, cost."""
+    headers = [
+        ("method", ""), ("images", ""), ("status ok", "%"), ("objective", "median"),
+        ("the best answer", "%"), ("differs by", "deg"), ("differs by", "nm"), ("simulations", "per image"),
+        ("time", "s per image"),
+    ]  # fmt: skip
+    rows = []
+    for method, answers in differences(results).groupby("method", sort=False):
+        distances = (
+            " / ".join(number(error_quantile(answers[name].to_numpy(), part)) for part in (0.5, 0.9))
+            for name in ("angle_deg", "size_nm")
+        )
+        rows.append(
+            [
+                str(method), str(len(answers)), f"{100 * answers['status'].str.startswith('ok').mean():.1f}",
+                number(answers["objective"].median()), f"{100 * answers['agrees'].mean():.1f}", *distances,
+                number(answers["evaluations"].mean()), number(answers["seconds"].mean()),
+            ]
+        )  # fmt: skip
     return headers, rows

@@ -1,6 +1,5 @@
 """Figures of an evaluation against their definitions."""
 
-
 import numpy as np
 import pytest
 import torch
