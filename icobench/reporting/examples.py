@@ -86,12 +86,12 @@ def _pictures(target: np.ndarray, fitted: np.ndarray, usable: np.ndarray, kind: 
         residual, end = (target - fitted) / np.sqrt(np.maximum(fitted, 1e-12)), RESIDUAL_SIGMAS
     else:
         residual, end = np.log10(np.maximum(fitted, floor) / np.maximum(target, floor)), RESIDUAL_DECADES
-    brightness = {
-        name: np.log10(np.maximum(image, floor) / max(target.max(), 1e-300))
-        for name, image in (("target", target), ("reconstruction", fitted))
-    }
+    shown, reconstruction = (
+        np.log10(np.maximum(image, floor) / max(target.max(), 1e-300)) for image in (target, fitted)
+    )
     return {
-        **{name: _picture(image, usable, -decades, 0, INTENSITY_MAP) for name, image in brightness.items()},
+        "target": _picture(shown, usable, -decades, 0, INTENSITY_MAP),
+        "reconstruction": _picture(reconstruction, usable, -decades, 0, INTENSITY_MAP),
         "residual": _picture(residual, usable, -end, end, RESIDUAL_MAP),
     }
 
@@ -152,7 +152,8 @@ def _cards(run: RunFolder, rows: list[tuple[str, "Series"]]) -> list[dict[str, A
         intensity = simulator.intensity(answers[:, 0], answers[:, 1:]).double()
     fitted = expected_counts(intensity, images.mask, targets.sum((-2, -1)))
     cards = []
-    for (name, row), *shown in zip(rows, targets.numpy(), fitted.numpy(), images.mask.numpy(), strict=True):
+    arrays = targets.numpy(), fitted.numpy(), images.mask.numpy()
+    for (name, row), target, expected, usable in zip(rows, *arrays, strict=True):
         answer = row[ANSWER].to_numpy(dtype=float)
         true = row[[f"true_{name}" for name in ANSWER]].to_numpy(dtype=float)
         truth = (true[0], true[1:]) if np.isfinite(true).all() else ()
@@ -163,7 +164,7 @@ def _cards(run: RunFolder, rows: list[tuple[str, "Series"]]) -> list[dict[str, A
                 "name": name,
                 "errors": errors if np.isfinite(errors[0]) else None,
                 "body": body_svg(simulator.body, answer[0], answer[1:], *truth),
-                "pictures": _pictures(*shown, run.kind),
+                "pictures": _pictures(target, expected, usable, run.kind),
                 "pixels": run.experiment.pixels,
             }
         )

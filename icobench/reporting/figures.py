@@ -119,15 +119,11 @@ def _without_gaps(table: "DataFrame") -> "DataFrame":
 
 
 def carried_forward(fits: "DataFrame", grid: np.ndarray) -> "DataFrame":
-    """Each image's latest errors at every number of evaluations.
+    """Each image's latest errors at every number of evaluations of an ascending grid (G,).
 
-    Args:
-        fits: curves of one method.
-        grid: (G,) ascending evaluations.
-
-    Returns:
-        evaluations, image, step and the errors, a row for each of G evaluations and each image; NaN before
-        an image's first step, :data:`INFINITE` where its latest step has no answer.
+    ``fits`` are the curves of one method. Returns evaluations, image, step and the errors, a row for each of
+    G evaluations and each image; NaN before an image's first step, :data:`INFINITE` where its latest step has
+    no answer.
     """
     import pandas as pd
 
@@ -185,7 +181,6 @@ def plot_errors(results: "DataFrame", curves: "DataFrame", training: "DataFrame 
     Dashed: median Cramer-Rao bound.
 
     Args:
-        results, curves: see above.
         training: one row per image, seed and training set of a sweep over its size, with the columns
             fixed_simulations, disorientation_deg, radius_error_nm: a marker at every size, as in figure 4b of
             the paper.

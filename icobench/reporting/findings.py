@@ -78,13 +78,11 @@ def training_cost(card: dict[str, Any] | None, table: "DataFrame") -> str:
     """
     if card is None:
         return "No network took part."
-    values = {
-        name: card.get(f"{prefix}{name}")
-        for prefix, name in (("", "parameters"), ("training_", "simulations"), ("training_", "seconds"))
-    }
     untrained = table[(table["evaluations_mean"] > 0) & ~table["method"].str.contains("network")]
     best = _rows(untrained)[best_fitting_method(untrained)] if len(untrained) else None
-    words = sentences("training", **values, untrained=best)
+    seconds, simulations = card.get("training_seconds"), card.get("training_simulations")
+    costs = {"parameters": card.get("parameters"), "seconds": seconds, "simulations": simulations}
+    words = sentences("training", **costs, untrained=best)
     return words or "The network's card does not say what its training cost."
 
 

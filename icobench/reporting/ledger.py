@@ -69,13 +69,17 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
     card = {**needs, **((run.get("methods") or {}).get(method) or {})}
     networks = (run.get("networks") or [run.get("network")]) if card.get("needs_network") else []
     networks = [network for network in networks if network]
-    costs = [{unit: network.get(f"training_{unit}") for unit in CURRENCIES} for network in networks]
+    costs: list[Any] = [
+        {unit: network.get(f"training_{unit}") for unit in CURRENCIES} for network in networks
+    ]
     costs += [network.get("search") for network in networks] + [card.get("search")]
     if card.get("needs_dictionary"):
         costs.append(run.get("dictionary"))
-    fixed = (sum((float(cost[unit] or 0.0) for cost in costs if cost), 0.0) for unit in CURRENCIES)
-    each = (answers[name].to_numpy(dtype=float) for name in ("seconds", "evaluations"))
-    return Account(method, *fixed, *each, per_simulation)
+    time, simulations = (
+        sum((float(cost[unit] or 0.0) for cost in costs if cost), 0.0) for unit in CURRENCIES
+    )
+    seconds, evaluations = (answers[name].to_numpy(dtype=float) for name in ("seconds", "evaluations"))
+    return Account(method, time, simulations, seconds, evaluations, per_simulation)
 
 
 def accounts_of(results: "DataFrame", run: dict[str, Any]) -> list[Account]:

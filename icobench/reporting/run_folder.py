@@ -99,11 +99,10 @@ def _table(path: Path, columns: tuple[str, ...]) -> "DataFrame":
         raise InputError(f"{path}: no column {', '.join(missing)}")
     try:
         # Only answers may be missing, and a missing answer is NaN.
-        table = table.astype({name: float for name in columns if name not in TEXT_COLUMNS})
-        table = table.astype({"image": int} | {name: str for name in TEXT_COLUMNS if name in table})
-        if "success" in table:
+        table = table.astype({name: str if name in TEXT_COLUMNS else float for name in columns})
+        if "success" in columns:
             table["success"] = table["success"].fillna(0).astype(bool)
-        return table
+        return table.astype({"image": int})
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: wrong type of values ({_first_line(error)})") from error
 

@@ -25,11 +25,8 @@ SHOWN = (
 
 def same_images(first: RunFolder, second: RunFolder) -> bool:
     """Whether two runs reconstructed the same images: same experiment, settings and seed, or same file."""
-    return bool(
-        first.run.get("identity")
-        and first.run["identity"] == second.run.get("identity")
-        and first.count == second.count
-    )
+    identity = first.run.get("identity")
+    return bool(identity) and identity == second.run.get("identity") and first.count == second.count
 
 
 def _ratios(first: RunFolder, second: RunFolder, method: str) -> tuple[str, str]:

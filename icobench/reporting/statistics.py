@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANSWER", "TARGETS", "Interval", "bootstrap", "differences", "efficiency", "error_quantile",
-    "expected_running_time", "first_hits", "holm", "median", "paired_tests", "resampled", "success_interval",
-    "wide",
+    "expected_running_time", "first_hits", "holm", "median", "paired_test", "resampled", "success_interval",
 ]  # fmt: skip
 
 RESAMPLES = 2000
@@ -104,78 +103,44 @@ def bootstrap(values: np.ndarray, statistic: Statistic, seed: int = 0) -> Interv
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Step-down adjusted p values, in the given order (S. Holm, Scand. J. Stat. 6, 65, 1979)."""
-    p_values = np.asarray(p_values, dtype=float)
-    order = np.argsort(p_values, kind="stable")
-    raised = np.minimum(1.0, p_values[order] * np.arange(len(order), 0, -1))
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.maximum.accumulate(raised)
-    return adjusted.tolist()
+    import pandas as pd
+
+    ordered = pd.Series(p_values, dtype=float).sort_values(kind="stable")
+    raised = ordered * np.arange(len(ordered), 0, -1)
+    return raised.clip(upper=1.0).cummax().sort_index().tolist()
 
 
-def wide(results: "DataFrame", column: str) -> "DataFrame":
-    """One row per image, one column per method in order of appearance; a missing answer is infinite."""
-    methods = list(dict.fromkeys(results["method"]))
-    table = results.pivot(index="image", columns="method", values=column)[methods].astype(float)
-    return table.fillna(np.inf)
-
-
-def paired_tests(
-    results: "DataFrame", pairs: Sequence[tuple[str, str]], column: str = "disorientation_deg"
-) -> "DataFrame":
-    """Wilcoxon signed-rank tests of the errors' logarithms, with Holm's correction over the pairs.
-
-    Args:
-        pairs: methods to compare, first against second.
-        column: which error.
+def paired_test(results: "DataFrame", first: str, second: str) -> tuple[int, Interval, float]:
+    """Wilcoxon's signed-rank test of two methods' disorientations on the images that both answered.
 
     Returns:
-        first, second, images, ratio (median over images of first error / second error), ratio_low,
-        ratio_high, p, p_holm. Images without both answers are left out.
-
-    Raises:
-        KeyError: a method that is not among the results.
+        number of these images, median ratio of the first method's error to the second's, and the p value of
+        the test on its logarithm.
     """
-    import pandas as pd
     from scipy.stats import wilcoxon
 
-    table = wide(results, column)
-    rows = []
-    for first, second in pairs:
-        errors = table[[first, second]].to_numpy()
-        errors = errors[np.isfinite(errors).all(1)]
-        logarithms = np.log(np.maximum(errors, 1e-12))
-        change = logarithms[:, 0] - logarithms[:, 1]
-        ratio = np.exp(bootstrap(change, median)) if len(change) else np.full(3, np.nan)
-        p = float(wilcoxon(change).pvalue) if np.any(change != 0) else 1.0
-        rows.append((first, second, len(errors), *ratio, p))
-    columns = ["first", "second", "images", "ratio", "ratio_low", "ratio_high", "p"]
-    tests = pd.DataFrame(rows, columns=columns)
-    return tests.assign(p_holm=holm(tests["p"].tolist()))
+    table = results.pivot(index="image", columns="method", values="disorientation_deg")
+    errors = table[[first, second]].to_numpy(dtype=float)
+    logarithms = np.log(np.maximum(errors[np.isfinite(errors).all(1)], 1e-12))
+    change = logarithms[:, 0] - logarithms[:, 1]
+    ratio = np.exp(bootstrap(change, median)) if len(change) else np.full(3, np.nan)
+    p = float(wilcoxon(change).pvalue) if np.any(change != 0) else 1.0
+    return len(change), Interval(*ratio), p
 
 
-def efficiency(results: "DataFrame") -> "DataFrame":
+def efficiency(answers: "DataFrame", error: str, bound: str) -> Interval | None:
     """Mean squared Cramer-Rao bound over mean squared error: 1 for a method that uses all information.
 
-    Returns:
-        method, quantity ("orientation" or "radius"), efficiency, low, high; no rows where there is no bound.
+    ``answers`` are the results of one method, ``error`` and ``bound`` columns. None where there is no bound.
     """
-    import pandas as pd
-
-    rows = []
-    for method, answers in results.groupby("method", sort=False):
-        for quantity, error, bound in (
-            ("orientation", "disorientation_deg", "bound_orientation_deg"),
-            ("radius", "radius_error_nm", "bound_radius_nm"),
-        ):
-            bounded = answers[answers[bound].notna()]
-            if not len(bounded):
-                continue
-            errors = bounded[error].fillna(np.inf).to_numpy(dtype=float) ** 2
-            bounds = bounded[bound].to_numpy(dtype=float) ** 2
-            index = resampled(len(bounded))
-            draws = bounds[index].mean(-1) / errors[index].mean(-1)
-            rows.append((method, quantity, *Interval.of_draws(bounds.mean() / errors.mean(), draws)))
-    return pd.DataFrame(rows, columns=["method", "quantity", "efficiency", "low", "high"])
+    bounded = answers[answers[bound].notna()]
+    if not len(bounded):
+        return None
+    errors = bounded[error].fillna(np.inf).to_numpy(dtype=float) ** 2
+    bounds = bounded[bound].to_numpy(dtype=float) ** 2
+    index = resampled(len(bounded))
+    draws = bounds[index].mean(-1) / errors[index].mean(-1)
+    return Interval.of_draws(bounds.mean() / errors.mean(), draws)
 
 
 def first_hits(

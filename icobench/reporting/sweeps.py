@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from icobench.answer import solved
 from icobench.errors import InputError
 from icobench.reporting.figures import decade_labels, empty_figure, styled
+from icobench.reporting.page import write_file
 from icobench.reporting.statistics import error_quantile
 from icobench.reporting.tables import Headers, markdown_table, number
 from icobench.storage import atomic_path, read_json
@@ -206,10 +207,8 @@ def write_sweep(folder: Path) -> "DataFrame":
     if not len(points):
         raise InputError(f"{folder}: no point is stored yet")
     table = sweep_table(points)
-    with atomic_path(folder / "sweep.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    with atomic_path(folder / "sweep.md") as temporary:
-        temporary.write_text(sweep_markdown(table))
+    write_file(folder / "sweep.csv", table.to_csv(index=False).encode())
+    write_file(folder / "sweep.md", sweep_markdown(table).encode())
     with atomic_path(folder / "sweep.png") as temporary:
         sweep_figure(table).savefig(temporary, format="png")
     return table

@@ -18,7 +18,8 @@ from icobench.reporting.statistics import (
     error_quantile,
     expected_running_time,
     first_hits,
-    paired_tests,
+    holm,
+    paired_test,
     success_interval,
 )
 
@@ -184,21 +185,25 @@ def paired_table(results: "DataFrame") -> Table:
     ]  # fmt: skip
     errors = results.assign(error=results["disorientation_deg"].fillna(np.inf))
     order = errors.groupby("method", sort=False)["error"].median().sort_values(kind="stable").index
-    tests = paired_tests(results, list(pairwise(order)), "disorientation_deg")
-    rows = []
-    for row in tests.itertuples():
-        ratio = interval_text(Interval(row.ratio, row.ratio_low, row.ratio_high))
-        rows.append([row.first, row.second, str(row.images), ratio, f"{row.p_holm:.2g}"])
+    tests = [(*pair, *paired_test(results, *pair)) for pair in pairwise(order)]
+    adjusted = holm([p for *_, p in tests])
+    rows = [
+        [first, second, str(images), interval_text(ratio), f"{p:.2g}"]
+        for (first, second, images, ratio, _), p in zip(tests, adjusted, strict=True)
+    ]
     return headers, rows
 
 
 def efficiency_table(results: "DataFrame") -> Table:
     """How much of the information in the photons each method uses; no rows without a bound."""
     headers = [("method", ""), ("orientation", "95 %"), ("radius", "95 %")]
+    quantities = ("disorientation_deg", "bound_orientation_deg"), ("radius_error_nm", "bound_radius_nm")
     rows = []
-    for method, values in efficiency(results).groupby("method", sort=False):
-        cells = {row.quantity: interval_text(Interval(*row[3:6])) for row in values.itertuples()}
-        rows.append([str(method), cells.get("orientation", "-"), cells.get("radius", "-")])
+    for method, answers in results.groupby("method", sort=False):
+        intervals = [efficiency(answers, *columns) for columns in quantities]
+        if any(intervals):
+            cells = (interval_text(interval) if interval else "-" for interval in intervals)
+            rows.append([str(method), *cells])
     return headers, rows
 
 
