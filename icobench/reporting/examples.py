@@ -104,11 +104,7 @@ def _turned(body: ConvexBody, radius_nm: float, quaternion: np.ndarray) -> tuple
 
 
 def body_svg(
-    body: ConvexBody,
-    radius_nm: float,
-    quaternion: np.ndarray,
-    true_radius_nm: float | None = None,
-    true_quaternion: np.ndarray | None = None,
+    body: ConvexBody, radius_nm: float, quaternion: np.ndarray, truth: tuple[float, np.ndarray] | None = None
 ) -> str:
     """Facets that face the detector, shaded by their slope, and the true body's edges on top, dashed.
 
@@ -117,7 +113,7 @@ def body_svg(
     Args:
         body: of circumradius 1.
         radius_nm, quaternion: what is drawn; (4,) scalar first.
-        true_radius_nm, true_quaternion: the truth, if known.
+        truth: the same two, if known.
 
     Returns:
         an ``<svg>`` element; a unit of its view box is a nanometre.
@@ -131,14 +127,14 @@ def body_svg(
         outline = corners[on_facet]
         shade = 0.08 + 0.45 * (1 - normals[facet, 2])
         facets.append((outline[ConvexHull(outline).vertices].tolist(), shade))
-    if true_radius_nm is not None and true_quaternion is not None:
-        normals, corners = _turned(body, true_radius_nm, true_quaternion)
+    if truth:
+        normals, corners = _turned(body, *truth)
         edges = [
             corners[list(ends)].tolist()
             for ends, beside in zip(body.edges, body.edge_facets, strict=True)
             if normals[beside][:, 2].max() > 1e-9
         ]
-    half = MARGIN * max(radius_nm, true_radius_nm or 0.0)
+    half = MARGIN * max(radius_nm, truth[0] if truth else 0.0)
     return render("body.svg.j2", name=body.name, half=half, facets=facets, edges=edges)
 
 
@@ -156,14 +152,14 @@ def _cards(run: RunFolder, rows: list[tuple[str, "Series"]]) -> list[dict[str, A
     for (name, row), target, expected, usable in zip(rows, *arrays, strict=True):
         answer = row[ANSWER].to_numpy(dtype=float)
         true = row[[f"true_{name}" for name in ANSWER]].to_numpy(dtype=float)
-        truth = (true[0], true[1:]) if np.isfinite(true).all() else ()
+        truth = (true[0], true[1:]) if np.isfinite(true).all() else None
         errors = row[["disorientation_deg", "radius_error_nm"]].tolist()
         cards.append(
             {
                 **row[["image", "radius_nm", "status"]],
                 "name": name,
                 "errors": errors if np.isfinite(errors[0]) else None,
-                "body": body_svg(simulator.body, answer[0], answer[1:], *truth),
+                "body": body_svg(simulator.body, answer[0], answer[1:], truth),
                 "pictures": _pictures(target, expected, usable, run.kind),
                 "pixels": run.experiment.pixels,
             }

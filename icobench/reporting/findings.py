@@ -52,7 +52,7 @@ def _rows(table: "DataFrame") -> dict[str, Any]:
 def reading(table: "DataFrame", results: "DataFrame") -> str:
     """One paragraph: which method solves most, at what cost, how near the limit, and what is cheaper."""
     ranked = _with_intervals(table).sort_values("evaluations_mean", kind="stable")
-    leaders = list(_rows(ranked[ranked["success_rate"] == ranked["success_rate"].max()]).values())
+    leaders = list(ranked[ranked["success_rate"] == ranked["success_rate"].max()].itertuples(index=False))
     lead = leaders[0]
     cheaper = ranked[
         (ranked["success_rate"] >= lead.success_low) & (ranked["evaluations_mean"] < lead.evaluations_mean)
@@ -64,8 +64,8 @@ def reading(table: "DataFrame", results: "DataFrame") -> str:
         methods=len(table),
         leaders=leaders,
         bounds=bounds.median().tolist() if bounds["bound_orientation_deg"].notna().any() else None,
-        cheaper=next(iter(_rows(cheaper).values()), None) if lead.success_rate > 0 else None,
-        fastest=next(iter(_rows(table.sort_values("seconds_mean", kind="stable")).values())),
+        cheaper=next(cheaper.itertuples(index=False), None) if lead.success_rate > 0 else None,
+        fastest=next(table.sort_values("seconds_mean", kind="stable").itertuples(index=False)),
     )
 
 
@@ -94,7 +94,7 @@ def _accuracy(table: "DataFrame", name: str) -> list[str]:
         & (table["disorientation_median_deg"] <= ALIKE * best.disorientation_median_deg)
     ]
     others = [method for method in alike["method"] if method != best.method]
-    cheapest = next(iter(_rows(alike.sort_values("seconds_mean", kind="stable")).values()))
+    cheapest = next(alike.sort_values("seconds_mean", kind="stable").itertuples(index=False))
     return [
         sentences("most_accurate", name=name, best=best, alike=others, margin=100 * ALIKE - 100),
         sentences("cheapest", best=best, row=cheapest),

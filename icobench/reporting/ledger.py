@@ -68,16 +68,12 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
     needs = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
     card = {**needs, **((run.get("methods") or {}).get(method) or {})}
     networks = (run.get("networks") or [run.get("network")]) if card.get("needs_network") else []
-    networks = [network for network in networks if network]
-    costs: list[Any] = [
-        {unit: network.get(f"training_{unit}") for unit in CURRENCIES} for network in networks
-    ]
-    costs += [network.get("search") for network in networks] + [card.get("search")]
+    costs: list[Any] = [card.get("search")]
+    for network in filter(None, networks):
+        costs += [{unit: network.get(f"training_{unit}") for unit in CURRENCIES}, network.get("search")]
     if card.get("needs_dictionary"):
         costs.append(run.get("dictionary"))
-    time, simulations = (
-        sum((float(cost[unit] or 0.0) for cost in costs if cost), 0.0) for unit in CURRENCIES
-    )
+    time, simulations = (sum(float(cost[unit] or 0) for cost in costs if cost) for unit in CURRENCIES)
     seconds, evaluations = (answers[name].to_numpy(dtype=float) for name in ("seconds", "evaluations"))
     return Account(method, time, simulations, seconds, evaluations, per_simulation)
 
@@ -139,13 +135,11 @@ def break_even(
         currency: one of :data:`CURRENCIES`.
         solved: (N,) bool of both methods, to judge the accuracy; taken as equal if not given.
     """
-    if currency == "seconds":
-        saved, fixed = second.seconds - first.seconds, first.fixed_seconds - second.fixed_seconds
-    else:
-        saved, fixed = (
-            second.evaluations - first.evaluations,
-            first.fixed_simulations - second.fixed_simulations,
-        )
+    saved = second.seconds - first.seconds
+    fixed = first.fixed_seconds - second.fixed_seconds
+    if currency == "simulations":
+        saved = second.evaluations - first.evaluations
+        fixed = first.fixed_simulations - second.fixed_simulations
     index = resampled(len(saved))
     value = float(_crossing(fixed, saved.mean(keepdims=True))[0])
     images = Interval.of_draws(value, _crossing(fixed, saved[index].mean(1)))

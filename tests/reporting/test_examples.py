@@ -43,7 +43,7 @@ def test_a_cube_from_the_front_shows_one_face_and_y_points_up():
     small = np.array([np.cos(0.05), 0, 0, np.sin(0.05)])
     turned = ElementTree.fromstring(body_svg(icosahedron(), 90.0, small))
     assert turned.get("aria-label") == "icosahedron"
-    truth = body_svg(icosahedron(), 90.0, small, 100.0, identity)
+    truth = body_svg(icosahedron(), 90.0, small, (100.0, identity))
     assert len(list(ElementTree.fromstring(truth).iter("polyline"))) > 10
     assert 'viewBox="-112.0 -112.0 224.0 224.0"' in truth
 
