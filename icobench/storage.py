@@ -64,8 +64,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged or missing; remove it and run the command again") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, ValueError):
+        values = None
     if not isinstance(values, dict):
         raise InputError(f"{path}: damaged; remove it and run the command again")
     return values
@@ -201,9 +203,9 @@ class PieceStore:
         self.check()
         try:
             self.parts.mkdir(parents=True, exist_ok=True)
+            self.describe(description or {})
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from error
-        self.describe(description or {})
 
     def describe(self, description: dict[str, Any]) -> None:
         """Write the description anew."""

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from icobench.network.architectures import PERIODS_NM
 from icobench.network.checkpoint import load_trained
-from icobench.network.compact import PERIODS_NM
 from icobench.network.recipe import RECIPES, Recipe
 from icobench.network.selection import Networks
 from icobench.network.training import train

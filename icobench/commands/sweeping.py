@@ -120,7 +120,7 @@ def sweep(
         if data is not None and recipe is not None:
             stored = read_training_set(data, recipe.decades)
             stored.require(experiment)
-            recipe, complete = stored.fitting(recipe), len(stored.known)
+            recipe, complete = stored.fitting(recipe), len(stored.train)
     settings = SweepSettings(
         axis, images, chosen.name, machine.seed, measured.name, starts, iterations, recipe,
         data and data.resolve(), experiment,

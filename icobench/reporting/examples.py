@@ -9,7 +9,7 @@ import torch
 
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
-from icobench.images.counts import expected_counts
+from icobench.images.pixels import expected_counts
 from icobench.reporting.gallery import shown_decades
 from icobench.reporting.page import data_uri, render
 from icobench.reporting.run_folder import RunFolder

@@ -81,16 +81,11 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _present(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    return path
-
-
 def _table(path: Path, columns: tuple[str, ...]) -> "DataFrame":
     import pandas as pd
 
-    _present(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
     try:
         table = pd.read_parquet(path)
     except Exception as error:  # pyarrow raises many kinds for damaged files
@@ -109,7 +104,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> "DataFrame":
 
 def _description(path: Path) -> tuple[dict[str, Any], Experiment]:
     """The content of ``run.json``, and its experiment."""
-    run = read_json(_present(path))
+    run = read_json(path)
     for key in ("experiment", "settings"):
         if not isinstance(run.get(key), dict):
             raise InputError(f"{path}: no {key}")

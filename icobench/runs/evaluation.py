@@ -8,7 +8,7 @@ from icobench.answer import Progress
 from icobench.geometry.orientation import boundary_distance, disorientation
 from icobench.images.detector import DETECTORS
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.network.selection import Networks, predict
 from icobench.reporting.evaluation import Evaluated
 from icobench.runs.scoring import bounds_at_truth, errors
@@ -43,7 +43,7 @@ def evaluate(
     import pandas as pd
 
     assert truth.experiment is not None
-    chosen = networks.subset(truth.experiment, truth.kind)
+    chosen = networks.choose(truth.experiment, truth.kind)
     begin = time.perf_counter()
     answer = predict(chosen, truth, versions=versions)
     seconds = time.perf_counter() - begin

@@ -255,7 +255,9 @@ class NetworkTask:
         watch_steps = max(1, recipe.steps // RUNGS)
         begin = time.perf_counter()
 
-        def watch(step: int, network: Network) -> None:
+        def judge(step: int, loss: float, network: Network) -> None:
+            if step % watch_steps:
+                return
             simulations = step * recipe.batch // recipe.variants
             simulations = min(simulations, recipe.pool or simulations)
             note({"seconds": time.perf_counter() - begin, "simulations": simulations})
@@ -263,9 +265,7 @@ class NetworkTask:
                 report(rung, _median_error(network, recipe, images, self.experiment))
 
         try:
-            result = train(
-                recipe, self.experiment, folder, self.seed, device, watch=watch, watch_steps=watch_steps
-            )
+            result = train(recipe, self.experiment, folder, self.seed, device, report=judge)
         finally:
             (folder / "checkpoint.pt").unlink(missing_ok=True)
         note({"seconds": time.perf_counter() - begin, "simulations": result.simulations})

@@ -7,9 +7,8 @@ import pandas as pd
 import torch
 
 from icobench.geometry.orientation import random_orientations
-from icobench.images.counts import photon_counts
 from icobench.images.image_set import ImageSet
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.sets.pattern_file import write_patterns
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator

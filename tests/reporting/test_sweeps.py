@@ -92,7 +92,7 @@ def test_what_is_no_sweep_is_refused(sweep, tmp_path):
         read_points(sweep)
     for content in ("{", "[]", json.dumps({"identity": IDENTITY, "result": {"point": 1}})):
         path.write_text(content)
-        with pytest.raises(InputError, match=r"damaged.*; remove it"):
+        with pytest.raises(InputError, match="damaged; remove it"):
             read_points(sweep)
     (sweep / "sweep.json").unlink()
     with pytest.raises(InputError, match="no sweep"):

@@ -48,7 +48,7 @@ def test_errors_are_those_of_the_answer(networks, counting):
     mean, largest = appendix_c_errors(answer.radius_nm, answer.quaternion, truth.radius_nm, truth.quaternion)
     np.testing.assert_allclose(counting.table["appendix_c_mean"], mean, rtol=1e-6)
     np.testing.assert_allclose(counting.table["appendix_c_max"], largest, rtol=1e-6)
-    assert counting.networks == networks.choose(EXPERIMENT, "counts")[0].digest
+    assert counting.networks == networks.choose(EXPERIMENT, "counts").digest
     # The bound of a fit to 1e5 photons: tenths of a degree, hundredths of a nanometre.
     assert (counting.table["bound_orientation_deg"].between(0.01, 2)).all()
     assert (counting.table["bound_radius_nm"].between(0.001, 0.2)).all()
