@@ -15,7 +15,7 @@ from icobench.answer import Answer, solved
 from icobench.geometry.orientation import disorientation
 from icobench.images.image_set import ImageSet
 from icobench.methods.registry import find_method
-from icobench.reporting.running_time import expected_running_time
+from icobench.reporting.statistics import expected_running_time
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

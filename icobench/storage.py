@@ -64,8 +64,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged or missing; remove it and run the command again") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, ValueError):
+        values = None
     if not isinstance(values, dict):
         raise InputError(f"{path}: damaged; remove it and run the command again")
     return values

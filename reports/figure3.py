@@ -16,9 +16,9 @@ import torch
 
 from icobench.images.pixels import expected_counts
 from icobench.provenance import provenance
-from icobench.reporting.agreement import ANSWER
 from icobench.reporting.gallery import GALLERY_COLUMNS, gallery, shown_decades
 from icobench.reporting.run_folder import read_run
+from icobench.reporting.statistics import ANSWER
 from icobench.reporting.tables import number
 from icobench.sets.test_sets import find_test_set
 from icobench.simulator.simulator import Simulator

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from icobench.reporting.figures import plot_errors, svg
-from icobench.reporting.report import write_file
+from icobench.reporting.page import write_file
 from icobench.reporting.sweeps import read_points
 from icobench.storage import write_json
 

@@ -33,7 +33,7 @@ from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.methods import Problem, find_method
 from icobench.network.selection import load_network
 from icobench.provenance import provenance
-from icobench.reporting.report import write_file
+from icobench.reporting.page import write_file
 from icobench.sets.patterns import PatternOptions, draw_truth, generate_patterns
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment

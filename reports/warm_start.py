@@ -6,7 +6,7 @@
 
 from pathlib import Path
 
-from icobench.reporting.ledger import accounts_of, break_even_table, break_evens
+from icobench.reporting.ledger import accounts_of, break_even_table
 from icobench.reporting.run_folder import read_runs
 from icobench.reporting.tables import number, summary_markdown, summary_table
 
@@ -32,7 +32,7 @@ def starts_text(folder: Path) -> str:
             for one in pair
         ]
         results = run.results[run.results["method"].isin([one.method for one in pair])]
-        _, rows = break_even_table(break_evens(results, pair))
+        _, rows = break_even_table(results, pair)
         repaid = [
             f"the network's {number(pair[0].fixed_simulations)} simulations for training are repaid after "
             f"{by_simulations} images, its time after {by_time}"

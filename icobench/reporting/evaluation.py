@@ -1,22 +1,23 @@
 """An evaluation of networks: statistics over its images, as a table and on disk."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from icobench.answer import solved
 from icobench.errors import InputError
 from icobench.provenance import provenance
-from icobench.reporting.report import write_file
+from icobench.reporting.page import render, write_file
 from icobench.simulator.experiment import Experiment
 from icobench.storage import atomic_path, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EvaluatedSet", "evaluation_table", "summarise", "write_evaluation"]
+__all__ = ["Evaluated", "evaluation_table", "summarise", "write_evaluation"]
 
 ERRORS = {
     "disorientation_deg": ("disorientation, deg", 1.0, "bound_orientation_deg"),
@@ -29,9 +30,17 @@ ERRORS = {
 QUANTILES = {"median": 0.5, "90": 0.9, "99": 0.99}
 
 
-class EvaluatedSet(Protocol):
-    """What the evaluation of a test set must have: its name, a table with a row per image (errors, predicted
-    spreads, for counts the Cramer-Rao bounds), the seconds of all predictions, the digest of the networks."""
+@dataclass
+class Evaluated:
+    """Networks on one test set.
+
+    Attributes:
+        name: of the test set.
+        table: one row per image: truth, errors, predicted spreads and, for photon counts, the Cramer-Rao
+            bounds.
+        seconds: of the prediction of all images.
+        networks: digests of the networks that answered.
+    """
 
     name: str
     table: "pd.DataFrame"
@@ -39,7 +48,7 @@ class EvaluatedSet(Protocol):
     networks: str
 
 
-def summarise(evaluated: EvaluatedSet) -> dict[str, Any]:
+def summarise(evaluated: Evaluated) -> dict[str, Any]:
     """Quantiles of every error, success rate, calibration and, where known, the ratio to the bound.
 
     The ratios are median error over median bound, and root mean square error over root mean square bound.
@@ -66,46 +75,18 @@ def summarise(evaluated: EvaluatedSet) -> dict[str, Any]:
     return summary
 
 
-def _summaries(evaluated: Sequence[EvaluatedSet]) -> dict[str, dict[str, Any]]:
-    return {item.name: summarise(item) for item in evaluated}
-
-
-def evaluation_table(evaluated: Sequence[EvaluatedSet], pace: dict[str, float]) -> str:
+def evaluation_table(evaluated: Sequence[Evaluated], pace: dict[str, float]) -> str:
     """Markdown: median, 90 % and 99 % quantile of every error and test set, then the rest in words.
 
-    Args:
-        evaluated: test sets.
-        pace: time of one image and images a second, see ``icobench.runs.evaluation.speed``.
+    ``pace`` has the time of one image and the images a second, see ``icobench.runs.evaluation.speed``.
     """
-    lines = ["| test set | error | median | 90 % | 99 % | median / bound |", "|---|---|---|---|---|---|"]
-    notes = []
-    for name, summary in _summaries(evaluated).items():
-        for column, (label, factor, _) in ERRORS.items():
-            values = [f"{factor * summary[column][key]:.3g}" for key in QUANTILES]
-            ratio = summary.get(f"{column}_over_bound_median")
-            bound = "" if ratio is None else f"{ratio:.2f}"
-            lines.append(f"| {name} | {label} | {' | '.join(values)} | {bound} |")
-        note = f"{name}: {100 * summary['success_rate']:.1f} % within 1 deg and 1 nm"
-        if "coverage_radius" in summary:
-            note += (
-                f"; {100 * summary['coverage_radius']:.0f} % of radii within the predicted deviation (68 "
-                f"expected), {100 * summary['coverage_orientation']:.0f} % of orientations within the "
-                "predicted root mean square angle (61)"
-            )
-        second = 100 * summary["second_hypothesis_nearer"]
-        notes.append(f"{note}; second hypothesis nearer in {second:.2f} %.")
-    for prefix, what in (("", "image of counts"), ("log_", "log image")):
-        if f"{prefix}one_image_ms" in pace:
-            notes.append(
-                f"One {what} takes {pace[f'{prefix}one_image_ms']:.1f} ms; batches run at "
-                f"{pace[f'{prefix}images_per_second']:.0f} images/s."
-            )
-    return "\n".join([*lines, "", *notes])
+    summaries = {item.name: summarise(item) for item in evaluated}
+    return render("evaluation.md.j2", summaries=summaries, errors=ERRORS, pace=pace).rstrip()
 
 
 def write_evaluation(
     folder: Path,
-    evaluated: Sequence[EvaluatedSet],
+    evaluated: Sequence[Evaluated],
     pace: dict[str, float],
     cards: list[dict[str, Any]],
     experiment: Experiment,
@@ -114,11 +95,7 @@ def write_evaluation(
 ) -> None:
     """Write evaluation.json (summaries, origin), evaluation.md (table) and evaluation.parquet (every image).
 
-    Args:
-        folder: made if missing.
-        evaluated, pace: as for :func:`evaluation_table`.
-        cards: of the networks.
-        experiment, seed, device: where the results come from.
+    ``cards`` are those of the networks; experiment, seed and device say where the results come from.
 
     Raises:
         InputError: the folder cannot be made.
@@ -131,7 +108,8 @@ def write_evaluation(
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
     origin = provenance(seed, device, experiment)
-    description = {**origin, "speed": pace, "sets": _summaries(evaluated), "networks": cards}
+    description = {**origin, "speed": pace, "networks": cards}
+    description["sets"] = {item.name: summarise(item) for item in evaluated}
     write_json(folder / "evaluation.json", description)
     machine = origin["machine"]["processor"]
     where = f"`{origin['command']}`, commit {origin['commit']}, {machine}, seed {seed}."

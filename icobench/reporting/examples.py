@@ -1,27 +1,25 @@
 """Best, median and worst image of every method: target, reconstruction, residual and the body."""
 
 import io
-from functools import lru_cache
-from html import escape
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from icobench.geometry.convex import ConvexBody
+from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.images.pixels import expected_counts
-from icobench.reporting.agreement import ANSWER
-from icobench.reporting.body_drawing import body_svg
 from icobench.reporting.gallery import shown_decades
-from icobench.reporting.page import data_uri, heading, paragraph
+from icobench.reporting.page import data_uri, render
 from icobench.reporting.run_folder import RunFolder
-from icobench.reporting.tables import number
-from icobench.simulator.experiment import Experiment
+from icobench.reporting.statistics import ANSWER
 from icobench.simulator.simulator import Simulator
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-__all__ = ["chosen_images", "examples"]
+__all__ = ["RESIDUAL_SIGMAS", "body_svg", "chosen_images", "colours_of_scales", "examples"]
 
 INTENSITY_MAP, RESIDUAL_MAP = "viridis", "PuOr"
 GREY = (153, 153, 153)
@@ -32,19 +30,8 @@ RESIDUAL_SIGMAS = 4.0
 RESIDUAL_DECADES = 1.0
 """The same for a ratio of intensities without noise."""
 
-TRUTH = [f"true_{name}" for name in ANSWER]
-
-NOTE = (
-    "Of each method the image with the smallest, the median and the largest {measure} among those it "
-    "answered. The reconstruction is simulated anew without noise and scaled to the target's sum over "
-    "usable pixels; other pixels are grey. {residual} The body is seen from the detector, against the "
-    "beam, x to the right and y up as in the images; {truth}"
-)
-COUNTS_RESIDUAL = (
-    f"Residual: (counts - expected) / sqrt(expected), from -{RESIDUAL_SIGMAS:g} to {RESIDUAL_SIGMAS:g}; "
-    "speckle is photon noise, structure is error."
-)
-OTHER_RESIDUAL = "Residual: log10 of reconstruction over target, from -1 to 1."
+MARGIN = 1.12
+"""Half the width of a body's drawing over its radius."""
 
 
 def chosen_images(answers: "DataFrame", column: str) -> list[tuple[str, "Series"]]:
@@ -59,19 +46,23 @@ def chosen_images(answers: "DataFrame", column: str) -> list[tuple[str, "Series"
     return [(name, ranked.iloc[place]) for place, name in names.items() if len(ranked)]
 
 
-@lru_cache(maxsize=2)
-def _simulator(experiment: Experiment) -> Simulator:
-    """One for all runs of a report: its tables take longer than the images."""
-    return Simulator(experiment)
+_simulator = lru_cache(maxsize=2)(Simulator)
+"""One for all runs of a report: its tables take longer than the images."""
 
 
-@lru_cache
-def _palette(name: str) -> bytes:
-    """255 colours of a colour map, then grey."""
+@cache
+def _palette(name: str) -> np.ndarray:
+    """255 colours of a colour map, then grey: (256, 3) bytes."""
     import matplotlib
 
-    colours = (matplotlib.colormaps[name](np.linspace(0, 1, 255))[:, :3] * 255).round().astype(np.uint8)
-    return bytes(colours.tobytes()) + bytes(GREY)
+    colours = matplotlib.colormaps[name](np.linspace(0, 1, 255))[:, :3] * 255
+    return np.vstack((colours.round(), GREY)).astype(np.uint8)
+
+
+def colours_of_scales() -> dict[str, list[list[int]]]:
+    """Some colours along both scales of the pictures."""
+    scales = {"intensity_colours": INTENSITY_MAP, "residual_colours": RESIDUAL_MAP}
+    return {name: _palette(colours)[:255:32].tolist() for name, colours in scales.items()}
 
 
 def _picture(values: np.ndarray, usable: np.ndarray, low: float, high: float, colours: str) -> str:
@@ -81,7 +72,7 @@ def _picture(values: np.ndarray, usable: np.ndarray, low: float, high: float, co
     scaled = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
     index = np.where(usable, (254 * scaled).round(), 255).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(index[::-1]), mode="P")
-    image.putpalette(_palette(colours))
+    image.putpalette(_palette(colours).tobytes())
     stream = io.BytesIO()
     image.save(stream, format="png", optimize=True)
     return data_uri(stream.getvalue(), "png")
@@ -95,42 +86,60 @@ def _pictures(target: np.ndarray, fitted: np.ndarray, usable: np.ndarray, kind: 
         residual, end = (target - fitted) / np.sqrt(np.maximum(fitted, 1e-12)), RESIDUAL_SIGMAS
     else:
         residual, end = np.log10(np.maximum(fitted, floor) / np.maximum(target, floor)), RESIDUAL_DECADES
-    brightness = {
-        name: np.log10(np.maximum(image, floor) / max(target.max(), 1e-300))
-        for name, image in (("target", target), ("reconstruction", fitted))
-    }
+    shown, reconstruction = (
+        np.log10(np.maximum(image, floor) / max(target.max(), 1e-300)) for image in (target, fitted)
+    )
     return {
-        **{name: _picture(image, usable, -decades, 0, INTENSITY_MAP) for name, image in brightness.items()},
+        "target": _picture(shown, usable, -decades, 0, INTENSITY_MAP),
+        "reconstruction": _picture(reconstruction, usable, -decades, 0, INTENSITY_MAP),
         "residual": _picture(residual, usable, -end, end, RESIDUAL_MAP),
     }
 
 
-def _card(name: str, row: "Series", body: str, pictures: dict[str, str], pixels: int) -> str:
-    images = "".join(
-        f'<div><img src="{source}" alt="{what} of image {int(row["image"])}" width="{pixels}" '
-        f'height="{pixels}">{what}</div>\n'
-        for what, source in pictures.items()
-    )
-    words = [f"{name}: image {row['image']}, R = {row['radius_nm']:.2f} nm"]
-    if np.isfinite(row["disorientation_deg"]):
-        words.append(f"off by {number(row['disorientation_deg'])}° and {number(row['radius_error_nm'])} nm")
-    words.append(str(row["status"]))
-    return (
-        f'<figure class="card"><div class="four">\n{images}<div>{body}body</div></div>\n'
-        f"<figcaption>{escape(', '.join(words))}</figcaption></figure>\n"
-    )
+def _turned(body: ConvexBody, radius_nm: float, quaternion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Normals (F, 3) and projected vertices (V, 2) in nm, in the laboratory."""
+    turn = torch.as_tensor(np.asarray(quaternion, dtype=float))
+    matrix = quaternion_to_matrix(turn / turn.norm()).numpy()
+    return body.normals @ matrix.T, (radius_nm * body.vertices @ matrix.T)[:, :2]
 
 
-def _scale(colours: str, words: str) -> str:
-    steps = np.frombuffer(_palette(colours), np.uint8).reshape(-1, 3)[:255:32]
-    gradient = ", ".join(f"rgb({r} {g} {b})" for r, g, b in steps.tolist())
-    return (
-        f'<div><span style="background: linear-gradient(to right, {gradient})"></span>{escape(words)}</div>\n'
-    )
+def body_svg(
+    body: ConvexBody, radius_nm: float, quaternion: np.ndarray, truth: tuple[float, np.ndarray] | None = None
+) -> str:
+    """Facets that face the detector, shaded by their slope, and the true body's edges on top, dashed.
+
+    Seen from the detector, against the beam: x to the right, y up, as in the images.
+
+    Args:
+        body: of circumradius 1.
+        radius_nm, quaternion: what is drawn; (4,) scalar first.
+        truth: the same two, if known.
+
+    Returns:
+        an ``<svg>`` element; a unit of its view box is a nanometre.
+    """
+    from scipy.spatial import ConvexHull
+
+    normals, corners = _turned(body, radius_nm, quaternion)
+    facets, edges = [], []
+    for facet in np.flatnonzero(normals[:, 2] > 1e-9):
+        on_facet = np.abs(body.vertices @ body.normals[facet] - body.offsets[facet]) < 1e-7
+        outline = corners[on_facet]
+        shade = 0.08 + 0.45 * (1 - normals[facet, 2])
+        facets.append((outline[ConvexHull(outline).vertices].tolist(), shade))
+    if truth:
+        normals, corners = _turned(body, *truth)
+        edges = [
+            corners[list(ends)].tolist()
+            for ends, beside in zip(body.edges, body.edge_facets, strict=True)
+            if normals[beside][:, 2].max() > 1e-9
+        ]
+    half = MARGIN * max(radius_nm, truth[0] if truth else 0.0)
+    return render("body.svg.j2", name=body.name, half=half, facets=facets, edges=edges)
 
 
-def _cards(run: RunFolder, rows: list[tuple[str, "Series"]]) -> list[str]:
-    """A card for each named row; all of them are simulated in one batch."""
+def _cards(run: RunFolder, rows: list[tuple[str, "Series"]]) -> list[dict[str, Any]]:
+    """What the template shows of each named row; all of them are simulated in one batch."""
     images = run.load([int(row["image"]) for _, row in rows])
     targets = images.images.double() * images.mask
     answers = torch.tensor(np.array([row[ANSWER].to_numpy(dtype=float) for _, row in rows]))
@@ -139,40 +148,32 @@ def _cards(run: RunFolder, rows: list[tuple[str, "Series"]]) -> list[str]:
         intensity = simulator.intensity(answers[:, 0], answers[:, 1:]).double()
     fitted = expected_counts(intensity, images.mask, targets.sum((-2, -1)))
     cards = []
-    for (name, row), *shown in zip(rows, targets.numpy(), fitted.numpy(), images.mask.numpy(), strict=True):
-        answer, true = (row[columns].to_numpy(dtype=float) for columns in (ANSWER, TRUTH))
-        truth: tuple[Any, ...] = (true[0], true[1:]) if np.isfinite(true).all() else ()
-        body = body_svg(simulator.body, answer[0], answer[1:], *truth)
-        cards.append(_card(name, row, body, _pictures(*shown, run.kind), run.experiment.pixels))
+    arrays = targets.numpy(), fitted.numpy(), images.mask.numpy()
+    for (name, row), target, expected, usable in zip(rows, *arrays, strict=True):
+        answer = row[ANSWER].to_numpy(dtype=float)
+        true = row[[f"true_{name}" for name in ANSWER]].to_numpy(dtype=float)
+        truth = (true[0], true[1:]) if np.isfinite(true).all() else None
+        errors = row[["disorientation_deg", "radius_error_nm"]].tolist()
+        cards.append(
+            {
+                **row[["image", "radius_nm", "status"]],
+                "name": name,
+                "errors": errors if np.isfinite(errors[0]) else None,
+                "body": body_svg(simulator.body, answer[0], answer[1:], truth),
+                "pictures": _pictures(target, expected, usable, run.kind),
+                "pixels": run.experiment.pixels,
+            }
+        )
     return cards
 
 
-def examples(run: RunFolder) -> str:
-    """The section's HTML: three images of each method."""
-    counts = run.kind == "counts"
-    measure, truth = "objective", "the truth is not known."
-    if run.truth_known:
-        measure, truth = "disorientation", "dashed orange: the true one."
+def examples(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
+    """Cards of up to three images of each method, none of a method without usable answers."""
     column = "disorientation_deg" if run.truth_known else "objective"
     chosen = {
         str(method): chosen_images(answers, column)
         for method, answers in run.results.groupby("method", sort=False)
     }
     rows = [named for images in chosen.values() for named in images]
-    if not rows:
-        return paragraph("No method gave an answer that could be simulated.")
-    cards = iter(_cards(run, rows))
-    residual = COUNTS_RESIDUAL if counts else OTHER_RESIDUAL
-    ends = f"-{RESIDUAL_SIGMAS:g} to {RESIDUAL_SIGMAS:g}" if counts else "-1 to 1"
-    scales = _scale(INTENSITY_MAP, "log10 of intensity over target's maximum, down to 1 photon or 6 decades")
-    scales += _scale(RESIDUAL_MAP, f"residual, {ends}")
-    note = paragraph(NOTE.format(measure=measure, residual=residual, truth=truth), "note")
-    parts = [note, f'<div class="scales">{scales}</div>\n']
-    for method, images in chosen.items():
-        parts.append(heading(method, 3))
-        if images:
-            shown = "".join(next(cards) for _ in images)
-            parts.append(f'<div class="cards">\n{shown}</div>\n')
-        else:
-            parts.append(paragraph(f"{method} gave no answer that could be simulated."))
-    return "".join(parts)
+    cards = iter(_cards(run, rows) if rows else [])
+    return {method: [next(cards) for _ in images] for method, images in chosen.items()}

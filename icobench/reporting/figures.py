@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icobench.reporting.running_time import first_hits
-from icobench.reporting.statistics import error_quantile
+from icobench.reporting.statistics import error_quantile, first_hits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,15 +119,11 @@ def _without_gaps(table: "DataFrame") -> "DataFrame":
 
 
 def carried_forward(fits: "DataFrame", grid: np.ndarray) -> "DataFrame":
-    """Each image's latest errors at every number of evaluations.
+    """Each image's latest errors at every number of evaluations of an ascending grid (G,).
 
-    Args:
-        fits: curves of one method.
-        grid: (G,) ascending evaluations.
-
-    Returns:
-        evaluations, image, step and the errors, a row for each of G evaluations and each image; NaN before
-        an image's first step, :data:`INFINITE` where its latest step has no answer.
+    ``fits`` are the curves of one method. Returns evaluations, image, step and the errors, a row for each of
+    G evaluations and each image; NaN before an image's first step, :data:`INFINITE` where its latest step has
+    no answer.
     """
     import pandas as pd
 
@@ -186,7 +181,6 @@ def plot_errors(results: "DataFrame", curves: "DataFrame", training: "DataFrame 
     Dashed: median Cramer-Rao bound.
 
     Args:
-        results, curves: see above.
         training: one row per image, seed and training set of a sweep over its size, with the columns
             fixed_simulations, disorientation_deg, radius_error_nm: a marker at every size, as in figure 4b of
             the paper.
@@ -239,7 +233,7 @@ def plot_errors(results: "DataFrame", curves: "DataFrame", training: "DataFrame 
 def plot_targets_reached(results: "DataFrame", curves: "DataFrame") -> "Figure":
     """Share of pairs of image and target that are solved within a budget, of simulations and of seconds.
 
-    The targets are :data:`~icobench.reporting.running_time.TARGETS`, from 10 degrees and 3 nm down to
+    The targets are :data:`~icobench.reporting.statistics.TARGETS`, from 10 degrees and 3 nm down to
     0.1 degrees and 0.1 nm. Within a fit time passes as simulations do; without simulations the answer
     comes at the end.
     """

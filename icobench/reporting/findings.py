@@ -7,14 +7,14 @@ Throughout, ``table`` is the summary of a run, see :func:`icobench.reporting.tab
 import math
 from typing import TYPE_CHECKING, Any
 
-from icobench.reporting.agreement import differences
 from icobench.reporting.ledger import accounts_of, break_even
+from icobench.reporting.page import sentences
 from icobench.reporting.run_folder import RunFolder
-from icobench.reporting.statistics import success_interval
+from icobench.reporting.statistics import differences, success_interval
 from icobench.reporting.tables import Table, number, summary_table
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 __all__ = ["best_fitting_method", "overview", "reading", "training_cost", "verdict"]
 
@@ -37,87 +37,36 @@ def best_fitting_method(table: "DataFrame") -> str:
     return str(ranked["method"].iloc[0])
 
 
-def _success_interval(row: "Series") -> tuple[float, float]:
-    images = int(row["images"])
-    return success_interval(round(row["success_rate"] * images), images)
+def _with_intervals(table: "DataFrame") -> "DataFrame":
+    """The summary with the 95 % intervals of the success rates."""
+    pairs = zip(table["success_rate"], table["images"], strict=True)
+    low, high = zip(*(success_interval(round(rate * images), images) for rate, images in pairs), strict=True)
+    return table.assign(success_low=low, success_high=high)
 
 
-def _medians(row: "Series") -> str:
-    """Median errors of a method."""
-    return f"{number(row['disorientation_median_deg'])} degrees and {number(row['radius_median_nm'])} nm"
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _per_cent(fraction: float) -> str:
-    return f"{100 * fraction:.0f} %" if fraction in (0, 1) else f"{100 * fraction:.1f} %"
-
-
-def _cost(row: "Series") -> str:
-    spent = row["evaluations_mean"]
-    amount = {0: "no simulated image", 1: "1 simulated image"}.get(spent, f"{number(spent)} simulated images")
-    return f"{amount} and {number(row['seconds_mean'])} s per image"
+def _rows(table: "DataFrame") -> dict[str, Any]:
+    """Rows by method, with the columns as attributes."""
+    return {row.method: row for row in table.itertuples(index=False)}
 
 
 def reading(table: "DataFrame", results: "DataFrame") -> str:
-    """One paragraph: who succeeds most often, at what cost, how near the limit, and what is cheaper."""
-    images, methods = results["image"].nunique(), len(table)
-    top = table["success_rate"].max()
-    leaders = table[table["success_rate"] == top].sort_values("evaluations_mean", kind="stable")
-    lead = leaders.iloc[0]
-    low, high = _success_interval(lead)
-    interval = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
-    sentences = [
-        f"{images} test image{'s' if images != 1 else ''} of known truth, "
-        f"{methods} method{'s' if methods != 1 else ''}. "
-        "An image counts as solved within 1 degree and 1 nm."
+    """One paragraph: which method solves most, at what cost, how near the limit, and what is cheaper."""
+    ranked = _with_intervals(table).sort_values("evaluations_mean", kind="stable")
+    leaders = list(ranked[ranked["success_rate"] == ranked["success_rate"].max()].itertuples(index=False))
+    lead = leaders[0]
+    cheaper = ranked[
+        (ranked["success_rate"] >= lead.success_low) & (ranked["evaluations_mean"] < lead.evaluations_mean)
     ]
-    if top == 0:
-        sentences.append("No method solved any image.")
-    elif len(leaders) > 1:
-        sentences.append(
-            f"{_listed(list(leaders['method']))} share the highest success rate, {_per_cent(top)} "
-            f"({interval}); {lead['method']} simulates least among them, with {_cost(lead)}."
-        )
-    elif methods > 1:
-        sentences.append(
-            f"{lead['method']} solved most: {_per_cent(top)} of its images ({interval}), with {_cost(lead)}."
-        )
-    else:
-        sentences.append(
-            f"{lead['method']} solved {_per_cent(top)} of them ({interval}), with {_cost(lead)}."
-        )
-    limit = ". Without noise there is no physical limit."
-    bounds = results.drop_duplicates("image")
-    if bounds["bound_orientation_deg"].notna().any():
-        angle, radius = (
-            number(bounds[f"bound_{name}"].median()) for name in ("orientation_deg", "radius_nm")
-        )
-        limit = f"; the median Cramér-Rao bound of these images is {angle} degrees and {radius} nm."
-    sentences.append(f"Its median errors are {_medians(lead)}{limit}")
-    cheaper = table[(table["success_rate"] >= low) & (table["evaluations_mean"] < lead["evaluations_mean"])]
-    named = {lead["method"]}
-    if len(cheaper) and top > 0:
-        row = cheaper.sort_values("evaluations_mean", kind="stable").iloc[0]
-        named.add(row["method"])
-        rate = _per_cent(row["success_rate"])
-        sentences.append(f"{row['method']} solved {rate}, within that interval, with {_cost(row)}.")
-    fastest = table.sort_values("seconds_mean", kind="stable").iloc[0]
-    if fastest["method"] not in named:
-        sentences.append(
-            f"The fastest was {fastest['method']}, with {_cost(fastest)}; "
-            f"it solved {_per_cent(fastest['success_rate'])}."
-        )
-    return " ".join(sentences)
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 2 * size:
-            return f"{number(seconds / size)} {unit}"
-    return f"{number(seconds)} seconds"
+    bounds = results.drop_duplicates("image")[["bound_orientation_deg", "bound_radius_nm"]]
+    return sentences(
+        "reading",
+        images=results["image"].nunique(),
+        methods=len(table),
+        leaders=leaders,
+        bounds=bounds.median().tolist() if bounds["bound_orientation_deg"].notna().any() else None,
+        cheaper=next(cheaper.itertuples(index=False), None) if lead.success_rate > 0 else None,
+        fastest=next(table.sort_values("seconds_mean", kind="stable").itertuples(index=False)),
+    )
 
 
 def training_cost(card: dict[str, Any] | None, table: "DataFrame") -> str:
@@ -129,71 +78,26 @@ def training_cost(card: dict[str, Any] | None, table: "DataFrame") -> str:
     """
     if card is None:
         return "No network took part."
-    parameters, simulations, seconds = (
-        float(card[name]) if isinstance(card.get(name), int | float) else None
-        for name in ("parameters", "training_simulations", "training_seconds")
-    )
-    sentences = []
-    if parameters is not None:
-        sentences.append(f"The network has {parameters:,.0f} parameters.")
-    if simulations is not None:
-        sentences.append(f"Its training took {simulations:,.0f} simulated images.")
-    if seconds is not None:
-        sentences.append(f"Training ran for {_duration(seconds)}.")
     untrained = table[(table["evaluations_mean"] > 0) & ~table["method"].str.contains("network")]
-    if simulations is not None and len(untrained):
-        name = best_fitting_method(untrained)
-        spent = float(untrained.set_index("method")["evaluations_mean"][name])
-        sentences.append(
-            f"As many simulations would fit {number(simulations / spent)} images with "
-            f"{name}, which needs no network. None of this is in the table's cost per image."
-        )
-    return " ".join(sentences) or "The network's card does not say what its training cost."
-
-
-def _solved(row: "Series") -> str:
-    low, high = _success_interval(row)
-    rate, images = 100 * row["success_rate"], int(row["images"])
-    return f"{rate:.1f} % of {images} images ({100 * low:.0f} to {100 * high:.0f})"
+    best = _rows(untrained)[best_fitting_method(untrained)] if len(untrained) else None
+    seconds, simulations = card.get("training_seconds"), card.get("training_simulations")
+    costs = {"parameters": card.get("parameters"), "seconds": seconds, "simulations": simulations}
+    words = sentences("training", **costs, untrained=best)
+    return words or "The network's card does not say what its training cost."
 
 
 def _accuracy(table: "DataFrame", name: str) -> list[str]:
     """The best method of a run, and the cheapest one that cannot be told from it by rate and median."""
-    best = best_fitting_method(table)
-    rows = table.set_index("method")
-    row = rows.loc[best]
-    alike = rows[
-        (rows["success_rate"] >= _success_interval(row)[0])
-        & (rows["disorientation_median_deg"] <= ALIKE * row["disorientation_median_deg"])
+    best = _rows(table)[best_fitting_method(table)]
+    alike = table[
+        (table["success_rate"] >= best.success_low)
+        & (table["disorientation_median_deg"] <= ALIKE * best.disorientation_median_deg)
     ]
-    others = ", ".join(method for method in alike.index if method != best)
-    beside = f"; as accurate, medians within {100 * ALIKE - 100:.0f} %: {others}" if others else ""
-    lines = [
-        f"Most accurate on {name}: {best} solves {_solved(row)} within 1 degree and 1 nm, median errors "
-        f"{_medians(row)}, for {number(row['evaluations_mean'])} simulations and "
-        f"{number(row['seconds_mean'])} s an image{beside}."
-    ]
-    cheapest = alike.sort_values("seconds_mean", kind="stable").iloc[0]
-    if cheapest.name == best:
-        return [*lines, f"Nothing cheaper is as accurate as {best}."]
+    others = [method for method in alike["method"] if method != best.method]
+    cheapest = next(alike.sort_values("seconds_mean", kind="stable").itertuples(index=False))
     return [
-        *lines,
-        f"Cheapest with the same accuracy: {cheapest.name}, {number(cheapest['evaluations_mean'])} "
-        f"simulations and {number(cheapest['seconds_mean'])} s an image, {_solved(cheapest)} solved.",
-    ]
-
-
-def _network(run: RunFolder, table: "DataFrame") -> list[str]:
-    rows = table.set_index("method")
-    if "network" not in rows.index:
-        return []
-    row = rows.loc["network"]
-    angle = row["disorientation_median_deg"]
-    bound = run.results.drop_duplicates("image")["bound_orientation_deg"].median()
-    beside = f", {number(angle / bound)} times the photon limit" if bound > 0 else ""
-    return [
-        f"The network alone needs no simulation and {number(1e3 * row['seconds_mean'])} ms an image: median "
-        f"{number(angle)} degrees{beside}, {_solved(row)} solved."
+        sentences("most_accurate", name=name, best=best, alike=others, margin=100 * ALIKE - 100),
+        sentences("cheapest", best=best, row=cheapest),
     ]
 
 
@@ -205,18 +109,8 @@ def _training(run: RunFolder) -> list[str]:
     if not trained or not untrained:
         return []
     images = break_even(trained[0], untrained[0], "seconds").images.value
-    repaid = f"after {images:,.0f} images by time."
-    if math.isinf(images):
-        repaid = "never by time: the method without a network is as fast for each image."
-    return [f"Training is repaid, {trained[0].method} against {untrained[0].method}, {repaid}"]
-
-
-def _elsewhere(tables: dict[str, "DataFrame"], main: str) -> list[str]:
-    """What the best method's error becomes on the other test sets."""
-    best = best_fitting_method(tables[main])
-    others = {name: table.set_index("method") for name, table in tables.items() if name != main}
-    parts = [f"{name} {_medians(rows.loc[best])}" for name, rows in others.items() if best in rows.index]
-    return [f"The same method elsewhere, median errors: {'; '.join(parts)}."] if parts else []
+    names = {"trained": trained[0].method, "untrained": untrained[0].method}
+    return [sentences("training_repaid", **names, images=images if math.isfinite(images) else None)]
 
 
 def _without_truth(name: str, run: RunFolder) -> str:
@@ -224,17 +118,12 @@ def _without_truth(name: str, run: RunFolder) -> str:
     compared = differences(run.results).dropna(subset="angle_deg")
     if not len(compared):
         return f"Nothing is known of {name}: no truth, and no method has an objective."
-    images = compared["image"].nunique()
     by_method = compared.groupby("method", sort=False)
-    agreeing, cost = by_method["agrees"].sum(), by_method["evaluations"].mean()
-    lead = min(agreeing.index, key=lambda method: (-agreeing[method], cost[method]))
-    others = [f"{method} on {count}" for method, count in agreeing.items() if method != lead]
-    beside = f", {', '.join(others)}" if others else ""
-    fine = int(run.results[run.results["method"] == lead]["status"].str.startswith("ok").sum())
-    return (
-        f"The truth of {name} is not known. {lead} has the answer with the lowest objective, within 1 degree "
-        f"and 1 nm, on {agreeing[lead]} of {images} images{beside}; it calls {fine} of its fits ok."
-    )
+    agreeing, cost = by_method["agrees"].sum().to_dict(), by_method["evaluations"].mean()
+    lead = min(agreeing, key=lambda method: (-agreeing[method], cost[method]))
+    ok = int(run.results[run.results["method"] == lead]["status"].str.startswith("ok").sum())
+    images = compared["image"].nunique()
+    return sentences("truth_unknown", name=name, images=images, lead=lead, agreeing=agreeing, ok=ok)
 
 
 def verdict(runs: dict[str, RunFolder]) -> list[str]:
@@ -250,30 +139,33 @@ def verdict(runs: dict[str, RunFolder]) -> list[str]:
         test_set = name if name in MAIN_ORDER else name.rsplit("-", 1)[0]  # runs of several seeds end in them
         return MAIN_ORDER.index(test_set) if test_set in MAIN_ORDER else len(MAIN_ORDER)
 
-    truth = {name: run for name, run in runs.items() if run.truth_known}
-    if not truth:
+    tables = {name: summary_table(run.results) for name, run in runs.items() if run.truth_known}
+    if not tables:
         return [_without_truth(name, run) for name, run in runs.items()]
-    main = min(truth, key=weight)
-    tables = {name: summary_table(run.results) for name, run in truth.items()}
-    return [
-        *_accuracy(tables[main], main), *_network(truth[main], tables[main]), *_training(truth[main]),
-        *_elsewhere(tables, main),
-    ]  # fmt: skip
+    main = min(tables, key=weight)
+    run, table = runs[main], _with_intervals(tables.pop(main))
+    lines = _accuracy(table, main)
+    if network := _rows(table).get("network"):
+        bound = run.results.drop_duplicates("image")["bound_orientation_deg"].median()
+        lines.append(sentences("network_alone", row=network, bound=bound))
+    lines += _training(run)
+    best = best_fitting_method(table)
+    elsewhere = {name: _rows(other)[best] for name, other in tables.items() if best in set(other["method"])}
+    return [*lines, sentences("elsewhere", rows=elsewhere)] if elsewhere else lines
 
 
 def overview(runs: dict[str, RunFolder]) -> Table:
     """Every method's share of solved images and median errors on every test set."""
-    tables = {name: summary_table(run.results).set_index("method") for name, run in runs.items()}
+    rows = {name: _rows(summary_table(run.results)) for name, run in runs.items()}
 
     def cell(name: str, method: str) -> str:
         if not runs[name].truth_known:
             return "truth unknown"
-        if method not in tables[name].index:
+        if not (row := rows[name].get(method)):
             return "-"
-        row = tables[name].loc[method]
-        errors = number(row["disorientation_median_deg"]), number(row["radius_median_nm"])
-        return ", ".join((f"{100 * row['success_rate']:.1f}", *errors))
+        errors = f"{number(row.disorientation_median_deg)}, {number(row.radius_median_nm)}"
+        return f"{100 * row.success_rate:.1f}, {errors}"
 
-    methods = dict.fromkeys(method for table in tables.values() for method in table.index)
+    methods = dict.fromkeys(method for by_method in rows.values() for method in by_method)
     headers = [("method", ""), *((name, "solved %, deg, nm") for name in runs)]
-    return headers, [[str(method), *(cell(name, method) for name in runs)] for method in methods]
+    return headers, [[method, *(cell(name, method) for name in runs)] for method in methods]

@@ -45,7 +45,7 @@ def _decades(intensity: Any, scale: Any, mask: np.ndarray, decades: float) -> np
     return np.ma.array(decades * (image - 1), mask=~mask)
 
 
-def _show(axes: "Axes", image: np.ndarray, colours: str, **limits: float) -> Any:
+def _show(axes: "Axes", image: np.ndarray, colours: str, **limits: Any) -> Any:
     import matplotlib
 
     axes.set_facecolor(GREY)
@@ -80,10 +80,7 @@ def gallery(
     """
     count = min(len(targets), GALLERY_COLUMNS)
     if not 0 < count <= min(len(reconstructions), len(masks), len(titles)):
-        raise ValueError(
-            f"expected as many targets, reconstructions, masks and titles, at least one, got {len(targets)}, "
-            f"{len(reconstructions)}, {len(masks)}, {len(titles)}"
-        )
+        raise ValueError("expected a reconstruction, a mask and one of the titles for each of the targets")
     figure = empty_figure(2.1 * count + 1.6, 7.2)
     grid = figure.subplots(3, count, squeeze=False, sharex=True, sharey=True)
     for column in range(count):
@@ -103,15 +100,10 @@ def gallery(
 
 
 def write_preview(path: Path, source: "ImageSource", table: "pd.DataFrame", simulator: Simulator) -> None:
-    """Draw the first images that could be fitted, their reconstructions and the differences.
+    """Draw the first images that could be fitted, their reconstructions and the differences, as a PNG.
 
-    This is the picture of ``icobench reconstruct --preview``.
-
-    Args:
-        path: PNG to write.
-        source: of the images; only those drawn are read again.
-        table: reconstructions, a row per image, of which at least one did not fail.
-        simulator: of the believed experiment.
+    ``table`` has a row per image, of which at least one did not fail. Only the images that are drawn are read
+    again from their source; the simulator is that of the assumed experiment.
     """
     rows = table[table["radius_nm"].notna()].head(GALLERY_COLUMNS)
     images = source.read(rows["index"].tolist())

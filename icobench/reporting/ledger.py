@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import permutations
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from icobench.reporting.page import sentences
 from icobench.reporting.statistics import Interval, resampled
 from icobench.reporting.tables import Table, number
 
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
-    "CURRENCIES", "PUBLISHED", "Account", "BreakEven", "account", "accounts_of", "break_even",
-    "break_even_table", "break_evens", "ledger_table", "published_text", "seconds_per_simulation",
+    "CURRENCIES", "PUBLISHED", "Account", "account", "accounts_of", "break_even", "break_even_table",
+    "ledger_table", "published_text", "seconds_per_simulation",
 ]  # fmt: skip
 
 CURRENCIES = ("seconds", "simulations")
@@ -33,7 +35,6 @@ class Account:
     """Costs of one method.
 
     Attributes:
-        method: name.
         fixed_seconds, fixed_simulations: before the first image: training set, training, dictionary.
         seconds, evaluations: (N,) of each image.
         seconds_per_simulation: of this machine, to convert.
@@ -45,24 +46,6 @@ class Account:
     seconds: np.ndarray
     evaluations: np.ndarray
     seconds_per_simulation: float
-
-    def fixed(self, currency: str) -> float:
-        """Before the first image."""
-        return self.fixed_seconds if currency == "seconds" else self.fixed_simulations
-
-    def each(self, currency: str) -> np.ndarray:
-        """(N,) of each image."""
-        return self.seconds if currency == "seconds" else self.evaluations
-
-    @property
-    def fixed_equivalent(self) -> float:
-        """Simulations that this machine could make in the fixed seconds."""
-        return self.fixed_seconds / self.seconds_per_simulation
-
-    @property
-    def each_equivalent(self) -> float:
-        """Simulations that this machine could make in the mean seconds of an image."""
-        return float(self.seconds.mean()) / self.seconds_per_simulation
 
 
 def seconds_per_simulation(results: "DataFrame") -> float:
@@ -76,30 +59,23 @@ def seconds_per_simulation(results: "DataFrame") -> float:
 
 
 def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulation: float) -> Account:
-    """What a method cost in a run.
+    """What a method cost in a run; ``run`` is the content of ``run.json``.
 
-    Args:
-        method: its name; the run's card of the method says whether it needs networks or a dictionary.
-        results: one row per image and method.
-        run: ``run.json``, whose cards of networks and dictionary say what those cost.
-        per_simulation: from :func:`seconds_per_simulation`.
+    The run's card of the method says whether it needs networks or a dictionary, their cards what they cost.
     """
     answers = results[results["method"] == method].sort_values("image")
     # The cards of older runs do not say what a method needs; its name does.
     needs = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
     card = {**needs, **((run.get("methods") or {}).get(method) or {})}
-    costs: list[tuple[Any, Any]] = []
-    searches = [card.get("search")]
-    if card.get("needs_network"):
-        for network in run.get("networks") or ([run["network"]] if run.get("network") else []):
-            costs.append((network.get("training_seconds"), network.get("training_simulations")))
-            searches.append(network.get("search"))
+    networks = (run.get("networks") or [run.get("network")]) if card.get("needs_network") else []
+    costs: list[Any] = [card.get("search")]
+    for network in filter(None, networks):
+        costs += [{unit: network.get(f"training_{unit}") for unit in CURRENCIES}, network.get("search")]
     if card.get("needs_dictionary"):
-        searches.append(run.get("dictionary"))
-    costs += [(paid["seconds"], paid["simulations"]) for paid in searches if paid]
-    seconds, simulations = (sum(float(cost[i] or 0.0) for cost in costs) for i in (0, 1))
-    each = (answers[name].to_numpy(dtype=float) for name in ("seconds", "evaluations"))
-    return Account(method, float(seconds), float(simulations), *each, per_simulation)
+        costs.append(run.get("dictionary"))
+    time, simulations = (sum(float(cost[unit] or 0) for cost in costs if cost) for unit in CURRENCIES)
+    seconds, evaluations = (answers[name].to_numpy(dtype=float) for name in ("seconds", "evaluations"))
+    return Account(method, time, simulations, seconds, evaluations, per_simulation)
 
 
 def accounts_of(results: "DataFrame", run: dict[str, Any]) -> list[Account]:
@@ -116,36 +92,27 @@ def ledger_table(accounts: list[Account]) -> Table:
     ]  # fmt: skip
     rows = []
     for costs in accounts:
-        before = costs.fixed_simulations, costs.fixed_seconds, costs.fixed_equivalent
-        each = costs.evaluations.mean(), costs.seconds.mean(), costs.each_equivalent
-        rows.append([costs.method, *map(number, (*before, *each))])
+        seconds = costs.fixed_seconds, costs.seconds.mean()
+        before, each = ((time, time / costs.seconds_per_simulation) for time in seconds)
+        numbers = costs.fixed_simulations, *before, costs.evaluations.mean(), *each
+        rows.append([costs.method, *map(number, numbers)])
     return headers, rows
 
 
-@dataclass(frozen=True)
-class BreakEven:
-    """From how many images on the first method is cheaper than the second.
+class BreakEven(NamedTuple):
+    """From how many images on a method is cheaper than another: 0 if from the start, infinite if never.
 
-    Attributes:
-        first, second: names.
-        currency: one of :data:`CURRENCIES`.
-        images: and its interval; 0 if the first is cheaper from the start, infinite if never.
-        as_accurate: whether the first solves as many images.
+    ``as_accurate`` says whether it solves as many images.
     """
 
-    first: str
-    second: str
-    currency: str
     images: Interval
     as_accurate: bool
 
     @property
     def text(self) -> str:
         """The number of images with its interval."""
-        if math.isinf(self.images.value):
-            return "never"
-        ends = ("never" if math.isinf(end) else f"{math.ceil(end):,}" for end in self.images[1:])
-        return f"{math.ceil(self.images.value):,} ({' to '.join(ends)})"
+        value, *ends = ("never" if math.isinf(count) else f"{math.ceil(count):,}" for count in self.images)
+        return value if value == "never" else f"{value} ({' to '.join(ends)})"
 
 
 def _crossing(fixed: float, saved: np.ndarray) -> np.ndarray:
@@ -156,11 +123,7 @@ def _crossing(fixed: float, saved: np.ndarray) -> np.ndarray:
 
 
 def break_even(
-    first: Account,
-    second: Account,
-    currency: str,
-    solved: tuple[np.ndarray, np.ndarray] | None = None,
-    seed: int = 0,
+    first: Account, second: Account, currency: str, solved: tuple[np.ndarray, np.ndarray] | None = None
 ) -> BreakEven:
     """Number of images from which ``first`` is cheaper, with a paired bootstrap interval of 95 %.
 
@@ -169,70 +132,49 @@ def break_even(
 
     Args:
         first, second: accounts over the same images.
-        currency: "seconds" or "simulations".
+        currency: one of :data:`CURRENCIES`.
         solved: (N,) bool of both methods, to judge the accuracy; taken as equal if not given.
-        seed: of the bootstrap.
     """
-    saved = second.each(currency) - first.each(currency)
-    fixed = first.fixed(currency) - second.fixed(currency)
-    index = resampled(len(saved), seed)
+    saved = second.seconds - first.seconds
+    fixed = first.fixed_seconds - second.fixed_seconds
+    if currency == "simulations":
+        saved = second.evaluations - first.evaluations
+        fixed = first.fixed_simulations - second.fixed_simulations
+    index = resampled(len(saved))
     value = float(_crossing(fixed, saved.mean(keepdims=True))[0])
     images = Interval.of_draws(value, _crossing(fixed, saved[index].mean(1)))
-    as_accurate = True
-    if solved is not None:
-        behind = solved[1].astype(float) - solved[0].astype(float)
-        as_accurate = bool(np.quantile(behind[index].mean(1), 0.975) <= NOT_WORSE)
-    return BreakEven(first.method, second.method, currency, images, as_accurate)
+    if solved is None:
+        return BreakEven(images, True)
+    behind = solved[1].astype(float) - solved[0].astype(float)
+    return BreakEven(images, bool(np.quantile(behind[index].mean(1), 0.975) <= NOT_WORSE))
 
 
-def break_evens(results: "DataFrame", accounts: list[Account], seed: int = 0) -> list[BreakEven]:
-    """Break-even points of each method against every one that needs less before the first image.
-
-    Returns:
-        for each pair the point by time, then that by simulations.
-    """
-    solved = results.pivot(index="image", columns="method", values="success").fillna(False).astype(bool)
-    # A method that failed half-way is not on the same images.
-    complete = [costs for costs in accounts if len(costs.seconds) == len(solved)]
-    return [
-        break_even(first, second, currency, tuple(solved[[first.method, second.method]].to_numpy().T), seed)
-        for first in complete
-        for second in complete
-        if first.fixed_seconds > second.fixed_seconds
-        for currency in CURRENCIES
-    ]
-
-
-def break_even_table(points: list[BreakEven]) -> Table:
-    """From how many images on the first method is cheaper, by either currency.
-
-    Args:
-        points: from :func:`break_evens`.
-    """
+def break_even_table(results: "DataFrame", accounts: list[Account]) -> Table:
+    """From how many images on a method is cheaper than one that needs less before the first image."""
     headers = [
         ("method", ""), ("cheaper than", ""), ("by time from", "images"), ("by simulations from", "images"),
         ("solves as many", ""),
     ]  # fmt: skip
+    solved = results.pivot(index="image", columns="method", values="success").fillna(False).astype(bool)
+    # A method that failed half-way is not on the same images.
+    complete = [costs for costs in accounts if len(costs.seconds) == len(solved)]
     rows = []
-    for by_time, by_simulations in zip(points[::2], points[1::2], strict=True):
-        accurate = "yes" if by_time.as_accurate else "no"
-        rows.append([by_time.first, by_time.second, by_time.text, by_simulations.text, accurate])
+    for first, second in permutations(complete, 2):
+        if first.fixed_seconds > second.fixed_seconds:
+            both = solved[first.method].to_numpy(), solved[second.method].to_numpy()
+            by_time, by_simulations = (break_even(first, second, currency, both) for currency in CURRENCIES)
+            accurate = "yes" if by_time.as_accurate else "no"
+            rows.append([first.method, second.method, by_time.text, by_simulations.text, accurate])
     return headers, rows
 
 
 def published_text(accounts: list[Account]) -> str:
     """The paper's break-even, recomputed from this run."""
     by_name = {costs.method: costs for costs in accounts}
-    before, each = PUBLISHED["network"][0], PUBLISHED["simplex"][1]
-    text = (
-        f"The paper counts {before:,.0f} simulations for the network before the first image and {each:,.0f} "
-        f"for each image of the simplex: break-even at {before / each:.1f} images."
-    )
-    if not {"network", "simplex"} <= by_name.keys():
-        return text
-    network, simplex = by_name["network"], by_name["simplex"]
-    simulations, spent = network.fixed_simulations, float(simplex.evaluations.mean())
-    return (
-        f"{text} Measured here: {simulations:,.0f} and {spent:,.0f}, break-even at {simulations / spent:.1f} "
-        f"images by simulations and {network.fixed_seconds / simplex.seconds.mean():.0f} by time."
+    return sentences(
+        "published",
+        before=PUBLISHED["network"][0],
+        each=PUBLISHED["simplex"][1],
+        network=by_name.get("network"),
+        simplex=by_name.get("simplex"),
     )

@@ -1,19 +1,20 @@
-"""The parts of an HTML page that needs no other file: tables that sort, figures, the frame around them."""
+"""Pages and sentences from the templates in this folder. A page needs no other file."""
 
 import base64
 import json
 import re
-from html import escape
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from icobench.reporting.tables import Headers
+from icobench.errors import InputError
+from icobench.reporting.tables import number
+from icobench.storage import atomic_path
 
-__all__ = [
-    "bullets", "data_uri", "document", "facts", "heading", "paragraph", "svg_figure", "table", "text",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-STYLE, SCRIPT = Path(__file__).with_name("page.css"), Path(__file__).with_name("page.js")
+__all__ = ["data_uri", "environment", "render", "sentences", "sorting_value", "text", "write_file"]
 
 LEADING_NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 
@@ -35,71 +36,46 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _element(name: str, words: str, kind: str) -> str:
-    attribute = f' class="{kind}"' if kind else ""
-    return f"<{name}{attribute}>{escape(words)}</{name}>\n"
-
-
-def heading(words: str, level: int = 2, kind: str = "") -> str:
-    return _element(f"h{level}", words, kind)
-
-
-def paragraph(words: str, kind: str = "") -> str:
-    return _element("p", words, kind)
-
-
-def bullets(lines: list[str], kind: str = "reading") -> str:
-    items = "".join(f"<li>{escape(line)}</li>\n" for line in lines)
-    return f'<ul class="{kind}">\n{items}</ul>\n'
-
-
-def table(headers: Headers, rows: list[list[str]]) -> str:
-    """A table that sorts by a click on a header."""
-    head = "".join(
-        f'<th scope="col"><button type="button">{escape(name)}'
-        f"{f'<small>{escape(unit)}</small>' if unit else ''}</button></th>"
-        for name, unit in headers
-    )
-
-    def cell(words: str) -> str:
-        value = sorting_value(words)
-        attribute = "" if value is None else f' data-value="{value}"'
-        return f"<td{attribute}>{escape(words)}</td>"
-
-    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>\n" for row in rows)
-    head = f"<thead><tr>{head}</tr></thead>"
-    return f'<div class="wide"><table class="sortable">\n{head}\n<tbody>\n{body}</tbody></table></div>\n'
-
-
-def facts(values: dict[str, Any]) -> str:
-    """Names and values, a line each."""
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(text(value))}</td></tr>\n'
-        for name, value in values.items()
-    )
-    return f'<div class="wide"><table class="facts">\n{rows}</table></div>\n'
-
-
 def data_uri(content: bytes, kind: str) -> str:
+    """An image of kind "png" or "svg+xml" as an address that holds it."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def svg_figure(content: bytes, alternative: str, caption: str) -> str:
-    """An SVG as a picture of its own, so that names inside it cannot clash with others."""
-    return (
-        f'<figure><div class="wide"><img src="{data_uri(content, "svg+xml")}" alt="{escape(alternative)}">'
-        "</div>\n"
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+@cache
+def environment() -> "Environment":
+    """Where the templates are found, and their filters."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: bool(name and name.endswith(".html.j2")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"number": number, "sorting_value": sorting_value, "text": text}
+    return environment
 
 
-def document(title: str, parts: list[str]) -> str:
-    """The whole page; nothing in it is loaded from anywhere."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Browsers ask the server for an icon unless the page names one.
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{STYLE.read_text()}</style>\n</head>\n"
-        f"<body>\n{''.join(parts)}<script>\n{SCRIPT.read_text()}</script>\n</body>\n</html>\n"
-    )
+def render(template: str, **values: Any) -> str:
+    """A template of this folder with its values filled in; what stands in HTML is escaped."""
+    return environment().get_template(template).render(values)
+
+
+def sentences(macro: str, **values: Any) -> str:
+    """The paragraph that a macro of ``sentences.j2`` makes of these values."""
+    template: Any = environment().get_template("sentences.j2").module
+    return " ".join(getattr(template, macro)(**values).split())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            temporary.write_bytes(content)
+        except OSError as error:
+            raise InputError(f"{path}: could not be written ({error})") from error

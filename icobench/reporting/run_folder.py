@@ -1,6 +1,5 @@
 """The files of a finished comparison, read and checked."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +9,15 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
-from icobench.images.source import read_images
 from icobench.reporting.gallery import as_intensities
+from icobench.sets.pattern_file import read_patterns
+from icobench.sets.patterns import PatternSource
+from icobench.sets.test_sets import TEST_SETS, find_test_set
 from icobench.simulator.experiment import Experiment
+from icobench.storage import read_json
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from icobench.sets.patterns import PatternSource
 
 __all__ = ["RunFolder", "read_run", "read_runs"]
 
@@ -39,11 +39,9 @@ class RunFolder:
     """A finished comparison on one set of test images.
 
     Attributes:
-        folder: where it lies.
         results: one row per image and method.
         curves: one row per method, image and step of the fit.
         run: ``run.json``: command, created, versions, machine, settings and so on.
-        experiment: physics and grid.
         kind: of the images, "counts", "log" or "intensity".
         count: number of test images, N.
         load: from n image numbers to their images as counts or intensities; log images become intensities
@@ -83,16 +81,11 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _present(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    return path
-
-
 def _table(path: Path, columns: tuple[str, ...]) -> "DataFrame":
     import pandas as pd
 
-    _present(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
     try:
         table = pd.read_parquet(path)
     except Exception as error:  # pyarrow raises many kinds for damaged files
@@ -101,23 +94,17 @@ def _table(path: Path, columns: tuple[str, ...]) -> "DataFrame":
         raise InputError(f"{path}: no column {', '.join(missing)}")
     try:
         # Only answers may be missing, and a missing answer is NaN.
-        table = table.astype({name: float for name in columns if name not in TEXT_COLUMNS})
-        table = table.astype({"image": int} | {name: str for name in TEXT_COLUMNS if name in table})
-        if "success" in table:
+        table = table.astype({name: str if name in TEXT_COLUMNS else float for name in columns})
+        if "success" in columns:
             table["success"] = table["success"].fillna(0).astype(bool)
-        return table
+        return table.astype({"image": int})
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: wrong type of values ({_first_line(error)})") from error
 
 
 def _description(path: Path) -> tuple[dict[str, Any], Experiment]:
     """The content of ``run.json``, and its experiment."""
-    try:
-        run = json.loads(_present(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not readable JSON ({_first_line(error)})") from error
-    if not isinstance(run, dict):
-        raise InputError(f"{path}: expected a JSON object")
+    run = read_json(path)
     for key in ("experiment", "settings"):
         if not isinstance(run.get(key), dict):
             raise InputError(f"{path}: no {key}")
@@ -130,34 +117,8 @@ def _description(path: Path) -> tuple[dict[str, Any], Experiment]:
         raise InputError(f"{path}: not an experiment ({_first_line(error)})") from error
 
 
-def _stored_kind(path: Path) -> str:
-    """Kind of the images in a file of this package; files that others made hold counts."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as stream:
-            group = stream.get("/icobench")
-            return "counts" if group is None else str(group.attrs.get("kind", "counts"))
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({_first_line(error)})") from error
-
-
-def _stored_images(path: Path, experiment: Experiment) -> ImageSet:
-    kind = _stored_kind(path)
-    # Noise-free intensities are read like counts: numbers that are not negative.
-    stored = read_images(path, kind="counts" if kind == "intensity" else kind)
-    if stored.images.shape[1:] != (experiment.pixels, experiment.pixels):
-        raise InputError(
-            f"{path}: images of {stored.images.shape[1]} pixels, but the experiment has {experiment.pixels}"
-        )
-    return ImageSet(torch.as_tensor(stored.images), torch.as_tensor(stored.mask), kind, experiment)
-
-
-def _pattern_source(run: dict[str, Any], experiment: Experiment) -> "PatternSource | None":
+def _pattern_source(run: dict[str, Any], experiment: Experiment) -> PatternSource | None:
     """What makes a run's images anew, None where its description does not say enough."""
-    from icobench.sets.patterns import PatternSource
-    from icobench.sets.test_sets import TEST_SETS, find_test_set
-
     settings = (run.get("identity") or {}).get("settings") or {}
     names = settings.get("test_sets") or []
     if len(names) != 1 or names[0] not in TEST_SETS or not isinstance(run.get("seed"), int):
@@ -172,7 +133,7 @@ def read_run(folder: Path | str) -> RunFolder:
     """Read results, curves, test set and provenance of a comparison on one test set.
 
     Where ``test_set.h5`` is missing (it is large, and therefore often left out where results are kept),
-    simulated images are made anew when they are asked for.
+    simulated images are made anew when they are needed.
 
     Raises:
         InputError: a missing or damaged file, or files that do not belong together.
@@ -188,8 +149,10 @@ def read_run(folder: Path | str) -> RunFolder:
     path = folder / "test_set.h5"
     source = None if path.exists() else _pattern_source(run, experiment)
     if source is None:
-        stored = _stored_images(_present(path), experiment)
-        kind, count = stored.kind, len(stored)
+        images = read_patterns(path)
+        kind, count, pixels = images.kind, len(images), images.images.shape[-1]
+        if pixels != experiment.pixels:
+            raise InputError(f"{path}: images of {pixels} pixels, but the experiment has {experiment.pixels}")
     else:
         kind, count = source.options.stored_kind, source.options.images
     if not results["image"].between(0, count - 1).all():
@@ -197,16 +160,12 @@ def read_run(folder: Path | str) -> RunFolder:
 
     def load(numbers: Sequence[int]) -> ImageSet:
         if source is None:
-            images = stored.subset(torch.tensor(list(numbers)))
+            loaded = images.subset(torch.tensor(numbers))
         else:
             made = {number: source.block(range(number, number + 1)) for number in set(numbers)}
-            images = ImageSet(
-                torch.cat([made[number].images for number in numbers]),
-                torch.cat([made[number].mask for number in numbers]), kind, experiment,
-            )  # fmt: skip
-        mask = images.mask & experiment.valid()
-        kind_shown = "intensity" if kind == "log" else kind
-        return replace(images, images=as_intensities(images), mask=mask, kind=kind_shown)
+            loaded = ImageSet.join([made[number] for number in numbers])
+        mask, shown_kind = loaded.mask & experiment.valid(), "intensity" if kind == "log" else kind
+        return replace(loaded, images=as_intensities(loaded), mask=mask, kind=shown_kind)
 
     return RunFolder(folder, results, curves, run, experiment, kind, count, load)
 
@@ -221,10 +180,7 @@ def read_runs(folder: Path | str) -> dict[str, RunFolder]:
     path = folder / RUNS_FILE
     if not path.exists():
         return {"": read_run(folder)}
-    try:
-        names = list(json.loads(path.read_text(encoding="utf-8"))["runs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged") from error
+    names = read_json(path).get("runs")
     if not names:
         raise InputError(f"{path}: names no run")
     return {name: read_run(folder / name) for name in names}

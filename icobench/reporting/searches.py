@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,8 @@ def _save(axes: Any, path: Path) -> None:
 def write_search_figures(folder: Path, study: "optuna.Study", names: list[str]) -> list[str]:
     """Write history, importance (PED-ANOVA), slices and, for two objectives, the Pareto front.
 
-    Args:
-        folder: where to.
-        study: with at least one complete trial.
-        names: of the objectives.
-
-    Returns:
-        names of the files; a figure that needs more trials than there are is left out.
+    ``study`` has at least one complete trial, ``names`` are those of the objectives. Returns the names of the
+    files; a figure that needs more trials than there are is left out.
     """
     import matplotlib
     import optuna
@@ -51,18 +47,18 @@ def write_search_figures(folder: Path, study: "optuna.Study", names: list[str]) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        charts: tuple[tuple[str, Any, dict[str, Any]], ...] = (
-            ("history", drawn.plot_optimization_history, {}),
-            ("importance", drawn.plot_param_importances, {"evaluator": evaluator}),
-            ("slice", drawn.plot_slice, {}),
-        )
+        charts: dict[str, Any] = {
+            "history": drawn.plot_optimization_history,
+            "importance": partial(drawn.plot_param_importances, evaluator=evaluator),
+            "slice": drawn.plot_slice,
+        }
         for place, name in enumerate(names):
             single = len(names) == 1
             target = None if single else (lambda trial, place=place: trial.values[place])
-            for kind, draw, options in charts:
+            for kind, draw in charts.items():
                 file = f"{kind}.png" if single else f"{kind}-{place + 1}.png"
                 try:
-                    _save(draw(study, target=target, target_name=name, **options), folder / file)
+                    _save(draw(study, target=target, target_name=name), folder / file)
                 except (ValueError, RuntimeError, ZeroDivisionError):
                     continue  # too few trials, or all of one value
                 written.append(file)

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from icobench.errors import InputError
 from icobench.reporting.findings import verdict
-from icobench.reporting.page import bullets, document, facts, heading, paragraph, table, text
-from icobench.reporting.report import provenance_facts, write_file
+from icobench.reporting.page import render, text, write_file
+from icobench.reporting.report import provenance_facts
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.statistics import bootstrap, median
 from icobench.reporting.tables import Headers, Table, interval_text, number, summary_table
@@ -23,34 +22,22 @@ SHOWN = (
 )
 """Column of the summary, its title, unit and a factor."""
 
-NOTE = (
-    "Ratios to {first}, below 1 is better: error is the median over images of the ratio of the "
-    "disorientations on the same image, with the bootstrap interval of 95 %, given only where both runs "
-    "reconstructed the same images; time is the ratio of the means."
-)
-
 
 def same_images(first: RunFolder, second: RunFolder) -> bool:
     """Whether two runs reconstructed the same images: same experiment, settings and seed, or same file."""
-    return bool(
-        first.run.get("identity")
-        and first.run["identity"] == second.run.get("identity")
-        and first.count == second.count
-    )
+    identity = first.run.get("identity")
+    return bool(identity) and identity == second.run.get("identity") and first.count == second.count
 
 
-def _ratios(first: RunFolder, second: RunFolder, method: str, seed: int = 0) -> tuple[str, str]:
+def _ratios(first: RunFolder, second: RunFolder, method: str) -> tuple[str, str]:
     """Second over first: errors where the images are the same, and times."""
     base, other = (
         run.results[run.results["method"] == method].set_index("image").sort_index()
         for run in (first, second)
     )
-    shared = base.index.intersection(other.index)
-    error = "-"
-    if same_images(first, second) and first.truth_known and len(shared):
-        ratio = (other.loc[shared, "disorientation_deg"] / base.loc[shared, "disorientation_deg"]).dropna()
-        if len(ratio):
-            error = interval_text(bootstrap(ratio.to_numpy(), median, seed))
+    ratios = (other["disorientation_deg"] / base["disorientation_deg"]).dropna().to_numpy()
+    comparable = same_images(first, second) and len(ratios)
+    error = interval_text(bootstrap(ratios, median)) if comparable else "-"
     return error, number(other["seconds"].mean() / base["seconds"].mean())
 
 
@@ -88,8 +75,7 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 def _flat(run: RunFolder) -> dict[str, str]:
     """A run's description, groups such as the machine entry by entry."""
     flat: dict[str, str] = {}
-    description: dict[str, Any] = {**provenance_facts(run.run), "settings": run.settings}
-    for name, value in description.items():
+    for name, value in {**provenance_facts(run.run), "settings": run.settings}.items():
         group = run.run.get(name)
         if isinstance(group, dict):
             flat |= {f"{name}: {key}": text(entry) for key, entry in group.items()}
@@ -100,10 +86,11 @@ def _flat(run: RunFolder) -> dict[str, str]:
 
 def _differences(runs: dict[str, RunFolder]) -> Table:
     """Where the runs' descriptions differ."""
-    described = [_flat(run) for run in runs.values()]
-    names = dict.fromkeys(name for flat in described for name in flat)
-    rows = [[name, *(flat.get(name, "-") for flat in described)] for name in names]
-    return [("", ""), *((label, "") for label in runs)], [row for row in rows if len(set(row[1:])) > 1]
+    import pandas as pd
+
+    described = pd.DataFrame({label: _flat(run) for label, run in runs.items()}).fillna("-")
+    rows = described[described.nunique(axis=1) > 1].reset_index().to_numpy().tolist()
+    return [("", ""), *((label, "") for label in runs)], rows
 
 
 def write_side_by_side(folders: Sequence[Path | str], path: Path | str) -> Path:
@@ -126,24 +113,19 @@ def write_side_by_side(folders: Sequence[Path | str], path: Path | str) -> Path:
     names = [name for name in by_label[first] if any(name in by_label[label] for label in others)]
     if not names:
         raise InputError(f"the runs have no test set in common with {paths[0]}: {', '.join(by_label[first])}")
-    title = f"Runs side by side: {', '.join(by_label)}"
-    parts = [heading(title, 1)]
-    for label, runs in by_label.items():
-        parts += [heading(label, 3), bullets(verdict(runs))]
+    test_sets = {}
     for name in names:
         runs = {label: sets[name] for label, sets in by_label.items() if name in sets}
-        parts += [
-            heading(name),
-            table(*side_by_side_table(runs)),
-            paragraph(NOTE.format(first=first), "note"),
-        ]
-        if not all(same_images(runs[first], run) for run in runs.values()):
-            parts.append(paragraph("The images are not the same: compare with care.", "note"))
-    headers, rows = _differences({label: next(iter(sets.values())) for label, sets in by_label.items()})
-    parts += [heading("What is different"), table(headers, rows) if rows else paragraph("Nothing.")]
-    parts += [
-        heading("Runs"),
-        facts({label: str(folder) for label, folder in zip(by_label, paths, strict=True)}),
-    ]
-    write_file(path, document(title, parts).encode())
+        same = all(same_images(runs[first], run) for run in runs.values())
+        test_sets[name] = {"table": side_by_side_table(runs), "same_images": same}
+    page = render(
+        "side_by_side.html.j2",
+        title=f"Runs side by side: {', '.join(by_label)}",
+        verdicts={label: verdict(sets) for label, sets in by_label.items()},
+        first=first,
+        test_sets=test_sets,
+        differences=_differences({label: next(iter(sets.values())) for label, sets in by_label.items()}),
+        folders=dict(zip(by_label, map(str, paths), strict=True)),
+    )
+    write_file(path, page.encode())
     return path

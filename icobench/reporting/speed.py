@@ -3,7 +3,7 @@
 import statistics
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 
 from icobench.errors import InputError
 from icobench.geometry.shapes import shape
@@ -33,20 +33,16 @@ def speed_table(
     errors = field_error(simulator, seed=seed)
     rows = [measure_speed(simulator, batch, seed=seed) for batch in BATCHES[method]]
     kernel = "compiled" if rows[0].compiled else "uncompiled"
+    headings = ("batch", "ms/image", "images/s", "Jacobian ms/image", "Jacobian / image")
     table = Table(
+        *(Column(heading, justify="right") for heading in headings),
         title=f"{method}, {shape_name}, {experiment.pixels} x {experiment.pixels} pixels, "
         f"float32, {kernel}, {device.type}, {torch.get_num_threads()} threads",
         caption=f"relative error of the field against the closed form: median "
         f"{statistics.median(errors):.1e}, worst {max(errors):.1e} ({len(errors)} bodies)",
     )
-    for heading in ("batch", "ms/image", "images/s", "Jacobian ms/image", "Jacobian / image"):
-        table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(
-            str(row.batch),
-            f"{row.field_seconds * 1e3:.2f}",
-            f"{1 / row.field_seconds:,.0f}",
-            f"{row.jacobian_seconds * 1e3:.2f}",
-            f"{row.jacobian_seconds / row.field_seconds:.1f}",
-        )
+        field, jacobian = row.field_seconds, row.jacobian_seconds
+        times = f"{field * 1e3:.2f}", f"{1 / field:,.0f}", f"{jacobian * 1e3:.2f}", f"{jacobian / field:.1f}"
+        table.add_row(str(row.batch), *times)
     return table

@@ -1,15 +1,16 @@
 """Stored sweeps: reading them, their tables and figures."""
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icobench.answer import solved
 from icobench.errors import InputError
 from icobench.reporting.figures import decade_labels, empty_figure, styled
+from icobench.reporting.page import write_file
 from icobench.reporting.statistics import error_quantile
 from icobench.reporting.tables import Headers, markdown_table, number
-from icobench.storage import atomic_path
+from icobench.storage import atomic_path, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,20 +48,6 @@ LINES = {
 """What the figure draws: end of the table's column, label and dashes."""
 
 
-def _damaged(path: Path) -> InputError:
-    return InputError(f"{path}: damaged; remove it and run the sweep again")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise _damaged(path) from error
-    if not isinstance(content, dict):
-        raise _damaged(path)
-    return content
-
-
 def read_described(folder: Path | str) -> dict[str, Any]:
     """The description of a stored sweep: identity, points, seeds and where it comes from.
 
@@ -73,11 +60,11 @@ def read_described(folder: Path | str) -> dict[str, Any]:
         raise InputError(f"{folder}: {'is a file, not a sweep' if folder.exists() else 'no such folder'}")
     if not path.exists():
         raise InputError(f"{folder}: no sweep (it has no sweep.json)")
-    described = _read(path)
+    described = read_json(path)
     points, seeds = described.get("points"), described.get("seeds")
     numbers = isinstance(points, list) and all(isinstance(value, int) for value in [*points, seeds])
     if not numbers or "axis" not in (described.get("identity") or {}):
-        raise _damaged(path)
+        raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return described
 
 
@@ -96,15 +83,13 @@ def read_points(folder: Path | str) -> "DataFrame":
     identity = read_described(folder)["identity"]
     frames = []
     for path in sorted((Path(folder) / "points").glob("*.json")):
-        stored = _read(path)
+        stored = read_json(path)
         if stored.get("identity") != identity:
             raise InputError(f"{path}: a point of another sweep; remove it")
-        try:
-            frame = pd.DataFrame(stored["result"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise _damaged(path) from error
-        if not {"method", "axis"} <= stored.keys() or not set(frame.columns) >= POINT_COLUMNS:
-            raise _damaged(path)
+        result = stored.get("result") or {}
+        if not {"method", "axis"} <= stored.keys() or not result.keys() >= POINT_COLUMNS:
+            raise InputError(f"{path}: damaged; remove it and run the sweep again")
+        frame = pd.DataFrame(result)
         for name in ("axis", "method"):
             frame.insert(0, name, stored[name])
         frame.insert(2, "image", range(len(frame)))
@@ -117,36 +102,26 @@ def read_points(folder: Path | str) -> "DataFrame":
 
 
 def sweep_table(points: "DataFrame") -> "DataFrame":
-    """One row per point and repetition.
-
-    Args:
-        points: of :func:`read_points`.
+    """One row per point and repetition of :func:`read_points`.
 
     Returns:
         Columns axis, method, point, repetition, images, simulations_before (training set or dictionary),
         simulations_per_image, success_rate, median and 90 % quantile of every error, median bounds where
         there are any, seconds.
     """
-    import pandas as pd
-
-    rows = []
-    for (point, repetition), answers in points.groupby(["point", "repetition"]):
-        first = answers.iloc[0]
-        row = {
-            "axis": first["axis"], "method": first["method"], "point": point, "repetition": repetition,
-            "images": len(answers), "simulations_before": int(first["fixed_simulations"]),
-            "simulations_per_image": float(answers["evaluations"].mean()),
-            "success_rate": float(answers["success"].mean()),
-        }  # fmt: skip
-        for name, (column, bound) in ERRORS.items():
-            errors = answers[column].to_numpy(dtype=float)
-            row[f"{name}_median"] = float(error_quantile(errors, 0.5))
-            row[f"{name}_90"] = float(error_quantile(errors, 0.9))
-            if bound in answers:
-                row[f"{name}_bound_median"] = float(answers[bound].median())
-        row["seconds"] = float(first["seconds"])
-        rows.append(row)
-    return pd.DataFrame(rows)
+    columns: dict[str, tuple[str, Any]] = {
+        "images": ("image", "size"),
+        "simulations_before": ("fixed_simulations", lambda values: int(values.iloc[0])),
+        "simulations_per_image": ("evaluations", lambda values: values.mean()),
+        "success_rate": ("success", lambda values: values.mean()),
+    }
+    for name, (column, bound) in ERRORS.items():
+        columns[f"{name}_median"] = column, partial(error_quantile, fraction=0.5)
+        columns[f"{name}_90"] = column, partial(error_quantile, fraction=0.9)
+        if bound in points:
+            columns[f"{name}_bound_median"] = bound, "median"
+    columns["seconds"] = "seconds", "first"
+    return points.groupby(["axis", "method", "point", "repetition"]).agg(**columns).reset_index()
 
 
 def _span(values: "Series", scale: float = 1.0) -> str:
@@ -182,44 +157,39 @@ def sweep_figure(table: "DataFrame") -> "Figure":
     that of :func:`sweep_table`.
     """
     import seaborn
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     figure = empty_figure(12.5, 4.6)
     panels = figure.subplots(1, 3)
     colours = seaborn.color_palette("colorblind", 2)
+    table = table.assign(success_median=100 * table["success_rate"])
     # Infinite means, of points where images have no answer, are left out of the lines.
     means = table.groupby("point", as_index=False).mean(numeric_only=True)
-
     for axes, name, label in zip(
-        panels, ("disorientation", "radius"), ("disorientation (deg)", "radius error (nm)"), strict=False
+        panels,
+        ("disorientation", "radius", "success"),
+        ("disorientation (deg)", "radius error (nm)", "within 1 deg and 1 nm (%)"),
+        strict=True,
     ):
+        colour = colours[1] if name == "success" else colours[0]
         for end, (line, dashes) in LINES.items():
-            column = f"{name}_{end}"
+            column, is_bound = f"{name}_{end}", end == "bound_median"
             if column not in table:
                 continue
-            look = {"color": "0.25" if end == "bound_median" else colours[0], "dashes": dashes, "label": line}
-            seaborn.lineplot(means, x="point", y=column, ax=axes, errorbar=None, legend=False, **look)
-            if end != "bound_median":
-                seaborn.scatterplot(
-                    table, x="point", y=column, color=colours[0], alpha=0.5, ax=axes, legend=False
-                )
-        axes.set_yscale("log")
-        axes.set_ylabel(label)
-        decade_labels(axes.yaxis)
-    panels[2].legend(*panels[0].get_legend_handles_labels(), frameon=False)
-    success = table.assign(success=100 * table["success_rate"])
-    seaborn.lineplot(success, x="point", y="success", color=colours[1], errorbar=None, ax=panels[2])
-    seaborn.scatterplot(success, x="point", y="success", color=colours[1], alpha=0.5, ax=panels[2])
-    panels[2].set(ylabel="within 1 deg and 1 nm (%)", ylim=(-3, 103))
-    for axes in panels:
+            shared = {"x": "point", "y": column, "ax": axes, "legend": False}
+            look = {"color": "0.25" if is_bound else colour, "dashes": dashes, "label": line}
+            seaborn.lineplot(means, errorbar=None, **look, **shared)
+            if not is_bound:
+                seaborn.scatterplot(table, color=colour, alpha=0.5, **shared)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(means["point"].to_numpy()))
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e6 else f"{value:.0e}")
-        )
-        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(means["point"], [f"{x:,.0f}" if x < 1e6 else f"{x:.0e}" for x in means["point"]])
+        axes.set_xticks([], minor=True)
         axes.tick_params(axis="x", rotation=45)
-        axes.set_xlabel(AXIS_LABELS[table["axis"].iloc[0]])
+        axes.set(xlabel=AXIS_LABELS[table["axis"].iloc[0]], ylabel=label)
+    for axes in panels[:2]:
+        axes.set_yscale("log")
+        decade_labels(axes.yaxis)
+    panels[2].set_ylim(-3, 103)
+    panels[2].legend(*panels[0].get_legend_handles_labels(), frameon=False)
     images, repetitions = int(table["images"].iloc[0]), int(table["repetition"].max()) + 1
     figure.suptitle(
         f"{table['method'].iloc[0]}: {images} test images, {repetitions} repetitions", fontsize=11
@@ -237,10 +207,8 @@ def write_sweep(folder: Path) -> "DataFrame":
     if not len(points):
         raise InputError(f"{folder}: no point is stored yet")
     table = sweep_table(points)
-    with atomic_path(folder / "sweep.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    with atomic_path(folder / "sweep.md") as temporary:
-        temporary.write_text(sweep_markdown(table))
+    write_file(folder / "sweep.csv", table.to_csv(index=False).encode())
+    write_file(folder / "sweep.md", sweep_markdown(table).encode())
     with atomic_path(folder / "sweep.png") as temporary:
         sweep_figure(table).savefig(temporary, format="png")
     return table

@@ -1,24 +1,25 @@
 """The tables of a comparison: the summary in several formats, intervals, tests, efficiency, running times.
 
-Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``, and
-``curves`` has one row per method, image and step of a fit, as in ``curves.parquet``; ``seed`` is that of the
-bootstrap.
+``results`` and ``curves`` as in :mod:`icobench.reporting.statistics`.
 """
 
 import math
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icobench.reporting.running_time import expected_running_time, first_hits
 from icobench.reporting.statistics import (
     Interval,
     bootstrap,
+    differences,
     efficiency,
     error_quantile,
-    paired_tests,
+    expected_running_time,
+    first_hits,
+    holm,
+    paired_test,
     success_interval,
 )
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "FORMATS", "HEADERS", "Headers", "Table", "efficiency_table", "interval_table", "interval_text",
-    "markdown_table", "number", "paired_table", "print_summary", "running_time_table", "summary_cells",
-    "summary_markdown", "summary_table",
+    "FORMATS", "HEADERS", "Headers", "Table", "agreement_table", "efficiency_table", "interval_table",
+    "interval_text", "markdown_table", "number", "paired_table", "print_summary", "running_time_table",
+    "summary_cells", "summary_markdown", "summary_table",
 ]  # fmt: skip
 
 Headers = list[tuple[str, str]]
@@ -93,22 +94,15 @@ def summary_table(results: "DataFrame") -> "DataFrame":
         (fractions), success_rate (fraction), evaluations_mean, seconds_mean. A missing answer (NaN) counts
         as an infinite error.
     """
-    import pandas as pd
-
-    rows = []
-    for method, answers in results.groupby("method", sort=False):
-        row: dict[str, object] = {"method": method, "images": len(answers)}
-        for column, pattern in ERRORS.items():
-            for name, fraction in (("median", 0.5), ("90", 0.9)):
-                row[pattern.format(name)] = float(error_quantile(answers[column].to_numpy(), fraction))
-        for name, column in (
-            ("success_rate", "success"), ("evaluations_mean", "evaluations"), ("seconds_mean", "seconds"),
-        ):  # fmt: skip
-            row[name] = float(answers[column].to_numpy(dtype=float).mean())
-        rows.append(row)
-    names = [pattern.format(part) for pattern in ERRORS.values() for part in ("median", "90")]
-    columns = ["method", "images", *names, "success_rate", "evaluations_mean", "seconds_mean"]
-    return pd.DataFrame(rows, columns=columns)
+    columns: dict[str, tuple[str, Any]] = {"images": ("image", "size")}
+    for column, pattern in ERRORS.items():
+        columns[pattern.format("median")] = column, partial(error_quantile, fraction=0.5)
+        columns[pattern.format("90")] = column, partial(error_quantile, fraction=0.9)
+    for name, column in (
+        ("success_rate", "success"), ("evaluations_mean", "evaluations"), ("seconds_mean", "seconds"),
+    ):  # fmt: skip
+        columns[name] = column, lambda values: values.to_numpy(dtype=float).mean()
+    return results.groupby("method", sort=False).agg(**columns).reset_index()
 
 
 def summary_cells(table: "DataFrame") -> list[list[str]]:
@@ -126,12 +120,7 @@ def summary_cells(table: "DataFrame") -> list[list[str]]:
 
 
 def print_summary(table: "DataFrame", console: "Console") -> None:
-    """Print the summary, at most 120 columns wide for methods' names of ordinary length.
-
-    Args:
-        table: from :func:`summary_table`.
-        console: where to.
-    """
+    """Print the summary, at most 120 columns wide for methods' names of ordinary length."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
@@ -152,43 +141,24 @@ def print_summary(table: "DataFrame", console: "Console") -> None:
 
 
 def summary_markdown(table: "DataFrame") -> str:
-    """The summary as a Markdown table; errors as median / 90 % quantile."""
+    """The summary as a Markdown table."""
     return markdown_table(HEADERS, summary_cells(table))
-
-
-LATEX = {"\\": r"\textbackslash{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}, "~": r"\textasciitilde{}",
-         "^": r"\textasciicircum{}"}  # fmt: skip
 
 
 def summary_latex(table: "DataFrame") -> str:
     """The summary as a LaTeX tabular with booktabs rules; errors as median / 90 % quantile."""
-
-    def line(cells: list[str]) -> str:
-        return " & ".join("".join(LATEX.get(mark, mark) for mark in cell) for cell in cells) + r" \\" + "\n"
+    import pandas as pd
 
     titles = [f"{name} ({unit})" if unit else name for name, unit in HEADERS]
-    columns = "l" + "r" * (len(HEADERS) - 1)
-    body = "".join(line(cells) for cells in summary_cells(table))
-    return (
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(titles)}\\midrule\n{body}"
-        "\\bottomrule\n\\end{tabular}\n"
-    )
+    cells = pd.DataFrame(summary_cells(table), columns=titles)
+    return cells.to_latex(index=False, escape=True, column_format="l" + "r" * (len(titles) - 1))
 
 
-def summary_csv(table: "DataFrame") -> str:
-    """The summary's unrounded numbers, one row per method."""
-    return table.to_csv(index=False)
+FORMATS = {"md": summary_markdown, "latex": summary_latex, "csv": lambda table: table.to_csv(index=False)}
+"""Text of the summary by the name of its format; CSV has the unrounded numbers."""
 
 
-FORMATS = {"md": summary_markdown, "latex": summary_latex, "csv": summary_csv}
-"""Text of the summary by the name of its format."""
-
-
-def _quantile(values: np.ndarray, fraction: float) -> np.ndarray:
-    return error_quantile(np.moveaxis(values, -1, 0), fraction)
-
-
-def interval_table(results: "DataFrame", seed: int = 0) -> Table:
+def interval_table(results: "DataFrame") -> Table:
     """Share of solved images, medians and 90 % quantiles of both errors, each with its interval of 95 %."""
     headers = [
         ("method", ""), ("solved", "%"), ("disorientation, median", "deg"), ("disorientation, 90 %", "deg"),
@@ -202,33 +172,38 @@ def interval_table(results: "DataFrame", seed: int = 0) -> Table:
         for column in ("disorientation_deg", "radius_error_nm"):
             errors = answers[column].fillna(np.inf).to_numpy(dtype=float)
             for fraction in (0.5, 0.9):
-                cells.append(interval_text(bootstrap(errors, partial(_quantile, fraction=fraction), seed)))
+                quantile = partial(error_quantile, fraction=fraction)
+                cells.append(interval_text(bootstrap(errors, quantile)))
         rows.append(cells)
     return headers, rows
 
 
-def paired_table(results: "DataFrame", seed: int = 0) -> Table:
+def paired_table(results: "DataFrame") -> Table:
     """Neighbours in the order of their median errors, tested against each other."""
     headers = [
         ("method", ""), ("against", ""), ("images", ""), ("error ratio", "median, 95 %"), ("p", "Holm"),
     ]  # fmt: skip
     errors = results.assign(error=results["disorientation_deg"].fillna(np.inf))
     order = errors.groupby("method", sort=False)["error"].median().sort_values(kind="stable").index
-    tests = paired_tests(results, list(pairwise(order)), "disorientation_deg", seed)
-    rows = []
-    for row in tests.itertuples():
-        ratio = interval_text(Interval(row.ratio, row.ratio_low, row.ratio_high))
-        rows.append([row.first, row.second, str(row.images), ratio, f"{row.p_holm:.2g}"])
+    tests = [(*pair, *paired_test(results, *pair)) for pair in pairwise(order)]
+    adjusted = holm([p for *_, p in tests])
+    rows = [
+        [first, second, str(images), interval_text(ratio), f"{p:.2g}"]
+        for (first, second, images, ratio, _), p in zip(tests, adjusted, strict=True)
+    ]
     return headers, rows
 
 
-def efficiency_table(results: "DataFrame", seed: int = 0) -> Table:
+def efficiency_table(results: "DataFrame") -> Table:
     """How much of the information in the photons each method uses; no rows without a bound."""
     headers = [("method", ""), ("orientation", "95 %"), ("radius", "95 %")]
+    quantities = ("disorientation_deg", "bound_orientation_deg"), ("radius_error_nm", "bound_radius_nm")
     rows = []
-    for method, values in efficiency(results, seed).groupby("method", sort=False):
-        cells = {row.quantity: interval_text(Interval(*row[3:6])) for row in values.itertuples()}
-        rows.append([str(method), cells.get("orientation", "-"), cells.get("radius", "-")])
+    for method, answers in results.groupby("method", sort=False):
+        intervals = [efficiency(answers, *columns) for columns in quantities]
+        if any(intervals):
+            cells = (interval_text(interval) if interval else "-" for interval in intervals)
+            rows.append([str(method), *cells])
     return headers, rows
 
 
@@ -239,4 +214,27 @@ def running_time_table(results: "DataFrame", curves: "DataFrame") -> Table:
     for method in dict.fromkeys(results["method"]):
         hits, total = first_hits(curves, results, method, TARGETS_SHOWN)
         rows.append([str(method), *map(number, expected_running_time(hits, total))])
+    return headers, rows
+
+
+def agreement_table(results: "DataFrame") -> Table:
+    """Per method: status, objective, agreement with the best answer, cost."""
+    headers = [
+        ("method", ""), ("images", ""), ("status ok", "%"), ("objective", "median"),
+        ("the best answer", "%"), ("differs by", "deg"), ("differs by", "nm"), ("simulations", "per image"),
+        ("time", "s per image"),
+    ]  # fmt: skip
+    rows = []
+    for method, answers in differences(results).groupby("method", sort=False):
+        distances = (
+            " / ".join(number(error_quantile(answers[name].to_numpy(), part)) for part in (0.5, 0.9))
+            for name in ("angle_deg", "size_nm")
+        )
+        rows.append(
+            [
+                str(method), str(len(answers)), f"{100 * answers['status'].str.startswith('ok').mean():.1f}",
+                number(answers["objective"].median()), f"{100 * answers['agrees'].mean():.1f}", *distances,
+                number(answers["evaluations"].mean()), number(answers["seconds"].mean()),
+            ]
+        )  # fmt: skip
     return headers, rows

@@ -1,8 +1,6 @@
 """What trained networks are worth: errors on fresh images, calibration, the physical limit, speed."""
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,33 +10,13 @@ from icobench.images.detector import DETECTORS
 from icobench.images.image_set import ImageSet
 from icobench.images.pixels import log_image
 from icobench.network.selection import Networks, predict
+from icobench.reporting.evaluation import Evaluated
 from icobench.runs.scoring import bounds_at_truth, errors
 from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["Evaluated", "evaluate", "speed"]
-
-
-@dataclass
-class Evaluated:
-    """One test set's outcome.
-
-    Attributes:
-        name: of the test set.
-        table: one row per image: truth, errors, predicted spreads and, for photon counts, the Cramer-Rao
-            bounds.
-        seconds: of the prediction of all images.
-        networks: digests of the networks that were asked.
-    """
-
-    name: str
-    table: "pd.DataFrame"
-    seconds: float
-    networks: str
+__all__ = ["evaluate", "speed"]
 
 
 def evaluate(

@@ -15,8 +15,8 @@ from icobench.network.recipe import Recipe
 from icobench.network.selection import Networks
 from icobench.network.stream import AHEAD
 from icobench.network.training import TrainingResult, train
-from icobench.reporting.evaluation import summarise, write_evaluation
-from icobench.runs.evaluation import Evaluated, evaluate, speed
+from icobench.reporting.evaluation import Evaluated, summarise, write_evaluation
+from icobench.runs.evaluation import evaluate, speed
 from icobench.runs.training_set import TrainingSet, read_training_set
 from icobench.sets.pattern_file import read_patterns
 from icobench.sets.patterns import generate_patterns

@@ -2,13 +2,14 @@
 
 import json
 
-import h5py
 import numpy as np
 import pandas as pd
 import torch
 
 from icobench.geometry.orientation import random_orientations
+from icobench.images.image_set import ImageSet
 from icobench.images.pixels import photon_counts, usable_pixels
+from icobench.sets.pattern_file import write_patterns
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -75,11 +76,8 @@ def made_run(folder):
     counts = photon_counts(intensity, mask, 1e5, torch.Generator().manual_seed(3))
     results.to_parquet(folder / "results.parquet")
     made_curves().to_parquet(folder / "curves.parquet")
-    with h5py.File(folder / "test_set.h5", "w") as stream:
-        stream["/entry_1/data_1/data"] = counts.numpy().astype(np.int32)
-        stream["/entry_1/data_1/mask"] = np.broadcast_to(~mask.numpy(), counts.shape).astype(np.uint32)
-        stream["/icobench/radius_nm"] = radius.numpy()
-        stream["/icobench/quaternion"] = turn.numpy()
+    images = ImageSet(counts, mask.expand(counts.shape), "counts", experiment, radius, turn)
+    write_patterns(folder / "test_set.h5", images, {})
     run = {
         "command": "icobench compare --preset 'a<b>&c'",
         "created": "2025-01-02T03:04:05+00:00",

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from icobench.reporting.agreement import agreement_table, differences
 from icobench.reporting.findings import verdict
 from icobench.reporting.report import write_report
 from icobench.reporting.run_folder import read_run
+from icobench.reporting.statistics import differences
+from icobench.reporting.tables import agreement_table
 from tests.reporting.made_runs import COST, IMAGES, made_results
 
 UNKNOWN = (

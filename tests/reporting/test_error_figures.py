@@ -9,7 +9,7 @@ import pytest
 
 from icobench.reporting.figures import INFINITE, carried_forward, courses, plot_errors, plot_targets_reached
 from icobench.reporting.gallery import gallery
-from icobench.reporting.running_time import first_hits
+from icobench.reporting.statistics import first_hits
 from icobench.reporting.tables import running_time_table
 from tests.reporting.made_runs import COST, IMAGES, made_curves, made_results
 

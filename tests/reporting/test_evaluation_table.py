@@ -2,7 +2,6 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from icobench.errors import InputError
-from icobench.reporting.evaluation import evaluation_table, summarise, write_evaluation
+from icobench.reporting.evaluation import Evaluated, evaluation_table, summarise, write_evaluation
 from icobench.simulator.experiment import Experiment
 
 
@@ -30,7 +29,7 @@ def made_table(count, rng):
 
 def test_summary_of_known_errors(rng):
     table = made_table(40_000, rng)
-    summary = summarise(SimpleNamespace(table=table, networks="x", seconds=20.0))
+    summary = summarise(Evaluated("counting", table, 20.0, "x"))
     assert summary["coverage_radius"] == pytest.approx(0.6827, abs=0.01)
     # The chi-square distribution with 3 degrees of freedom, below 3.
     assert summary["coverage_orientation"] == pytest.approx(0.6084, abs=0.01)
@@ -45,7 +44,7 @@ def test_summary_of_known_errors(rng):
 
 
 def test_table_and_files(rng, tmp_path):
-    sets = [SimpleNamespace(name="counting", table=made_table(12, rng), seconds=0.1, networks="x")]
+    sets = [Evaluated("counting", made_table(12, rng), 0.1, "x")]
     pace = {"one_image_ms": 4.2, "images_per_second": 1234.0}
     text = evaluation_table(sets, pace)
     assert text.count("| counting |") == 4

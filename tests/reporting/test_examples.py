@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,8 +14,7 @@ from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.geometry.shapes import shape
-from icobench.reporting.body_drawing import body_svg
-from icobench.reporting.examples import chosen_images, examples
+from icobench.reporting.examples import body_svg, chosen_images, examples
 from icobench.reporting.run_folder import read_run
 from tests.reporting.made_runs import COST, made_results
 
@@ -45,7 +43,7 @@ def test_a_cube_from_the_front_shows_one_face_and_y_points_up():
     small = np.array([np.cos(0.05), 0, 0, np.sin(0.05)])
     turned = ElementTree.fromstring(body_svg(icosahedron(), 90.0, small))
     assert turned.get("aria-label") == "icosahedron"
-    truth = body_svg(icosahedron(), 90.0, small, 100.0, identity)
+    truth = body_svg(icosahedron(), 90.0, small, (100.0, identity))
     assert len(list(ElementTree.fromstring(truth).iter("polyline"))) > 10
     assert 'viewBox="-112.0 -112.0 224.0 224.0"' in truth
 
@@ -64,12 +62,11 @@ def test_best_median_and_worst_are_chosen_among_the_answers():
 
 def test_pictures_show_the_images_upside_up(inputs):
     run = read_run(inputs)
-    html = examples(run)
-    sources = re.findall(r'src="data:image/png;base64,([^"]+)" alt="target of image (\d+)"', html)
-    assert len(sources) == 3 * len(COST)
-    content, number = sources[0]
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))[::-1]
-    shown = run.load([int(number)])
+    cards = [card for shown in examples(run).values() for card in shown]
+    assert len(cards) == 3 * len(COST)
+    content = base64.b64decode(cards[0]["pictures"]["target"].removeprefix("data:image/png;base64,"))
+    picture = np.asarray(Image.open(io.BytesIO(content)))[::-1]
+    shown = run.load([cards[0]["image"]])
     counts, mask = shown.images[0].numpy(), shown.mask[0].numpy()
     assert ((picture == 255) == ~mask).all()
     bright = np.unravel_index(np.argmax(counts * mask), counts.shape)

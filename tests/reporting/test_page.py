@@ -3,7 +3,7 @@
 import pytest
 
 from icobench.reporting.figures import plot_targets_reached, svg
-from icobench.reporting.page import sorting_value, table
+from icobench.reporting.page import environment, sorting_value
 from tests.reporting.made_runs import made_curves, made_results
 
 
@@ -27,7 +27,8 @@ def test_cells_sort_by_their_leading_number(cell, value):
 
 
 def test_a_table_has_a_button_per_column_and_escapes():
-    html = table([("a<b", "nm"), ("c", "")], [["x&y", "4,500"]])
+    table = environment().get_template("parts.html.j2").module.table
+    html = table(([("a<b", "nm"), ("c", "")], [["x&y", "4,500"]]))
     assert html.count("<button") == 2
     assert "a&lt;b<small>nm</small>" in html
     assert '<td>x&amp;y</td><td data-value="4500">4,500</td>' in html

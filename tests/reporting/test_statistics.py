@@ -8,9 +8,17 @@ import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import wilcoxon
 
-from icobench.reporting.ledger import Account, account, break_even, seconds_per_simulation
-from icobench.reporting.running_time import TARGETS, expected_running_time, first_hits
-from icobench.reporting.statistics import bootstrap, efficiency, holm, paired_tests, wide
+from icobench.reporting.ledger import Account, account, break_even, ledger_table, seconds_per_simulation
+from icobench.reporting.statistics import (
+    TARGETS,
+    bootstrap,
+    efficiency,
+    expected_running_time,
+    first_hits,
+    holm,
+    paired_test,
+)
+from icobench.reporting.tables import paired_table
 
 
 def median(x):
@@ -63,34 +71,30 @@ def test_holm_by_hand():
 def test_paired_tests_are_scipys(rng):
     base = rng.lognormal(size=60)
     errors = {"a": 0.5 * base * rng.lognormal(sigma=0.1, size=60), "b": base, "c": base}
-    found = paired_tests(results_of(errors), [("a", "b"), ("b", "c")])
+    results = results_of(errors)
+    images, ratio, p = paired_test(results, "a", "b")
     expected = wilcoxon(np.log(errors["a"]) - np.log(base)).pvalue
-    assert found["p"][0] == pytest.approx(expected)
-    assert found["p"][1] == 1
-    assert found["p_holm"].tolist() == pytest.approx([2 * expected, 1.0])
-    assert found["ratio"][0] == pytest.approx(0.5, rel=0.05)
-    assert found["ratio_low"][0] < found["ratio"][0] < found["ratio_high"][0]
+    assert images == 60
+    assert p == pytest.approx(expected)
+    assert ratio.value == pytest.approx(0.5, rel=0.05)
+    assert ratio.low < ratio.value < ratio.high
+    assert paired_test(results, "b", "c")[2] == 1
+    _, rows = paired_table(results)
+    assert [row[-1] for row in rows] == [f"{2 * expected:.2g}", "1"]
     errors["a"][:5] = np.nan
-    again = paired_tests(results_of(errors), [("a", "b")])
-    assert again["images"][0] == 55
-    assert np.isinf(wide(results_of(errors), "disorientation_deg")["a"][0])
+    assert paired_test(results_of(errors), "a", "b")[0] == 55
 
 
 def test_efficiency_of_an_efficient_method_is_one(rng):
     """Errors drawn with the bound as their standard deviation, and with twice that."""
     bound = rng.uniform(0.1, 0.3, 4000)
     draws = rng.normal(size=4000)
-    frames = []
-    for name, factor in (("good", 1.0), ("bad", 2.0)):
-        frame = results_of({name: factor * np.abs(draws) * bound})
-        frame["radius_error_nm"] = frame["disorientation_deg"]
-        frame["bound_orientation_deg"] = bound
-        frame["bound_radius_nm"] = np.nan
-        frames.append(frame)
-    found = efficiency(pd.concat(frames))
-    assert found["quantity"].tolist() == ["orientation", "orientation"]
-    assert found["efficiency"].tolist() == pytest.approx([1.0, 0.25], rel=0.08)
-    assert (found["low"] < found["efficiency"]).all()
+    for factor, expected in ((1.0, 1.0), (2.0, 0.25)):
+        answers = results_of({"made": factor * np.abs(draws) * bound}, bound=bound)
+        interval = efficiency(answers, "disorientation_deg", "bound")
+        assert interval.value == pytest.approx(expected, rel=0.08)
+        assert interval.low < interval.value < interval.high
+    assert efficiency(answers.assign(bound=np.nan), "disorientation_deg", "bound") is None
 
 
 def test_first_hits_and_running_time_by_hand():
@@ -133,8 +137,9 @@ def test_break_even_by_hand():
     assert break_even(simplex, network, "seconds").images.value == 0
     slow = costs("slow", 300.0, 200.0)
     assert break_even(slow, simplex, "seconds").images.value == math.inf
-    assert network.fixed_equivalent == 3000
-    assert simplex.each_equivalent == pytest.approx(1000)
+    _, rows = ledger_table([network, simplex])
+    assert rows[0][1:4] == ["3,000", "300", "3,000"]
+    assert rows[1][4:] == ["1,000", "100", "1,000"]
     solved = np.ones(100, dtype=bool)
     lost = solved.copy()
     lost[:20] = False
@@ -169,6 +174,5 @@ def test_accounts_read_the_run():
     hybrid = account("network+lm", results, run, per_simulation)
     assert (hybrid.fixed_seconds, hybrid.fixed_simulations) == (102.0, 6000.0)
     assert hybrid.evaluations.tolist() == [20, 30]
-    assert hybrid.fixed_equivalent == pytest.approx(1.02e5)
     free = account("simplex", results, run, per_simulation)
-    assert free.fixed("simulations") == 0
+    assert free.fixed_simulations == 0
