@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 
 import pandas as pd
+import pytest
 from optuna.trial import TrialState
 
 from icobench import cli
 from icobench.network.checkpoint import read_weights
 from icobench.network.recipe import RECIPES, Recipe, read_recipe
 from icobench.reporting.ledger import account
-from icobench.runs.search import Search, run_search
-from icobench.runs.search_results import write_best
+from icobench.runs.search import Search, run_search, write_best
 from icobench.runs.search_space import read_space
 from icobench.runs.search_tasks import RUNGS, NetworkTask
 from icobench.simulator.experiment import Experiment
@@ -85,11 +85,12 @@ def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
     assert charged.fixed_simulations == card["training_simulations"] + cost["simulations"]
 
 
-def test_a_network_that_diverges_is_pruned(tmp_path):
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_network_that_diverges_is_pruned(tmp_path, multi):
     recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
     space = learning_rates(tmp_path / "space.toml", 1e30, 1e30)
     task = NetworkTask(2, recipe, 0, Experiment())
-    study = run_search(Search(tmp_path / "run", None, task, space, 1, 0), CPU)
+    study = run_search(Search(tmp_path / "run", None, task, space, 1, 0, multi), CPU)
     (trial,) = study.get_trials()
     assert trial.state.name == "PRUNED"
     assert re.search(r"(loss|gradient) became", trial.user_attrs["error"])

@@ -1,13 +1,11 @@
 """Searches: seeded trials, pruning, storages, and workers that die."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
 import time
 import tomllib
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,15 +19,14 @@ from icobench.errors import InputError
 from icobench.network.recipe import Recipe, read_recipe
 from icobench.reporting.ledger import account
 from icobench.reporting.searches import write_search_figures
-from icobench.runs.search import run_search
-from icobench.runs.search_results import search_cost, write_best
+from icobench.runs.search import run_search, search_cost, write_best
 from icobench.runs.search_storage import load_search, open_study
 from icobench.runs.search_tasks import BLOCK
-from icobench.runs.search_workers import give_up, working
+from icobench.runs.search_workers import WorkerWatch, give_up
 from icobench.runs.settings import read_settings
 from icobench.runs.status import describe
-from icobench.runs.toml_text import toml_text
 from icobench.simulator.experiment import Experiment
+from icobench.storage import toml_text
 from tests.runs.bowl import CPU, Bowl, search, told
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -179,9 +176,8 @@ def test_a_look_at_a_search_makes_no_database(tmp_path, monkeypatch):
     assert list(Path().iterdir()) == []
 
 
-def test_trials_of_dead_workers_are_found_at_the_start(tmp_path):
-    run = tmp_path / "run"
-    study = run_search(search(run, 2), CPU)
+def test_trials_of_dead_workers_are_found(tmp_path, monkeypatch):
+    study = run_search(search(tmp_path / "run", 2), CPU)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
 
@@ -190,21 +186,26 @@ def test_trials_of_dead_workers_are_found_at_the_start(tmp_path):
         trial.suggest_float("rotation_deg", 2.0, 40.0, log=True)
         return trial
 
-    lost = begin()
-    with ExitStack() as work:
-        for _ in range(3):
-            work.enter_context(working(begin(), run))
-        lost.set_user_attr("worker", {"host": socket.gethostname(), "pid": ended.pid})
-        elsewhere = {"host": "elsewhere", "pid": 1}
-        for number in (3, 4):
-            study._storage.set_trial_user_attr(study.get_trials()[number]._trial_id, "worker", elsewhere)
-        heartbeat = run / "workers" / "trial-00003"
-        os.utime(heartbeat, (0, heartbeat.stat().st_mtime - 500))
-        assert search(run, 2).retry_lost(study) == [2, 3]
-        assert search(run, 2).retry_lost(study) == []
+    def sign(trial, host, pid, beat):
+        trial.set_user_attr("worker", {"host": host, "pid": pid, "beat": beat})
+
+    not_begun, dead, silent, alive = (begin() for _ in range(4))
+    sign(dead, socket.gethostname(), ended.pid, 0)
+    sign(silent, "elsewhere", 1, 7)
+    sign(alive, "elsewhere", 1, 7)
+    watch, now = WorkerWatch(study), time.monotonic()
+    assert watch.retry_lost() == [dead.number]  # at once
+    assert watch.retry_lost() == []
+    monkeypatch.setattr("time.monotonic", lambda: now + 500)
+    sign(alive, "elsewhere", 1, 8)
+    assert watch.retry_lost() == [not_begun.number, silent.number]
     waiting = study.get_trials(states=(TrialState.WAITING,))
-    assert [retried_trial_number(trial) for trial in waiting] == [2, 3]
-    assert waiting[0].params == study.get_trials()[2].params
+    assert {retried_trial_number(trial) for trial in waiting} == {
+        not_begun.number,
+        dead.number,
+        silent.number,
+    }
+    assert all(trial.params == study.get_trials()[retried_trial_number(trial)].params for trial in waiting)
 
 
 def test_settings_that_kill_their_workers_are_given_up_and_stops_do_not_count(tmp_path):
