@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -100,17 +100,16 @@ def _tune(context: typer.Context, task: "SimplexTask | NetworkTask", trials: int
     for title, rows in (("best", summary["front"]), ("tried first", summary["named"])):
         for row in rows:
             numbers = ", ".join(f"{number:.4g}" for number in row["objectives"])
-            settings = " ".join(f"{name}={_short(value)}" for name, value in row["values"].items())
+            settings = " ".join(
+                f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+                for name, value in row["values"].items()
+            )
             typer.echo(f"{title}: trial {row['trial']} {row['named'] or ''} {numbers} {settings}")
     cost = summary["search"]
     if failed := summary["states"]["fail"]:
         say(f"{failed} trials failed or were lost with their workers; the storage says why")
     say(f"{cost['trials']} trials took {cost['seconds']:.0f} s and {cost['simulations']:,} simulations")
     say(f"preset: {folder / 'best.toml'}; figures: {', '.join(figures)}")
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 @tune.command(

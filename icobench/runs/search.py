@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +42,10 @@ class Search:
     Attributes:
         folder: of the run.
         url: of Optuna's storage, None for a journal in the folder.
-        task: evaluates settings.
-        space: what may vary.
+        task: evaluates settings of the ``space``.
         trials: how many to complete or prune, in total.
         seed: of the sampler.
-        multi: whether accuracy and cost are both minimised; then nothing is pruned.
+        multi: whether accuracy and cost are both minimised; then Optuna prunes nothing.
         study: its name in the storage, None for that of what is searched.
     """
 
@@ -68,10 +68,9 @@ class Search:
         }  # fmt: skip
 
     def open(self, worker: int = 0, create: bool = True) -> "optuna.Study":
-        """The study with a sampler for its next trial.
+        """The study with a sampler for its next trial, seeded by the number of trials before it.
 
-        The sampler is seeded by the number of trials, so that a search that was stopped continues as it
-        would have without the stop.
+        A search that was stopped therefore continues as it would have without the stop.
         """
         import optuna
 
@@ -82,18 +81,17 @@ class Search:
         return study
 
     def check(self) -> None:
-        """Refuse a folder or storage of another search; a folder that is missing is not made.
+        """Refuse a folder or study of another search, or in another storage, by an InputError.
 
-        Raises:
-            InputError: the folder or its study is of another search, or the search is in another storage.
+        Nothing is written.
         """
         store = run_folder(self.folder, self.identity)
         store.check()
         if store.description.exists():
             stored = read_json(store.description).get("storage")
             if stored != stored_url(self.url):
-                where = stored or "a journal"
-                raise InputError(f"{self.folder}: holds a search in {where}; choose another --run")
+                other = stored or "a journal"
+                raise InputError(f"{self.folder}: holds a search in {other}; choose another --run")
             self.open(create=False)
 
 
@@ -122,32 +120,32 @@ def _begin(search: Search, study: "optuna.Study") -> "optuna.Trial | None":
     Several processes may begin the last trial, or queue the same named settings, at the same time. The later
     trials are then failed before they cost anything.
     """
-    from optuna.trial import TrialState
+    import optuna
 
     if trials_left(search, study) <= 0:
         return None
     trial = study.ask()
     trials, name = study.get_trials(deepcopy=False), trial.user_attrs.get("named")
-    earlier = [other for other in trials[: trial.number] if other.state != TrialState.FAIL]
+    earlier = [other for other in trials[: trial.number] if other.state.name != "FAIL"]
     is_repeated = name is not None and name in [other.user_attrs.get("named") for other in earlier]
     if len(earlier) < search.trials and not is_repeated:
         return trial
     trial.set_user_attr("error", "one too many: another process was faster")
-    study.tell(trial, state=TrialState.FAIL)
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return None
 
 
 def one_trial(search: Search, first_worker: int, rank: int, device: str) -> tuple[int, str] | None:
-    """Begin a trial, evaluate its settings and store their value.
+    """Begin a trial, evaluate its settings and store their value; None if enough are finished or at work.
 
-    ``rank`` is the worker's on this machine, and ``first_worker`` the number of this machine's first worker
-    among those of all machines.
+    Args:
+        search: what to do.
+        first_worker: number of this machine's first worker among those of all machines.
+        rank: the worker's on this machine.
+        device: where it works.
 
     Returns:
-        The rank, and why the trial failed, else "". None if enough trials are finished or at work.
-
-    Raises:
-        InputError: the storage fails.
+        The rank, and why the trial failed, else "".
     """
     from optuna.exceptions import UpdateFinishedTrialError
 
@@ -171,15 +169,12 @@ def _evaluate(search: Search, study: "optuna.Study", trial: "optuna.Trial", devi
     from optuna.trial import TrialState
 
     def report(step: int, value: float) -> None:
-        if search.multi:
-            return
-        trial.report(value, step)
-        if (step + 1) % search.task.prune_every == 0 and trial.should_prune():
-            raise optuna.TrialPruned
+        if not search.multi:
+            trial.report(value, step)
+            if (step + 1) % search.task.prune_every == 0 and trial.should_prune():
+                raise optuna.TrialPruned
 
-    def note(costs: dict[str, float]) -> None:
-        trial.set_user_attr("costs", costs)
-
+    note = partial(trial.set_user_attr, "costs")
     state, result, failure = TrialState.PRUNED, None, ""
     try:
         values = search.space.suggest(trial, search.multi)
@@ -288,11 +283,7 @@ def _work(
 
 
 def search_cost(study: "optuna.Study") -> dict[str, Any]:
-    """What a search has cost, with failed and pruned trials, for the ledger of a comparison.
-
-    Returns:
-        name of the study, number of trials, seconds of work and simulations of all workers together.
-    """
+    """What all workers' trials have cost, failed and pruned ones included, for the ledger of a comparison."""
     costs = [trial.user_attrs.get("costs", {}) for trial in study.get_trials(deepcopy=False)]
     return {
         "study": study.study_name,
@@ -303,7 +294,7 @@ def search_cost(study: "optuna.Study") -> dict[str, Any]:
 
 
 def write_best(search: Search, study: "optuna.Study") -> dict[str, Any]:
-    """Write ``best.toml`` (with ``multi`` also a file for each trial of the front) and ``summary.json``.
+    """Write ``best.toml``, with ``multi`` also a file for each trial of the front, and ``summary.json``.
 
     The best of a front is the most accurate.
 

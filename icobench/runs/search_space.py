@@ -102,8 +102,7 @@ def read_space(kind: str, path: Path | None = None) -> SearchSpace:
         path: TOML file; copy one of ``icobench/runs/spaces``.
 
     Raises:
-        InputError: missing or damaged file, unknown keys, impossible bounds, a condition that is never met,
-            a setting to try first that lies outside, a name that the search needs, or does not know.
+        InputError: a file that is missing or damaged, or describes no space for this search.
     """
     path = path or Path(str(resources.files("icobench.runs") / "spaces" / f"{kind}.toml"))
     values = read_toml(path)
@@ -145,7 +144,7 @@ def _problems(kind: str, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _parameter_problems(parameter: Any, earlier: dict[str, Parameter]) -> Iterator[str]:
-    kind = parameter.get("type") if isinstance(parameter, dict) else None
+    kind = str(parameter.get("type")) if isinstance(parameter, dict) else ""
     if kind not in KEYS:
         yield f"type must be one of {', '.join(KEYS)}"
     if unknown := set(parameter) - KEYS[kind] - {"type", "when", "multi"}:

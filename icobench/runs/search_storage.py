@@ -167,12 +167,10 @@ def load_search(folder: Path) -> tuple["optuna.Study", dict[str, Any]]:
     """
     path = run_folder(folder, {}).description
     description = read_json(path)
-    try:
-        identity, url = description["identity"], description["storage"]
-        masked = url is not None and "***" in url
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: no search, or damaged") from error
-    if masked:
+    identity, url = description.get("identity"), description.get("storage")
+    if not isinstance(identity, dict) or not isinstance(url, str | None):
+        raise InputError(f"{path}: no search, or damaged")
+    if url and "***" in url:
         given = os.environ.get(URL_VARIABLE, "")
         if stored_url(given) != url:
             raise InputError(f"{path}: the password of {url} is not kept; give the URL in {URL_VARIABLE}")

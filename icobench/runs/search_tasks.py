@@ -32,8 +32,6 @@ __all__ = ["BLOCK", "RUNGS", "NetworkTask", "SimplexTask", "simplex_options"]
 BLOCK = 8
 """Images of a simplex trial that are fitted together; a trial may be pruned after each block."""
 
-LOSS_RANGE = (-2.0, 2.0)
-
 RACE_TOLERANCE_DEG = 0.02
 """As in the method simplex-race; the paper's simplices do all their iterations."""
 
@@ -50,7 +48,6 @@ Report = Callable[[int, float], None]
 """Called with a step and its value; may raise ``optuna.TrialPruned``."""
 
 Note = Callable[[dict[str, float]], None]
-"""Called with what a trial has cost so far."""
 
 
 @lru_cache(maxsize=1)
@@ -128,7 +125,7 @@ class SimplexTask:
             folder: for files of the trial; not used.
             device: where to simulate.
             report: called with every image's number and loss.
-            note: called with seconds, simulations, images and success rate so far.
+            note: called with what the trial has cost so far, and its success rate.
         """
         images = _test_images(self.test_set, self.images, self.experiment, self.seed, device)
         simulator = Simulator(self.experiment, device=device)
@@ -141,7 +138,7 @@ class SimplexTask:
             answer = method.run(Problem(block, simulator, seed=self.seed))
             miss = errors(answer.radius_nm, answer.quaternion, block)
             turn, radius = miss["disorientation_deg"], miss["radius_error_nm"]
-            block_losses = torch.maximum(turn / SOLVED_DEG, radius / SOLVED_NM).log10().clamp(*LOSS_RANGE)
+            block_losses = torch.maximum(turn / SOLVED_DEG, radius / SOLVED_NM).log10().clamp(-2.0, 2.0)
             losses += block_losses.tolist()
             # The simplices' own, without those of the judgement that follows.
             simulations += int(answer.trace.evaluations[-1].sum())
@@ -199,11 +196,7 @@ class NetworkTask:
         return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3)
 
     def varied(self, values: dict[str, Any]) -> Recipe:
-        """The recipe with a trial's values.
-
-        Raises:
-            InputError: a name that a recipe does not have.
-        """
+        """The recipe with a trial's values, whose names an InputError refuses where a recipe lacks them."""
         recipe, options = asdict(self.recipe), {}
         for name, value in values.items():
             if name.startswith("network."):

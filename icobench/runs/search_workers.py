@@ -32,18 +32,16 @@ def working(trial: "optuna.Trial") -> Iterator[None]:
     """Note this process in its trial, and give signs of life there until the work ends."""
     ended = threading.Event()
 
-    def give_sign(beat: int) -> None:
-        worker = {"host": socket.gethostname(), "pid": os.getpid(), "beat": beat}
-        trial.set_user_attr("worker", worker)
+    worker = {"host": socket.gethostname(), "pid": os.getpid()}
 
     def keep_beating() -> None:
         beat = 0
         while not ended.wait(BEAT_SECONDS):
             beat += 1
             with suppress(Exception):  # a file server or database may fail once; the next sign may succeed
-                give_sign(beat)
+                trial.set_user_attr("worker", {**worker, "beat": beat})
 
-    give_sign(0)
+    trial.set_user_attr("worker", {**worker, "beat": 0})
     thread = threading.Thread(target=keep_beating, daemon=True)
     thread.start()
     try:
@@ -75,8 +73,8 @@ class WorkerWatch:
         self.seen: dict[tuple[int, str], float] = {}
 
     def _is_lost(self, trial: "optuna.trial.FrozenTrial", stopped: bool) -> bool:
-        worker = trial.user_attrs.get("worker")  # None before the first sign
-        is_here = worker and worker["host"] == socket.gethostname()
+        worker = trial.user_attrs.get("worker", {})  # empty before the first sign
+        is_here = worker.get("host") == socket.gethostname()
         if is_here and (not _is_running(worker["pid"]) or (stopped and worker["pid"] == os.getpid())):
             return True
         first_seen = self.seen.setdefault((trial.number, str(worker)), time.monotonic())

@@ -229,13 +229,14 @@ class Half(Bowl):
         try:
             (folder.parents[1] / ".slow").touch(exist_ok=False)
         except FileExistsError:
-            time.sleep(0.3)  # in which a worker that is killed holds no lock
             raise RuntimeError("CUDA out of memory") from None
         time.sleep(600)
 
 
 @pytest.mark.filterwarnings("ignore:.*tasks have been successfully executed")
-def test_a_worker_whose_trials_all_fail_ends_it_for_the_others_too(tmp_path):
+@pytest.mark.filterwarnings("ignore:The value of `grace_period`")
+def test_a_worker_whose_trials_all_fail_ends_it_for_the_others_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(storages, "GRACE_SECONDS", 1)  # the other worker may be killed while it has the lock
     own = search(tmp_path / "run", 20, task=Half(BLOCK, "counting", 2500, 0, Experiment()))
     with pytest.raises(InputError, match="3 trials failed one after the other"):
         run_search(own, CPU, workers=2)
