@@ -18,10 +18,9 @@ from icobench.commands.options import (
     with_options,
 )
 from icobench.errors import InputError
-from icobench.storage import WHOLE, Shard
+from icobench.storage import WHOLE
 
 if TYPE_CHECKING:
-    from icobench.runs.search import Search
     from icobench.runs.search_tasks import NetworkTask, SimplexTask
 
 app = typer.Typer()
@@ -53,19 +52,10 @@ class Searching(OptionGroup):
     workers: Workers = 1
 
 
-def _compute_shard(search: "Search", device: str, workers: int, shard: Shard) -> None:
-    """A shard of a search in a job of a cluster."""
-    from icobench.runs.pool import chosen_device, default_workers
-    from icobench.runs.search import run_search
-
-    where = chosen_device(device)
-    run_search(search, where, workers or default_workers(where), shard)
-
-
 def _tune(context: typer.Context, task: "SimplexTask | NetworkTask", trials: int) -> None:
     """Do a search and print its best trials."""
     from icobench.reporting.searches import write_search_figures
-    from icobench.runs.pool import chosen_device, default_workers
+    from icobench.runs.pool import chosen_device
     from icobench.runs.search import FINISHED, Search, count, run_search, write_best
     from icobench.runs.search_space import read_space
     from icobench.runs.search_storage import MARKS
@@ -76,15 +66,16 @@ def _tune(context: typer.Context, task: "SimplexTask | NetworkTask", trials: int
     folder, space = options.run or Path(f"runs/tune-{task.kind}"), read_space(task.kind, options.space)
     search = Search(folder, options.storage, task, space, trials, machine.seed, options.multi, options.study)
     search.check()
-    where, shard = chosen_device(planning_device(sharing, machine.device)), sharing.part
+    device, shard = planning_device(sharing, machine.device), sharing.part
+    chosen_device(device)  # refuses it before anything is submitted
     if sharing.on_slurm:
         if options.run is None:
             raise InputError("--executor slurm needs --run, where the shards meet")
-        call = partial(_compute_shard, search, machine.device, options.workers)
+        call = partial(run_search, search, machine.device, options.workers)
         run_on_slurm(context, folder, call, [f"{MARKS}/*"])
     try:
         with progress_bar(f"tuning the {task.kind}") as update:
-            study = run_search(search, where, options.workers or default_workers(where), shard, update)
+            study = run_search(search, device, options.workers, shard, update)
     except KeyboardInterrupt:
         say(f"stopped; finished trials are kept, continue with --run {folder}")
         raise typer.Exit(130) from None

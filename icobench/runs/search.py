@@ -13,7 +13,7 @@ import torch
 from icobench.errors import InputError
 from icobench.network.training import DivergedError
 from icobench.provenance import provenance
-from icobench.runs.pool import WorkerDiedError, WorkerPool
+from icobench.runs.pool import WorkerDiedError, WorkerPool, chosen_device, default_workers
 from icobench.runs.search_space import SearchSpace
 from icobench.runs.search_storage import is_of_storage, open_study, run_folder, storage_errors, stored_url
 from icobench.runs.search_tasks import NetworkTask, SimplexTask
@@ -200,7 +200,7 @@ def _evaluate(search: Search, study: "optuna.Study", trial: "optuna.Trial", devi
 
 def run_search(
     search: Search,
-    device: torch.device,
+    device: str,
     workers: int = 1,
     shard: Shard = WHOLE,
     progress: Callable[[float, str], None] = lambda share, text: None,
@@ -212,16 +212,18 @@ def run_search(
 
     Args:
         search: what to do.
-        device: where to work.
-        workers: processes on this machine.
+        device: auto, cpu or cuda.
+        workers: processes on this machine, 0 for all its cores or GPUs.
         shard: number and total of machines that work on the same study.
         progress: called with the finished share and a text.
 
     Raises:
         InputError: a folder or storage of another search; a storage that fails; nothing but failing trials.
     """
+    where = chosen_device(device)
+    workers = workers or default_workers(where)
     description = {
-        **provenance(search.seed, device, search.task.experiment),
+        **provenance(search.seed, where, search.task.experiment),
         "trials": search.trials, "storage": stored_url(search.url),
     }  # fmt: skip
     with storage_errors(search.url or str(search.folder)):
@@ -231,7 +233,7 @@ def run_search(
         _queue_named(search, study)
         watch = WorkerWatch(study)
         try:
-            _work(search, watch, device, workers, shard, progress)
+            _work(search, watch, where, workers, shard, progress)
         except (KeyboardInterrupt, SystemExit, InputError, WorkerDiedError) as error:
             watch.retry_lost(stopped=True)  # the pool has just ended its workers
             if isinstance(error, WorkerDiedError):
