@@ -207,9 +207,7 @@ def _allows(parameter: Parameter, value: Any) -> bool:
     """Whether a parameter can have a value."""
     if parameter["type"] == "categorical":
         # In Python, True equals 1.
-        same_kind = [
-            choice for choice in parameter["choices"] if isinstance(choice, bool) == isinstance(value, bool)
-        ]
-        return value in same_kind
+        choices = [(choice, isinstance(choice, bool)) for choice in parameter["choices"]]
+        return (value, isinstance(value, bool)) in choices
     right_type = parameter["type"] == "float" or isinstance(value, int)
     return _is_number(value) and right_type and parameter["low"] <= value <= parameter["high"]
