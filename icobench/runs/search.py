@@ -24,7 +24,7 @@ from icobench.storage import WHOLE, Shard, atomic_path, read_json, toml_text, wr
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Search", "count", "run_search", "search_cost", "write_best"]
+__all__ = ["FINISHED", "Search", "count", "run_search", "search_cost", "write_best"]
 
 FINISHED = ("COMPLETE", "PRUNED")
 
@@ -254,18 +254,19 @@ def _work(
     """Do trials until there are enough, with no more workers than there are trials to begin."""
     study = watch.study
 
-    def tell(more: str = "") -> None:
+    def look(more: str = "") -> None:
+        """Queue the settings of lost trials again, and tell how far the search is."""
+        lost = [f", trial {number} was lost with its worker, queued again" for number in watch.retry_lost()]
         done = count(study, *FINISHED)
         has_best = not search.multi and count(study, "COMPLETE")
         best = f", best {study.best_value:.4g}" if has_best else ""
-        progress(min(1.0, done / search.trials), f"{done} of {search.trials} trials{best}{more}")
+        text = f"{done} of {search.trials} trials{best}{''.join(lost)}{more}"
+        progress(min(1.0, done / search.trials), text)
 
-    tell()
+    look()
     failures: Counter[int] = Counter()
     jobs = [(search, (shard[0] - 1) * workers)]
     while True:
-        for number in watch.retry_lost():
-            tell(f", trial {number} was lost with its worker, queued again")
         if (missing := trials_left(search, study)) > 0:
             with WorkerPool(min(workers, missing), device) as pool:
                 for _, outcome in pool.run(one_trial, jobs * missing):
@@ -275,10 +276,10 @@ def _work(
                         if failures[rank] == FAILURES:
                             text = f"{FAILURES} trials failed one after the other, the last by {error}"
                             raise InputError(text)
-                    tell()
+                    look()
         # A shard does not keep its node waiting. The command that started the shards does what they left.
         elif shard == WHOLE and count(study, "RUNNING") and count(study, *FINISHED) < search.trials:
-            tell(f", {count(study, 'RUNNING')} at work elsewhere")
+            look(f", {count(study, 'RUNNING')} at work elsewhere")
             time.sleep(WAIT_SECONDS)
         else:
             return

@@ -39,13 +39,13 @@ def test_hyperband_stops_poor_networks_early(tmp_path):
         Search(tmp_path / "run", None, task, read_space("network", path), 24, 0), CPU
     ).get_trials()
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert len(pruned) + len(whole) == 24
-    assert {max(trial.intermediate_values) for trial in whole} == {RUNGS}
+    completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(pruned) + len(completed) == 24
+    assert {max(trial.intermediate_values) for trial in completed} == {RUNGS}
     # Looked at after a ninth, a third: the brackets' rungs for a factor of three.
     assert {max(trial.intermediate_values) for trial in pruned} <= {1, 3, RUNGS}
     assert min(max(trial.intermediate_values) for trial in pruned) < RUNGS
-    best = min(trial.value for trial in whole)
+    best = min(trial.value for trial in completed)
     assert all(trial.intermediate_values[1] - 1 > best - 1 / RUNGS for trial in pruned)
 
 
@@ -61,15 +61,15 @@ def learning_rates(path, highest, first):
 def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
     recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
     space = learning_rates(tmp_path / "space.toml", 1e-2, 1e-3)
-    own = Search(tmp_path / "run", None, NetworkTask(2, recipe, 0, Experiment()), space, 1, 0)
-    study = run_search(own, CPU)
+    tuning = Search(tmp_path / "run", None, NetworkTask(2, recipe, 0, Experiment()), space, 1, 0)
+    study = run_search(tuning, CPU)
     first = study.get_trials()[0]
     assert first.params == {"learning_rate": 1e-3}
     assert sorted(first.intermediate_values) == list(range(1, 10))
     assert first.user_attrs["costs"]["simulations"] == 9 * 16 // recipe.variants
-    summary = write_best(own, study)
-    found, cost = read_recipe(tmp_path / "run" / "best.toml")
-    assert found.learning_rate == summary["front"][0]["values"]["learning_rate"]
+    summary = write_best(tuning, study)
+    tuned, cost = read_recipe(tmp_path / "run" / "best.toml")
+    assert tuned.learning_rate == summary["front"][0]["values"]["learning_rate"]
     assert cost == summary["search"]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["states"]["fail"] == 0
     monkeypatch.chdir(tmp_path)

@@ -35,9 +35,9 @@ retried_trial_number = RetryHeartbeatStaleTrialCallback.retried_trial_number
 
 
 def test_a_setting_that_cannot_be_tried_is_noted_and_passed_over(tmp_path):
-    own = search(tmp_path / "run", 2)
-    space = replace(own.space, enqueue={"paper": {"starts": "many"}})
-    trials = run_search(replace(own, space=space), CPU).get_trials()
+    tried = search(tmp_path / "run", 2)
+    space = replace(tried.space, enqueue={"paper": {"starts": "many"}})
+    trials = run_search(replace(tried, space=space), CPU).get_trials()
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert "many" in trials[0].user_attrs["error"]
 
@@ -46,19 +46,19 @@ def test_a_search_is_seeded_and_goes_on_as_it_would_have(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # of which a trial has one
     try:
-        whole = run_search(search(tmp_path / "whole", 14), CPU)
+        unstopped = run_search(search(tmp_path / "unstopped", 14), CPU)
     finally:
         torch.set_num_threads(threads)
     run_search(search(tmp_path / "parts", 5), CPU)
     parts = run_search(search(tmp_path / "parts", 14), CPU)
-    assert told(parts) == told(whole)
-    trials = whole.get_trials()
+    assert told(parts) == told(unstopped)
+    trials = unstopped.get_trials()
     assert [trial.user_attrs.get("named") for trial in trials[:2]] == ["paper", "ours"]
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     assert pruned  # a bowl is easily told apart, after the first block
     assert {len(trial.intermediate_values) for trial in pruned} == {BLOCK}
-    assert all(trial.intermediate_values[0] > whole.best_value for trial in pruned)
-    cost = search_cost(whole)
+    assert all(trial.intermediate_values[0] > unstopped.best_value for trial in pruned)
+    cost = search_cost(unstopped)
     assert cost["simulations"] == sum(10 * len(trial.intermediate_values) for trial in trials)
     assert cost["trials"] == 14
 
@@ -264,8 +264,8 @@ def test_a_torn_last_line_is_cut_off(tmp_path, monkeypatch):
     journal = tmp_path / "run" / "journal.log"
     for trials, cut in ((2, 20), (4, 1)):  # in the middle of a line, and before its end
         run_search(search(tmp_path / "run", trials), CPU)
-        whole = journal.read_bytes()
-        journal.write_bytes(whole[:-cut])
+        written = journal.read_bytes()
+        journal.write_bytes(written[:-cut])
     study = run_search(search(tmp_path / "run", 6), CPU)
     assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.get_trials()) == 6
     for line in journal.read_text().splitlines():
@@ -295,7 +295,9 @@ def test_the_front_of_two_objectives(tmp_path):
     summary = write_best(many, study)
     drawn = write_search_figures(tmp_path / "run", study, summary["objectives"])
     kinds = ("history", "importance", "slice")
-    assert sorted(drawn) == sorted([*(f"{kind}-{one}.png" for kind in kinds for one in (1, 2)), "pareto.png"])
+    assert sorted(drawn) == sorted(
+        [*(f"{kind}-{number}.png" for kind in kinds for number in (1, 2)), "pareto.png"]
+    )
     for name in drawn:
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
     points = [trial.values for trial in study.get_trials()]
@@ -304,16 +306,19 @@ def test_the_front_of_two_objectives(tmp_path):
     for point in points:  # on the front if nothing is better in one and no worse in the other
         beaten = any(o[0] <= point[0] and o[1] <= point[1] and o != point for o in points)
         assert (point in front) != beaten
-    own = [f"front-{number:02d}.toml" for number in range(1, len(front) + 1)]
+    names = [f"front-{number:02d}.toml" for number in range(1, len(front) + 1)]
     for name in (f"front-{len(front) + 1:02d}.toml", "front-view.toml"):
         (tmp_path / "run" / name).touch()
     write_best(many, study)  # the first of these is an earlier front's, the second somebody's own
-    assert sorted(path.name for path in (tmp_path / "run").glob("front-*.toml")) == [*own, "front-view.toml"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("front-*.toml")) == [
+        *names,
+        "front-view.toml",
+    ]
 
 
 def test_the_best_trial_is_a_preset_that_others_accept(tmp_path):
-    one = search(tmp_path / "run", 4)
-    summary = write_best(one, run_search(one, CPU))
+    simplex = search(tmp_path / "run", 4)
+    summary = write_best(simplex, run_search(simplex, CPU))
     values = tomllib.loads((tmp_path / "run" / "best.toml").read_text())
     tuned = values["define"]["simplex-tuned"]
     assert tuned["starts"] == summary["front"][0]["values"]["starts"]

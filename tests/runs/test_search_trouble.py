@@ -215,10 +215,10 @@ def test_a_trial_that_fails_does_not_end_the_search(tmp_path):
 
 
 def test_nothing_but_failing_trials_end_it(tmp_path):
-    own = search(tmp_path / "run", 20, task=failing(10**6))
+    failing_search = search(tmp_path / "run", 20, task=failing(10**6))
     with pytest.raises(InputError, match=r"^3 trials failed one after the other, the last by RuntimeError"):
-        run_search(own, CPU)
-    assert [trial.state.name for trial in own.open().get_trials()] == 3 * ["FAIL"]
+        run_search(failing_search, CPU)
+    assert [trial.state.name for trial in failing_search.open().get_trials()] == 3 * ["FAIL"]
 
 
 @dataclass(frozen=True)
@@ -237,12 +237,12 @@ class Half(Bowl):
 @pytest.mark.filterwarnings("ignore:The value of `grace_period`")
 def test_a_worker_whose_trials_all_fail_ends_it_for_the_others_too(tmp_path, monkeypatch):
     monkeypatch.setattr(storages, "GRACE_SECONDS", 1)  # the other worker may be killed while it has the lock
-    own = search(tmp_path / "run", 20, task=Half(BLOCK, "counting", 2500, 0, Experiment()))
+    failing_search = search(tmp_path / "run", 20, task=Half(BLOCK, "counting", 2500, 0, Experiment()))
     with pytest.raises(InputError, match="3 trials failed one after the other"):
-        run_search(own, CPU, workers=2)
-    trials = own.open().get_trials()
+        run_search(failing_search, CPU, workers=2)
+    trials = failing_search.open().get_trials()
     assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
-    again = retried(own.open())
+    again = retried(failing_search.open())
     assert again
     assert {trial.state for trial in again} == {TrialState.WAITING}
     assert {trial.user_attrs["stops"] for trial in again} == {1}
@@ -259,9 +259,9 @@ class Killing(Bowl):
 @pytest.mark.filterwarnings("ignore:.*tasks have been successfully executed")
 def test_workers_that_only_die_end_it_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr("icobench.runs.pool.RETRIES", 0)
-    own = search(tmp_path / "run", 2, task=Killing(BLOCK, "counting", 2500, 0, Experiment()))
+    failing_search = search(tmp_path / "run", 2, task=Killing(BLOCK, "counting", 2500, 0, Experiment()))
     with pytest.raises(InputError, match=r"^a worker died 1 times at .* memory; the same command"):
-        run_search(own, CPU, workers=2)
+        run_search(failing_search, CPU, workers=2)
 
 
 def test_a_database_holds_studies_by_name(tmp_path):
