@@ -20,7 +20,7 @@ from benchmarks.common import (
 from icobench.images.augment import FILTERS, augment
 from icobench.images.detector import DETECTORS
 from icobench.images.source import open_images
-from icobench.sets.generation import generate_to_file
+from icobench.sets.generation import SetGeneration
 from icobench.sets.pattern_file import read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions
 from icobench.simulator.experiment import Experiment
@@ -82,10 +82,10 @@ class Generate:
         self.path.unlink(missing_ok=True)  # a finished set would only be looked at
 
     def time_generate(self, detector: str, device: str, images: int) -> None:
-        generate_to_file(self.path, self.options, Experiment(), SEED, device)
+        SetGeneration(self.path, self.options, Experiment(), SEED, device=device).run()
 
     def peakmem_generate(self, detector: str, device: str, images: int) -> None:
-        generate_to_file(self.path, self.options, Experiment(), SEED, device)
+        SetGeneration(self.path, self.options, Experiment(), SEED, device=device).run()
 
 
 class Read:

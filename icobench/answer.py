@@ -157,7 +157,9 @@ class Answer:
         names = ["radius_nm", "quaternion", "objective", "evaluations", "converged", "radius_std_nm",
                  "orientation_std_deg", "seconds", "index"]  # fmt: skip
         order = torch.cat([part.index for part in parts]).argsort()
-        columns = {name: torch.cat([getattr(part, name) for part in parts])[order] for name in names}
+        columns: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts])[order] for name in names
+        }
         status = [word for part in parts for word in part.status]
         further = dict.fromkeys(name for part in parts for name in part.nuisance)
         nuisance = {

@@ -13,7 +13,7 @@ from icobench.runs.comparison import Comparison, automatic_workers, compute_comp
 from icobench.runs.pieces import Report
 from icobench.runs.pool import chosen_device
 from icobench.runs.settings import ComparisonSettings
-from icobench.sets.generation import chosen_options, generate_to_file
+from icobench.sets.generation import SetGeneration, chosen_options
 from icobench.sets.pattern_file import read_patterns
 from icobench.sets.patterns import generate_patterns
 from icobench.sets.test_sets import TestSet
@@ -205,7 +205,7 @@ def generate(
     where, experiment = chosen_device(device), experiment or Experiment()
     if path is None:
         return generate_patterns(options, experiment, seed, where, progress)
-    generate_to_file(Path(path), options, experiment, seed, where, progress=progress)
+    SetGeneration(Path(path), options, experiment, seed, device=str(where)).run(progress)
     return read_patterns(Path(path))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["provenance", "without_passwords"]
+__all__ = ["provenance", "versions", "without_passwords"]
 
 
 def without_passwords(text: str) -> str:
@@ -21,7 +21,8 @@ def without_passwords(text: str) -> str:
     return re.sub(r"([?&](?:password|passwd|pwd)=)[^&\s]+", r"\1***", text)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python, this package and those that results depend on."""
     names = ("icobench", "torch", "numpy", "scipy", "pandas")
     found = {}
     for name in names:
@@ -71,7 +72,7 @@ def provenance(seed: int, device: torch.device, experiment: Any) -> dict[str, An
     return {
         "command": without_passwords(" ".join(["icobench", *sys.argv[1:]])),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(),
         "machine": machine,
         "device": str(device),
         "seed": seed,

@@ -228,9 +228,9 @@ class PieceStore:
         self.check()
         try:
             self.parts.mkdir(parents=True, exist_ok=True)
+            self.describe(description or {})
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from error
-        self.describe(description or {})
 
     def describe(self, description: dict[str, Any]) -> None:
         """Write the description anew."""

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from icobench.network.architectures import PERIODS_NM
 from icobench.network.checkpoint import load_trained
-from icobench.network.compact import PERIODS_NM
 from icobench.network.recipe import RECIPES, Recipe
 from icobench.network.selection import Networks
 from icobench.network.training import train
@@ -102,10 +102,7 @@ def run(name: str, seed: int, steps: int, images: int, path: Path, rank: int, wh
         "name": name, "meaning": CHOICES[name][0], "steps": steps,
         "training_seconds": round(trained.seconds, 1), "simulations": trained.simulations,
         "recipe": recipe.to_dict(),
-        "results": {
-            test_set: summarise(result.table, result.networks, result.seconds)
-            for test_set, result in evaluated.items()
-        },
+        "results": {test_set: summarise(result) for test_set, result in evaluated.items()},
         "boundary_distance_deg": [round(x, 2) for x in clean["boundary_distance_deg"]],
         "disorientation_deg": [round(x, 3) for x in clean["disorientation_deg"]],
     }  # fmt: skip

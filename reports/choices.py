@@ -22,14 +22,19 @@ from torch import Tensor
 from icobench.answer import POOR
 from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
 from icobench.geometry.orientation import disorientation
-from icobench.images.counts import photon_counts
 from icobench.images.detector import DETECTORS
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import log_image, photon_counts, usable_pixels
 from icobench.methods import Problem, find_method
-from icobench.network.predict import answer, complete
-from icobench.network.selection import CLEAN_SCORE, Networks, agreeing, load_network, predict
+from icobench.network.selection import (
+    CLEAN_SCORE,
+    Networks,
+    agreeing,
+    answer,
+    complete,
+    load_network,
+    predict,
+)
 from icobench.provenance import provenance
 from icobench.sets.patterns import PatternOptions, draw_truth, generate_patterns
 from icobench.sets.test_sets import find_test_set
@@ -73,7 +78,7 @@ def log_images(count: int, experiment: Experiment) -> dict[str, ImageSet]:
 
 
 def network_choice(count: int, networks: Networks, experiment: Experiment) -> dict[str, dict]:
-    special, robust = networks.choose(experiment, "log")
+    special, robust = networks.choose(experiment, "log").members
     shares = {}
     for name, truth in log_images(count, experiment).items():
         clean, other = (answer(network, truth) for network in (special, robust))

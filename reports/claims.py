@@ -179,7 +179,7 @@ def claims_table(rows: list[Row]) -> str:
 def figure_2() -> str:
     return (
         "The paper shows one pattern under its eleven augmentations. The same here, with ranges as in "
-        "`icobench/images/filters.py`: reproduced.\n\n![Augmentations](figure2.png)"
+        "`icobench/images/augment.py`: reproduced.\n\n![Augmentations](figure2.png)"
     )
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 
 from icobench.images.augment import FILTERS, Augmented, augment
-from icobench.images.log_image import log_image
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import log_image, usable_pixels
 from icobench.provenance import provenance
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator

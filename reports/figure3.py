@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icobench.images.counts import expected_counts
+from icobench.images.pixels import expected_counts
 from icobench.provenance import provenance
 from icobench.reporting.agreement import ANSWER
 from icobench.reporting.gallery import GALLERY_COLUMNS, gallery, shown_decades

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from icobench.geometry.orientation import disorientation
-from icobench.images.counts import expected_counts
+from icobench.images.pixels import expected_counts
 from icobench.methods import Problem, find_method
 from icobench.network.selection import load_network
 from icobench.provenance import provenance

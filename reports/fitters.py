@@ -28,9 +28,8 @@ from icobench.geometry.rotations import (
     rotation_vector_to_quaternion,
 )
 from icobench.geometry.shapes import shape, sphere
-from icobench.images.counts import photon_counts
 from icobench.images.image_set import ImageSet
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.methods import Problem, find_method
 from icobench.network.selection import load_network
 from icobench.provenance import provenance

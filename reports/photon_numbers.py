@@ -68,7 +68,7 @@ def main() -> None:
     for photons in PHOTONS:
         options = PatternOptions(arguments.images, detector=replace(DETECTORS["counting"], photons=photons))
         evaluated = evaluate(networks, generate_patterns(options, experiment, SEED))
-        summary = summarise(evaluated.table, evaluated.networks, evaluated.seconds)
+        summary = summarise(evaluated)
         results[f"{photons:g}"] = summary
         print(photons, summary["disorientation_deg"], flush=True)
     with atomic_path(arguments.out.resolve()) as temporary:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-PANEL = "Cluster (with --executor slurm)"
+
+def _option(text: str, **more: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel="Cluster (with --executor slurm)", **more)
 
 
 @dataclass(frozen=True)
@@ -28,47 +30,19 @@ class Sharing(OptionGroup):
     """Work in shards: one of them here, or all of them on a cluster."""
 
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n parts, counted from 1.")] = "1/1"
-    executor: Annotated[
-        str, typer.Option(help="local, or slurm: shards in job arrays.", rich_help_panel=PANEL)
-    ] = "local"
-    shards: Annotated[int, typer.Option(help="Number of shards.", min=1, rich_help_panel=PANEL)] = 8
-    partition: Annotated[
-        str | None, typer.Option(help="Of the cluster; its default if not given.", rich_help_panel=PANEL)
-    ] = None
-    time: Annotated[
-        str,
-        typer.Option(
-            help="Limit of a shard, hh:mm:ss or minutes; one that meets it is requeued and goes on.",
-            rich_help_panel=PANEL,
-        ),
-    ] = "1:00:00"
-    cpus: Annotated[
-        int,
-        typer.Option(
-            help="Cores of a shard; sweep and tune use several with --workers 0.",
-            min=1,
-            rich_help_panel=PANEL,
-        ),
-    ] = 1
-    gpus: Annotated[int, typer.Option(help="GPUs of a shard.", min=0, rich_help_panel=PANEL)] = 0
-    memory: Annotated[
-        str | None, typer.Option(help="Memory of a shard, such as 8G.", rich_help_panel=PANEL)
-    ] = None
-    account: Annotated[str | None, typer.Option(help="To be charged.", rich_help_panel=PANEL)] = None
-    qos: Annotated[str | None, typer.Option(help="Quality of service.", rich_help_panel=PANEL)] = None
-    constraint: Annotated[str | None, typer.Option(help="Features of the nodes.", rich_help_panel=PANEL)] = (
-        None
-    )
-    max_running: Annotated[
-        int, typer.Option(help="Shards at the same time; 0 for no bound.", min=0, rich_help_panel=PANEL)
-    ] = 0
-    retries: Annotated[
-        int, typer.Option(help="Times a failed shard is submitted again.", min=0, rich_help_panel=PANEL)
-    ] = 2
-    setup: Annotated[
-        list[str] | None,
-        typer.Option(help="Shell line before the work; repeat for more.", rich_help_panel=PANEL),
-    ] = None
+    executor: Annotated[str, _option("local, or slurm: shards in job arrays.")] = "local"
+    shards: Annotated[int, _option("Number of shards.", min=1)] = 8
+    partition: Annotated[str | None, _option("Of the cluster; its default if not given.")] = None
+    time: Annotated[str, _option("Limit of a shard, hh:mm:ss or minutes; then it is requeued.")] = "1:00:00"
+    cpus: Annotated[int, _option("Cores of a shard; sweep and tune use them with --workers 0.", min=1)] = 1
+    gpus: Annotated[int, _option("GPUs of a shard.", min=0)] = 0
+    memory: Annotated[str | None, _option("Memory of a shard, such as 8G.")] = None
+    account: Annotated[str | None, _option("To be charged.")] = None
+    qos: Annotated[str | None, _option("Quality of service.")] = None
+    constraint: Annotated[str | None, _option("Features of the nodes.")] = None
+    max_running: Annotated[int, _option("Shards at the same time; 0 for no bound.", min=0)] = 0
+    retries: Annotated[int, _option("Times a failed shard is submitted again.", min=0)] = 2
+    setup: Annotated[list[str] | None, _option("Shell line before the work; repeat for more.")] = None
 
     @property
     def part(self) -> Shard:

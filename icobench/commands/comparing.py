@@ -4,12 +4,13 @@ import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from icobench.commands.cluster import Sharing, planning_device, run_on_slurm
 from icobench.commands.options import (
+    TEST_SET_NAMES,
     Machine,
     Model,
     Physics,
@@ -57,10 +58,7 @@ def compare(
     photons: Annotated[float | None, typer.Option(help="Photons per image.")] = None,
     test_sets: Annotated[
         str | None,
-        typer.Option(
-            help="Comma-separated: clean, counting, experiment, voxels, propagated, realistic, or files of "
-            "images."
-        ),
+        typer.Option(help=f"Comma-separated: {TEST_SET_NAMES}, or files of images."),
     ] = None,
     truth: Annotated[
         Path | None, typer.Option(help="Table (.csv, .parquet) with the truth of such a file, if known.")
@@ -85,7 +83,7 @@ def compare(
 
     machine, sharing = Machine.of(context), Sharing.of(context)
     settings = read_preset(preset) if config is None else read_settings(config)
-    given = {
+    given: dict[str, Any] = {
         "images": images, "photons": photons, "truth": None if truth is None else str(truth), "seeds": seeds,
         "test_sets": None if test_sets is None else names(test_sets),
         "methods": None if methods is None else names(methods),

@@ -48,7 +48,7 @@ def simulate(
     hole: Annotated[float, typer.Option(help="Central hole in degrees.")] = 0.0,
 ) -> None:
     """Simulate one or many patterns to a file, or measure how fast and exact that is."""
-    from icobench.sets.simulate import simulate_to_file
+    from icobench.sets.simulate import simulate as run
 
     machine, given = Machine.of(context), Detector.of(context)
     flat = given.flat() if given.is_flat or given.centre is not None else None
@@ -64,9 +64,7 @@ def simulate(
         rows = [[float(x) for x in text.split(",")] for text in quaternion or ["1,0,0,0"]]
     except ValueError as error:
         raise InputError(f"--quaternion must be four numbers w,x,y,z, got {quaternion}") from error
-    simulate_to_file(
-        out, radius, rows, photons, hole, experiment, simulator, shape, machine.seed, machine.chosen()
-    )
+    run(radius, rows, photons, hole, experiment, simulator, shape, machine.seed, machine.chosen(), out)
     say(f"wrote {len(radius)} patterns to {out}")
 
 
@@ -99,7 +97,7 @@ def generate(
     Started again after an interruption, the same command goes on where it was.
     """
     from icobench.runs.pool import chosen_device
-    from icobench.sets.generation import SetGeneration, chosen_options, generate_to_file
+    from icobench.sets.generation import SetGeneration, chosen_options
 
     machine, sharing = Machine.of(context), Sharing.of(context)
     where = chosen_device(planning_device(sharing, machine.device))
@@ -117,7 +115,7 @@ def generate(
     else:
         try:
             with progress_bar(f"simulating {len(generation.numbers)} images") as update:
-                made = generate_to_file(out, options, experiment, machine.seed, where, sharing.part, update)
+                made = generation.run(update)
         except KeyboardInterrupt:
             say("stopped; finished blocks are kept, the same command goes on")
             raise typer.Exit(130) from None

@@ -1,11 +1,12 @@
 """Reconstructing a user's own images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from icobench.commands.options import (
+    METHOD_NAMES,
     Detector,
     Machine,
     Model,
@@ -31,9 +32,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
     method: Annotated[
         str,
-        typer.Option(
-            help="network, simplex, simplex-race, cma-es; dictionary or network, + simplex, lm or mle."
-        ),
+        typer.Option(help=f"{METHOD_NAMES}."),
     ] = "network+lm",
     model: Model = None,
     kind: Annotated[str, typer.Option(help="counts, log or auto.")] = "auto",
@@ -90,7 +89,7 @@ def reconstruct(
             raise InputError(f"{target.parent}: no such folder")
     machine, given = Machine.of(context), Detector.of(context)
     experiment = Physics.of(context).experiment()
-    geometry = {
+    geometry: dict[str, Any] = {
         "detector": given.flat() if given.is_flat else None, "centre": given.beam(), "pixels": pixels,
     }  # fmt: skip
     with open_images(images, kind, dataset, mask, saturation, decades) as source:

@@ -83,12 +83,12 @@ def train(
     folder = run or Path("runs") / f"train-{preset}"
     machine = Machine.of(context)
     where = machine.chosen()
-    experiment, known, held_out = Experiment(), None, None
+    experiment, images, held_out = Experiment(), None, None
     if data is not None:
         from icobench.runs.training_set import read_training_set
 
         stored = read_training_set(data, recipe.decades)
-        experiment, known, held_out = stored.experiment, stored.known, stored.held_out
+        experiment, images, held_out = stored.experiment, stored.train, stored.held_out
         recipe = stored.fitting(recipe)
     elif preset != "smoke":
         prepare_kernel(where)
@@ -100,9 +100,9 @@ def train(
         stored.require(experiment)
     with progress_bar(f"training {preset}") as update:
         result = run_training(
-            recipe, experiment, folder, machine.seed, where, max_minutes, fast, data=known,
+            recipe, experiment, folder, machine.seed, where, max_minutes, fast, data=images,
             held_out=held_out, start=weights, search=search,
-            report=lambda step, loss: update(
+            report=lambda step, loss, _: update(
                 step / recipe.steps, f"step {step}/{recipe.steps}, loss {loss:.4g}"
             ),
         )  # fmt: skip

@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from icobench.simulator.experiment import Experiment, FlatDetector
 
 __all__ = [
+    "METHOD_NAMES", "TEST_SET_NAMES",
     "Centre", "Detector", "Device", "Machine", "Model", "OptionGroup", "Physics", "Seed", "Workers",
     "changed", "complex_index", "console", "examples", "names", "progress_bar", "say", "with_options",
 ]  # fmt: skip
+
+METHOD_NAMES = "network, simplex, simplex-race, cma-es; dictionary or network, + simplex, lm or mle"
+TEST_SET_NAMES = "clean, counting, experiment, voxels, propagated, realistic"
+"""For help, which must not load the registries; a test compares them."""
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -64,7 +69,7 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
             added = [parameter for group in groups for parameter in _parameters(group)]
             super().__init__(*arguments, params=[*(params or []), *added], **more)
 
-        def invoke(self, context: typer.Context) -> Any:
+        def invoke(self, context: Any) -> Any:
             context.meta["values"] = dict(context.params)
             context.obj = {
                 group: group(**{field.name: context.params.pop(field.name) for field in fields(group)})  # type: ignore[arg-type]

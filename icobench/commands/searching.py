@@ -9,6 +9,7 @@ import typer
 
 from icobench.commands.cluster import Sharing, planning_device, run_on_slurm
 from icobench.commands.options import (
+    TEST_SET_NAMES,
     Machine,
     OptionGroup,
     Workers,
@@ -112,9 +113,7 @@ def tune_simplex_command(
     context: typer.Context,
     trials: Trials = 60,
     images: Annotated[int, typer.Option(help="Test images per trial.", min=2)] = 32,
-    test_set: Annotated[
-        str, typer.Option(help="clean, counting, experiment, voxels or propagated.")
-    ] = "counting",
+    test_set: Annotated[str, typer.Option(help=f"One of {TEST_SET_NAMES}.")] = "counting",
     budget: Annotated[
         int, typer.Option(help="Nelder-Mead iterations per image; the paper's 50 x 50 by default.", min=10)
     ] = 2500,

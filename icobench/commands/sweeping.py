@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from icobench.commands.cluster import Sharing, planning_device, run_on_slurm
-from icobench.commands.options import Machine, Physics, Workers, examples, progress_bar, say, with_options
+from icobench.commands.options import (
+    TEST_SET_NAMES,
+    Machine,
+    Physics,
+    Workers,
+    examples,
+    progress_bar,
+    say,
+    with_options,
+)
 from icobench.errors import InputError
 from icobench.storage import Shard, share
 
@@ -52,7 +61,7 @@ def sweep(
     seeds: Annotated[int | None, typer.Option(help="Repetitions of each point; 3 by default.", min=1)] = None,
     test_set: Annotated[
         str | None,
-        typer.Option(help="clean, counting, experiment, voxels, propagated or realistic (log images)."),
+        typer.Option(help=f"One of {TEST_SET_NAMES} (log images)."),
     ] = None,
     method: Annotated[str | None, typer.Option(help="Of the axes dictionary and photons.")] = None,
     starts: Annotated[int, typer.Option(help="Of the simplex on the axis iterations.", min=1)] = 50,
@@ -111,7 +120,7 @@ def sweep(
         if data is not None and recipe is not None:
             stored = read_training_set(data, recipe.decades)
             stored.require(experiment)
-            recipe, complete = stored.fitting(recipe), len(stored.known)
+            recipe, complete = stored.fitting(recipe), len(stored.train)
     settings = SweepSettings(
         axis, images, chosen.name, machine.seed, measured.name, starts, iterations, recipe,
         data and data.resolve(), experiment,

@@ -32,7 +32,7 @@ from icobench.fitting.polar_match import (
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix, rotate_about_beam
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 from icobench.storage import atomic_path

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from icobench.errors import InputError
-from icobench.images.counts import expected_counts
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import expected_counts, usable_pixels
 from icobench.seeds import Purpose, random_generator
 from icobench.simulator.experiment import Experiment
 
@@ -76,12 +75,9 @@ DETECTORS = {
 
 
 class DetectorModel:
-    """One detector with its own dead pixels and gains, the same for all images.
+    """One detector with its own dead pixels and gains, which the seed decides and all images share.
 
-    Args:
-        detector: settings.
-        experiment: whose grid it has, without the beam's offset.
-        seed: of dead pixels and gains.
+    It has the experiment's grid, without the beam's offset.
 
     Attributes:
         mask: (pixels, pixels) True where usable before any exposure.
@@ -101,11 +97,9 @@ class DetectorModel:
             raise InputError("the detector has no usable pixel: look at its hole and its angle range")
 
     def record(self, intensity: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Expose the detector to patterns.
+        """Expose the detector to patterns (B, H, W) of any unit, on the CPU.
 
-        Args:
-            intensity: (B, H, W), any unit, on the CPU.
-            generators: B of them, one for each image, so that an image does not depend on the others.
+        Each image has a random generator of its own, so that it does not depend on the others.
 
         Returns:
             readings (B, H, W) float32, whole photons or noise-free and scaled to :data:`CLEAN_PHOTONS`, 0
@@ -119,16 +113,12 @@ class DetectorModel:
         # torch draws in one thread, and without holding Python's lock.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             counts = torch.stack(list(pool.map(self._expose, mean, generators)))
-        if detector.saturation:
-            mask = mask & (counts < detector.saturation)
+        mask = mask & (counts < (detector.saturation or math.inf))
         return torch.where(mask, counts, 0.0), mask
 
     def _expose(self, mean: Tensor, generator: torch.Generator) -> Tensor:
         """Readings (H, W) of one image, given its mean counts."""
-        detector = self.detector
-        counts = torch.poisson(mean, generator=generator).float()
-        if detector.gain_variation:
-            counts = counts * self.gain
-        if detector.readout_noise:
-            counts = counts + detector.readout_noise * torch.randn(counts.shape, generator=generator)
+        counts = torch.poisson(mean, generator=generator).float() * self.gain
+        if noise := self.detector.readout_noise:
+            counts = counts + noise * torch.randn(counts.shape, generator=generator)
         return counts.round().clamp_min(0)

@@ -60,11 +60,7 @@ class ImageSet:
 
     @property
     def known_experiment(self) -> Experiment:
-        """The experiment.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """The experiment; a ValueError if there is none."""
         if self.experiment is None:
             raise ValueError("images must have an experiment")
         return self.experiment

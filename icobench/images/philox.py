@@ -23,15 +23,7 @@ CHUNK = 1 << 15
 def philox4x32(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four 32-bit words that belong to each counter.
-
-    Args:
-        counter: its four words, int64 tensors in [0, 2^32) that broadcast.
-        key: two words in [0, 2^32).
-
-    Returns:
-        Four int64 tensors in [0, 2^32).
-    """
+    """The four 32-bit words that belong to each counter: int64 tensors in [0, 2^32), as the counter's are."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):

@@ -3,29 +3,27 @@
 Every source pixel is split into s x s subpixels, none larger than a quarter of a target pixel. Each is taken
 as a box around its direction (k_x / k, k_y / k) and shared among the target pixels that it overlaps, so one
 sparse matrix A (source pixels x target pixels) holds the share of each source pixel that falls into each
-target pixel; its rows add up to 1 inside the target grid. With n_p the counts of source pixel p, a_p its area
-in the plane (k_x / k, k_y / k) in target pixels, and u_p whether it is usable,
+target pixel. With n_p the counts of source pixel p, a_p its area in the plane (k_x / k, k_y / k) in target
+pixels, and u_p whether it is usable,
 
     coverage_t = sum_p A_pt a_p u_p,    counts_t = sum_p A_pt n_p u_p / coverage_t.
 
-Target pixels whose coverage is below 0.75 are masked. Equal pitch gives an exact cut: the fraction of the
-beam's offset goes to the experiment's ``centre_offset``.
+Target pixels of little coverage are masked. Equal pitch gives an exact cut: the fraction of the beam's offset
+goes to the experiment's ``centre_offset``.
 
 **Counts.** A flat detector's pixel counts photons in its own solid angle: intensity x cos^3(theta). Their sum
-over a target pixel is intensity x the target pixel's solid angle, intensity x k / k_z. So counts of a flat
-detector must be compared with an experiment that has ``solid_angle_factor`` set (:func:`target_experiment`
-does that). Frames that are orthographic already keep the factor they have.
+over a target pixel is intensity x the target pixel's solid angle, intensity x k / k_z. So they are compared
+with an experiment that has ``solid_angle_factor`` set. Orthographic frames keep the factor they have.
 
-**Log images.** They show what pixels counted, on a scale of their own. Their relative intensities, of a flat
-detector divided by cos^3(theta), are averaged over the target pixel by area and made a log image again. That
+**Log images** show what pixels counted, on a scale of their own. Their relative intensities, of a flat
+detector divided by cos^3(theta), are averaged over the target pixel by area and made a log image again, which
 is compared with the intensity itself, without factor.
 
 **Averages.** A target pixel holds the average over its area, which has less contrast than the intensity at
 its centre where fringes are narrow. The experiment says so by its ``pixel_average``. Without it, fits of
 exact counts of a flat detector (512 x 512, sin(theta) up to 0.8, onto 128 pixels for the half space) found
-radii of 40, 80 and 150 nm too small by 0.034, 0.16 and 0.80 nm; with it by 0.001, 0.019 and 0.09 nm,
-orientations off by 0.000, 0.003 and 0.007 degrees in the median. (What is left is the average over the
-detector's own pixels, which the simulated frames did not have.)
+radii of 40, 80 and 150 nm too small by 0.034, 0.16 and 0.80 nm; with it by 0.001, 0.019 and 0.09 nm. (What is
+left is the average over the detector's own pixels, which the simulated frames did not have.)
 """
 
 import math
@@ -35,14 +33,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix, vstack
 
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import intensity_from_log, log_image
+from icobench.images.pixels import intensity_from_log, log_image
 from icobench.images.source import ImageSource
 from icobench.simulator.experiment import Experiment, FlatDetector
 
-__all__ = ["FrameGeometry", "ResampledSource", "Resampler", "on_grid", "target_experiment"]
+__all__ = ["FrameGeometry", "Resampler", "on_grid"]
 
 FINENESS = 4
 """Subpixels per target pixel and axis, at least."""
@@ -79,46 +78,24 @@ class FrameGeometry:
     flat: bool
 
     def directions(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """k_x / k, k_y / k and k_z / k at pixel indices that broadcast; k_z is 0 beyond the horizon."""
+        """k_x / k, k_y / k at pixel indices that broadcast, and a flat detector's cos(theta), else 1."""
         across, down = (x - self.centre[0]) * self.pitch, (y - self.centre[1]) * self.pitch
         square = across**2 + down**2
-        if self.flat:
-            cosine = 1 / np.sqrt(1 + square)
-            return across * cosine, down * cosine, cosine
-        cosine = np.sqrt(np.maximum(0, 1 - square))
-        return across + 0 * cosine, down + 0 * cosine, cosine
-
-
-def target_experiment(experiment: Experiment, geometry: FrameGeometry, kind: str) -> Experiment:
-    """The experiment that resampled frames are compared with: see the module's text on counts and log images.
-
-    Args:
-        experiment: orthographic; its ``solid_angle_factor`` is that of frames that are orthographic too.
-        geometry, kind: of the frames.
-    """
-    return replace(experiment, solid_angle_factor=kind == "counts") if geometry.flat else experiment
+        cosine = 1 / np.sqrt(1 + square) if self.flat else np.ones_like(square)
+        return across * cosine, down * cosine, cosine
 
 
 class Resampler:
-    """Brings frames of one shape and geometry to the grid of an experiment.
+    """Brings frames of one shape (H, W) and geometry to the grid of an orthographic experiment.
 
     Attributes:
         coarse: width of the frames' pixels on the beam, in pixels of the target.
+
+    Raises:
+        InputError: the frames' pixels are far coarser than the target's.
     """
 
     def __init__(self, shape: tuple[int, int], geometry: FrameGeometry, target: Experiment) -> None:
-        """Compute the shares.
-
-        Args:
-            shape: (H, W) of the frames.
-            geometry: directions of their pixels.
-            target: orthographic.
-
-        Raises:
-            InputError: the frames' pixels are far coarser than the target's.
-        """
-        from scipy.sparse import vstack
-
         self.target = target
         self.coarse = geometry.pitch * (target.pixels // 2) / target.sin_theta_max
         if self.coarse > COARSEST:
@@ -129,23 +106,18 @@ class Resampler:
         split = max(1, math.ceil(FINENESS * self.coarse - 1e-9))
         height = max(1, SUBPIXELS // (shape[1] * split**2))
         self._area = np.zeros(shape, np.float32)
-        # What a pixel counts, over the intensity.
-        self._solid_angle = np.ones(shape, np.float32)
+        self._solid_angle = np.ones(shape, np.float32)  # what a pixel counts, over the intensity
         pieces = []
         for first in range(0, shape[0], height):
             rows = np.arange(first, min(first + height, shape[0]))
             pieces.append(self._shares(geometry, rows, shape[1], split))
             x, y, cosine = geometry.directions(np.arange(shape[1]), rows[:, None])
-            area = self.coarse**2 * (cosine**4 if geometry.flat else 1.0)
-            self._area[rows] = np.where(x**2 + y**2 < 1, area, 0)
-            if geometry.flat:
-                self._solid_angle[rows] = cosine**3
+            self._area[rows] = np.where(x**2 + y**2 < 1, self.coarse**2 * cosine**4, 0)
+            self._solid_angle[rows] = cosine**3
         self._shared = vstack(pieces, format="csr").T
 
     def _shares(self, geometry: FrameGeometry, rows: np.ndarray, width: int, split: int) -> Any:
         """Rows of the matrix A for some rows of the frame: sparse (len(rows) * width, pixels^2)."""
-        from scipy.sparse import csr_matrix
-
         pixels = self.target.pixels
         inside = (np.arange(split) + 0.5) / split - 0.5
         columns = (np.arange(width)[:, None] + inside).ravel()
@@ -155,7 +127,7 @@ class Resampler:
         sides = []
         for sine, offset in ((y, self.target.centre_offset[1]), (x, self.target.centre_offset[0])):
             # The derivative of k_x / k along x; the box leaves out the small shear off the axes.
-            size = self.coarse / split * (cosine * (1 - sine**2) if geometry.flat else np.ones_like(sine))
+            size = self.coarse / split * (cosine * (1 - sine**2) if geometry.flat else cosine)
             low = sine * scale + pixels / 2 + offset + 0.5 - size / 2
             first = np.floor(low)
             # Rounded: else the last digit would carry a box that ends at an edge across it.
@@ -177,26 +149,20 @@ class Resampler:
         return (self._shared @ values.reshape(len(values), -1).T).T.reshape(-1, side, side)
 
     def __call__(self, images: np.ndarray, mask: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """Resample images.
-
-        Args:
-            images: (n, H, W) float32, 0 where masked.
-            mask: (n, H, W) True where usable.
-            kind: "counts" or "log".
+        """Resample images (n, H, W) float32, 0 where masked, and their mask (n, H, W), True where usable.
 
         Returns:
-            images (n, pixels, pixels) float32, 0 where masked, and mask.
+            both on the grid: (n, pixels, pixels).
         """
         weight = mask * self._area
         same_mask = bool((mask == mask[:1]).all())
         coverage = self._gather(weight[:1] if same_mask else weight)
         covered = (coverage >= LEAST_COVERAGE) & self.target.valid().numpy()
-        if kind == "counts":
-            values = self._gather(images * (weight > 0))
+        if kind == "log":
+            frames = intensity_from_log(torch.from_numpy(images)).numpy() / self._solid_angle * weight
         else:
-            values = self._gather(
-                intensity_from_log(torch.from_numpy(images)).numpy() / self._solid_angle * weight
-            )
+            frames = images * (weight > 0)
+        values = self._gather(frames)
         values = np.where(covered, values / np.maximum(coverage, LEAST_COVERAGE), 0).astype(np.float32)
         if kind == "log":
             tensor = torch.from_numpy(values)
@@ -205,7 +171,7 @@ class Resampler:
         return values, np.broadcast_to(covered, values.shape).copy()
 
 
-class ResampledSource(ImageSource):
+class _ResampledSource(ImageSource):
     """The frames of another source, brought to a grid as they are read."""
 
     def __init__(self, source: ImageSource, resampler: Resampler) -> None:
@@ -265,22 +231,20 @@ def on_grid(
         return source, replace(experiment, pixels=width)
     if source.kind == "intensity":
         raise InputError(f"{source.where}: intensities without noise must be on the grid; say --kind counts")
-    middle = (width / 2, height / 2)
     if detector is not None:
-        pitch = detector.pixel_mm / detector.distance_mm
-        geometry = FrameGeometry(pitch, detector.centre or middle, flat=True)
+        pitch, centre = detector.pixel_mm / detector.distance_mm, detector.centre
+        experiment = replace(experiment, solid_angle_factor=source.kind == "counts")
     else:
         pitch = experiment.sin_theta_max / (min(height, width) / 2)
-        geometry = FrameGeometry(pitch, centre or middle, flat=False)
+    geometry = FrameGeometry(pitch, centre or (width / 2, height / 2), flat=detector is not None)
     try:
         target = replace(experiment, pixels=PIXELS_A_SIDE if pixels is None else pixels)
     except ValueError as error:
         raise InputError(str(error)) from error
-    target = target_experiment(target, geometry, source.kind)
     if geometry.pitch * (target.pixels // 2) == target.sin_theta_max and not geometry.flat:
         # The same pitch: an exact cut, the rest of the offset is left to the simulator.
         x, y = (position - round(position) for position in geometry.centre)
         target = replace(target, centre_offset=(x, y))
     else:
         target = replace(target, pixel_average=True)
-    return ResampledSource(source, Resampler(source.shape, geometry, target)), target
+    return _ResampledSource(source, Resampler(source.shape, geometry, target)), target

@@ -5,21 +5,19 @@ A mask inside icobench is True where a pixel is usable; in files non-zero means 
 
 import math
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from icobench.errors import InputError
-from icobench.images.formats import Frames, first_line, open_frames, open_mask
+from icobench.images.formats import Frames, array_frames, first_line, open_frames, open_mask
 from icobench.images.image_set import KINDS, ImageSet
 
-__all__ = ["CheckedSource", "ImageSource", "open_arrays", "open_images", "read_images"]
+__all__ = ["ImageSource", "open_arrays", "open_images", "read_images"]
 
 LEAST_PIXELS = 16
 """A side of the smallest frame that is accepted."""
@@ -31,43 +29,10 @@ DECIDING = 8
 """Usable frames that decide whether floating-point numbers are counts or log images."""
 
 
-class ImageSource(ABC):
-    """Images that are read from a file in blocks.
-
-    Attributes:
-        path: the file, None for an array.
-        where: file and dataset, for messages.
-        kind: "counts" or "log"; for arrays also "intensity".
-        shape: (H, W) of every image.
-    """
-
-    path: Path | None
-    where: str
-    kind: str
-    shape: tuple[int, int]
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of frames."""
-
-    @abstractmethod
-    def read(self, numbers: Sequence[int]) -> ImageSet:
-        """The frames with these numbers; the geometry (``experiment``) and the truth are not known."""
-
-    @abstractmethod
-    def warnings(self) -> list[str]:
-        """Problems of the file that were noticed so far, a line each."""
-
-    def blocks(self, size: int) -> Iterator[ImageSet]:
-        """All frames in order, at most ``size`` at once."""
-        for start in range(0, len(self), size):
-            yield self.read(range(start, min(start + size, len(self))))
-
-
 def _read(frames: Frames, numbers: Sequence[int]) -> tuple[np.ndarray, dict[int, str]]:
     """Raw frames (n, H, W), 0 where unreadable, and the reasons by the frames' numbers."""
     start, stop = numbers[0], numbers[-1] + 1
-    if stop - start == len(numbers):
+    if list(numbers) == list(range(start, stop)):
         try:
             values = frames.read(start, stop)
             if len(values) == len(numbers):
@@ -98,81 +63,77 @@ def _problem(image: np.ndarray, usable: np.ndarray, kind: str) -> str | None:
     return None
 
 
-class CheckedSource(ImageSource):
-    """Frames of a file or an array that are checked when they are read; a context manager.
+def _check(frames: Frames) -> None:
+    """Refuse what are no images."""
+    shape, where = frames.shape, frames.where
+    if frames.dtype.kind not in "uif":
+        raise InputError(f"{where}: images must be real numbers, got {frames.dtype}")
+    if len(shape) != 3:
+        raise InputError(f"{where}: expected images of shape (N, H, W) or (H, W), got {shape}")
+    if shape[0] == 0:
+        raise InputError(f"{where}: holds no image")
+    if min(shape[1:]) < LEAST_PIXELS:
+        raise InputError(f"{where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}")
 
-    Made by :func:`open_images` and :func:`open_arrays`.
 
-    Args:
+def _checked_mask(mask: Frames, shape: tuple[int, ...]) -> Frames:
+    """A mask for every image of a stack with this shape."""
+    if mask.shape not in (shape, (1, *shape[1:])):
+        mask_shape = mask.shape[mask.shape[0] == 1 :]
+        raise InputError(f"{mask.where}: mask of shape {mask_shape} does not fit images of shape {shape}")
+    if mask.dtype.kind not in "buif":
+        raise InputError(f"{mask.where}: a mask must hold numbers, got {mask.dtype}")
+    if mask.shape[0] > 1:
+        return mask
+    try:
+        common = mask.read(0, 1)
+    except Exception as error:
+        raise InputError(f"{mask.where}: mask unreadable ({first_line(error)})") from error
+    return array_frames(mask.where, np.broadcast_to(common, shape))
+
+
+class ImageSource:
+    """Frames of a file or an array, read block by block and checked then; a context manager.
+
+    Made by :func:`open_images`, whose ``saturation`` and ``decades`` it has, and :func:`open_arrays`. Masks
+    are one for all frames or one for each, non-zero = bad.
+
+    Attributes:
         path: the file, None for an array.
-        files: what has to be closed at the end.
-        frames: as stored.
-        mask: where the masks come from, and the frames of the masks: one for all images or one for each,
-            non-zero = bad. None without a mask.
-        kind: "auto", or one of :data:`~icobench.images.image_set.KINDS`.
-        saturation, decades: as for :func:`open_images`.
+        where: file and dataset, for messages.
+        kind: "counts" or "log"; for arrays also "intensity".
+        shape: (H, W) of every image.
+        files: what is closed at the end.
     """
 
     def __init__(
         self,
         path: Path | None,
-        files: ExitStack,
         frames: Frames,
-        mask: tuple[str, Frames] | None,
+        mask: Frames | None,
         kind: str,
-        saturation: float | None,
-        decades: float,
+        saturation: float | None = None,
+        decades: float = DECADES,
     ) -> None:
-        name = "the array" if path is None else str(path)
-        self.path, self.where = path, f"{name}, {frames.name}" if frames.name else name
-        self._files, self._frames = files, frames
-        self._saturation, self._decades = saturation, decades
-        self._check()
+        self.path, self.where, self.files = path, frames.where, ExitStack()
+        self._frames, self._saturation, self._decades = frames, saturation, decades
+        _check(frames)
         self._state = self._stat()
-        self._common_mask, self._frame_masks = (None, None) if mask is None else self._checked_mask(*mask)
+        self._mask = None if mask is None else _checked_mask(mask, frames.shape)
         self.shape = (frames.shape[1], frames.shape[2])
         self.kind = self._decide() if kind == "auto" else kind
         if self.kind != "log" and decades != DECADES:
             raise InputError(f"{self.where}: photon counts have no decades; say --kind log if they are not")
 
-    def __enter__(self) -> "CheckedSource":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files.close()
+    def __exit__(self, *error: object) -> None:
+        self.files.close()
 
     def __len__(self) -> int:
+        """Number of frames."""
         return self._frames.shape[0]
-
-    def _check(self) -> None:
-        shape, dtype = self._frames.shape, self._frames.dtype
-        if dtype.kind not in "uif":
-            raise InputError(f"{self.where}: images must be real numbers, got {dtype}")
-        if len(shape) != 3:
-            raise InputError(f"{self.where}: expected images of shape (N, H, W) or (H, W), got {shape}")
-        if shape[0] == 0:
-            raise InputError(f"{self.where}: holds no image")
-        if min(shape[1:]) < LEAST_PIXELS:
-            raise InputError(
-                f"{self.where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}"
-            )
-
-    def _checked_mask(self, where: str, frames: Frames) -> tuple[np.ndarray | None, Frames | None]:
-        """A mask for all frames (H, W), True where usable, or else frames that are the masks of each."""
-        shape = self._frames.shape
-        if frames.shape not in (shape, (1, *shape[1:])):
-            mask_shape = frames.shape[frames.shape[0] == 1 :]
-            raise InputError(f"{where}: mask of shape {mask_shape} does not fit images of shape {shape}")
-        if frames.dtype.kind not in "buif":
-            raise InputError(f"{where}: a mask must hold numbers, got {frames.dtype}")
-        if frames.shape[0] > 1:
-            return None, frames
-        try:
-            return frames.read(0, 1)[0] == 0, None
-        except Exception as error:
-            raise InputError(f"{where}: mask unreadable ({first_line(error)})") from error
 
     def _load(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         """Stored values (n, H, W) float32, where they are usable, and problems by the frames' numbers."""
@@ -182,10 +143,8 @@ class CheckedSource(ImageSource):
         usable = np.isfinite(images)
         if self._saturation is not None:
             usable &= raw < self._saturation
-        if self._common_mask is not None:
-            usable &= self._common_mask
-        if self._frame_masks is not None:
-            bad, unreadable = _read(self._frame_masks, numbers)
+        if self._mask is not None:
+            bad, unreadable = _read(self._mask, numbers)
             usable &= bad == 0
             problems |= {number: f"mask {reason}" for number, reason in unreadable.items()}
         return images, usable, problems
@@ -206,6 +165,7 @@ class CheckedSource(ImageSource):
         return "log" if below_one else "counts"
 
     def read(self, numbers: Sequence[int]) -> ImageSet:
+        """The frames with these numbers; the geometry (``experiment``) and the truth are not known."""
         images, usable, problems = self._load(numbers)
         if self.kind == "log" and self._frames.dtype in (np.uint8, np.uint16):
             images /= np.iinfo(self._frames.dtype).max
@@ -221,25 +181,32 @@ class CheckedSource(ImageSource):
             images = images.astype(np.float32)
             if self._decades < DECADES:
                 usable &= ~dark  # their intensity may be anything below the range
-        return ImageSet(
-            torch.from_numpy(images),
-            torch.from_numpy(usable),
-            self.kind,
-            numbers=torch.tensor(list(numbers), dtype=torch.int64),
-            problems=problems,
-        )
+        index = torch.tensor(list(numbers), dtype=torch.int64)
+        tensors = torch.from_numpy(images), torch.from_numpy(usable)
+        return ImageSet(*tensors, self.kind, numbers=index, problems=problems)
+
+    def blocks(self, size: int) -> Iterator[ImageSet]:
+        """All frames in order, at most ``size`` at once."""
+        for start in range(0, len(self), size):
+            yield self.read(range(start, min(start + size, len(self))))
+
+    def read_usable(self, count: int) -> ImageSet:
+        """The first ``count`` frames; an InputError names file and number of one that cannot be used."""
+        images = self.read(range(count))
+        for number, problem in sorted(images.problems.items()):
+            raise InputError(f"{self.where}: image {number}: {problem}")
+        return images
 
     def _stat(self) -> tuple[int, int, int] | None:
         """What changes when the file is written: inode, size and time in ns."""
-        if self.path is None:
-            return None
         try:
-            state = os.stat(self.path)
+            state = os.stat(self.path) if self.path else None
         except OSError:
             return None
-        return state.st_ino, state.st_size, state.st_mtime_ns
+        return state and (state.st_ino, state.st_size, state.st_mtime_ns)
 
     def warnings(self) -> list[str]:
+        """Problems of the file that were noticed so far, a line each."""
         lines = [f"{self.where}: {self._frames.note}"] if self._frames.note else []
         if self._stat() != self._state:
             lines.append(
@@ -256,7 +223,7 @@ def open_images(
     mask: str | None = None,
     saturation: float | None = None,
     decades: float = DECADES,
-) -> CheckedSource:
+) -> ImageSource:
     """Open a file of images, whose frames are read later, block by block.
 
     Frames may be any rectangle of at least 16 pixels a side. Pixels that hold NaN or an infinite number, or
@@ -287,17 +254,13 @@ def open_images(
     if not (math.isfinite(decades) and decades > 0):
         raise InputError(f"decades must be a positive number, got {decades:g}")
     with ExitStack() as files:
-        frames, masks = open_frames(path, dataset, files), None
-        if (opened := open_mask(path, mask, files)) is not None:
-            mask_path, mask_frames = opened
-            name = f"{mask_path}, {mask_frames.name}" if mask_frames.name else str(mask_path)
-            masks = name, mask_frames
-        source = CheckedSource(path, files, frames, masks, kind, saturation, decades)
-        source._files = files.pop_all()
+        frames, masks = open_frames(path, dataset, files), open_mask(path, mask, files)
+        source = ImageSource(path, frames, masks, kind, saturation, decades)
+        source.files = files.pop_all()
     return source
 
 
-def open_arrays(images: Any, mask: Any = None, kind: str = "auto") -> CheckedSource:
+def open_arrays(images: Any, mask: Any = None, kind: str = "auto") -> ImageSource:
     """Images in memory as a source, checked like those of a file.
 
     Args:
@@ -310,14 +273,9 @@ def open_arrays(images: Any, mask: Any = None, kind: str = "auto") -> CheckedSou
     """
     if kind not in ("auto", *KINDS):
         raise InputError(f"kind must be auto, counts, log or intensity, got {kind!r}")
-    masks = None if mask is None else ("the mask", _array_frames(~np.asarray(mask, dtype=bool)))
-    return CheckedSource(None, ExitStack(), _array_frames(images), masks, kind, None, DECADES)
-
-
-def _array_frames(values: Any) -> Frames:
-    array = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
-    array = array[None] if array.ndim == 2 else array
-    return Frames(array.shape, array.dtype, lambda start, stop: array[start:stop])
+    array = images.detach().cpu() if isinstance(images, torch.Tensor) else images
+    bad = None if mask is None else array_frames("the mask", ~np.asarray(mask, dtype=bool))
+    return ImageSource(None, array_frames("the array", np.asarray(array)), bad, kind)
 
 
 def read_images(
@@ -344,9 +302,7 @@ def read_images(
         ('counts', (2, 64, 64))
     """
     with open_images(path, kind, data_path, mask_path) as source:
-        images = source.read(range(len(source)))
-        for number, problem in sorted(images.problems.items()):
-            raise InputError(f"{source.where}: image {number}: {problem}")
+        images = source.read_usable(len(source))
         for warning in source.warnings():
             raise InputError(warning)
     return images

@@ -177,7 +177,8 @@ def _changed(options: Any, changes: dict[str, Any], method: str) -> Any:
             f"{method} has no option {unknown[0]!r}; it has {', '.join(sorted(owners)) or 'none'}"
         )
     changed = {name: value for name, value in changes.items() if owners[name] is None}
-    for owner in {owners[name] for name in changes} - {None}:
+    for owner in filter(None, {owners[name] for name in changes}):
         inside = {name: value for name, value in changes.items() if owners[name] == owner}
-        changed[owner] = replace(changed.get(owner, getattr(options, owner)), **inside)
+        nested: Any = changed.get(owner, getattr(options, owner))
+        changed[owner] = replace(nested, **inside)
     return replace(options, **changed) if changed else options

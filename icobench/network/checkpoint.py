@@ -19,14 +19,11 @@ from icobench.simulator.experiment import Experiment
 from icobench.storage import atomic_path
 
 __all__ = [
-    "StoredWeights", "TrainedNetwork", "first_difference", "load_trained", "not_finite", "read_weights",
+    "StoredWeights", "TrainedNetwork", "load_trained", "mismatch", "not_finite", "read_weights",
     "save_network",
 ]  # fmt: skip
 
 FORMAT = "icobench-2"
-
-SPREAD_FACTORS = "spread_factors"
-"""Key of the card, see :func:`~icobench.network.validation.spread_factors`."""
 
 LEAST_SINE = {"clean": 1.0, "augmented": 0.75, "realistic": 0.75}
 """Least ``sin_theta_max`` for networks of log images; those for counts have it in the recipe."""
@@ -47,11 +44,6 @@ class TrainedNetwork:
     card: dict[str, Any]
     recipe: Recipe
     digest: str
-
-    def factors(self) -> tuple[float, float]:
-        """Factors that correct the predicted spreads of radius and orientation."""
-        stored = self.card.get(SPREAD_FACTORS, {})
-        return float(stored.get("radius", 1.0)), float(stored.get("orientation", 1.0))
 
     def misfits(self, experiment: Experiment) -> list[str]:
         """What the network was trained for where an experiment differs, in words; empty if it fits."""
@@ -77,13 +69,7 @@ class TrainedNetwork:
 
 
 class StoredWeights(NamedTuple):
-    """A file of weights.
-
-    Attributes:
-        weights: tensors by name.
-        card: their origin.
-        digest: first 12 hexadecimal digits of their SHA-256.
-    """
+    """A file of weights: tensors by name, with card and digest as for :class:`TrainedNetwork`."""
 
     weights: dict[str, torch.Tensor]
     card: dict[str, Any]
@@ -95,41 +81,27 @@ def not_finite(weights: dict[str, torch.Tensor]) -> str | None:
     return next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
 
 
-def first_difference(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
+def mismatch(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
     """The first parameter whose weights do not fit a network, in words; None if all fit."""
-    parameters = network.state_dict()
-    for name in [*parameters, *weights]:
-        if name not in weights:
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    for name in [*expected, *shapes]:
+        if name not in shapes:
             return f"there is no {name}"
-        if name not in parameters:
+        if name not in expected:
             return f"{name} is not the network's"
-        shape, expected = tuple(weights[name].shape), tuple(parameters[name].shape)
-        if shape != expected:
-            return f"{name} is of shape {shape}, not {expected}"
+        if shapes[name] != expected[name]:
+            return f"{name} is of shape {shapes[name]}, not {expected[name]}"
     return None
 
 
 def save_network(path: Path, network: Network, card: dict[str, Any]) -> None:
-    """Write weights and card to ``path`` (safetensors), whole or not at all.
-
-    Raises:
-        InputError: a weight is infinite or NaN.
-    """
+    """Write weights and card as safetensors, whole or not at all; an InputError names a weight not finite."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     if (name := not_finite(state)) is not None:
         raise InputError(f"{path}: not written, {name} is not finite")
     with atomic_path(path) as temporary:
         save_file(state, str(temporary), metadata={"format": FORMAT, "card": json.dumps(card)})
-
-
-def _digest(weights: dict[str, torch.Tensor]) -> str:
-    """Of names and numbers alone: the same network may have another card."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        # As bytes: NumPy has no bfloat16.
-        digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 @contextmanager
@@ -160,20 +132,22 @@ def read_weights(path: Path | str) -> StoredWeights:
         weights = load_file(str(path))
         if (name := not_finite(weights)) is not None:
             raise ValueError(f"{name} is not finite")
-        return StoredWeights(weights, card, _digest(weights))
+        # Of names and numbers alone: the same network may have another card.
+        digest = hashlib.sha256()
+        for name in sorted(weights):
+            digest.update(name.encode())
+            # As bytes: NumPy has no bfloat16.
+            digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+        return StoredWeights(weights, card, digest.hexdigest()[:12])
 
 
 def load_trained(path: Path | str, device: torch.device | str = "cpu") -> TrainedNetwork:
-    """Load weights and card, ready for inference.
-
-    Raises:
-        InputError: missing, damaged or foreign file, or a weight in it is infinite or NaN.
-    """
+    """Load weights and card, ready for inference; raises as :func:`read_weights` does."""
     stored = read_weights(path)
     with _refusing_foreign(path):
         recipe = Recipe.from_dict(stored.card["recipe"])
         network = build_network(stored.card["architecture"], stored.card["network"])
-        if (difference := first_difference(network, stored.weights)) is not None:
+        if (difference := mismatch(network, stored.weights)) is not None:
             raise ValueError(difference)
         network.load_state_dict(stored.weights)
         network = network.eval().fold().to(device)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import intensity_from_log, log_image
+from icobench.images.pixels import intensity_from_log, log_image
 from icobench.simulator.experiment import Experiment
 
 __all__ = [
@@ -47,27 +47,18 @@ def is_canonical(experiment: Experiment) -> bool:
 
 
 def require_canonical(experiment: Experiment, where: str = "") -> None:
-    """Refuse an experiment that training cannot use; its wavelength and material do not matter.
+    """Refuse an experiment whose pixels training cannot use; its wavelength and material do not matter.
 
-    Args:
-        experiment: physics and grid.
-        where: in front of the message, such as a file's name and a colon.
-
-    Raises:
-        InputError: its pixels are not those of the canonical grid; the message names the differences.
+    The InputError names the differences, after ``where``, such as a file's name and a colon.
     """
-    problems = []
-    if not experiment.orthographic:
-        problems.append("a flat detector")
-    if experiment.pixels != CANONICAL_PIXELS:
-        problems.append(f"{experiment.pixels} x {experiment.pixels} pixels")
-    if experiment.sin_theta_max != 1:
-        problems.append(f"sin_theta_max {experiment.sin_theta_max:g}")
-    if experiment.centre_offset != (0.0, 0.0):
-        problems.append("an off-centre beam")
-    if experiment.solid_angle_factor:
-        problems.append("a solid-angle factor")
-    if problems:
+    deviations = {
+        "a flat detector": not experiment.orthographic,
+        f"{experiment.pixels} x {experiment.pixels} pixels": experiment.pixels != CANONICAL_PIXELS,
+        f"sin_theta_max {experiment.sin_theta_max:g}": experiment.sin_theta_max != 1,
+        "an off-centre beam": experiment.centre_offset != (0.0, 0.0),
+        "a solid-angle factor": experiment.solid_angle_factor,
+    }
+    if problems := [name for name, present in deviations.items() if present]:
         raise InputError(
             f"{where}training needs {CANONICAL_PIXELS} x {CANONICAL_PIXELS} pixels over the whole forward"
             f" half space, not {', '.join(problems)}; other detectors' images are brought to this grid"
@@ -87,17 +78,14 @@ def _overlap(experiment: Experiment, axis: int) -> Tensor:
 
 
 def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Rebin photon counts or intensities to the canonical grid and divide out the solid-angle factor.
+    """Counts (B, 128, 128), float32, and mask on the canonical grid, the solid-angle factor divided out.
 
     Intensities are scaled to 1e6 photons; photon counts are kept, up to 1e7.
-
-    Returns:
-        counts (B, 128, 128) and mask (B, 128, 128), float32 and bool.
     """
     experiment, device = images.known_experiment, images.images.device
     mask = images.mask & valid_pixels(experiment).to(device)
     # Masked pixels may hold anything, NaN included.
-    counts = torch.where(mask, images.images, torch.zeros_like(images.images)).float()
+    counts = torch.where(mask, images.images, 0.0).float()
     if experiment.solid_angle_factor:
         counts = counts * experiment.cos_theta(torch.float32).to(device)
     if not is_canonical(experiment):
@@ -120,35 +108,29 @@ def count_brightness(counts: Tensor) -> Tensor:
 
 
 def brightness(images: ImageSet, log_images: bool, decades: float = 6.0) -> tuple[Tensor, Tensor]:
-    """Images of any kind as a network for photon counts or for log images was trained with them.
+    """Brightness (B, 128, 128) float32 and mask (B, 128, 128) of images as a network was trained with them.
 
     Args:
-        images: B images with their experiment.
-        log_images: whether the network sees log images.
-        decades: dynamic range of log images.
-
-    Returns:
-        brightness (B, 128, 128) float32 and mask (B, 128, 128).
+        images: B images of any kind with their experiment.
+        log_images: whether the network sees log images of so many ``decades``, or photon counts.
     """
     experiment = images.known_experiment
     if images.kind == "log":
         if log_images and is_canonical(experiment) and not experiment.solid_angle_factor:
             mask = images.mask & valid_pixels(experiment).to(images.mask.device)
-            return torch.where(mask, images.images, torch.zeros_like(images.images)).float(), mask
+            return torch.where(mask, images.images, 0.0).float(), mask
         images = replace(images, images=intensity_from_log(images.images, decades), kind="intensity")
     counts, mask = canonical_counts(images)
     return (log_image(counts, decades) if log_images else count_brightness(counts)) * mask, mask
 
 
 def network_input(brightness: Tensor, mask: Tensor, refraction: Tensor | float) -> Tensor:
-    """Channels of a network: (B, 3, 128, 128).
-
-    Brightness, 1 where usable, and a constant: the refraction 1 - Re n in units of 0.1.
+    """Channels of a network, (B, 3, 128, 128): brightness, 1 where usable, and a constant.
 
     Args:
-        brightness: (B, 128, 128), 0 where masked.
+        brightness: (B, 128, 128).
         mask: (B, 128, 128) or (128, 128).
-        refraction: (B,) or number, 1 - Re n.
+        refraction: (B,) or number, 1 - Re n; the constant is this in units of 0.1.
     """
     usable = mask.to(brightness.dtype).expand_as(brightness)
     refraction = torch.as_tensor(refraction, dtype=brightness.dtype, device=brightness.device)

@@ -46,44 +46,40 @@ SAME_HILL = 0.99
 """Orbit points with a larger scalar product are closer than about 2 degrees: the same maximum."""
 
 
+UNITS = torch.eye(4, dtype=torch.float64)
+TANGENT = quaternion_multiply(UNITS[1:, None], UNITS).reshape(12, 4)
+"""The products of i, j, k with a quaternion, from the products of their components."""
+
+
 def _harmonics(directions: np.ndarray) -> np.ndarray:
     """Real orthonormal spherical harmonics of degree 6, (N, 3) -> (N, 13), order m = -6..6."""
-    polar = np.arccos(np.clip(directions[:, 2], -1, 1))
-    azimuth = np.arctan2(directions[:, 1], directions[:, 0])
-    columns = []
-    for m in range(-DEGREE, DEGREE + 1):
-        value = sph_harm_y(DEGREE, abs(m), polar, azimuth)
-        part = value.imag if m < 0 else value.real
-        columns.append(part if m == 0 else math.sqrt(2) * part)
-    return np.stack(columns, 1)
+    polar = np.arccos(np.clip(directions[:, 2:], -1, 1))
+    azimuth = np.arctan2(directions[:, 1:2], directions[:, :1])
+    orders = np.arange(-DEGREE, DEGREE + 1)
+    values = sph_harm_y(DEGREE, np.abs(orders), polar, azimuth)
+    return np.where(orders == 0, 1, math.sqrt(2)) * np.where(orders < 0, values.imag, values.real)
 
 
-@lru_cache(maxsize=1)
-def _monomials() -> tuple[np.ndarray, np.ndarray]:
-    """Exponents (28, 3) and coefficients (28, 13) of the harmonics as polynomials in x, y, z."""
-    exponents = np.array([(a, b, DEGREE - a - b) for a in range(DEGREE + 1) for b in range(DEGREE + 1 - a)])
-    points = np.random.default_rng(6).normal(size=(400, 3))
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    powers = np.prod(points[:, None, :] ** exponents, axis=-1)
-    coefficients = np.linalg.lstsq(powers, _harmonics(points), rcond=None)[0]
-    coefficients[np.abs(coefficients) < 1e-10] = 0.0
-    return exponents, coefficients
+def _random_directions(seed: int, count: int) -> np.ndarray:
+    points = np.random.default_rng(seed).normal(size=(count, 3))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
 @lru_cache(maxsize=8)
 def _embedding_tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Constants of the embedding.
-
-    (16, 18) from the products q_i q_j to x, y, z of the six rotated five-fold axes; places (3, 28) of the
-    powers of x, y, z among 7 each; coefficients (28, 13).
-    """
+    """From the products q_i q_j to x, y, z of the six rotated five-fold axes (16, 18); places (3, 28) of the
+    powers of x, y, z among 7 each; coefficients (28, 13)."""
     vertices = icosahedron().vertices
     axes = vertices[[i for i, v in enumerate(vertices) if tuple(v) > tuple(-v)]]
     # M(q) is a quadratic form: its values at the units and at sums of two of them determine it.
-    units = torch.eye(4, dtype=torch.float64)
-    single, double = quaternion_to_matrix(units), quaternion_to_matrix(units[:, None] + units)
+    single, double = quaternion_to_matrix(UNITS), quaternion_to_matrix(UNITS[:, None] + UNITS)
     turned = torch.as_tensor(axes) @ ((double - single[:, None] - single) / 2).mT
-    exponents, coefficients = _monomials()
+    # The harmonics as polynomials in x, y, z: exponents (28, 3) and coefficients (28, 13).
+    exponents = np.array([(a, b, DEGREE - a - b) for a in range(DEGREE + 1) for b in range(DEGREE + 1 - a)])
+    points = _random_directions(6, 400)
+    powers = np.prod(points[:, None, :] ** exponents, axis=-1)
+    coefficients = np.linalg.lstsq(powers, _harmonics(points), rcond=None)[0]
+    coefficients[np.abs(coefficients) < 1e-10] = 0.0
     scale = 1 / float(np.linalg.norm(_harmonics(axes).sum(0)))
     places = torch.as_tensor(exponents.T.copy()) + torch.tensor([[0], [DEGREE + 1], [2 * (DEGREE + 1)]])
     return (
@@ -96,29 +92,23 @@ def _embedding_tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor,
 @lru_cache(maxsize=1)
 def _generators() -> np.ndarray:
     """(3, 13, 13): d/dt embed(exp(t e_i) q) = G_i embed(q), rotation about the lab axes."""
-    rng = np.random.default_rng(7)
-    points = rng.normal(size=(200, 3))
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    step = 1e-4
+    points, step = _random_directions(7, 200), 1e-4
     matrices = []
     for axis in np.eye(3):
-        turned = []
-        for sign in (1, -1):
-            moved = points + np.sin(sign * step) * np.cross(axis, points)
-            moved += (1 - np.cos(step)) * np.cross(axis, np.cross(axis, points))
-            turned.append(_harmonics(moved))
-        slope = (turned[0] - turned[1]) / (2 * step)
-        solved = np.linalg.lstsq(_harmonics(points), slope, rcond=None)[0].T
-        matrices.append((solved - solved.T) / 2)
+        first = np.cross(axis, points)
+        second = np.cross(axis, first)
+        ahead, behind = (
+            _harmonics(points + np.sin(angle) * first + (1 - np.cos(angle)) * second)
+            for angle in (step, -step)
+        )
+        slope = (ahead - behind) / (2 * step)
+        matrix = np.linalg.lstsq(_harmonics(points), slope, rcond=None)[0].T
+        matrices.append((matrix - matrix.T) / 2)
     return np.stack(matrices)
 
 
 def embed(quaternion: Tensor) -> Tensor:
-    """Unit-norm orbit vectors, (..., 4) -> (..., 13), the same for all equivalents of q.
-
-    Components are the real spherical harmonics m = -6..6 summed over the six five-fold axes of
-    the rotated body.
-    """
+    """Unit-norm orbit vectors, (..., 4) -> (..., 13), orders m = -6..6, the same for all equivalents of q."""
     turned, places, coefficients = _embedding_tables(quaternion.dtype, quaternion.device)
     products = quaternion.unsqueeze(-1) * quaternion.unsqueeze(-2)
     rotated = (products.flatten(-2) @ turned).unflatten(-1, (6, 3))
@@ -132,28 +122,27 @@ def embed(quaternion: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _codebook() -> tuple[Tensor, Tensor]:
-    """Orientations spread over the fundamental domain (N, 4) and their vectors (N, 13), float64.
+def _codebook() -> tuple[Tensor, Tensor, Tensor]:
+    """Orientations spread over the fundamental domain (N, 4), their vectors (N, 13), the 16 next to each.
 
     Farthest-point thinning of random orientations: no two are closer than about 4 degrees.
     """
-    generator = torch.Generator().manual_seed(60)
-    candidates = random_quaternions(12 * CODEBOOK_SIZE, generator)
+    candidates = random_quaternions(12 * CODEBOOK_SIZE, torch.Generator().manual_seed(60))
     vectors = embed(candidates)
     chosen = torch.zeros(CODEBOOK_SIZE, dtype=torch.long)
     distance = torch.full((len(candidates),), torch.inf, dtype=torch.float64)
     for i in range(1, CODEBOOK_SIZE):
         distance = torch.minimum(distance, 1 - vectors @ vectors[chosen[i - 1]])
         chosen[i] = distance.argmax()
-    return to_fundamental_domain(candidates[chosen]), vectors[chosen]
+    codes = vectors[chosen]
+    neighbours = (codes @ codes.T).topk(17, dim=1).indices[:, 1:]
+    return to_fundamental_domain(candidates[chosen]), codes, neighbours
 
 
 class Decoded(NamedTuple):
-    """Orientations decoded from predicted vectors, best first.
+    """Orientations (B, K, 4) in the fundamental domain, best first, and their scores (B, K).
 
-    Attributes:
-        quaternion: (B, K, 4) in the fundamental domain.
-        score: (B, K) cosine between the prediction and the orbit point.
+    The score is the cosine between the predicted vector and the orbit point.
     """
 
     quaternion: Tensor
@@ -174,43 +163,25 @@ def _derivatives() -> Tensor:
     return torch.as_tensor(operators.transpose(1, 2, 0).reshape(DIMENSION, -1))
 
 
-@lru_cache(maxsize=1)
-def _tangent() -> Tensor:
-    """(12, 4): the products of i, j, k with a quaternion, from the products of their components."""
-    units = torch.eye(4, dtype=torch.float64)
-    return quaternion_multiply(units[1:, None], units).reshape(12, 4)
-
-
-@lru_cache(maxsize=1)
-def _neighbours() -> Tensor:
-    """The codes around each code, (N, 16)."""
-    _, vectors = _codebook()
-    return (vectors @ vectors.T).topk(17, dim=1).indices[:, 1:]
-
-
 def decode(vector: Tensor, hypotheses: int = 2) -> Decoded:
-    """Nearest points on the orbit: the best and the next local maxima.
+    """Nearest points on the orbit to vectors (B, 13) of any norm: the K best local maxima of the score.
 
     The codes that score higher than all codes around them are the starts. Newton steps refine them, or
     Gauss-Newton steps with the embedding's constant metric where the score is not concave. Where there are
     fewer maxima than hypotheses, the last hypotheses repeat the best one with a score of -1.
-
-    Args:
-        vector: (B, 13), any norm.
-        hypotheses: K, how many distinct orientations to return.
     """
     pieces = [_decode(piece, hypotheses) for piece in vector.split(CHUNK)]
     return Decoded(*(torch.cat(part) for part in zip(*pieces, strict=True)))
 
 
 def _decode(vector: Tensor, hypotheses: int) -> Decoded:
-    codes, code_vectors = (table.to(vector.device) for table in _codebook())
+    codes, code_vectors, neighbours = (table.to(vector.device) for table in _codebook())
     unit = torch.nn.functional.normalize(vector.double(), dim=-1)
     # Single precision is enough to choose starts.
     scores = unit.float() @ code_vectors.float().T
     best = scores.topk(CANDIDATES, dim=1, sorted=False)
-    neighbours = _neighbours().to(vector.device).index_select(0, best.indices.flatten())
-    around = scores.gather(1, neighbours.view(len(scores), -1)).unflatten(1, (CANDIDATES, -1)).amax(-1)
+    around = neighbours.index_select(0, best.indices.flatten()).view(len(scores), -1)
+    around = scores.gather(1, around).unflatten(1, (CANDIDATES, -1)).amax(-1)
     starts = best.values.masked_fill(best.values < around, -torch.inf).topk(hypotheses, dim=1)
     missing = torch.isinf(starts.values)
     places = torch.where(missing, starts.indices[:, :1], starts.indices)
@@ -229,7 +200,7 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
 def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
     """Maxima of the product of embed(q) with unit vectors (B, 13), from nearby orientations (B, K, 4)."""
     derivatives = (unit @ _derivatives().to(unit.device)).unflatten(1, (DIMENSION, -1))
-    tangent = _tangent().to(unit.device)
+    tangent = TANGENT.to(unit.device)
     moving = torch.ones_like(quaternion[..., :1], dtype=torch.bool)
     for _ in range(ITERATIONS):
         slope, height, curvature = (embed(quaternion) @ derivatives).split((3, 1, 9), -1)

@@ -6,15 +6,14 @@ axis).
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from icobench.network.sizes import RADIUS_SPAN_NM, Size
-from icobench.network.targets import Target
+from icobench.network.targets import RADIUS_SPAN_NM, Circles, Line, Orientation
 
-__all__ = ["LOSSES", "SPREADS", "Layout", "logarithmic_loss", "mean_square_loss", "square_loss"]
+__all__ = ["LOSSES", "SPREADS", "Layout"]
 
 SPREADS = 2
 LEAST_LOG_SPREAD, MOST_LOG_SPREAD = -10.0, 1.0
@@ -23,17 +22,11 @@ SPREAD_SHARE = 0.01
 """Weight of the spreads' likelihood in a loss: so small that it does not shape the features."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The order of a network's numbers.
+class Layout(NamedTuple):
+    """The order of a network's numbers: orientation (``target``), radius (``size``), spreads."""
 
-    Attributes:
-        target: of the orientation.
-        size: of the radius.
-    """
-
-    target: Target
-    size: Size
+    target: Orientation
+    size: Line | Circles
 
     @property
     def dimension(self) -> int:
@@ -44,44 +37,34 @@ class Layout:
         """(B, D + S or more) -> the numbers of the orientation (B, D) and of the radius (B, S)."""
         return output[:, : self.target.dimension], output[:, self.target.dimension : self.dimension]
 
-    def log_spreads(self, output: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Logarithms (B,) of the spreads of radius and orientation; None from a network without spreads."""
+    def squared_errors(self, output: Tensor, quaternion: Tensor, radius_nm: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared errors (B,) of the orientation's numbers and of the radius's."""
+        orientation, size = self.split(output.float())
+        return self.target.squared_error(orientation, quaternion), self.size.squared_error(size, radius_nm)
+
+    def log_spreads(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithms (B,) of the spreads of radius and orientation; NaN from a network without spreads."""
         if output.shape[1] == self.dimension:
-            return None
+            unknown = torch.full_like(output[:, 0], torch.nan)
+            return unknown, unknown
         spreads = output[:, self.dimension :].clamp(LEAST_LOG_SPREAD, MOST_LOG_SPREAD)
         return spreads[:, 0], spreads[:, 1]
 
     def error_bars(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Standard deviation of the radius in nm and root mean square angle in degrees, (B,) each, float32.
-
-        NaN from a network without spreads.
-        """
-        spreads = self.log_spreads(output.float())
-        if spreads is None:
-            unknown = torch.full_like(output[:, 0], torch.nan, dtype=torch.float32)
-            return unknown, unknown
-        return RADIUS_SPAN_NM * torch.exp(spreads[0]), torch.rad2deg(math.sqrt(3) * torch.exp(spreads[1]))
+        """Standard deviations of the radius in nm and root mean square angles in degrees, (B,) float32."""
+        radius, angle = self.log_spreads(output.float())
+        return RADIUS_SPAN_NM * torch.exp(radius), torch.rad2deg(math.sqrt(3) * torch.exp(angle))
 
 
-def _squared_errors(
-    output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Squared errors (B,) of the orientation's numbers and of the radius's."""
-    orientation, size = layout.split(output)
-    return layout.target.squared_error(orientation, quaternion), layout.size.squared_error(size, radius_nm)
-
-
-def _spread_likelihood(
-    output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor
-) -> Tensor | None:
+def _spread_likelihood(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor) -> Tensor:
     """Negative logarithm of the Gaussian likelihood of the errors for the predicted spreads.
 
-    Its gradient changes only the spreads. None from a network without spreads.
+    Its gradient changes only the spreads. 0 for a network without spreads.
     """
-    spreads = layout.log_spreads(output)
-    if spreads is None:
-        return None
-    log_radius, log_angle = spreads
+    output = output.float()
+    if output.shape[1] == layout.dimension:
+        return output.new_zeros(())
+    log_radius, log_angle = layout.log_spreads(output)
     orientation, size = (part.detach() for part in layout.split(output))
     squared_radius = ((layout.size.decode(size) - radius_nm) / RADIUS_SPAN_NM).square()
     squared_angle = layout.target.squared_angle(orientation, quaternion)
@@ -92,7 +75,7 @@ def _spread_likelihood(
 
 def mean_square_loss(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor) -> Tensor:
     """Mean squared error over the D + S numbers, the published loss."""
-    orientation, size = _squared_errors(output.float(), layout, quaternion, radius_nm)
+    orientation, size = layout.squared_errors(output, quaternion, radius_nm)
     return (orientation + size).mean() / layout.dimension
 
 
@@ -102,12 +85,10 @@ def logarithmic_loss(output: Tensor, layout: Layout, quaternion: Tensor, radius_
     The gradient weighs orientation and radius by their relative errors at any stage of training. The Gaussian
     likelihood of the errors fits the spreads, if there are any, and does not change the errors themselves.
     """
-    output = output.float()
-    orientation, size = _squared_errors(output, layout, quaternion, radius_nm)
+    orientation, size = layout.squared_errors(output, quaternion, radius_nm)
     # The floors keep the gradient finite should a batch be answered exactly.
     loss = 0.5 * torch.log(orientation.mean() + 1e-9) + torch.log(size.mean() + 1e-9)
-    spreads = _spread_likelihood(output, layout, quaternion, radius_nm)
-    return loss if spreads is None else loss + SPREAD_SHARE * spreads
+    return loss + SPREAD_SHARE * _spread_likelihood(output, layout, quaternion, radius_nm)
 
 
 def square_loss(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor) -> Tensor:
@@ -116,11 +97,10 @@ def square_loss(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: T
     Unlike the gradient of a logarithm, its gradient falls with the errors. The spreads add nothing to the
     value of the loss, and a share of the gradient that falls with the loss.
     """
-    output = output.float()
-    orientation, size = _squared_errors(output, layout, quaternion, radius_nm)
+    orientation, size = layout.squared_errors(output, quaternion, radius_nm)
     loss = (orientation + size).mean()
     spreads = _spread_likelihood(output, layout, quaternion, radius_nm)
-    return loss if spreads is None else loss + SPREAD_SHARE * loss.detach() * (spreads - spreads.detach())
+    return loss + SPREAD_SHARE * loss.detach() * (spreads - spreads.detach())
 
 
 LOSSES = {"log": logarithmic_loss, "mse": mean_square_loss, "square": square_loss}

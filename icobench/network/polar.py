@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from icobench.network.inputs import CANONICAL_PIXELS
+
 __all__ = [
     "HarmonicSum", "PolarGrid", "ResidualBlock", "RingBias", "RoundConvolution", "WrappedConvolution",
     "batch_norm",
@@ -26,56 +28,42 @@ class PolarGrid(nn.Module):
     grid; sector j at the azimuth 2 pi j / sectors. Equal steps in the angle suit a body of any size: the
     field's bandwidth along theta is k R everywhere on the Ewald sphere.
 
-    Args:
-        rings, sectors: of the grid.
-        wrapped: sectors repeated at either end, for a convolution that follows.
-        pixels: side of the canonical grid, beam at (pixels / 2, pixels / 2), k at pixels / 2 from it.
+    At either end ``wrapped`` sectors are repeated, for a convolution that follows.
     """
 
     places: Tensor
 
-    def __init__(self, rings: int, sectors: int, wrapped: int = 0, pixels: int = 128) -> None:
+    def __init__(self, rings: int, sectors: int, wrapped: int = 0) -> None:
         super().__init__()
         theta = (torch.arange(rings, dtype=torch.float64) + 0.5) / rings * (math.pi / 2)
         numbers = torch.arange(-wrapped, sectors + wrapped, dtype=torch.float64)
         azimuth = numbers / sectors * (2 * math.pi)
-        half = pixels // 2
+        half = CANONICAL_PIXELS // 2
         radius = half * torch.sin(theta)[:, None]
         x, y = half + radius * torch.cos(azimuth), half + radius * torch.sin(azimuth)
-        places = torch.stack((x, y), -1) / (pixels - 1) * 2 - 1
+        places = torch.stack((x, y), -1) / (CANONICAL_PIXELS - 1) * 2 - 1
         self.register_buffer("places", places.float().unsqueeze(0), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, pixels, pixels) -> (B, C, rings, sectors + 2 wrapped)."""
+        """(B, C, 128, 128) -> (B, C, rings, sectors + 2 wrapped)."""
         places = self.places.to(images.dtype).expand(len(images), -1, -1, -1)
         return nn.functional.grid_sample(images, places, align_corners=True)
 
 
 class WrappedConvolution(nn.Module):
-    """Convolution that wraps round the azimuth and is padded with zeros along the rings.
+    """3x3 convolution, wrapped round the azimuth and padded with zeros along the rings; stride 1 or 2."""
 
-    Args:
-        inputs, outputs: channels.
-        kernel, stride: (rings, sectors), the kernel at least as large as the stride.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: tuple[int, int] = (3, 3), stride: tuple[int, int] = (1, 1)
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        rings, sectors = (size - step for size, step in zip(kernel, stride, strict=True))
-        self.before, self.after = sectors // 2, sectors - sectors // 2
-        # A convolution pads both edges alike. Where the outer edge needs one ring more, both edges get one
-        # stride more, and the first row of the result is dropped: cheaper than a padded copy of the features.
-        self.uneven = rings % 2
-        padding = rings // 2 + self.uneven * stride[0]
-        self.convolution = nn.Conv2d(inputs, outputs, kernel, stride, (padding, 0), bias=False)
+        # With stride 2 only the outer edge needs one more ring, but a convolution pads both edges alike: both
+        # get two, and the first row of the result is dropped. A padded copy of the features would cost more.
+        self.stride = stride
+        self.convolution = nn.Conv2d(inputs, outputs, 3, stride, (stride, 0), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        rings, sectors = x.shape[-2:]
-        x = torch.cat((x[..., sectors - self.before :], x, x[..., : self.after]), -1)
-        x = self.convolution(x)
-        return x[..., 1 : 1 + rings // self.convolution.stride[0], :] if self.uneven else x
+        ends = (x[..., -1:], x, x[..., :1]) if self.stride == 1 else (x, x[..., :1])
+        out = self.convolution(torch.cat(ends, -1))
+        return out if self.stride == 1 else out[..., 1 : 1 + x.shape[-2] // 2, :]
 
 
 class RoundConvolution(nn.Conv1d):
@@ -83,10 +71,6 @@ class RoundConvolution(nn.Conv1d):
 
     It is computed with one product for each circular harmonic, Y_m = conj(W_m) X_m, where X_m and W_m are the
     Fourier transforms of features and kernel, instead of one for every pair of sectors.
-
-    Args:
-        channels: of input and output.
-        sectors: how many.
     """
 
     folded: Tensor | None
@@ -110,9 +94,8 @@ class RoundConvolution(nn.Conv1d):
             spectrum = self._spectrum() if self.folded is None else self.folded
             # Contiguous: a product of strided complex matrices takes more than twice the time.
             waves = torch.fft.rfft(x.float()).permute(2, 0, 1).contiguous() @ spectrum
-            bias = self.bias
-            assert bias is not None
-            return torch.fft.irfft(waves.permute(1, 2, 0), self.sectors) + bias[:, None]
+            out = torch.fft.irfft(waves.permute(1, 2, 0), self.sectors)
+            return out + self.bias[:, None]  # type: ignore[index]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -132,19 +115,11 @@ class RingBias(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 wrapped convolutions with batch norm; mean-pooled 1x1 shortcut where the shape changes.
+    """Two 3x3 wrapped convolutions with batch norm; mean-pooled 1x1 shortcut where the shape changes."""
 
-    Args:
-        inputs, outputs: channels.
-        stride: of the first convolution, along both axes.
-        activation: makes the nonlinearity.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, stride: int = 1, activation: Callable[[], nn.Module] = nn.ReLU
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.first = WrappedConvolution(inputs, outputs, (3, 3), (stride, stride))
+        self.first = WrappedConvolution(inputs, outputs, stride)
         self.first_norm = batch_norm(outputs)
         self.second = WrappedConvolution(outputs, outputs)
         self.second_norm = batch_norm(outputs)
@@ -171,11 +146,6 @@ class HarmonicSum(nn.Module):
     A linear layer gives a pair (a_m, b_m) for each order m at each azimuth phi, and these give the component
     pair sum a_m cos(m phi) - b_m sin(m phi) and sum a_m sin(m phi) + b_m cos(m phi). When the image turns by
     alpha and the features with it, the pair turns by m alpha, exactly as the harmonics of order m do.
-
-    Args:
-        features: of each sector.
-        degree: highest order m.
-        sectors: how many.
     """
 
     cosine: Tensor

@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from icobench.errors import InputError
-from icobench.network.optimisers import OPTIMISERS
 from icobench.network.outputs import LOSSES
 from icobench.storage import read_toml
 
-__all__ = ["IMAGES", "RECIPES", "Recipe", "read_recipe"]
+__all__ = ["RECIPES", "Recipe", "read_recipe"]
 
-IMAGES = ("clean", "augmented", "realistic", "counts")
-"""Kinds of training images, see :class:`Recipe`."""
+CHOICES = {
+    "images": ("clean", "augmented", "realistic", "counts"),
+    "loss": tuple(LOSSES),
+    "optimiser": ("adamw", "muon"),
+}
 
 WHOLE_NUMBERS = ("steps", "batch", "variants", "pool", "patience", "validate_steps")
-
-RANGES = ("radius_nm", "photons", "hole_degrees", "sine", "refraction", "absorption")
-"""Fields with a low and a high number."""
 
 BOUNDS = {
     "learning_rate": (1e-30, 1e30), "weight_decay": (0, 1e12), "average": (0, 0.999999),
@@ -45,7 +44,7 @@ class Recipe:
         batch: images per step, a multiple of ``variants``.
         variants: turned and mirrored versions of each simulated image, 2 to 8; 1 takes it as it is.
         loss: a key of :data:`~icobench.network.outputs.LOSSES`.
-        optimiser: a key of :data:`~icobench.network.optimisers.OPTIMISERS`.
+        optimiser: "adamw" or "muon", see :mod:`icobench.network.optimisers`.
         learning_rate, weight_decay: of the optimiser; one cycle of warm-up and cosine decay, unless there
             is a ``patience``.
         patience: validations without progress after which the learning rate falls to a fifth; after three
@@ -111,19 +110,18 @@ class Recipe:
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
         if min(self.steps, self.batch) < 1 or not 1 <= self.variants <= 8 or self.batch % self.variants:
             raise ValueError("steps must be positive and batch a multiple of variants (1 to 8)")
-        if self.pool is not None and self.pool < 1:
-            raise ValueError("the pool of simulated images must not be empty")
-        if self.validate_steps < 1 or (self.patience is not None and self.patience < 1):
-            raise ValueError("patience and validate_steps must be positive")
-        for name, choices in (("images", IMAGES), ("loss", LOSSES), ("optimiser", OPTIMISERS)):
+        for name in ("pool", "patience", "validate_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive")
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}")
         for name, (least, most) in BOUNDS.items():
-            value = getattr(self, name)
-            pair = value if name in RANGES else (value, value)
+            value, is_range = getattr(self, name), isinstance(getattr(Recipe, name), tuple)
+            pair = value if is_range else (value, value)
             # Written so that NaN is refused.
             if not isinstance(pair, tuple) or len(pair) != 2 or not least <= pair[0] <= pair[1] <= most:
-                form = "two ordered numbers" if name in RANGES else "a number"
+                form = "two ordered numbers" if is_range else "a number"
                 raise ValueError(f"{name} must be {form} from {least:g} to {most:g}, got {value}")
 
     @property
@@ -137,11 +135,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """Undo :meth:`to_dict`.
-
-        Raises:
-            InputError: not a recipe; the message names what is wrong.
-        """
+        """Undo :meth:`to_dict`; an InputError names what is wrong with the values."""
         if unknown := set(values) - {field.name for field in fields(cls)}:
             raise InputError(f"a recipe has no {', '.join(sorted(unknown))}")
         arguments: dict[str, Any] = {
@@ -153,35 +147,10 @@ class Recipe:
             raise InputError(f"not a recipe: {error}") from error
 
 
-RECIPES = {
-    # For clean log images. An hour of one core with bfloat16 instructions.
-    "compact": Recipe(steps=11_000, images="clean", batch=32, learning_rate=1.5e-3, optimiser="muon"),
-    # For photon counts and for realistic log images.
-    "compact-counts": Recipe(steps=11_000, batch=32, learning_rate=1.5e-3, optimiser="muon"),
-    "compact-realistic": Recipe(
-        steps=11_000, images="realistic", batch=32, learning_rate=1.5e-3, settle_share=0.3, hidden_peak=0.5,
-        counted=0.25, optimiser="muon",
-    ),
-    # The published network; it needs a GPU.
-    "paper": Recipe(
-        steps=60_000, architecture="paper", images="augmented", pool=20_046, variants=1, loss="mse",
-        learning_rate=1e-3, weight_decay=0.0, radius_nm=(30.0, 160.0), background=0.02,
-    ),
-    # The published network on a tenth of the images, for a few minutes: not the published result.
-    "paper-small": Recipe(
-        steps=1_500, architecture="paper", images="augmented", pool=2_000, batch=32, variants=1, loss="mse",
-        learning_rate=1e-3, weight_decay=0.0, radius_nm=(30.0, 160.0), background=0.02,
-    ),
-    # A minute, to see that training works and learns.
-    "smoke": Recipe(steps=60, batch=32, optimiser="muon", network={"widths": [16, 24, 32], "hidden": 64}),
-}  # fmt: skip
-
-
 def read_recipe(path: Path) -> tuple[Recipe, dict[str, Any] | None]:
     """A recipe from a TOML file, and the cost of finding it, if the file has a table ``search``.
 
-    Raises:
-        InputError: missing or damaged file, or not a recipe.
+    An InputError says whether the file is missing, damaged, or not a recipe.
     """
     values = read_toml(path)
     search = values.pop("search", None)
@@ -191,3 +160,8 @@ def read_recipe(path: Path) -> tuple[Recipe, dict[str, Any] | None]:
         return Recipe.from_dict(values), search
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+_FILES = (Path(__file__).parent / "recipes").glob("*.toml")
+RECIPES = {path.stem: read_recipe(path)[0] for path in sorted(_FILES, key=lambda path: path.stem)}
+"""The recipes of the package by name; a comment in each file says what it is for."""

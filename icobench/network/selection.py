@@ -1,23 +1,50 @@
-"""Several specialised networks, and the choice among them for each image."""
+"""From images to radius, orientation hypotheses and error bars, with one network or the choice of several."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from icobench.answer import Answer
+from icobench.answer import AMBIGUOUS, OK, UNTRAINED, Answer, Hypotheses
 from icobench.errors import InputError
-from icobench.geometry.orientation import disorientation
-from icobench.images.image_set import ImageSet
+from icobench.geometry.orientation import disorientation, to_fundamental_domain
+from icobench.geometry.rotations import random_quaternions
+from icobench.images.image_set import KINDS, ImageSet
+from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
 from icobench.network.checkpoint import TrainedNetwork, load_trained
-from icobench.network.predict import answer, complete
+from icobench.network.inputs import CANONICAL_PIXELS, brightness, is_canonical, network_input, valid_pixels
+from icobench.network.orbit import DIMENSION, Decoded, decode, embed
+from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Networks", "agreeing", "load_network", "predict", "shipped_weights"]
+__all__ = ["Networks", "agreeing", "answer", "complete", "load_network", "predict", "within_training"]
+
+CHUNK = 32
+"""Images at a time: their features stay in a processor's caches."""
+
+VERSIONS = (0, 4, 2, 6, 1, 5, 3, 7)
+"""Dihedral versions in the order in which they are averaged. The output of a network in polar coordinates
+turns with quarter turns of the image anyway; only the mirror image adds information: two are enough."""
+
+AMBIGUOUS_SCORE_GAP = 0.1
+"""The network alone cannot decide between two hypotheses whose scores are closer than this."""
+
+COARSEST = 1.25
+"""Pixels in units of the canonical ones; coarser ones blur the fringes of large bodies."""
+
+CHAIN_HOLE_DEGREES, CHAIN_REACH = 14.5, 0.5
+"""Largest hole of the eleven filters, an eighth of the image, and the least sin(theta) at a crop's edge."""
+
+MARGIN_PIXELS = 1.5
+
+LEAST_PHOTON_SHARE = 0.8
+"""Of the least photon number in training: counts scatter, and masks differ."""
 
 AGREEMENT = 2.0
 """Largest difference in orientation and in radius between the network for clean images and the robust one, in
@@ -38,11 +65,7 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Networks:
-    """Trained networks, each for its kind of images.
-
-    Attributes:
-        members: at least one.
-    """
+    """Trained networks, at least one, each for its kind of images."""
 
     members: tuple[TrainedNetwork, ...]
 
@@ -56,18 +79,13 @@ class Networks:
         """The cards of the members, with their digests."""
         return [{**member.card, "digest": member.digest} for member in self.members]
 
-    def choose(self, experiment: Experiment, kind: str, complete: bool = False) -> list[TrainedNetwork]:
-        """The members for images of one kind, the most special first.
+    def choose(self, experiment: Experiment, kind: str, complete: bool = False) -> "Networks":
+        """The members for images of a kind of :data:`~icobench.images.image_set.KINDS`, most special first.
 
         Photon counts need a network for counts. Noise-free intensities and log images need the network for
         clean images and, for images that are not clean or not complete, a robust one: for counts or for
-        realistic images. A network that was not trained for the experiment (another refractive index, a
-        cropped detector) is left out.
-
-        Args:
-            experiment: grid and material of the images.
-            kind: "counts", "log" or "intensity" (noise-free).
-            complete: whether all images are known to be complete; intensities then need no robust network.
+        realistic images; intensities that are known to be ``complete`` do without. A network that was not
+        trained for the experiment (another refractive index, a cropped detector) is left out.
 
         Raises:
             InputError: no member was trained for this experiment.
@@ -78,17 +96,7 @@ class Networks:
             raise InputError(f"the network's weights were made for {reasons}")
         fitting.sort(key=lambda member: ORDERS[kind].index(member.recipe.images))
         enough = fitting[0].recipe.images != "clean" or (kind == "intensity" and complete)
-        return fitting[: 1 if enough else 2]
-
-    def subset(self, experiment: Experiment, kind: str, complete: bool = False) -> "Networks":
-        """Only the members of :meth:`choose`."""
-        return Networks(tuple(self.choose(experiment, kind, complete)))
-
-
-def shipped_weights() -> list[Path]:
-    """The weights that come with the package."""
-    folder = Path(str(resources.files("icobench.network") / "weights"))
-    return sorted(folder.glob("*.safetensors"))
+        return Networks(tuple(fitting[: 1 if enough else 2]))
 
 
 def load_network(
@@ -107,19 +115,17 @@ def load_network(
         >>> networks = load_network()
         >>> sorted(member.recipe.images for member in networks.members)
         ['clean', 'counts', 'realistic']
-        >>> [member.recipe.images for member in networks.choose(Experiment(), "counts")]
+        >>> [member.recipe.images for member in networks.choose(Experiment(), "counts").members]
         ['counts']
     """
-    paths = shipped_weights() if path is None else [path] if isinstance(path, str | Path) else list(path)
+    if path is None:
+        path = sorted((Path(__file__).parent / "weights").glob("*.safetensors"))
+    paths = [path] if isinstance(path, str | Path) else path
     return Networks(tuple(load_trained(path, device) for path in paths))
 
 
 def predict(
-    networks: Networks,
-    images: ImageSet,
-    mask: Tensor | None = None,
-    hypotheses: int = 2,
-    versions: int = 1,
+    networks: Networks, images: ImageSet, mask: Tensor | None = None, hypotheses: int = 2, versions: int = 1
 ) -> Answer:
     """Reconstruct images with the networks that were trained for them.
 
@@ -146,46 +152,159 @@ def predict(
     """
     if mask is not None:
         images = replace(images, mask=mask)
-    chosen = networks.choose(images.known_experiment, images.kind)
-    if len(chosen) == 1:
-        return answer(chosen[0], images, hypotheses, versions)
-    clean_network, robust_network = chosen
-    rows = complete(images).nonzero().squeeze(1)
-    if images.kind == "intensity" and len(rows) == len(images):
-        return answer(clean_network, images, hypotheses, versions)
-    robust = answer(robust_network, images, hypotheses, versions)
-    if not len(rows):
+    is_complete = complete(images)
+    chosen = networks.choose(images.known_experiment, images.kind, bool(is_complete.all())).members
+    robust = answer(chosen[-1], images, hypotheses, versions)
+    rows = is_complete.nonzero().squeeze(1)
+    if len(chosen) == 1 or not len(rows):
         return robust
-    clean = answer(clean_network, images.subset(rows), hypotheses, versions)
+    clean = answer(chosen[0], images.subset(rows), hypotheses, versions)
     used = torch.ones(len(rows), dtype=torch.bool)
+    assert robust.hypotheses is not None and clean.hypotheses is not None
     if images.kind == "log":
-        assert clean.hypotheses is not None
         used = agreeing(clean, robust, rows) & (clean.hypotheses.score[:, 0] >= CLEAN_SCORE)
-    _replace_rows(robust, rows[used], clean, used.nonzero().squeeze(1))
+    for name in ("radius_nm", "quaternion", "radius_std_nm", "orientation_std_deg"):
+        getattr(robust, name)[rows[used]] = getattr(clean, name)[used]
+    for column, clean_column in zip(robust.hypotheses, clean.hypotheses, strict=True):
+        column[rows[used]] = clean_column[used]
+    for place in used.nonzero().squeeze(1).tolist():
+        robust.status[int(rows[place])] = clean.status[place]
     return robust
 
 
-def agreeing(clean: Answer, robust: Answer, rows: Tensor | None = None) -> Tensor:
-    """Where the answer for clean images lies within twice the error bars of the robust one, (M,) bool.
+def agreeing(clean: Answer, robust: Answer, rows: Tensor | slice = slice(None)) -> Tensor:
+    """Where the answer for M clean images lies within twice the error bars of the robust one, (M,) bool.
 
-    Args:
-        clean: M images.
-        robust: N images.
-        rows: (M,) their places in ``robust``; the same images in both by default.
+    ``rows`` (M,) are the places of these images in the robust answer; by default both have the same images.
     """
-    rows = torch.arange(len(robust)) if rows is None else rows
     angle = disorientation(clean.quaternion, robust.quaternion[rows])
     distance = (clean.radius_nm - robust.radius_nm[rows]).abs()
     near = angle <= AGREEMENT * robust.orientation_std_deg[rows]
     return near & (distance <= AGREEMENT * robust.radius_std_nm[rows])
 
 
-def _replace_rows(target: Answer, rows: Tensor, source: Answer, source_rows: Tensor) -> None:
-    """Overwrite rows of one answer with rows of another, (M,) each."""
-    assert target.hypotheses is not None and source.hypotheses is not None
-    names = ("radius_nm", "quaternion", "radius_std_nm", "orientation_std_deg")
-    columns = [(getattr(target, name), getattr(source, name)) for name in names]
-    for old, new in (*columns, *zip(target.hypotheses, source.hypotheses, strict=True)):
-        old[rows] = new[source_rows]
-    for row, source_row in zip(rows.tolist(), source_rows.tolist(), strict=True):
-        target.status[row] = source.status[source_row]
+def complete(images: ImageSet) -> Tensor:
+    """(N,) which images have all pixels of the canonical grid, as in training with clean images."""
+    experiment = images.known_experiment
+    if not is_canonical(experiment) or experiment.pixel_average:
+        return torch.zeros(len(images), dtype=torch.bool)
+    return (images.mask | ~valid_pixels(experiment).to(images.mask.device)).flatten(1).all(1).cpu()
+
+
+def within_training(recipe: Recipe, images: ImageSet) -> Tensor:
+    """(N,) which images have a hole, a reach, photons and pixels like a recipe's: error bars hold there."""
+    if recipe.images == "clean":
+        return complete(images)
+    experiment, device = images.known_experiment, images.images.device
+    # Networks for counts were not trained with flawed log images, nor the others with photon counts.
+    other_kind = images.kind != "intensity" and (images.kind == "log") is not recipe.log_images
+    pixel = 2 * experiment.sin_theta_max / experiment.pixels
+    if other_kind or pixel / 2 > COARSEST / CANONICAL_PIXELS:
+        return torch.zeros(len(images), dtype=torch.bool)
+    usable = images.mask & valid_pixels(experiment).to(device)
+    sine = experiment.sin_theta(torch.float32).to(device)
+    nearest = torch.where(usable, sine, 2.0).amin((-2, -1))
+    farthest = torch.where(usable, sine, 0.0).amax((-2, -1))
+    hole, reach = recipe.hole_degrees[1], recipe.sine[0]
+    if recipe.log_images:
+        hole, reach = CHAIN_HOLE_DEGREES, CHAIN_REACH
+    within = nearest <= math.sin(math.radians(hole)) + MARGIN_PIXELS * pixel
+    within &= farthest >= reach
+    if images.kind == "counts":
+        photons = torch.where(usable, images.images, 0.0).sum((-2, -1))
+        within &= photons >= LEAST_PHOTON_SHARE * recipe.photons[0]
+    return within.cpu()
+
+
+@lru_cache(maxsize=1)
+def _version_matrices() -> Tensor:
+    """(8, 13, 13): from the orbit vector of each dihedral version to that of the original image."""
+    quaternion = random_quaternions(400, torch.Generator().manual_seed(8))
+    vectors = embed(quaternion).numpy()
+    versions = [embed(dihedral_orientations(quaternion, index)).numpy() for index in range(DIHEDRAL)]
+    matrices = [np.linalg.lstsq(vectors, turned, rcond=None)[0].T for turned in versions]
+    return torch.as_tensor(np.stack(matrices), dtype=torch.float32)
+
+
+def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
+    """The same with the near twin wherever the decoder did not find a further maximum.
+
+    A half turn about the beam is nearly invisible at small angles (small bodies, cropped detectors).
+    """
+    missing = decoded.score == -1
+    if not missing.any():
+        return decoded
+    # k (w, x, y, z) = (-z, -y, x, w)
+    half_turn = decoded.quaternion[:, 0].flip(-1) * decoded.quaternion.new_tensor((-1.0, -1.0, 1.0, 1.0))
+    twin = to_fundamental_domain(half_turn)
+    score = torch.nn.functional.cosine_similarity(embed(twin), vector.double(), dim=-1).unsqueeze(-1)
+    return Decoded(
+        torch.where(missing.unsqueeze(-1), twin.unsqueeze(1), decoded.quaternion),
+        torch.where(missing, score, decoded.score),
+    )
+
+
+def _outputs(trained: TrainedNetwork, images: ImageSet, versions: int) -> tuple[Tensor, ...]:
+    """Orbit vectors (N, 13), radii, variances of radius and orientation (N,), averaged over versions."""
+    layout, refraction = trained.network.layout, 1 - images.known_experiment.refractive_index.real
+    shown, usable = brightness(images, trained.recipe.log_images, trained.recipe.decades)
+    matrices = _version_matrices().to(shown.device)
+    vector = shown.new_zeros(len(shown), DIMENSION)
+    # The average of the radius's numbers, not of the radii: these may lie on different turns of a circle.
+    size = shown.new_zeros(len(shown), layout.size.dimension)
+    variances = shown.new_zeros(2, len(shown))
+    for index in VERSIONS[:versions]:
+        turned = dihedral_images(shown, index), dihedral_images(usable, index)
+        channels = network_input(*turned, refraction)
+        with torch.inference_mode():  # only here: cached tables must stay usable in training
+            output = trained.network(channels).float()
+        orientation, numbers = layout.split(output)
+        if layout.target.dimension != DIMENSION:
+            orientation = embed(layout.target.decode(orientation)).float()
+        vector = vector + orientation @ matrices[index] / versions
+        size = size + numbers / versions
+        variances = variances + torch.stack(layout.error_bars(output)).square() / versions
+    return vector, layout.size.decode(size), *variances
+
+
+@torch.no_grad()
+def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versions: int = 1) -> Answer:
+    """Reconstruct images with one trained network; arguments and errors as for :func:`predict`."""
+    pixels = images.known_experiment.pixels
+    shape = (len(images), pixels, pixels)
+    if not images.images.shape == images.mask.shape == shape or images.mask.dtype != torch.bool:
+        raise ValueError(
+            f"images and bool masks must have the shape {shape}, got {tuple(images.images.shape)} and "
+            f"{images.mask.dtype} {tuple(images.mask.shape)}"
+        )
+    if images.kind not in KINDS or not 1 <= versions <= len(VERSIONS):
+        raise ValueError(
+            f"kind must be one of {', '.join(KINDS)} and versions 1 to 8, got {images.kind!r} and {versions}"
+        )
+    if problems := trained.misfits(images.known_experiment):
+        raise InputError(f"the network's weights were made for {'; '.join(problems)}")
+    device = next(trained.network.parameters()).device
+    outputs = []
+    for rows in torch.arange(len(images)).split(CHUNK):
+        chunk = images.subset(rows)
+        chunk = replace(chunk, images=chunk.images.to(device), mask=chunk.mask.to(device))
+        outputs.append(_outputs(trained, chunk, versions))
+    vector, radius_nm, *variances = (torch.cat(column).cpu() for column in zip(*outputs, strict=True))
+    radius_nm = radius_nm.double()
+    radius_std, orientation_std = (variance.double().sqrt() for variance in variances)
+    factors = trained.card.get("spread_factors", {})
+    decoded = _with_twin(vector, decode(vector, hypotheses))
+    within = within_training(trained.recipe, images).tolist()
+    close = (decoded.score[:, :1] - decoded.score[:, 1:2] < AMBIGUOUS_SCORE_GAP).any(1).tolist()
+    return Answer(
+        radius_nm,
+        decoded.quaternion[:, 0].clone(),
+        status=[
+            UNTRAINED if not familiar else AMBIGUOUS if ambiguous else OK
+            for familiar, ambiguous in zip(within, close, strict=True)
+        ],
+        radius_std_nm=float(factors.get("radius", 1.0)) * radius_std,
+        orientation_std_deg=float(factors.get("orientation", 1.0)) * orientation_std,
+        hypotheses=Hypotheses(radius_nm[:, None].repeat(1, hypotheses), decoded.quaternion, decoded.score),
+        index=images.numbers,
+    )

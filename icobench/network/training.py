@@ -1,14 +1,14 @@
 """The training loop: streamed images, moving average, checkpoints that resume bit for bit."""
 
+import copy
 import csv
 import hashlib
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,19 +17,11 @@ from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.network.architectures import Network, build_network
-from icobench.network.checkpoint import (
-    SPREAD_FACTORS,
-    StoredWeights,
-    TrainedNetwork,
-    first_difference,
-    not_finite,
-    save_network,
-)  # fmt: skip
+from icobench.network.checkpoint import StoredWeights, TrainedNetwork, mismatch, not_finite, save_network
 from icobench.network.inputs import require_canonical
-from icobench.network.optimisers import OPTIMISERS
+from icobench.network.optimisers import Schedule, make_optimisers
 from icobench.network.outputs import LOSSES
 from icobench.network.recipe import Recipe
-from icobench.network.schedule import schedule_of
 from icobench.network.stream import TrainingStream
 from icobench.network.validation import mean_loss, prediction_errors, spread_factors, validation_batches
 from icobench.seeds import Purpose, seed_word
@@ -44,18 +36,12 @@ LARGEST_GRADIENT = 1.0
 DIGEST_PIXELS = 2**16
 """Pixels of a set that go into its digest."""
 
-LOG_FIELDS = (
-    "step", "loss", "learning_rate", "seconds", "images",
-    "disorientation_median_deg", "disorientation_90_deg", "radius_median_nm",
-)  # fmt: skip
-
 
 class DivergedError(InputError):
     """Loss, gradient or weights became infinite or NaN."""
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(NamedTuple):
     """The end of a run.
 
     Attributes:
@@ -90,34 +76,24 @@ def data_digest(images: ImageSet) -> str:
 class _Run:
     """Everything that a checkpoint holds: network, average, optimisers, schedule, step, time and identity."""
 
-    def __init__(self, recipe: Recipe, seed: int, device: torch.device, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, recipe: Recipe, seed: int, device: torch.device, identity: dict[str, Any],
+        start: StoredWeights | None,
+    ) -> None:  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_word(seed, Purpose.WEIGHTS))
             self.network = build_network(recipe.architecture, recipe.network)
+        if start is not None:
+            if (difference := mismatch(self.network, start.weights)) is not None:
+                raise InputError(f"the weights to start from belong to another architecture ({difference})")
+            self.network.load_state_dict(start.weights)
+        self.average = copy.deepcopy(self.network).to(device).eval()
         self.network = self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = build_network(recipe.architecture, recipe.network).to(device)
-        self.average.load_state_dict(self.network.state_dict())
-        make_optimisers = OPTIMISERS[recipe.optimiser]
-        self.optimisers = make_optimisers(self.network, recipe.learning_rate, recipe.weight_decay)
-        self.schedule = schedule_of(recipe)
+        self.optimisers = make_optimisers(recipe, self.network)
+        self.schedule = Schedule(recipe)
         # As JSON gives it back, so that it compares equal to a stored one.
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
         self.step, self.seconds = 0, 0.0
-
-    @property
-    def finished(self) -> bool:
-        return self.schedule.finished(self.step)
-
-    def start_from(self, start: StoredWeights) -> None:
-        """Use stored weights instead of random ones.
-
-        Raises:
-            InputError: they belong to another architecture.
-        """
-        if (difference := first_difference(self.network, start.weights)) is not None:
-            raise InputError(f"the weights to start from belong to another architecture ({difference})")
-        self.network.load_state_dict(start.weights)
-        self.average.load_state_dict(start.weights)
 
     def apply_gradients(self, learning_rate: float, decay: float) -> None:
         """One step of the optimisers and of the moving average."""
@@ -130,9 +106,8 @@ class _Run:
         decay = min(decay, (1 + self.step) / (10 + self.step))
         averages, current = self.average.state_dict(), self.network.state_dict()
         floats = [name for name, value in averages.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [averages[name] for name in floats], [current[name] for name in floats], 1 - decay
-        )
+        mean, new = ([state[name] for name in floats] for state in (averages, current))
+        torch._foreach_lerp_(mean, new, 1 - decay)
         for name in averages.keys() - set(floats):
             averages[name].copy_(current[name])
 
@@ -153,31 +128,26 @@ class _Run:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "seconds": self.seconds,
-            "schedule": self.schedule.state(),
+            "schedule": {name: getattr(self.schedule, name) for name in ("best", "waited", "falls")},
             "identity": self.identity,
         }
         with atomic_path(path) as temporary:
             torch.save(values, temporary)
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            InputError: it is damaged, from an older version, or belongs to another run.
-        """
+        """Continue from a checkpoint; an InputError says if it is damaged, too old, or of another run."""
         try:
             stored = torch.load(path, weights_only=True, map_location="cpu")
             # With the defaults of fields that recipes and experiments did not have yet.
             recipe = Recipe.from_dict(stored["identity"]["recipe"]).to_dict()
             experiment = Experiment.from_dict(stored["identity"]["experiment"]).to_dict()
-            identity = json.loads(
-                json.dumps({**stored["identity"], "recipe": recipe, "experiment": experiment})
-            )
+            completed = {**stored["identity"], "recipe": recipe, "experiment": experiment}
+            identity = json.loads(json.dumps(completed))
         except Exception as error:
             raise InputError(f"{path}: not a readable checkpoint") from error
         if other := differences(identity, self.identity):
             raise InputError(f"{path}: belongs to another run ({'; '.join(other)}); choose another folder")
-        if (difference := first_difference(self.network, stored["network"])) is not None:
+        if (difference := mismatch(self.network, stored["network"])) is not None:
             raise InputError(f"{path}: belongs to another architecture ({difference}); choose another folder")
         self.network.load_state_dict(stored["network"])
         self.average.load_state_dict(stored["average"])
@@ -186,7 +156,8 @@ class _Run:
         self.step, self.seconds = stored["step"], stored["seconds"]
         if (name := self.not_finite()) is not None:
             raise InputError(f"{path}: {name} is not finite")
-        self.schedule.restore(stored["schedule"])
+        for name, value in stored["schedule"].items():
+            setattr(self.schedule, name, value)
 
 
 def _check_trainable(recipe: Recipe, experiment: Experiment, network: Network, data: ImageSet | None) -> None:
@@ -205,15 +176,6 @@ def _check_trainable(recipe: Recipe, experiment: Experiment, network: Network, d
         )
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, LOG_FIELDS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def train(
     recipe: Recipe,
     experiment: Experiment,
@@ -227,9 +189,7 @@ def train(
     held_out: ImageSet | None = None,
     start: StoredWeights | None = None,
     progress: Progress = lambda share: None,
-    report: Callable[[int, float], None] = lambda step, loss: None,
-    watch: Callable[[int, Network], None] | None = None,
-    watch_steps: int = 1,
+    report: Callable[[int, float, Network], None] = lambda step, loss, average: None,
     search: dict[str, Any] | None = None,
 ) -> TrainingResult:
     """Train a network, resuming from the folder's checkpoint if there is one.
@@ -251,9 +211,7 @@ def train(
         held_out: intensities to validate on instead of fresh simulations.
         start: weights of the same architecture to start from, instead of random ones.
         progress: called with the finished share of the steps.
-        report: called with the step and the running loss.
-        watch: called with step and averaged network every ``watch_steps`` steps; may raise to stop.
-        watch_steps: see there.
+        report: called with the step, the running loss and the averaged network; may raise to stop.
         search: the cost of finding the recipe, for the card.
 
     Raises:
@@ -273,9 +231,7 @@ def train(
         "data": None if data is None else data_digest(data),
         "held_out": None if held_out is None else data_digest(held_out),
     }
-    run = _Run(recipe, seed, device, identity)
-    if start is not None:
-        run.start_from(start)
+    run = _Run(recipe, seed, device, identity, start)
     _check_trainable(recipe, experiment, run.network, data)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
@@ -292,7 +248,7 @@ def train(
 
     begin = last_saved = time.perf_counter()
     seconds_before, running_loss = run.seconds, 0.0
-    while not run.finished:
+    while not run.schedule.finished(run.step):
         inputs, quaternion, radius_nm = stream.batch(run.step)
         settling = run.schedule.settling(run.step)
         run.network.train(not settling)
@@ -312,15 +268,14 @@ def train(
         run.apply_gradients(learning_rate, recipe.average)
         running_loss = 0.98 * running_loss + 0.02 * loss_value if running_loss else loss_value
         progress(run.step / recipe.steps)
-        report(run.step, running_loss)
+        report(run.step, running_loss, run.average)
         run.schedule.observe(run.step, lambda: mean_loss(run.average, recipe.loss, batches))
-        if watch is not None and run.step % watch_steps == 0:
-            watch(run.step, run.average.eval())
 
         now = time.perf_counter()
         run.seconds = seconds_before + now - begin
         late = max_minutes is not None and now - begin > 60 * max_minutes
-        if not (run.finished or late or now - last_saved > 60 * checkpoint_minutes):
+        finished = run.schedule.finished(run.step)
+        if not (finished or late or now - last_saved > 60 * checkpoint_minutes):
             continue
         if (name := run.not_finite()) is not None:
             raise diverged(f"{name} became infinite or NaN")
@@ -329,22 +284,26 @@ def train(
         row = {
             "step": run.step,
             "loss": running_loss,
-            "seconds": round(run.seconds, 1),
             "learning_rate": learning_rate,
+            "seconds": round(run.seconds, 1),
             "images": run.step * recipe.batch,
             "disorientation_median_deg": float(errors.angle_deg.median()),
             "disorientation_90_deg": float(errors.angle_deg.quantile(0.9)),
             "radius_median_nm": float(errors.radius_nm.median()),
         }
-        _append(folder / "training.csv", row)
+        with (folder / "training.csv").open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if not file.tell():
+                writer.writeheader()
+            writer.writerow(row)
         last_saved = now
         if late:
             break
 
-    network = run.average.eval()
-    seconds, simulations = run.seconds, run.step * recipe.batch // recipe.variants
-    if data is not None or recipe.pool is not None:
-        simulations = len(data) if data is not None else recipe.pool or 0
+    network = run.average
+    seconds, simulations = run.seconds, recipe.pool or run.step * recipe.batch // recipe.variants
+    if data is not None:
+        simulations = len(data)
     if start is not None:
         # The cost of the weights that it started from is part of the total.
         simulations += int(start.card.get("training_simulations", 0))
@@ -353,10 +312,7 @@ def train(
         "architecture": recipe.architecture,
         "network": network.options,
         "parameters": sum(values.numel() for values in network.parameters()),
-        "recipe": recipe.to_dict(),
-        "experiment": experiment.to_dict(),
-        "seed": seed,
-        "data": identity["data"],  # digest of the stored set; None for simulations
+        **{name: identity[name] for name in ("recipe", "experiment", "seed", "data")},
         "steps": run.step,
         "images": run.step * recipe.batch,
         "training_seconds": round(seconds, 1),
@@ -365,8 +321,8 @@ def train(
         "device": str(device),
         "torch": torch.__version__,
         "search": search,
-        SPREAD_FACTORS: spread_factors(prediction_errors(network, batches)),
+        "spread_factors": spread_factors(prediction_errors(network, batches)),
         "started_from": None if start is None else start.card,  # its cost is in the totals above
     }
     save_network(folder / "network.safetensors", network, card)
-    return TrainingResult(run.finished, run.step, seconds, simulations, network)
+    return TrainingResult(run.schedule.finished(run.step), run.step, seconds, simulations, network)

@@ -17,7 +17,7 @@ from icobench.network.recipe import Recipe
 from icobench.network.stream import TrainingBatch, TrainingStream
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Errors", "mean_loss", "prediction_errors", "spread_factors", "validation_batches"]
+__all__ = ["mean_loss", "prediction_errors", "spread_factors", "validation_batches"]
 
 VALIDATION_STEP = 10**9
 """Number of the first step whose batches are used for validation; training never gets there."""
@@ -32,14 +32,7 @@ ANGLE_WITHIN = math.sqrt(float(chi2.ppf(WITHIN, 3)) / 3)
 
 
 class Errors(NamedTuple):
-    """Errors of N images and their predicted spreads, (N,) each; the spreads are NaN if there are none.
-
-    Attributes:
-        angle_deg: disorientation, float64.
-        radius_nm: absolute error of the radius.
-        angle_std_deg: predicted root mean square angle.
-        radius_std_nm: predicted standard deviation of the radius.
-    """
+    """Disorientations, radius errors, and their predicted spreads, NaN if there are none; (N,) each."""
 
     angle_deg: Tensor
     radius_nm: Tensor
@@ -59,48 +52,37 @@ def validation_batches(
 @torch.no_grad()
 def mean_loss(network: Network, loss: str, batches: Sequence[TrainingBatch]) -> float:
     """Mean over batches of a loss of :data:`~icobench.network.outputs.LOSSES`, in evaluation mode."""
-    network.eval()
-    losses = [
-        float(LOSSES[loss](network(inputs), network.layout, quaternion, radius_nm))
-        for inputs, quaternion, radius_nm in batches
-    ]
+    losses = [float(LOSSES[loss](network(inputs), network.layout, *truth)) for inputs, *truth in batches]
     return sum(losses) / len(losses)
 
 
 @torch.no_grad()
 def prediction_errors(network: Network, batches: Sequence[TrainingBatch]) -> Errors:
     """Errors of a network, in evaluation mode, on all images of some batches."""
-    network.eval()
     layout, parts = network.layout, []
     for inputs, quaternion, radius_nm in batches:
         output = network(inputs)
         orientation, size = layout.split(output.float())
-        angle = disorientation(layout.target.decode(orientation).quaternion[:, 0], quaternion.double())
+        angle = disorientation(layout.target.decode(orientation), quaternion.double())
         distance = (layout.size.decode(size) - radius_nm).abs()
         radius_std_nm, angle_std_deg = layout.error_bars(output)
         parts.append((angle, distance, angle_std_deg, radius_std_nm))
     return Errors(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
-def _factor(error: Tensor, spread: Tensor, expected: float) -> float:
-    ratio = (error / spread).double()
-    return float(ratio.quantile(WITHIN)) / expected if bool(torch.isfinite(ratio).all()) else 1.0
-
-
 def spread_factors(errors: Errors) -> dict[str, float]:
-    """Factors for the predicted spreads, with which 68 % of the errors lie within them.
+    """Factors, "radius" and "orientation", that make 68 % of the errors lie within the predicted spreads.
 
     During training the spreads are fitted to the errors (Gaussian likelihood), but later than these fall. One
     factor for all images corrects that and keeps the differences between images that the network has learnt
-    (temperature scaling, Guo et al. 2017, for regression).
-
-    Args:
-        errors: on images like those of training, which it did not use.
-
-    Returns:
-        "radius" and "orientation"; 1 for a network without spreads.
+    (temperature scaling, Guo et al. 2017, for regression). It is 1 for a network without spreads.
     """
+
+    def factor(error: Tensor, spread: Tensor, expected: float) -> float:
+        ratio = (error / spread).double()
+        return float(ratio.quantile(WITHIN)) / expected if bool(torch.isfinite(ratio).all()) else 1.0
+
     return {
-        "radius": _factor(errors.radius_nm, errors.radius_std_nm, 1.0),
-        "orientation": _factor(errors.angle_deg.float(), errors.angle_std_deg, ANGLE_WITHIN),
+        "radius": factor(errors.radius_nm, errors.radius_std_nm, 1.0),
+        "orientation": factor(errors.angle_deg.float(), errors.angle_std_deg, ANGLE_WITHIN),
     }

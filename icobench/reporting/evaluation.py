@@ -39,18 +39,16 @@ class EvaluatedSet(Protocol):
     networks: str
 
 
-def summarise(table: "pd.DataFrame", networks: str, seconds: float) -> dict[str, Any]:
+def summarise(evaluated: EvaluatedSet) -> dict[str, Any]:
     """Quantiles of every error, success rate, calibration and, where known, the ratio to the bound.
 
     The ratios are median error over median bound, and root mean square error over root mean square bound.
     Coverage is the share of radii within one predicted standard deviation (0.68 if the spreads are
     right) and of orientations within the predicted root mean square angle (0.61).
-
-    Args:
-        table, networks, seconds: as in :class:`EvaluatedSet`.
     """
+    table = evaluated.table
     turn, size = table["disorientation_deg"], table["radius_error_nm"]
-    summary: dict[str, Any] = {"images": len(table), "networks": networks}
+    summary: dict[str, Any] = {"images": len(table), "networks": evaluated.networks}
     for column in ERRORS:
         summary[column] = {name: float(table[column].quantile(part)) for name, part in QUANTILES.items()}
     summary["success_rate"] = float(solved(turn, size).mean())
@@ -64,12 +62,12 @@ def summarise(table: "pd.DataFrame", networks: str, seconds: float) -> dict[str,
             summary[f"{error}_over_bound_median"] = float(table[error].median() / table[bound].median())
             mean_square = table[error].pow(2).mean() / table[bound].pow(2).mean()
             summary[f"{error}_over_bound_rms"] = float(mean_square**0.5)
-    summary["seconds_per_image"] = seconds / len(table)
+    summary["seconds_per_image"] = evaluated.seconds / len(table)
     return summary
 
 
 def _summaries(evaluated: Sequence[EvaluatedSet]) -> dict[str, dict[str, Any]]:
-    return {item.name: summarise(item.table, item.networks, item.seconds) for item in evaluated}
+    return {item.name: summarise(item) for item in evaluated}
 
 
 def evaluation_table(evaluated: Sequence[EvaluatedSet], pace: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from icobench.images.counts import expected_counts
+from icobench.images.pixels import expected_counts
 from icobench.reporting.agreement import ANSWER
 from icobench.reporting.body_drawing import body_svg
 from icobench.reporting.gallery import shown_decades

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from icobench.images.counts import expected_counts
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import intensity_from_log, log_image
+from icobench.images.pixels import expected_counts, intensity_from_log, log_image
 from icobench.reporting.figures import empty_figure, styled
 from icobench.simulator.simulator import Simulator
 from icobench.storage import atomic_path

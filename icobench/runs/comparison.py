@@ -238,7 +238,7 @@ def _simulate_images(run: Run, pool: WorkerPool, report: Report) -> None:
     ]
     parts: dict[int, ImageSet] = {}
     for job, arrays in pool.run(_simulate_block, jobs):
-        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        tensors: dict[str, Any] = {name: torch.from_numpy(values) for name, values in arrays.items()}
         parts[job[3]] = ImageSet(**tensors, experiment=run.experiment, kind=run.options.stored_kind)
         report(0.0, f"{run.name or run.test_set.name}: {sum(map(len, parts.values()))} test images")
     run.keep_images(ImageSet.join([parts[start] for start in starts]))

@@ -138,7 +138,7 @@ class Run:
             return None
         kind = self.options.stored_kind if self.file_images is None else self.file_images.kind
         complete = self.file_images is None and self.options.detector == DETECTORS["clean"]
-        return networks.subset(self.experiment, kind, complete)
+        return networks.choose(self.experiment, kind, complete)
 
     @cached_property
     def source(self) -> dict[str, str]:

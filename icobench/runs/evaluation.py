@@ -10,7 +10,7 @@ from icobench.answer import Progress
 from icobench.geometry.orientation import boundary_distance, disorientation
 from icobench.images.detector import DETECTORS
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.network.selection import Networks, predict
 from icobench.runs.scoring import bounds_at_truth, errors
 from icobench.sets.patterns import PatternOptions, generate_patterns
@@ -65,7 +65,7 @@ def evaluate(
     import pandas as pd
 
     assert truth.experiment is not None
-    chosen = networks.subset(truth.experiment, truth.kind)
+    chosen = networks.choose(truth.experiment, truth.kind)
     begin = time.perf_counter()
     answer = predict(chosen, truth, versions=versions)
     seconds = time.perf_counter() - begin

@@ -95,7 +95,8 @@ def execute(
                 failures[job[-1]] = reason
             done += 1
             report(done / len(pieces), f"{job[-1]}, {done} of {len(pieces)}")
-    report(1.0, "")
+    if not missing:
+        report(1.0, "all stored")
     return failures
 
 

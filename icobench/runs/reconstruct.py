@@ -157,6 +157,7 @@ def _in_blocks(
         problems = dict(block.problems)
         for number in block.numbers[dark].tolist():
             problems.setdefault(number, "no signal at usable pixels of the fitted detector range")
+        seen = problem.images.mask if problem.network_mask is None else problem.network_mask
         good = torch.tensor([number not in problems for number in block.numbers.tolist()])
         first, count = int(block.numbers[0]), len(block)
 
@@ -165,7 +166,7 @@ def _in_blocks(
 
         if good.any():
             usable = replace(
-                problem, images=problem.images.subset(good), network_mask=problem.network_mask[good],
+                problem, images=problem.images.subset(good), network_mask=seen[good],
                 nuisance=nuisance,
             )  # fmt: skip
             answers.append(method.run(usable, report))

@@ -230,7 +230,9 @@ class NetworkTask:
             answer = predict(networks, images)
             return float(errors(answer.radius_nm, answer.quaternion, images)["disorientation_deg"].median())
 
-        def watch(step: int, network: Network) -> None:
+        def judge(step: int, loss: float, network: Network) -> None:
+            if step % watch_steps:
+                return
             simulations = step * recipe.batch // recipe.variants
             simulations = min(simulations, recipe.pool or simulations)
             note({"seconds": time.perf_counter() - begin, "simulations": simulations})
@@ -238,9 +240,7 @@ class NetworkTask:
                 report(rung, median_error(network))
 
         try:
-            result = train(
-                recipe, self.experiment, folder, self.seed, device, watch=watch, watch_steps=watch_steps
-            )
+            result = train(recipe, self.experiment, folder, self.seed, device, report=judge)
         finally:
             (folder / "checkpoint.pt").unlink(missing_ok=True)
         note({"seconds": time.perf_counter() - begin, "simulations": result.simulations})

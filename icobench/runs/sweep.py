@@ -170,7 +170,7 @@ def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     stored = read_json(path)
     if stored.get("identity") != identity:
         raise InputError(f"{path}: a point of another sweep; remove it")
-    result = stored.get("result")
+    result: Any = stored.get("result")
     values = result.values() if isinstance(result, dict) and set(result) >= COLUMNS else ()
     if len({len(value) for value in values if isinstance(value, list)}) != 1:
         raise InputError(f"{path}: damaged; remove it and run the sweep again")

@@ -20,7 +20,7 @@ from icobench.network.recipe import Recipe
 from icobench.network.selection import Networks, load_network, predict
 from icobench.network.training import train
 from icobench.runs.scoring import bounds_at_truth, errors
-from icobench.runs.training_set import training_data
+from icobench.runs.training_set import read_training_set
 from icobench.seeds import Purpose, random_generator
 from icobench.sets.patterns import generate_patterns
 from icobench.sets.test_sets import find_test_set
@@ -129,7 +129,7 @@ def _fit(
     """With the method of the point, block by block."""
     method, networks = settings.varied(point), None
     if method.needs_network:
-        networks = load_network(None, simulator.device).subset(settings.experiment, tests.kind)
+        networks = load_network(None, simulator.device).choose(settings.experiment, tests.kind)
     fixed: tuple[int, float] = (0, 0.0)
     if settings.axis == "dictionary":
         card = dictionary_for(simulator, DictionaryOptions(point)).card
@@ -175,8 +175,9 @@ def _train(
         # The test images have the experiment's own refractive index.
         recipe = replace(recipe, pool=point, default_index_share=1.0)
     else:
-        every_image, held_out = training_data(settings.data, recipe.decades, settings.experiment)
-        data = portion(every_image, point, seed)
+        stored = read_training_set(settings.data, recipe.decades)
+        stored.require(settings.experiment)
+        data, held_out = portion(stored.train, point, seed), stored.held_out
     result = train(
         recipe, settings.experiment, folder, seed, simulator.device, data=data, held_out=held_out,
         progress=progress,

@@ -7,14 +7,14 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import intensity_from_log
+from icobench.images.pixels import intensity_from_log
 from icobench.network.inputs import require_canonical
 from icobench.network.recipe import Recipe
 from icobench.sets.pattern_file import read_patterns, stored_settings
 from icobench.simulator.experiment import Experiment
 from icobench.storage import differences
 
-__all__ = ["TrainingSet", "read_training_set", "training_data"]
+__all__ = ["TrainingSet", "read_training_set"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class TrainingSet:
 
     Attributes:
         path: its file.
-        known: intensities (N, 128, 128) with their truth, to train on.
+        train: intensities (N, 128, 128) with their truth, to train on.
         held_out: likewise, to validate on.
         experiment: physics and grid, which are the network's.
         log: whether the images are 8-bit log images, with whatever noise they were made with.
     """
 
     path: Path
-    known: ImageSet
+    train: ImageSet
     held_out: ImageSet
     experiment: Experiment
     log: bool
@@ -80,34 +80,15 @@ def read_training_set(path: Path, decades: float) -> TrainingSet:
         if not 0 < cut < len(patterns):
             raise InputError(f"{path}: too few images to train on") from None
         train, held_out = patterns.subset(index[:cut]), patterns.subset(index[cut:])
-    experiment, log = train.experiment, train.kind == "log"
-    assert experiment is not None
+    experiment, log = train.known_experiment, train.kind == "log"
     require_canonical(experiment, f"{path}: ")
-    flaws = _flaws(train, path)
-    flaws += [flaw for flaw in _flaws(held_out, path) if flaw not in flaws]
+    flaws = list(dict.fromkeys(_flaws(train, path) + _flaws(held_out, path)))
     if flaws:
         raise InputError(
             f"{path}: training needs whole, noise-free, centred images, and these have {', '.join(flaws)};"
             " make a set with icobench generate --detector clean (for log images also --kind log)"
         )
     return TrainingSet(path, _intensities(train, decades), _intensities(held_out, decades), experiment, log)
-
-
-def training_data(
-    path: Path, decades: float, experiment: Experiment | None = None
-) -> tuple[ImageSet, ImageSet]:
-    """Intensities with their truth to train on, and to validate on.
-
-    Args:
-        path, decades: of :func:`read_training_set`.
-        experiment: of the training, for which the set must have been made; None for the default one.
-
-    Raises:
-        InputError: as :func:`read_training_set` does, or the set was made for another experiment.
-    """
-    training_set = read_training_set(path, decades)
-    training_set.require(experiment or Experiment())
-    return training_set.known, training_set.held_out
 
 
 def _intensities(patterns: ImageSet, decades: float) -> ImageSet:
@@ -117,21 +98,16 @@ def _intensities(patterns: ImageSet, decades: float) -> ImageSet:
 
 def _flaws(patterns: ImageSet, path: Path) -> list[str]:
     """Effects of the detector on a set, in words, that training does not expect or would apply again."""
-    experiment = patterns.experiment
-    valid, middle = experiment.valid(), experiment.pixels // 2
-    lost = valid & ~patterns.mask.all(0)
+    middle = patterns.known_experiment.pixels // 2
+    lost = patterns.known_experiment.valid() & ~patterns.mask.all(0)
     # The outermost pixels along the axes go with a crop, the middle one with the hole.
     rim = lost[middle, 1] and lost[1, middle]
-    flaws = []
-    if patterns.kind == "counts":
-        flaws.append("photon noise")
-    if lost[middle, middle]:
-        flaws.append("a central hole")
-    if rim:
-        flaws.append("a cropped range of angles")
-    if lost.any() and not (lost[middle, middle] or rim):
-        flaws.append("dead or saturated pixels")
     detector = stored_settings(path).get("options", {}).get("detector", {})
-    if any(detector.get("centre_offset", ())):
-        flaws.append("an off-centre beam")
-    return flaws
+    flaws = {
+        "photon noise": patterns.kind == "counts",
+        "a central hole": lost[middle, middle],
+        "a cropped range of angles": rim,
+        "dead or saturated pixels": lost.any() and not (lost[middle, middle] or rim),
+        "an off-centre beam": any(detector.get("centre_offset", ())),
+    }
+    return [flaw for flaw, present in flaws.items() if present]

@@ -4,13 +4,11 @@ While a set is made, each finished block is a file in ``OUT.parts``; at the end 
 be killed at any time and started again, and several may work on one set.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +17,14 @@ import torch
 from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
-from icobench.images.formats import DATA_PATH
-from icobench.provenance import provenance
-from icobench.sets.pattern_file import (
-    CHUNK_IMAGES,
-    TRUTH_GROUP,
-    PatternWriter,
-    large_file,
-    small_file,
-    stored_settings,
-)
-from icobench.sets.patterns import PatternOptions, PatternSource
+from icobench.provenance import provenance, versions
+from icobench.sets.pattern_file import CHUNK_IMAGES, TRUTH_GROUP, join_files, stored_settings, write_patterns
+from icobench.sets.patterns import PatternOptions, PatternSource, changed
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.storage import WHOLE, PieceStore, Shard, atomic_path
 
-__all__ = ["PRESETS", "SetGeneration", "chosen_options", "generate_to_file", "merge_shards", "shard_range"]
+__all__ = ["PRESETS", "SetGeneration", "chosen_options", "merge_shards", "shard_range"]
 
 BLOCK = 128
 """Images made and stored together."""
@@ -43,11 +33,7 @@ PAPER_SPLITS = (("train", 20_046), ("validation", 5_012), ("test", 5_000))
 
 PRESETS = {
     "paper": PatternOptions(
-        images=sum(count for _, count in PAPER_SPLITS),
-        kind="log",
-        detector=Detector(),
-        background=0.02,
-        splits=PAPER_SPLITS,
+        sum(count for _, count in PAPER_SPLITS), "log", Detector(), background=0.02, splits=PAPER_SPLITS
     )
 }
 """The paper's 25,058 images, a fifth of them for validation, and 5,000 for the test. How strong the paper's
@@ -72,16 +58,11 @@ def chosen_options(
         if name is not None and name not in choices:
             raise InputError(f"unknown name {name!r}; choose from {', '.join(choices)}")
     options = PatternOptions(1000) if preset is None else PRESETS[preset]
-    recorder = options.detector if detector is None else DETECTORS[detector]
-    if photons is not None:
-        recorder = replace(recorder, photons=photons)
-    if hole_degrees is not None:
-        recorder = replace(recorder, hole_degrees=hole_degrees)
-    given = {"images": images, "kind": kind, "background": background}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if images is not None:
-        changes["splits"] = ()
-    return replace(options, detector=recorder, **changes)
+        options = replace(options, images=images, splits=())
+    recorder = options.detector if detector is None else DETECTORS[detector]
+    recorder = changed(recorder, photons=photons, hole_degrees=hole_degrees)
+    return changed(options, kind=kind, background=background, detector=recorder)
 
 
 def shard_range(images: int, shard: int, shards: int) -> range:
@@ -128,61 +109,43 @@ class SetGeneration:
         return shard_range(self.options.images, *self.shard)
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """All that the arrays depend on, as JSON gives it back."""
-        settings = {
-            "options": self.options.to_dict(), "experiment": self.experiment.to_dict(), "seed": self.seed,
-            "device": torch.device(self.device).type, "version": _version(),
-            "shard": list(self.shard),
-        }  # fmt: skip
-        return json.loads(json.dumps(settings))
-
-    @cached_property
     def store(self) -> PieceStore:
-        """Where the blocks are kept."""
+        """Where the blocks are kept; its identity is all that the arrays depend on."""
+        identity = {
+            "options": self.options.to_dict(), "experiment": self.experiment.to_dict(), "seed": self.seed,
+            "device": torch.device(self.device).type, "version": versions()["icobench"],
+            "shard": self.shard,
+        }  # fmt: skip
         return PieceStore(
-            self.path.with_name(self.path.name + ".parts"), self.settings, "settings.json", ".",
+            self.path.with_name(self.path.name + ".parts"), identity, "settings.json", ".",
             "blocks of a set", "remove it or choose another name",
         )  # fmt: skip
 
     def check(self) -> None:
-        """Refuse a file or folder that belongs to other work; nothing is written.
-
-        Raises:
-            InputError: there is no such shard or no folder for the file, or the file or the blocks have other
-                settings.
-        """
+        """Refuse a shard or folder that does not exist, and a file or blocks with other settings."""
         shard_range(self.options.images, *self.shard)
         if not self.path.resolve().parent.is_dir():
             raise InputError(f"{self.path.parent}: no such folder")
         if not self.path.exists():
             self.store.check()
-        elif _stored(self.path) != self.settings:
+        elif stored_settings(self.path) != self.store.identity:
             raise InputError(
                 f"{self.path}: exists and was made with other settings; remove it or choose another name"
             )
 
     def open(self) -> None:
-        """Make the folder of the blocks, unless the file is finished.
-
-        Raises:
-            InputError: as for :meth:`check`, or the folder cannot be written.
-        """
+        """Make the folder of the blocks, unless the file is finished."""
         self.check()
-        if self.path.exists():
-            return
-        try:
+        if not self.path.exists():
             self.store.open()
-        except OSError as error:
-            raise InputError(f"{self.path}: could not be written ({error.strerror})") from error
 
     def pieces(self) -> list[range]:
         """Numbers of the images of each block."""
         numbers = self.numbers
         return [numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK)]
 
-    def _name(self, piece: range) -> str:
-        return f"{piece.start:09d}-{piece.stop:09d}.h5"
+    def _file(self, piece: range) -> Path:
+        return self.store.path(f"{piece.start:09d}-{piece.stop:09d}.h5")
 
     def is_stored(self, piece: range) -> bool:
         """Whether the block is there, readable and complete, or the file is finished."""
@@ -191,7 +154,7 @@ class SetGeneration:
         if self.path.exists():
             return True
         try:
-            with h5py.File(self.store.path(self._name(piece)), "r") as stream:
+            with h5py.File(self._file(piece), "r") as stream:
                 return len(stream[TRUTH_GROUP]["radius_nm"]) == len(piece)
         except (OSError, KeyError):
             return False
@@ -205,10 +168,8 @@ class SetGeneration:
         if torch.device(device).type != torch.device(self.device).type:
             raise InputError(f"{self.path}: the set is simulated on {self.device}, not on {device}")
         patterns = _source(self.options, self.experiment, self.seed, str(device)).block(piece)
-        with self.store.writing(self._name(piece)) as temporary, small_file(temporary, self.path) as stream:
-            exact = bool(self.options.augmentation)  # such log images are not of 8 bits
-            writer = PatternWriter(stream, len(piece), self.experiment, patterns.kind, {}, exact)
-            writer.write(0, patterns)
+        exact = bool(self.options.augmentation)  # such log images are not of 8 bits
+        write_patterns(self._file(piece), patterns, {}, exact, self.path)
         progress(1.0)
 
     def finish(self) -> bool:
@@ -216,22 +177,15 @@ class SetGeneration:
 
         Returns:
             whether the file is finished; if not, other processes have blocks to compute.
-
-        Raises:
-            InputError: the file cannot be written.
         """
         if not self.path.exists():
-            if not all(self.is_stored(piece) for piece in self.pieces()):
+            pieces = self.pieces()
+            if not all(self.is_stored(piece) for piece in pieces):
                 return False
-            files = [self.store.path(self._name(piece)) for piece in self.pieces()]
-            attributes = {
-                "settings": self.settings,
-                "splits": [list(split) for split in self.options.splits] if self.shard == WHOLE else [],
-                "origin": provenance(self.seed, torch.device(self.device), self.experiment),
-            }
             try:
                 with self.store.writing("joined.h5") as temporary:
-                    _join(self.path, temporary, files, len(self.numbers), attributes)
+                    files = [self._file(piece) for piece in pieces]
+                    _join(temporary, files, self.store.identity, self.device, self.path)
                 os.replace(self.store.path("joined.h5"), self.path)
             except (InputError, OSError):
                 if not self.path.exists():  # else another process has joined them meanwhile
@@ -239,6 +193,22 @@ class SetGeneration:
         shutil.rmtree(self.store.folder, ignore_errors=True)
         _source.cache_clear()
         return True
+
+    def run(self, progress: Progress = lambda share: None) -> int:
+        """Compute all missing blocks in this process and join them; returns the number of their images.
+
+        Raises:
+            InputError: the file or its parts belong to other settings, or the disk is full.
+        """
+        self.open()
+        made = 0
+        for piece in self.pieces():
+            if not self.is_stored(piece):
+                self.compute(piece, self.device)
+                made += len(piece)
+            progress((piece.stop - self.numbers.start) / len(self.numbers))
+        self.finish()
+        return made
 
 
 @lru_cache(maxsize=1)
@@ -248,118 +218,42 @@ def _source(options: PatternOptions, experiment: Experiment, seed: int, device: 
     return PatternSource(options, experiment, seed, device)
 
 
-def generate_to_file(
-    path: Path,
-    options: PatternOptions,
-    experiment: Experiment,
-    seed: int,
-    device: torch.device | str = "cpu",
-    shard: Shard = WHOLE,
-    progress: Progress = lambda share: None,
-) -> int:
-    """Generate a set, or one shard of it, in this process; continue where an earlier call was stopped.
-
-    Args:
-        path, options, experiment, seed, shard: see :class:`SetGeneration`.
-        device: where to simulate.
-        progress: called with the finished share.
-
-    Returns:
-        number of images that this call simulated.
-
-    Raises:
-        InputError: the file or its parts belong to other settings, or the disk is full.
-    """
-    device = torch.device(device)
-    work = SetGeneration(Path(path), options, experiment, seed, shard, device.type)
-    work.open()
-    made, pieces = 0, work.pieces()
-    for piece in pieces:
-        if not work.is_stored(piece):
-            work.compute(piece, str(device))
-            made += len(piece)
-        progress((piece.stop - pieces[0].start) / len(work.numbers))
-    work.finish()
-    return made
-
-
 def merge_shards(path: Path, shards: Sequence[Path]) -> int:
-    """Join the shards of one set into a file.
-
-    Args:
-        path: HDF5 file to write.
-        shards: all shards of the set, in any order.
-
-    Returns:
-        number of images.
+    """Join all shards of one set, given in any order, into a file; returns the number of images.
 
     Raises:
         InputError: a shard is missing, given twice, of another set, or damaged; the message names it.
     """
     if path.exists():
         raise InputError(f"{path}: exists; remove it or choose another name")
+    if not shards:
+        raise InputError("no shards given")
     files: dict[int, Path] = {}
-    common: dict[str, Any] = {}
     for file in map(Path, shards):
-        settings = _stored(file)
-        number, total = settings.pop("shard")
-        settings["total"] = total
-        common = common or settings
-        if settings != common:
+        if not (stored := stored_settings(file)):
+            raise InputError(f"{file}: not a set made by icobench generate")
+        (number, total), stored["shard"] = stored["shard"], list(WHOLE)
+        if not files:
+            common = stored, total
+        if (stored, total) != common:
             raise InputError(f"{file}: a shard of another set than {next(iter(files.values()))}")
         if number in files:
             raise InputError(f"{file}: shard {number}/{total} was given already as {files[number]}")
         files[number] = file
-    if not files:
-        raise InputError("no shards given")
-    total = common.pop("total")
-    missing = [number for number in range(1, total + 1) if number not in files]
-    if missing:
-        raise InputError(f"{path}: missing shard {', '.join(f'{number}/{total}' for number in missing)}")
-    options = common["options"]
-    experiment = Experiment.from_dict(common["experiment"])
-    attributes = {
-        "settings": common | {"shard": list(WHOLE)},
-        "splits": options["splits"],
-        "origin": provenance(common["seed"], torch.device("cpu"), experiment),
-    }
+    if missing := [f"{number}/{total}" for number in range(1, total + 1) if number not in files]:
+        raise InputError(f"{path}: missing shard {', '.join(missing)}")
     with atomic_path(path) as temporary:
-        _join(path, temporary, [files[number] for number in sorted(files)], options["images"], attributes)
-    return options["images"]
+        _join(temporary, [files[number] for number in sorted(files)], stored, "cpu", path)
+    return stored["options"]["images"]
 
 
-def _version() -> str:
-    try:
-        return metadata.version("icobench")
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    """The settings in a file's attributes."""
-    settings = stored_settings(path)
-    if not settings:
-        raise InputError(f"{path}: not a set made by icobench generate")
-    return settings
-
-
-def _join(
-    path: Path, temporary: Path, files: Sequence[Path], images: int, attributes: dict[str, Any]
-) -> None:
-    """One file, which will be renamed to ``path``, from many that hold its images in order."""
-    import h5py
-
-    with h5py.File(files[0], "r") as first:
-        truth, exact = first[TRUTH_GROUP], first[DATA_PATH].dtype.kind == "f"
-        kind = str(truth.attrs["kind"])
-        experiment = Experiment.from_dict(json.loads(truth.attrs["experiment"]))
-    start, size = 0, sum(file.stat().st_size for file in files)
-    with large_file(temporary, path, size) as target:
-        writer = PatternWriter(target, images, experiment, kind, attributes, exact)
-        for file in files:
-            try:
-                with h5py.File(file, "r") as stream:
-                    writer.copy(start, stream)
-                    start += len(stream[TRUTH_GROUP]["radius_nm"])
-            except (OSError, KeyError, ValueError) as error:
-                raise InputError(f"{path}: could not be joined, at {file} ({error})") from error
+def _join(path: Path, files: Sequence[Path], settings: dict[str, Any], device: str, reported: Path) -> None:
+    """Join the files of a set with these settings, or of a shard of it, on this device."""
+    options, shard = settings["options"], tuple(settings["shard"])
+    experiment = Experiment.from_dict(settings["experiment"])
+    attributes = {
+        "settings": settings,
+        "splits": options["splits"] if shard == WHOLE else [],
+        "origin": provenance(settings["seed"], torch.device(device), experiment),
+    }
+    join_files(path, files, len(shard_range(options["images"], *shard)), attributes, reported)

@@ -3,20 +3,19 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
-from icobench.images.formats import IMAGE_SUFFIXES
 from icobench.images.image_set import ImageSet
 from icobench.images.resample import on_grid
 from icobench.images.source import open_images
+from icobench.sets.pattern_file import TRUTH_GROUP
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["FIT_SIN_THETA", "file_digest", "is_image_file", "read_own_images"]
+__all__ = ["FIT_SIN_THETA", "file_digest", "read_own_images"]
 
 FIT_SIN_THETA = 0.8
 """Sine of the largest scattering angle that is fitted by default. Beyond it the simulators disagree most
@@ -24,11 +23,6 @@ FIT_SIN_THETA = 0.8
 deviations), and few detectors reach that far."""
 
 TRUTH_COLUMNS = ("radius_nm", "q_w", "q_x", "q_y", "q_z")
-
-
-def is_image_file(name: str) -> bool:
-    """Whether a name is that of a file of images, by its ending."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def file_digest(path: Path) -> str:
@@ -58,35 +52,29 @@ def read_own_images(
     with open_images(path) as opened:
         source, grid = on_grid(opened, experiment)
         count = len(source) if images is None else min(images, len(source))
-        frames = source.read(range(count))
-        for number, problem in sorted(frames.problems.items()):
-            raise InputError(f"{source.where}: image {number}: {problem}")
-    radius, quaternion = _stored_truth(path, count) if truth is None else _truth_table(truth, count)
+        frames = source.read_usable(count)
+    columns = _stored_truth(path, count) if truth is None else _truth_table(truth, count)
     mask = frames.mask & grid.valid() & (grid.sin_theta() <= FIT_SIN_THETA + 1e-9)
     pixels = torch.where(mask, frames.images, 0.0)
     for number, has_signal in enumerate((pixels > 0).flatten(1).any(1).tolist()):
         if not has_signal:
             raise InputError(f"{path}: image {number}: no signal at usable pixels of the fitted range")
-    return replace(frames, images=pixels, mask=mask, experiment=grid, radius_nm=radius, quaternion=quaternion)
+    return replace(frames, images=pixels, mask=mask, experiment=grid, **columns)
 
 
-def _stored_truth(path: Path, count: int) -> tuple[Tensor, Tensor]:
-    """Radii (N,) and orientations (N, 4) in a file of this package, NaN in others."""
+def _stored_truth(path: Path, count: int) -> dict[str, Any]:
+    """Radii (N,) and orientations (N, 4) in a file of this package, nothing in others."""
     import h5py
 
-    radius = torch.full((count,), torch.nan, dtype=torch.float64)
-    quaternion = torch.full((count, 4), torch.nan, dtype=torch.float64)
-    if h5py.is_hdf5(path):
-        with h5py.File(path, "r") as stream:
-            stored = stream.get("icobench")
-            if isinstance(stored, h5py.Group) and {"radius_nm", "quaternion"} <= set(stored):
-                radii, turns = (np.asarray(stored[name][:count]) for name in ("radius_nm", "quaternion"))
-                if radii.shape == (count,) and turns.shape == (count, 4):
-                    return torch.as_tensor(radii), torch.as_tensor(turns)
-    return radius, quaternion
+    if not h5py.is_hdf5(path):
+        return {}
+    with h5py.File(path, "r") as stream:
+        names = [name for name in ("radius_nm", "quaternion") if f"{TRUTH_GROUP}/{name}" in stream]
+        truth = {name: torch.as_tensor(stream[TRUTH_GROUP][name][:count]) for name in names}
+    return truth if [values.shape for values in truth.values()] == [(count,), (count, 4)] else {}
 
 
-def _truth_table(path: Path, count: int) -> tuple[Tensor, Tensor]:
+def _truth_table(path: Path, count: int) -> dict[str, Any]:
     """Radii (N,) and orientations (N, 4) in a table, NaN where a value is missing."""
     import pandas as pd
 
@@ -115,4 +103,4 @@ def _truth_table(path: Path, count: int) -> tuple[Tensor, Tensor]:
         raise InputError(f"{path}: a radius that is not positive, or a quaternion of zeros")
     values[~complete] = torch.nan
     values[complete, 1:] = to_fundamental_domain(turns / turns.norm(dim=1, keepdim=True))
-    return values[:, 0], values[:, 1:]
+    return {"radius_nm": values[:, 0], "quaternion": values[:, 1:]}

@@ -14,12 +14,12 @@ from icobench.geometry.rotations import random_quaternions
 from icobench.images.augment import FILTERS, augment
 from icobench.images.detector import DETECTORS, Detector, DetectorModel
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.seeds import Purpose, torch_generator
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["PatternOptions", "PatternSource", "draw_truth", "generate_patterns"]
+__all__ = ["PatternOptions", "PatternSource", "changed", "draw_truth", "generate_patterns"]
 
 CHUNK = 128
 """Images made at once."""
@@ -87,6 +87,11 @@ class PatternOptions:
         return values
 
 
+def changed(settings: Any, **changes: Any) -> Any:
+    """A copy of options or of a detector with those changes that are not None."""
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
+
+
 def draw_truth(radius_range_nm: tuple[float, float], seed: int, numbers: range) -> tuple[Tensor, Tensor]:
     """Radii (N,), uniform, and orientations (N, 4), Haar, of the images with these numbers; float64."""
     low, high = radius_range_nm
@@ -101,11 +106,7 @@ def draw_truth(radius_range_nm: tuple[float, float], seed: int, numbers: range) 
 class PatternSource:
     """Patterns by their numbers: pattern i depends only on the seed and on i.
 
-    Args:
-        options: what to make.
-        experiment: physics and grid; the detector's offset of the beam comes on top.
-        seed: of the set.
-        device: where to simulate.
+    The experiment is the one that a reconstruction assumes; the detector's offset of the beam comes on top.
     """
 
     def __init__(
@@ -121,9 +122,8 @@ class PatternSource:
 
     def block(self, numbers: range) -> ImageSet:
         """The patterns with these numbers."""
-        options, seed = self.options, self.seed
+        options, seed, device = self.options, self.seed, self.simulator.device
         radius, quaternion = draw_truth(options.radius_range_nm, seed, numbers)
-        device = self.simulator.device
         intensity = self.simulator.intensity(radius.to(device), quaternion.to(device)).cpu()
         generators = [torch_generator(seed, Purpose.TEST_IMAGES, number, 1) for number in numbers]
         images, mask = self.detector.record(intensity, generators)
@@ -148,14 +148,7 @@ def generate_patterns(
     device: torch.device | str = "cpu",
     progress: Progress = lambda share: None,
 ) -> ImageSet:
-    """A complete set in memory.
-
-    Args:
-        options: what to make.
-        experiment: physics and grid.
-        seed: of the set.
-        device: where to simulate.
-        progress: called with the finished share.
+    """A complete set in memory; arguments as for :class:`PatternSource`.
 
     Raises:
         InputError: an unknown simulator, or a detector without usable pixels.

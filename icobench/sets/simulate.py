@@ -1,4 +1,4 @@
-"""Simulated patterns of given bodies, in memory or in a file."""
+"""Simulated patterns of given bodies."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,9 @@ from torch import Tensor
 
 from icobench.errors import InputError
 from icobench.geometry import shapes
-from icobench.images.counts import photon_counts
 from icobench.images.formats import HDF5_SUFFIXES
 from icobench.images.image_set import ImageSet
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.provenance import provenance
 from icobench.seeds import Purpose, torch_generator
 from icobench.sets.pattern_file import write_patterns
@@ -22,7 +21,7 @@ from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 from icobench.storage import atomic_path
 
-__all__ = ["simulate", "simulate_to_file"]
+__all__ = ["simulate"]
 
 Numbers = float | Sequence[Any] | np.ndarray | Tensor
 
@@ -55,6 +54,7 @@ def simulate(
     shape: str = "icosahedron",
     seed: int = 0,
     device: torch.device | str = "cpu",
+    path: Path | str | None = None,
 ) -> ImageSet:
     """Patterns of given bodies.
 
@@ -69,19 +69,28 @@ def simulate(
         shape: one of :data:`~icobench.geometry.shapes.SHAPES`.
         seed: of the photon noise.
         device: where to simulate.
+        path: file to keep them in: ``.npy`` for the images alone, ``.h5`` or ``.cxi`` with mask, truth and
+            experiment.
 
     Returns:
         N images of kind "counts" or "intensity", with the bodies as truth; quaternions are normalised but
         not moved to the fundamental domain, which another shape may not have.
 
     Raises:
-        InputError: numbers that do not fit together, or that the simulator does not take.
+        InputError: numbers that do not fit together, or that the simulator does not take; a file that cannot
+            be written.
 
     Example:
         >>> pattern = simulate([60.0, 80.0], (1, 0, 0, 0), photons=1e5)
         >>> pattern.kind, tuple(pattern.images.shape)
         ('counts', (2, 128, 128))
     """
+    if path is not None:
+        path = Path(path)
+        if path.suffix.lower() not in (".npy", *HDF5_SUFFIXES):
+            raise InputError(f"{path}: unknown file type; use .h5, .cxi or .npy")
+        if not path.resolve().parent.is_dir():
+            raise InputError(f"{path.parent}: no such folder")
     if not math.isfinite(photons) or photons < 0:
         raise InputError(f"the number of photons must be finite and not negative, got {photons:g}")
     radii, turns = _bodies(radius_nm, quaternion)
@@ -100,47 +109,11 @@ def simulate(
         images = photon_counts(images, mask, photons, torch_generator(seed, Purpose.SIMULATE))
     kind = "counts" if photons > 0 else "intensity"
     turns = turns / turns.norm(dim=1, keepdim=True)
-    return ImageSet(images * mask, mask.expand(images.shape), kind, experiment, radii, turns)
-
-
-def simulate_to_file(
-    path: Path,
-    radius_nm: Numbers,
-    quaternion: Numbers = (1.0, 0.0, 0.0, 0.0),
-    photons: float = 0.0,
-    hole_degrees: float = 0.0,
-    experiment: Experiment | None = None,
-    simulator: str = "exact",
-    shape: str = "icosahedron",
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> ImageSet:
-    """Write the patterns of given bodies to a file.
-
-    Args:
-        path: ``.npy`` for the images alone, ``.h5`` or ``.cxi`` with mask, truth and experiment.
-        radius_nm, quaternion, photons, hole_degrees, experiment, simulator, shape, seed, device: as for
-            :func:`simulate`.
-
-    Returns:
-        the patterns.
-
-    Raises:
-        InputError: as for :func:`simulate`, or the file cannot be written.
-    """
-    suffix = path.suffix.lower()
-    if suffix != ".npy" and suffix not in HDF5_SUFFIXES:
-        raise InputError(f"{path}: unknown file type; use .h5, .cxi or .npy")
-    if not path.resolve().parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder")
-    experiment = experiment or Experiment()
-    patterns = simulate(
-        radius_nm, quaternion, photons, hole_degrees, experiment, simulator, shape, seed, device
-    )
-    if suffix == ".npy":
+    patterns = ImageSet(images * mask, mask.expand(images.shape), kind, experiment, radii, turns)
+    if path is not None and path.suffix.lower() == ".npy":
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, patterns.images.numpy())
-    else:
+    elif path is not None:
         origin = provenance(seed, torch.device(device), experiment)
         write_patterns(path, patterns, origin | {"shape": shape, "method": simulator})
     return patterns

@@ -6,15 +6,15 @@ a real experiment adds.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
-from icobench.sets.own_images import is_image_file
-from icobench.sets.patterns import PatternOptions
+from icobench.images.formats import IMAGE_SUFFIXES
+from icobench.sets.patterns import PatternOptions, changed
 
 __all__ = ["ENTRY_POINTS", "TEST_SETS", "TestSet", "available_test_sets", "find_test_set"]
 
@@ -52,24 +52,16 @@ class TestSet:
     def options(
         self, images: int, photons: float | None = None, hole_degrees: float | None = None
     ) -> PatternOptions:
-        """Settings for :func:`~icobench.sets.patterns.generate_patterns`.
-
-        Args:
-            images: how many.
-            photons, hole_degrees: instead of the test set's.
+        """Settings for so many images, with other photons and another hole where these are given.
 
         Raises:
             InputError: photons for a set without noise, or anything for a file.
         """
-        if self.path is not None and not photons is hole_degrees is None:
+        if self.path is not None and (photons, hole_degrees) != (None, None):
             raise InputError(f"{self.path}: its images are taken as they are; photons and hole cannot be set")
-        detector = self.detector
-        if photons is not None:
-            if detector.photons == 0:
-                raise InputError(f"the test set {self.name} has no noise; photons cannot be set")
-            detector = replace(detector, photons=photons)
-        if hole_degrees is not None:
-            detector = replace(detector, hole_degrees=hole_degrees)
+        if photons is not None and self.detector.photons == 0:
+            raise InputError(f"the test set {self.name} has no noise; photons cannot be set")
+        detector = changed(self.detector, photons=photons, hole_degrees=hole_degrees)
         return PatternOptions(images, self.kind, detector, method=self.method, augmentation=self.augmentation)
 
 
@@ -116,21 +108,16 @@ def available_test_sets(extra: Mapping[str, TestSet] = MappingProxyType({})) -> 
 
 
 def find_test_set(name: str, extra: Mapping[str, TestSet] = MappingProxyType({})) -> TestSet:
-    """The test set with this name, or that of the images in the file of this name.
-
-    Args:
-        name: of a test set, or a file.
-        extra: further test sets by name, such as a user's own.
+    """The test set with this name, ``extra`` ones included, or that of the images in the file of this name.
 
     Raises:
         InputError: there is none.
     """
-    if name in TEST_SETS:
-        return TEST_SETS[name]
-    if name in extra:
-        return extra[name]
-    if is_image_file(name):
-        path = Path(name)
+    at_hand = {**extra, **TEST_SETS}
+    if name in at_hand:
+        return at_hand[name]
+    path = Path(name)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         return TestSet(path.stem, f"the images of {path.name}", path=path)

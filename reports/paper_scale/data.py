@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from icobench.sets.generation import PRESETS, generate_to_file
+from icobench.sets.generation import PRESETS, SetGeneration
 from icobench.sets.patterns import PatternOptions, generate_patterns
 from paper_scale.stage import Piece, Run, Stage
 
@@ -36,9 +36,8 @@ def _generate(stage: Stage) -> int:
     """How many images this call simulated."""
     run = stage.run
     run.work.mkdir(parents=True, exist_ok=True)
-    return generate_to_file(
-        _path(run), paper_options(run), run.experiment, run.seed, run.device, progress=stage.check_clock
-    )
+    work = SetGeneration(_path(run), paper_options(run), run.experiment, run.seed, device=str(run.device))
+    return work.run(stage.check_clock)
 
 
 def _timed(stage: Stage) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def _networks(stage: Stage) -> Networks | None:
         export = stored_pieces(run.out, "compact-network").get("export compact", {})
         if export.get("state") != "done" or not path.is_file():
             return None
-    networks = load_network(path, run.device).subset(run.experiment, "intensity")
+    networks = load_network(path, run.device).choose(run.experiment, "intensity")
     stored = "-".join(card["digest"] for card in stage.result("networks") or [])
     if stored and stored != networks.digest:
         raise InputError(

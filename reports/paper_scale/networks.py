@@ -10,10 +10,10 @@ from typing import Any
 
 from icobench.images.image_set import ImageSet
 from icobench.network.architectures import build_network
-from icobench.network.bodies import AHEAD
 from icobench.network.checkpoint import load_trained, read_weights, save_network
 from icobench.network.recipe import Recipe
 from icobench.network.selection import Networks
+from icobench.network.stream import AHEAD
 from icobench.network.training import TrainingResult, train
 from icobench.reporting.evaluation import summarise, write_evaluation
 from icobench.runs.evaluation import Evaluated, evaluate, speed
@@ -66,7 +66,7 @@ def pace(stage: Stage, recipe: Recipe, minutes: float, name: str) -> dict[str, A
     steps = 1 + 4 * AHEAD
     short = replace(recipe, steps=steps, settle_share=2 * AHEAD / steps, patience=None)
     train(short, stage.run.experiment, folder, stage.run.seed, stage.run.device,
-          report=lambda step, loss: times.append(time.perf_counter()))  # fmt: skip
+          report=lambda step, loss, network: times.append(time.perf_counter()))  # fmt: skip
     early = (times[2 * AHEAD] - times[AHEAD]) / AHEAD
     late = (times[-1] - times[-1 - AHEAD]) / AHEAD
     mean = (1 - recipe.settle_share) * early + recipe.settle_share * late
@@ -156,7 +156,7 @@ def judged(stage: Stage, name: str, weights: Path, *sets: str) -> dict[str, Any]
 
 def summary(result: Evaluated) -> dict[str, Any]:
     """Statistics of a test set."""
-    return summarise(result.table, result.networks, result.seconds)
+    return summarise(result)
 
 
 def fresh_images(run: Run, name: str, count: int, seed: int) -> ImageSet:
@@ -199,7 +199,7 @@ def paper_network(stage: Stage) -> list[Piece]:
 
     def work() -> Any:
         images = training_set()
-        return _train(stage, "paper", images.fitting(recipe), images.known, images.held_out)
+        return _train(stage, "paper", images.fitting(recipe), images.train, images.held_out)
 
     return [
         Piece("training paper", work, wanted=lambda: _lacks_training(stage, "paper"), prepare=training_set),

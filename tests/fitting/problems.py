@@ -6,8 +6,7 @@ from icobench.fitting.counter import FURTHER_COST, JACOBIAN_COST, CountingSimula
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
-from icobench.images.counts import photon_counts
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

@@ -11,7 +11,7 @@ from scipy.stats import poisson
 from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.goodness import deviance_moments
 from icobench.fitting.objectives import LogImageError, SquareRootError
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.simulator.simulator import Simulator
 
 

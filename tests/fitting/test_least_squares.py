@@ -18,7 +18,7 @@ from icobench.fitting.objectives import LogImageError, PoissonDeviance, SquareRo
 from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import boundary_distance, disorientation, to_fundamental_domain
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.simulator.simulator import Simulator
 
 

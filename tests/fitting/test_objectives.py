@@ -13,7 +13,7 @@ from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.objectives import LogImageError, PoissonDeviance, SquareRootError, objective_for
 from icobench.fitting.shift import inner_pixels
 from icobench.images.image_set import ImageSet
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

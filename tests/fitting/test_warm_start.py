@@ -15,7 +15,7 @@ from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.warm_start import judge, judged, refine_warm_simplex
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
-from icobench.images.counts import photon_counts
+from icobench.images.pixels import photon_counts
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
+import icobench.images.augment as filters
 from icobench.errors import InputError
-from icobench.images import filters
 from icobench.images.augment import FILTERS, augment
 from icobench.images.philox import Draws, philox4x32
 
@@ -147,21 +147,21 @@ def test_blur_is_a_gaussian_mean_of_usable_pixels(images, mask, masked):
     images = images.double()
     if not masked:
         mask = torch.ones_like(mask)
-    own = draws(6)
-    out, seen = filters.blur(images, mask, own)
+    stream = draws(6)
+    out, seen = filters.blur(images, mask, stream)
     assert torch.equal(seen, mask)
-    sigmas = 5 * (1 - own.uniform(1)[:, 0].numpy())
+    sigmas = 5 * (1 - stream.uniform(1)[:, 0].numpy())
     assert len(set(sigmas)) == 6
-    for image, usable, sigma, found in zip(images.numpy(), mask.numpy(), sigmas, out.numpy(), strict=True):
+    for image, usable, sigma, blurred in zip(images.numpy(), mask.numpy(), sigmas, out.numpy(), strict=True):
 
         def smooth(field, sigma=sigma):
             return ndimage.gaussian_filter(field, sigma, mode="constant", truncate=30)
 
         expected = np.where(usable, smooth(image * usable) / smooth(1.0 * usable), 0)
-        np.testing.assert_allclose(found, expected, atol=1e-12)
+        np.testing.assert_allclose(blurred, expected, atol=1e-12)
         if not masked and sigma < 4:  # far from the edges it is the plain filter
             np.testing.assert_allclose(
-                found[24:40, 24:40],
+                blurred[24:40, 24:40],
                 ndimage.gaussian_filter(image, sigma, truncate=6)[24:40, 24:40],
                 atol=1e-6,
             )

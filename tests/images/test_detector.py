@@ -77,8 +77,8 @@ def test_gains_multiply_what_is_counted():
     detector = Detector(photons=1e7, gain_variation=0.2)
     model = DetectorModel(detector, EXPERIMENT, 0)
     images, mask = model.record(FLAT[:1], generators(1))
-    found = (images / (1e7 / mask.sum()))[mask]
-    np.testing.assert_allclose(found, model.gain[mask[0]], atol=5 * 1.5 / math.sqrt(1e7 / int(mask.sum())))
+    gains = (images / (1e7 / mask.sum()))[mask]
+    np.testing.assert_allclose(gains, model.gain[mask[0]], atol=5 * 1.5 / math.sqrt(1e7 / int(mask.sum())))
 
 
 def test_hole_and_range():

@@ -11,8 +11,8 @@ from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.levenberg_marquardt import levenberg_marquardt
 from icobench.fitting.objectives import LogImageError, PoissonDeviance
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
-from icobench.images.log_image import log_image
-from icobench.images.resample import FrameGeometry, Resampler, on_grid, target_experiment
+from icobench.images.pixels import log_image
+from icobench.images.resample import FrameGeometry, Resampler, on_grid
 from icobench.images.source import open_images
 from icobench.runs.reconstruct import reconstruct
 from icobench.simulator.experiment import Experiment, FlatDetector
@@ -90,8 +90,7 @@ def test_a_finer_orthographic_frame_is_summed_by_area():
 def test_counts_of_a_flat_detector_are_intensity_times_solid_angle(radius_nm):
     """Smooth images of small bodies: the simulation at pixel centres to 0.3 %; all counts kept."""
     frames = flat_images(radius_nm)
-    believed = target_experiment(Experiment(), geometry(), "counts")
-    assert believed.solid_angle_factor
+    believed = Experiment(solid_angle_factor=True)
     images, usable = Resampler(frames.shape[1:], geometry(), believed)(
         frames, np.ones(frames.shape, bool), "counts"
     )
@@ -126,8 +125,7 @@ def test_log_images_of_a_flat_detector_show_the_intensity():
     """Divided by cos^3 and averaged: the orthographic log image, up to one constant."""
     frames = flat_images(15.0)
     shown = log_image(torch.from_numpy(frames)).numpy()
-    believed = target_experiment(Experiment(solid_angle_factor=True), geometry(), "log")
-    assert not believed.solid_angle_factor
+    believed = Experiment()
     images, usable = Resampler(frames.shape[1:], geometry(), believed)(
         shown, np.ones(frames.shape, bool), "log"
     )
@@ -173,6 +171,11 @@ def test_which_frames_are_resampled(tmp_path, rng):
     assert grid((128, 128), pixels=64)[1].pixels == 64
     same, experiment, _ = grid((128, 128), detector=FlatDetector(50, 1.0))
     assert (same, experiment.solid_angle_factor, experiment.orthographic) == (False, True, True)
+    save(tmp_path / "log.npy", rng.integers(1, 9, (1, 128, 128)).astype(np.uint8))
+    with open_images(tmp_path / "log.npy") as opened:
+        believed = Experiment(solid_angle_factor=True)
+        assert not on_grid(opened, believed, detector=FlatDetector(50, 1.0))[1].solid_angle_factor
+        assert on_grid(opened, believed, centre=(60.0, 64.0))[1].solid_angle_factor
     with pytest.raises(InputError, match="pixels must be even"):
         grid((128, 128), pixels=33)
     with pytest.raises(InputError, match="check the geometry"):
@@ -219,7 +222,7 @@ def test_fits_of_resampled_images_are_close(kind, radius_nm, bias):
     frames *= (1e7 / frames.sum((1, 2)))[:, None, None]
     if kind == "log":
         frames = ((log_image(torch.from_numpy(frames)) * 255).round() / 255).numpy()
-    believed = target_experiment(Experiment(), geometry(detector), kind)
+    believed = Experiment(solid_angle_factor=kind == "counts")
     images, mask = Resampler((300, 300), geometry(detector), believed)(
         frames, np.ones(frames.shape, bool), kind
     )

@@ -9,8 +9,8 @@ from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
 
-def relative(found, expected):
-    return float((found - expected).norm() / expected.norm())
+def relative(actual, expected):
+    return float((actual - expected).norm() / expected.norm())
 
 
 def test_relabelled_images_are_simulations_of_the_relabelled_bodies(generator):

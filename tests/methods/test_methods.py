@@ -9,10 +9,9 @@ from icobench.errors import InputError
 from icobench.fitting.counter import JACOBIAN_COST
 from icobench.geometry.orientation import disorientation, random_orientations
 from icobench.geometry.shapes import shape
-from icobench.images.counts import photon_counts
 from icobench.images.detector import DETECTORS, Detector
 from icobench.images.image_set import ImageSet
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.images.source import open_images
 from icobench.methods import METHODS, Problem, base
 from icobench.network.selection import load_network, predict

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from icobench.errors import InputError
-from icobench.images.log_image import intensity_from_log
+from icobench.images.pixels import intensity_from_log
 from icobench.network.checkpoint import read_weights
 from icobench.network.recipe import Recipe
 from icobench.network.training import data_digest, train

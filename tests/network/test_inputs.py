@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from icobench.geometry.orientation import random_orientations
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.network.inputs import (
     MOST_PHOTONS,
     QUASI_PHOTONS,

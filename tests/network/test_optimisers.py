@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from icobench.network.architectures import ARCHITECTURES, build_network
-from icobench.network.optimisers import OPTIMISERS, Muon, orthogonal
+from icobench.network.optimisers import Muon, make_optimisers, orthogonal
 from icobench.network.recipe import Recipe
 from icobench.network.training import train
 from icobench.simulator.experiment import Experiment
@@ -51,21 +51,21 @@ def test_matrices_go_as_under_torch_and_kernels_as_their_matrices():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_parameter_has_one_optimiser_and_answers_are_left_to_adamw(architecture):
     network = build_network(architecture, {"target": "quaternion"})
-    muon, adamw = OPTIMISERS["muon"](network, 1e-3, 1e-2)
+    muon, adamw = make_optimisers(Recipe(steps=1, optimiser="muon"), network)
     parts = [
         [parameter for group in optimiser.param_groups for parameter in group["params"]]
         for optimiser in (muon, adamw)
     ]
     assert sorted(map(id, parts[0] + parts[1])) == sorted(map(id, network.parameters()))
     assert all(parameter.ndim > 1 for parameter in parts[0])
-    answering = {id(layer.weight) for layer in network.last_layers()}
+    answering = {id(layer.weight) for layer in network.last_layers}
     assert answering <= set(map(id, parts[1]))
     # All other weights of layers are Muon's; biases of rings, (1, C, rings, 1), are not.
     assert all(
         parameter.ndim == 1 or id(parameter) in answering or parameter.shape[0] == parameter.shape[-1] == 1
         for parameter in parts[1]
     )
-    (only,) = OPTIMISERS["adamw"](network, 1e-3, 1e-2)
+    (only,) = make_optimisers(Recipe(steps=1, optimiser="adamw"), network)
     assert sum(len(group["params"]) for group in only.param_groups) == len(list(network.parameters()))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import rotate_about_beam
-from icobench.network.compact import CompactNetwork
+from icobench.network.architectures import CompactNetwork
 from icobench.network.orbit import embed
 from icobench.network.polar import HarmonicSum, PolarGrid, RoundConvolution, WrappedConvolution
 
@@ -47,13 +47,13 @@ def test_round_convolution_is_a_convolution(generator):
         torch.testing.assert_close(layer(x), expected + bias[:, None], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [((3, 3), (1, 1)), ((3, 3), (2, 2)), ((10, 8), (6, 4))])
-def test_wrapped_convolution_commutes_with_turns(kernel, stride, generator):
-    layer = WrappedConvolution(2, 3, kernel, stride)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_wrapped_convolution_commutes_with_turns(stride, generator):
+    layer = WrappedConvolution(2, 3, stride)
     image = torch.randn(1, 2, 24, 32, generator=generator)
-    turned = torch.roll(image, 2 * stride[1], -1)
+    turned = torch.roll(image, 2 * stride, -1)
     out = layer(image)
-    assert out.shape == (1, 3, 24 // stride[0], 32 // stride[1])
+    assert out.shape == (1, 3, 24 // stride, 32 // stride)
     torch.testing.assert_close(layer(turned), torch.roll(out, 2, -1))
 
 

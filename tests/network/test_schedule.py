@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from icobench.errors import InputError
+from icobench.network.optimisers import FALL, FALLS, Schedule
 from icobench.network.recipe import Recipe
-from icobench.network.schedule import FALL, FALLS, Cycle, Plateau, schedule_of
 from icobench.network.training import train
 from icobench.simulator.experiment import Experiment
 
@@ -17,8 +17,10 @@ RECIPE = Recipe(
 
 
 def test_recipe_chooses():
-    assert type(schedule_of(replace(RECIPE, patience=None))) is Cycle
-    assert type(schedule_of(RECIPE)) is Plateau
+    cycle, plateau = Schedule(replace(RECIPE, patience=None)), Schedule(RECIPE)
+    assert plateau.learning_rate(999) == RECIPE.learning_rate > 50 * cycle.learning_rate(999)
+    assert cycle.settling(999) and not plateau.settling(999)
+    cycle.observe(10, lambda: pytest.fail("one cycle needs no validation"))
     with pytest.raises(InputError):
         Recipe.from_dict({"steps": 10, "patience": 0})
 
@@ -29,14 +31,14 @@ def observe(rule, loss):
 
 
 def test_rate_falls_when_the_loss_does_not():
-    rule = Plateau(RECIPE)
+    rule = Schedule(RECIPE)
     peak = RECIPE.learning_rate
     assert [rule.learning_rate(step) for step in (0, 4, 9, 500)] == pytest.approx(
         [0.1 * peak, 0.5 * peak, peak, peak]
     )
     observed = []
     for step in range(1, 31):
-        Plateau(RECIPE).observe(step, lambda step=step: observed.append(step) or 1.0)
+        Schedule(RECIPE).observe(step, lambda step=step: observed.append(step) or 1.0)
     assert observed == [10, 20, 30]
     for loss in (1.0, -0.5, -0.505, -2.0):  # logarithms; one that hardly improves is waited for
         observe(rule, loss)
@@ -47,19 +49,18 @@ def test_rate_falls_when_the_loss_does_not():
         assert rule.learning_rate(500) == pytest.approx(peak * FALL**fall)
         assert rule.settling(500) == (fall == FALLS)
         assert not rule.finished(500)
-    again = Plateau(RECIPE)
-    again.restore(rule.state())
+    again = replace(rule)
     for schedule in (rule, again):
         observe(schedule, -2.0)
         assert not schedule.finished(500)
         observe(schedule, -2.0)
         assert schedule.finished(500)
-    assert Plateau(RECIPE).finished(1000)  # the ceiling
+    assert Schedule(RECIPE).finished(1000)  # the ceiling
 
 
 @pytest.mark.parametrize("loss", ["mse", "square"])
 def test_squares_improve_by_a_share(loss):
-    rule = Plateau(replace(RECIPE, loss=loss, patience=1))
+    rule = Schedule(replace(RECIPE, loss=loss, patience=1))
     for loss in (1e-3, 0.98e-3, 0.9e-3):
         observe(rule, loss)
     assert rule.falls == 0
@@ -69,7 +70,7 @@ def test_squares_improve_by_a_share(loss):
 
 def test_training_ends_on_its_plateau_and_resumes(tmp_path, monkeypatch):
     """Nothing is good enough here: 1 + 4 x 1 validations, one after each step."""
-    monkeypatch.setattr("icobench.network.schedule.PROGRESS", 1e9)
+    monkeypatch.setattr("icobench.network.optimisers.PROGRESS", 1e9)
     recipe = replace(RECIPE, steps=6, patience=1, validate_steps=1)
     uninterrupted = train(recipe, Experiment(), tmp_path / "whole", seed=1)
     assert uninterrupted.finished and uninterrupted.steps == 1 + FALLS + 1

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from icobench.images.log_image import intensity_from_log
+from icobench.images.pixels import intensity_from_log
 from icobench.network.recipe import Recipe
 from icobench.network.stream import HIDDEN_DEGREES, TrainingStream
 from icobench.simulator.experiment import Experiment

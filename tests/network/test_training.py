@@ -12,13 +12,12 @@ import torch
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import random_orientations
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.network.architectures import build_network
-from icobench.network.bodies import Bodies
 from icobench.network.checkpoint import load_trained, read_weights
+from icobench.network.optimisers import Schedule
 from icobench.network.outputs import LOSSES
 from icobench.network.recipe import RECIPES, Recipe
-from icobench.network.schedule import Cycle
 from icobench.network.stream import TrainingStream
 from icobench.network.training import DivergedError, train
 from icobench.network.validation import validation_batches
@@ -97,7 +96,7 @@ def test_a_pool_is_drawn_from_again_and_again():
 def test_a_pool_costs_one_simulation_a_body(monkeypatch):
     """Also where its bodies are of several materials, each of the same one in every step."""
     recipe = dataclasses.replace(TINY, steps=100, pool=16, variants=1, default_index_share=0.5)
-    bodies, simulated = Bodies(recipe, EXPERIMENT, 3, CPU), []
+    stream, simulated = TrainingStream(recipe, EXPERIMENT, 3, CPU), []
     simulate = Simulator.intensity
 
     def counted(self, radius, quaternion):
@@ -105,7 +104,7 @@ def test_a_pool_costs_one_simulation_a_body(monkeypatch):
         return simulate(self, radius, quaternion)
 
     monkeypatch.setattr(Simulator, "intensity", counted)
-    drawn = [bodies.patterns(step) for step in range(20)]
+    drawn = [stream.patterns(step) for step in range(20)]
     assert len(simulated) == len(set(simulated)) == 16
     pairs = {
         pair
@@ -115,7 +114,7 @@ def test_a_pool_costs_one_simulation_a_body(monkeypatch):
     assert pairs == set(simulated)
     assert 4 <= sum(index == EXPERIMENT.refractive_index for _, index in pairs) <= 12
     patterns = drawn[7]
-    expected = bodies.simulator.with_refractive_index(complex(patterns.refractive_index[5])).intensity(
+    expected = stream.simulator.with_refractive_index(complex(patterns.refractive_index[5])).intensity(
         patterns.radius_nm[5:6], patterns.quaternion[5:6]
     )
     torch.testing.assert_close(patterns.images[5:6], expected, rtol=1e-3, atol=1e-6)
@@ -136,7 +135,7 @@ def test_stored_images_are_used_as_they_are(generator):
 
 def test_learning_rate_is_one_cycle():
     recipe = Recipe(steps=1000)
-    rates = [Cycle(recipe).learning_rate(step) for step in range(1000)]
+    rates = [Schedule(recipe).learning_rate(step) for step in range(1000)]
     assert max(rates) == pytest.approx(recipe.learning_rate)
     assert rates.index(max(rates)) in (29, 30)  # 3 % of the steps
     assert rates[-1] == pytest.approx(0.01 * recipe.learning_rate, rel=0.01)
@@ -271,7 +270,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
 def test_progress_is_the_share_of_the_steps(tmp_path):
     shares, losses = [], []
     recipe = dataclasses.replace(TINY, steps=2)
-    train(recipe, EXPERIMENT, tmp_path, progress=shares.append, report=lambda *values: losses.append(values))
+    train(
+        recipe, EXPERIMENT, tmp_path, progress=shares.append, report=lambda *values: losses.append(values[:2])
+    )
     assert shares == [0.5, 1.0]
     assert [step for step, _ in losses] == [1, 2]
     assert all(math.isfinite(loss) for _, loss in losses)

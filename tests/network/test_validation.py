@@ -6,9 +6,8 @@ import torch
 from icobench.geometry.rotations import quaternion_multiply, random_quaternions, rotation_vector_to_quaternion
 from icobench.network.orbit import embed
 from icobench.network.outputs import Layout
-from icobench.network.sizes import Line
 from icobench.network.stream import TrainingBatch
-from icobench.network.targets import TARGETS
+from icobench.network.targets import TARGETS, Line
 from icobench.network.validation import prediction_errors, spread_factors
 
 RADIUS_STD_NM, TURN_STD_DEG = 2.0, 1.5

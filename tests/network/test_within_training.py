@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from icobench.images.masks import usable_pixels
-from icobench.network.predict import complete, within_training
+from icobench.images.pixels import usable_pixels
 from icobench.network.recipe import Recipe
+from icobench.network.selection import complete, within_training
 from tests.network.tiny import EXPERIMENT, image_set
 
 COUNTS = Recipe(steps=1)

@@ -8,8 +8,7 @@ import pandas as pd
 import torch
 
 from icobench.geometry.orientation import random_orientations
-from icobench.images.counts import photon_counts
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 

@@ -30,7 +30,7 @@ def made_table(count, rng):
 
 def test_summary_of_known_errors(rng):
     table = made_table(40_000, rng)
-    summary = summarise(table, "x", 20.0)
+    summary = summarise(SimpleNamespace(table=table, networks="x", seconds=20.0))
     assert summary["coverage_radius"] == pytest.approx(0.6827, abs=0.01)
     # The chi-square distribution with 3 degrees of freedom, below 3.
     assert summary["coverage_orientation"] == pytest.approx(0.6084, abs=0.01)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from icobench.errors import InputError
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import usable_pixels
 from icobench.reporting.report import write_report
 from icobench.reporting.run_folder import read_run, read_runs
 from icobench.sets.patterns import PatternSource

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from icobench.runs.training_set import read_training_set, training_data
 
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
-from icobench.images.log_image import log_image
+from icobench.images.pixels import log_image
 from icobench.network.recipe import RECIPES
 from icobench.network.stream import TrainingStream
-from icobench.sets.generation import generate_to_file
+from icobench.runs.training_set import read_training_set
+from icobench.sets.generation import SetGeneration
 from icobench.sets.pattern_file import read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.experiment import Experiment
@@ -25,9 +25,10 @@ def test_parts_of_a_set(tmp_path):
     options = PatternOptions(
         10, "log", CLEAN, splits=(("train", 6), ("validation", 2), ("test", 2)), radius_range_nm=(30, 40)
     )
-    generate_to_file(path, options, Experiment(), 3, torch.device("cpu"), (1, 1))
-    known, held_out = training_data(path, 6.0)
-    assert len(known) == 6
+    SetGeneration(path, options, Experiment(), 3).run()
+    training_set = read_training_set(path, 6.0)
+    held_out = training_set.held_out
+    assert len(training_set.train) == 6
     assert len(held_out) == 2
     assert held_out.kind == "intensity"
     stored = read_patterns(path, "validation")
@@ -40,14 +41,14 @@ def test_parts_of_a_set(tmp_path):
 def test_sets_without_parts_are_cut(tmp_path):
     patterns = generate_patterns(PatternOptions(5, detector=CLEAN, radius_range_nm=(30, 31)), Experiment(), 1)
     write_patterns(tmp_path / "set.h5", patterns, {})
-    known, held_out = training_data(tmp_path / "set.h5", 6.0)
-    assert [len(part) for part in (known, held_out)] == [4, 1]
-    torch.testing.assert_close(known.images, patterns.images[:4])
+    stored = read_training_set(tmp_path / "set.h5", 6.0)
+    assert [len(part) for part in (stored.train, stored.held_out)] == [4, 1]
+    torch.testing.assert_close(stored.train.images, patterns.images[:4])
 
 
 def test_what_cannot_be_trained_on(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        training_data(tmp_path / "none.h5", 6.0)
+        read_training_set(tmp_path / "none.h5", 6.0)
     for name, count, experiment, message in (
         ("small.h5", 2, Experiment(pixels=32), "needs 128 x 128 pixels .* not 32 x 32 pixels"),
         ("half.h5", 2, Experiment(sin_theta_max=0.5), "half.h5: training needs .* not sin_theta_max 0.5"),
@@ -57,7 +58,7 @@ def test_what_cannot_be_trained_on(tmp_path):
         options = PatternOptions(count, detector=CLEAN, radius_range_nm=(30, 31))
         write_patterns(tmp_path / name, generate_patterns(options, experiment, 1), {})
         with pytest.raises(InputError, match=message):
-            training_data(tmp_path / name, 6.0)
+            read_training_set(tmp_path / name, 6.0)
 
 
 @pytest.mark.parametrize("kind", ["counts", "log"])
@@ -73,7 +74,7 @@ def test_what_cannot_be_trained_on(tmp_path):
 def test_images_that_are_not_whole_are_refused(tmp_path, kind, detector, flaw):
     """Whatever the kind: training would take the missing pixels for dark ones."""
     options = PatternOptions(2, kind, detector, radius_range_nm=(30, 31))
-    generate_to_file(tmp_path / "set.h5", options, Experiment(), 3)
+    SetGeneration(tmp_path / "set.h5", options, Experiment(), 3).run()
     with pytest.raises(InputError) as refused:
         read_training_set(tmp_path / "set.h5", 6.0)
     assert str(refused.value) == (
@@ -89,7 +90,7 @@ def test_noisy_counts_are_refused(tmp_path):
         ("experiment", "photon noise, .* beam"),
     ):
         options = PatternOptions(2, detector=DETECTORS[name], radius_range_nm=(30, 31))
-        generate_to_file(tmp_path / f"{name}.h5", options, Experiment(), 3)
+        SetGeneration(tmp_path / f"{name}.h5", options, Experiment(), 3).run()
         with pytest.raises(InputError, match=f"these have {flaws}"):
             read_training_set(tmp_path / f"{name}.h5", 6.0)
 
@@ -97,18 +98,19 @@ def test_noisy_counts_are_refused(tmp_path):
 def test_a_set_belongs_to_its_experiment(tmp_path):
     silver = Experiment(refractive_index=0.89 + 0.0859j)
     options = PatternOptions(2, detector=CLEAN, radius_range_nm=(30, 31))
-    generate_to_file(tmp_path / "set.h5", options, silver, 3)
-    assert read_training_set(tmp_path / "set.h5", 6.0).experiment == silver
-    assert len(training_data(tmp_path / "set.h5", 6.0, silver)) == 2
+    SetGeneration(tmp_path / "set.h5", options, silver, 3).run()
+    stored = read_training_set(tmp_path / "set.h5", 6.0)
+    assert stored.experiment == silver
+    stored.require(silver)
     with pytest.raises(InputError, match=r"set\.h5: made for another experiment \(refractive_index \[0\.89"):
-        training_data(tmp_path / "set.h5", 6.0)
+        stored.require(Experiment())
 
 
 def test_log_images_get_no_second_background(tmp_path):
     clean, noisy = PatternOptions(2, detector=CLEAN, radius_range_nm=(30, 31)), RECIPES["paper"]
-    generate_to_file(tmp_path / "clean.h5", clean, Experiment(), 3)
+    SetGeneration(tmp_path / "clean.h5", clean, Experiment(), 3).run()
     log = replace(clean, kind="log", background=0.02)
-    generate_to_file(tmp_path / "log.h5", log, Experiment(), 3)
+    SetGeneration(tmp_path / "log.h5", log, Experiment(), 3).run()
     assert noisy.background > 0
     assert read_training_set(tmp_path / "clean.h5", 6.0).fitting(noisy) == noisy
     stored = read_training_set(tmp_path / "log.h5", 6.0)
@@ -117,7 +119,7 @@ def test_log_images_get_no_second_background(tmp_path):
         stored.fitting(RECIPES["compact-counts"])
     # So they reach the network as they are stored.
     recipe = replace(stored.fitting(noisy), images="clean", batch=4)
-    shown = TrainingStream(recipe, stored.experiment, 3, "cpu", stored.known).batch(0).inputs[:, 0]
-    images = read_patterns(tmp_path / "log.h5").images[: len(stored.known)]
+    shown = TrainingStream(recipe, stored.experiment, 3, "cpu", stored.train).batch(0).inputs[:, 0]
+    images = read_patterns(tmp_path / "log.h5").images[: len(stored.train)]
     for image in shown:
         assert min(float((image - other).abs().max()) for other in images) < 1e-5

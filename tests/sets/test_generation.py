@@ -18,7 +18,6 @@ from icobench.sets import generation
 from icobench.sets.generation import (
     SetGeneration,
     chosen_options,
-    generate_to_file,
     merge_shards,
     shard_range,
 )
@@ -44,7 +43,7 @@ def small_blocks(monkeypatch):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "set.h5"
-    assert generate_to_file(path, OPTIONS, EXPERIMENT, 3) == 45
+    assert SetGeneration(path, OPTIONS, EXPERIMENT, 3).run() == 45
     return path
 
 
@@ -55,10 +54,10 @@ def arrays(path):
 
 def test_the_file_holds_what_memory_would(whole):
     expected = generate_patterns(OPTIONS, EXPERIMENT, 3)
-    found = read_patterns(whole)
+    patterns = read_patterns(whole)
     for name in ("images", "mask", "radius_nm", "quaternion"):
-        assert torch.equal(getattr(found, name), getattr(expected, name))
-    assert found.experiment == EXPERIMENT
+        assert torch.equal(getattr(patterns, name), getattr(expected, name))
+    assert patterns.experiment == EXPERIMENT
     with h5py.File(whole) as stream:
         assert stream[DATA_PATH].dtype == np.int32
         assert stream[DATA_PATH].compression == "gzip"
@@ -90,12 +89,12 @@ def test_shards_are_a_partition(images, shards):
 def test_shards_merge_to_the_same_bytes(whole, tmp_path, shards):
     files = [tmp_path / f"{shard}.h5" for shard in range(1, shards + 1)]
     for shard, file in enumerate(files, 1):
-        generate_to_file(file, OPTIONS, EXPERIMENT, 3, shard=(shard, shards))
+        SetGeneration(file, OPTIONS, EXPERIMENT, 3, shard=(shard, shards)).run()
     assert merge_shards(tmp_path / "all.h5", files[::-1]) == 45
     assert arrays(tmp_path / "all.h5") == arrays(whole)
     assert len(read_patterns(tmp_path / "all.h5", "test")) == 5
     # A merged set counts as the whole one.
-    assert generate_to_file(tmp_path / "all.h5", OPTIONS, EXPERIMENT, 3) == 0
+    assert SetGeneration(tmp_path / "all.h5", OPTIONS, EXPERIMENT, 3).run() == 0
 
 
 @pytest.mark.parametrize("after", [0, 1, 4])
@@ -116,13 +115,13 @@ def dies(work, piece, *rest):
     real(work, piece, *rest)
     done += 1
 generation.SetGeneration.compute = dies
-generation.generate_to_file(Path("set.h5"), OPTIONS, EXPERIMENT, 3)
+generation.SetGeneration(Path("set.h5"), OPTIONS, EXPERIMENT, 3).run()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
     assert done.returncode == -9, done.stderr
     path = tmp_path / "set.h5"
     assert not path.exists()
-    assert generate_to_file(path, OPTIONS, EXPERIMENT, 3) == 45 - 8 * after
+    assert SetGeneration(path, OPTIONS, EXPERIMENT, 3).run() == 45 - 8 * after
     assert arrays(path) == arrays(whole)
     assert os.listdir(tmp_path) == ["set.h5"]
 
@@ -135,24 +134,24 @@ def test_a_damaged_part_is_made_again(whole, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate_to_file(path, OPTIONS, EXPERIMENT, 3, progress=stop)
+        SetGeneration(path, OPTIONS, EXPERIMENT, 3).run(stop)
     parts = sorted((tmp_path / "set.h5.parts").glob("*.h5"))
     assert len(parts) == 3
     parts[1].write_bytes(parts[1].read_bytes()[:1000])
-    assert generate_to_file(path, OPTIONS, EXPERIMENT, 3) == 45 - 16
+    assert SetGeneration(path, OPTIONS, EXPERIMENT, 3).run() == 45 - 16
     assert arrays(path) == arrays(whole)
 
 
 def test_other_settings_are_refused(whole, tmp_path):
     before = whole.read_bytes()
     with pytest.raises(InputError, match="other settings"):
-        generate_to_file(whole, OPTIONS, EXPERIMENT, 4)
+        SetGeneration(whole, OPTIONS, EXPERIMENT, 4).run()
     assert whole.read_bytes() == before
     path = tmp_path / "set.h5"
     with pytest.raises(ZeroDivisionError):
-        generate_to_file(path, OPTIONS, EXPERIMENT, 3, progress=lambda share: 1 / 0)
+        SetGeneration(path, OPTIONS, EXPERIMENT, 3).run(lambda share: 1 / 0)
     with pytest.raises(InputError, match=r"set\.h5\.parts: holds .* other settings; .*seed 3, not 4"):
-        generate_to_file(path, OPTIONS, EXPERIMENT, 4)
+        SetGeneration(path, OPTIONS, EXPERIMENT, 4).run()
 
 
 def test_several_processes_share_a_set(whole, tmp_path):
@@ -184,7 +183,7 @@ def test_several_processes_share_a_set(whole, tmp_path):
 def test_distorted_log_images_are_stored_exactly(tmp_path):
     options = PatternOptions(10, "log", Detector(), (30, 31), augmentation="realistic")
     expected = generate_patterns(options, EXPERIMENT, 3)
-    generate_to_file(tmp_path / "set.h5", options, EXPERIMENT, 3)
+    SetGeneration(tmp_path / "set.h5", options, EXPERIMENT, 3).run()
     write_patterns(tmp_path / "other.h5", expected, {})
     for name in ("set.h5", "other.h5"):
         stored = read_patterns(tmp_path / name)
@@ -206,7 +205,7 @@ generation.prepare_kernel = lambda device: None
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    generation.generate_to_file(Path("set.h5"), OPTIONS, EXPERIMENT, 3)
+    generation.SetGeneration(Path("set.h5"), OPTIONS, EXPERIMENT, 3).run()
 except InputError as error:
     print(error)
 """
@@ -221,7 +220,7 @@ except InputError as error:
 def test_merging_what_does_not_belong_together(whole, tmp_path):
     files = [tmp_path / f"{name}.h5" for name in ("one", "two", "again", "other")]
     for file, shard, seed in zip(files, (1, 2, 1, 3), (3, 3, 3, 4), strict=True):
-        generate_to_file(file, OPTIONS, EXPERIMENT, seed, shard=(shard, 3))
+        SetGeneration(file, OPTIONS, EXPERIMENT, seed, shard=(shard, 3)).run()
     one, two, again, other = files
     out = tmp_path / "all.h5"
     for shards, message in (
@@ -267,12 +266,12 @@ def test_presets_and_choices():
 
 def test_the_beam_s_offset_is_in_the_images_but_not_in_the_believed_experiment():
     options = PatternOptions(2, detector=Detector(centre_offset=(0.4, -0.3)), radius_range_nm=(60, 60.1))
-    found = PatternSource(options, Experiment(), 0).block(range(2))
-    assert found.experiment == Experiment()
+    patterns = PatternSource(options, Experiment(), 0).block(range(2))
+    assert patterns.experiment == Experiment()
     true = Simulator(Experiment(centre_offset=(0.4, -0.3)))
-    expected = true.intensity(found.radius_nm, found.quaternion) * found.mask
-    expected = expected * (found.images.sum((1, 2)) / expected.sum((1, 2)))[:, None, None]
-    torch.testing.assert_close(found.images, expected, rtol=1e-3, atol=1e-3)
+    expected = true.intensity(patterns.radius_nm, patterns.quaternion) * patterns.mask
+    expected = expected * (patterns.images.sum((1, 2)) / expected.sum((1, 2)))[:, None, None]
+    torch.testing.assert_close(patterns.images, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_background_brightens_log_images():

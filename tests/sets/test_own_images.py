@@ -18,23 +18,23 @@ PATTERNS, TRUTH = DATA / "pymsft_patterns.cxi", DATA / "pymsft_patterns_truth.cs
 
 
 def test_truth_from_a_table():
-    found = read_own_images(PATTERNS, Experiment(), truth=TRUTH)
+    patterns = read_own_images(PATTERNS, Experiment(), truth=TRUTH)
     table = pd.read_csv(TRUTH)
-    assert found.kind == "counts"
-    assert found.experiment == Experiment()
-    assert found.numbers.tolist() == [0, 1, 2, 3]
-    np.testing.assert_allclose(found.radius_nm, table["radius_nm"])
+    assert patterns.kind == "counts"
+    assert patterns.experiment == Experiment()
+    assert patterns.numbers.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(patterns.radius_nm, table["radius_nm"])
     turns = torch.tensor(table[["q_w", "q_x", "q_y", "q_z"]].to_numpy())
-    assert (disorientation(found.quaternion, turns) < 1e-5).all()
-    assert not found.mask[:, Experiment().sin_theta() > FIT_SIN_THETA + 1e-6].any()
+    assert (disorientation(patterns.quaternion, turns) < 1e-5).all()
+    assert not patterns.mask[:, Experiment().sin_theta() > FIT_SIN_THETA + 1e-6].any()
 
 
 def test_rows_by_index_and_missing_ones(tmp_path):
     table = pd.read_csv(TRUTH)
     table.iloc[[3, 1]].to_csv(tmp_path / "some.csv", index=False)
-    found = read_own_images(PATTERNS, Experiment(), truth=tmp_path / "some.csv")
-    assert torch.isnan(found.radius_nm).tolist() == [True, False, True, False]
-    assert float(found.radius_nm[3]) == table["radius_nm"][3]
+    patterns = read_own_images(PATTERNS, Experiment(), truth=tmp_path / "some.csv")
+    assert torch.isnan(patterns.radius_nm).tolist() == [True, False, True, False]
+    assert float(patterns.radius_nm[3]) == table["radius_nm"][3]
     assert len(read_own_images(PATTERNS, Experiment(), images=2)) == 2
 
 

@@ -15,12 +15,11 @@ from icobench.geometry.orientation import to_fundamental_domain
 from icobench.images.augment import augment
 from icobench.images.detector import Detector
 from icobench.images.formats import DATA_PATH, MASK_PATH
-from icobench.images.log_image import log_image
-from icobench.images.masks import usable_pixels
+from icobench.images.pixels import log_image, usable_pixels
 from icobench.images.source import read_images
 from icobench.sets.pattern_file import TRUTH_GROUP, read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, PatternSource, generate_patterns
-from icobench.sets.simulate import simulate, simulate_to_file
+from icobench.sets.simulate import simulate
 from icobench.sets.test_sets import find_test_set
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -91,14 +90,14 @@ def test_log_images(few):
 def test_realistic_images_are_augmented_log_images():
     """Image by image, whatever the block; only the clean pattern is shared with others of that seed."""
     options = find_test_set("realistic").options(5)
-    found = generate_patterns(options, EXPERIMENT, seed=11)
-    assert found.kind == "log"
-    assert torch.equal(PatternSource(options, EXPERIMENT, 11).block(range(3, 5)).images, found.images[3:])
+    augmented = generate_patterns(options, EXPERIMENT, seed=11)
+    assert augmented.kind == "log"
+    assert torch.equal(PatternSource(options, EXPERIMENT, 11).block(range(3, 5)).images, augmented.images[3:])
     clean = generate_patterns(find_test_set("clean").options(5), EXPERIMENT, seed=11)
     expected = augment(log_image(clean.images), "realistic", 11, mask=clean.mask)
-    assert torch.equal(found.images, expected.images)
-    assert torch.equal(found.mask, expected.mask)
-    assert torch.equal(found.quaternion, clean.quaternion)
+    assert torch.equal(augmented.images, expected.images)
+    assert torch.equal(augmented.mask, expected.mask)
+    assert torch.equal(augmented.quaternion, clean.quaternion)
 
 
 def test_subset(few):
@@ -196,7 +195,7 @@ RADII, TURNS = [30.0, 35.0], [[1.0, 0, 0, 0], [2.0, 0, 1.0, 0]]
 
 def test_simulate_to_numpy(tmp_path):
     path = tmp_path / "out.npy"
-    simulate_to_file(path, RADII, TURNS, hole_degrees=5.0, experiment=EXPERIMENT)
+    simulate(RADII, TURNS, hole_degrees=5.0, experiment=EXPERIMENT, path=path)
     expected = Simulator(EXPERIMENT).intensity(torch.tensor(RADII), torch.tensor(TURNS))
     expected = expected * usable_pixels(EXPERIMENT, 5.0)
     np.testing.assert_allclose(np.load(path), expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
@@ -205,19 +204,19 @@ def test_simulate_to_numpy(tmp_path):
 
 def test_simulate_counts_to_a_set(tmp_path):
     path = tmp_path / "out.h5"
-    simulate_to_file(path, RADII, TURNS[1:], 2e4, experiment=EXPERIMENT, seed=6)
+    simulate(RADII, TURNS[1:], 2e4, experiment=EXPERIMENT, seed=6, path=path)
     back = read_patterns(path)
     assert back.kind == "counts"
     np.testing.assert_allclose(back.images.sum((1, 2)), 2e4, rtol=5 / math.sqrt(2e4))
     np.testing.assert_allclose(back.radius_nm, RADII)
     np.testing.assert_allclose(back.quaternion, np.array([[2, 0, 1, 0]] * 2) / 5**0.5)
-    simulate_to_file(tmp_path / "again.h5", RADII, TURNS[1:], 2e4, experiment=EXPERIMENT, seed=6)
+    simulate(RADII, TURNS[1:], 2e4, experiment=EXPERIMENT, seed=6, path=tmp_path / "again.h5")
     assert torch.equal(read_patterns(tmp_path / "again.h5").images, back.images)
 
 
 def test_simulated_intensities_can_be_read_back(tmp_path):
     path = tmp_path / "out.h5"
-    simulate_to_file(path, RADII, TURNS, experiment=EXPERIMENT)
+    simulate(RADII, TURNS, experiment=EXPERIMENT, path=path)
     expected = Simulator(EXPERIMENT).intensity(torch.tensor(RADII), torch.tensor(TURNS))
     images = read_images(path, kind="counts").images
     np.testing.assert_allclose(images, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
@@ -263,5 +262,5 @@ def test_simulate_refuses_nonsense(tmp_path, change, message):
     }
     arguments["path"] = tmp_path / arguments["path"]
     with pytest.raises(InputError, match=message):
-        simulate_to_file(**arguments)
+        simulate(**arguments)
     assert not os.listdir(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from icobench.network.sizes import LENGTH, Circles, Line
+from icobench.network.targets import LENGTH, Circles, Line
 
 CIRCLES = Circles((256, 64, 16))
 

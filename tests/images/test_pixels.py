@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from icobench.images.counts import expected_counts, photon_counts
-from icobench.images.log_image import intensity_from_log, log_image
-from icobench.images.masks import central_hole, cropped, usable_pixels
+from icobench.images.pixels import (
+    expected_counts,
+    intensity_from_log,
+    log_image,
+    photon_counts,
+    usable_pixels,
+)
 from icobench.simulator.experiment import Experiment
 
 
@@ -85,22 +89,21 @@ def test_log_image_of_nothing_is_dark():
     assert (log_image(torch.zeros(2, 4, 4)) == 0).all()
 
 
-def test_masks():
+def test_usable_pixels():
     experiment = Experiment()
     steps = torch.arange(-64, 64)
     square = steps[:, None] ** 2 + steps**2
-    hole = central_hole(experiment, 3.0)
-    assert torch.equal(hole, square.double().sqrt() >= 64 * math.sin(math.radians(3.0)))
-    assert not hole[64, 64]
-    assert central_hole(experiment, 0.0).all()
-    inside = cropped(experiment, 0.5)
-    assert torch.equal(inside, (steps.abs()[:, None] <= 32) & (steps.abs() <= 32))
-    usable = usable_pixels(experiment, 3.0, 0.5)
-    assert torch.equal(usable, hole & inside & experiment.valid())
-    assert torch.equal(usable_pixels(experiment), experiment.valid())
+    valid = experiment.valid()
+    outside_hole = square.double().sqrt() >= 64 * math.sin(math.radians(3.0))
+    assert not outside_hole[64, 64]
+    inside = (steps.abs()[:, None] <= 32) & (steps.abs() <= 32)
+    assert torch.equal(usable_pixels(experiment), valid)
+    assert torch.equal(usable_pixels(experiment, 3.0), outside_hole & valid)
+    assert torch.equal(usable_pixels(experiment, sine=0.5), inside)
+    assert torch.equal(usable_pixels(experiment, 3.0, 0.5), outside_hole & inside)
 
 
-def test_masks_follow_the_angular_range():
+def test_usable_pixels_follow_the_angular_range():
     """The same angle covers twice the pixels on a detector of half the range."""
-    whole, half = (central_hole(Experiment(sin_theta_max=sine), 6.0) for sine in (1.0, 0.5))
-    assert torch.equal(half[::2, ::2], whole[32:96, 32:96])
+    full, half = (usable_pixels(Experiment(sin_theta_max=sine), 6.0) for sine in (1.0, 0.5))
+    assert torch.equal(half[::2, ::2], full[32:96, 32:96])
