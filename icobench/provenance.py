@@ -24,13 +24,13 @@ def without_passwords(text: str) -> str:
 def versions() -> dict[str, str]:
     """Of Python, this package and those that results depend on."""
     names = ("icobench", "torch", "numpy", "scipy", "pandas")
-    found = {}
+    installed = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return {"python": platform.python_version(), **found}
+            installed[name] = "not installed"
+    return {"python": platform.python_version(), **installed}
 
 
 def _processor() -> str:

@@ -114,13 +114,13 @@ def toml_text(values: dict[str, Any], path: tuple[str, ...] = ()) -> str:
     return "".join(lines) + "".join(toml_text(table, (*path, keys[name])) for name, table in tables.items())
 
 
-def holds_others(folder: Path, *own: str) -> bool:
-    """Whether a folder has files that are neither ``own`` names, nor hidden, nor a cluster's state.
+def holds_others(folder: Path, *allowed: str) -> bool:
+    """Whether a folder has files that are neither ``allowed``, nor hidden, nor a cluster's state.
 
     Several processes may open a new run folder at once, so what the others have just made does not count.
     """
     return folder.is_dir() and any(
-        path.name not in (*own, "cluster") and not path.name.startswith(".") for path in folder.iterdir()
+        path.name not in (*allowed, "cluster") and not path.name.startswith(".") for path in folder.iterdir()
     )
 
 
@@ -149,14 +149,14 @@ def differences(stored: Any, wanted: dict[str, Any], prefix: str = "") -> list[s
     """The entries in which two dictionaries differ, such as "recipe.batch 32, not 64"."""
     stored = stored if isinstance(stored, dict) else {}
     names = [*wanted, *(name for name in stored if name not in wanted)]
-    found = []
+    changes = []
     for name in names:
         old, new = stored.get(name, "unknown"), wanted.get(name, "unknown")
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{name}.")
+            changes += differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            found.append(f"{prefix}{name} {old}, not {new}")
-    return found
+            changes.append(f"{prefix}{name} {old}, not {new}")
+    return changes
 
 
 class PieceStore:
@@ -172,7 +172,7 @@ class PieceStore:
         parts: name of the folder of the pieces, inside ``folder``.
         what: what the folder holds, for messages.
         way: how a user gets another folder, for messages.
-        own: further names that may stand in the folder before there is a description.
+        allowed: further names that may stand in the folder before there is a description.
 
     Example:
         >>> import tempfile
@@ -192,12 +192,12 @@ class PieceStore:
         parts: str = "parts",
         what: str = "a run",
         way: str = "choose another --run",
-        own: Sequence[str] = (),
+        allowed: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
         self.description, self.parts = self.folder / description, self.folder / parts
-        self.what, self.way, self.own = what, way, tuple(own)
+        self.what, self.way, self.allowed = what, way, tuple(allowed)
 
     def check(self) -> None:
         """Refuse a folder that holds something else; nothing is written.
@@ -208,7 +208,7 @@ class PieceStore:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file, not a run folder")
         if not self.description.exists():
-            if holds_others(self.folder, self.description.name, self.parts.name, *self.own):
+            if holds_others(self.folder, self.description.name, self.parts.name, *self.allowed):
                 raise InputError(f"{self.folder}: not empty and not {self.what}; {self.way}")
             return
         stored = read_json(self.description).get("identity")

@@ -196,9 +196,9 @@ def defined_method(name: str, values: Any, where: str = "the definitions") -> Me
     where = f"{where}: define.{name}"
     if not isinstance(values, dict) or not {"starts", "iterations"} <= set(values):
         raise InputError(f"{where} needs starts and iterations")
-    if unknown := set(values) - {*DEFINED, "search"}:
-        known = ", ".join(sorted([*DEFINED, "search"]))
-        raise InputError(f"{where} has {sorted(unknown)[0]!r}; known are {known}")
+    keys = {*DEFINED, "search"}
+    if unknown := set(values) - keys:
+        raise InputError(f"{where} has {sorted(unknown)[0]!r}; known are {', '.join(sorted(keys))}")
     try:
         rounds = tuple((int(steps), int(left)) for steps, left in values.get("rounds", []))
         edges = {key: float(values[key]) for key in DEFINED[3:] if key in values}

@@ -156,7 +156,7 @@ def open_study(
 def run_folder(folder: Path, identity: dict[str, Any]) -> PieceStore:
     """The run folder of a search; its pieces are the marks of finished trials."""
     journals = [path.name for path in folder.glob(f"{JOURNAL}*")]  # its locks have names of their own
-    return PieceStore(folder, identity, "search.json", MARKS, "a search", own=("trials", *journals))
+    return PieceStore(folder, identity, "search.json", MARKS, "a search", allowed=("trials", *journals))
 
 
 def load_search(folder: Path) -> tuple["optuna.Study", dict[str, Any]]:

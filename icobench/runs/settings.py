@@ -71,9 +71,9 @@ def _settings(name: str, values: dict[str, Any], where: str) -> ComparisonSettin
         raise InputError(f"{where}: define must hold tables, [define.NAME]")
     for method, options in defined.items():
         defined_method(method, options, where)
-    known = {field.name for field in fields(ComparisonSettings)} - {"preset", "definitions"}
-    if unknown := set(values) - known:
-        raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
+    keys = {field.name for field in fields(ComparisonSettings)} - {"preset", "definitions"}
+    if unknown := set(values) - keys:
+        raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; known are {', '.join(sorted(keys))}")
     if "images" not in values:
         raise InputError(f"{where}: images is missing")
     for key in ("methods", "test_sets"):

@@ -97,7 +97,7 @@ class Sweep:
     def store(self) -> PieceStore:
         """The folder with the finished points."""
         identity = self.settings.identity
-        return PieceStore(self.folder, identity, "sweep.json", "points", "a sweep", own=["training"])
+        return PieceStore(self.folder, identity, "sweep.json", "points", "a sweep", allowed=["training"])
 
     def check(self) -> None:
         """Refuse a folder that holds another sweep, or shards of another number; nothing is written."""

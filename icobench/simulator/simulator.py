@@ -12,12 +12,12 @@ from icobench.simulator.exact import ExactField
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.voxels import PropagatedField, SlicedField
 
-__all__ = ["FURTHER_PARAMETERS", "METHODS", "Simulator"]
+__all__ = ["FURTHER_PARAMETERS", "SIMULATORS", "Simulator"]
 
 FURTHER_PARAMETERS = ("refractive_index", "centre")
 """Parameters of :meth:`Simulator.intensity_jacobian` beyond rotation and radius."""
 
-METHODS = {"exact": ExactField, "sliced": SlicedField, "propagated": PropagatedField}
+SIMULATORS = {"exact": ExactField, "sliced": SlicedField, "propagated": PropagatedField}
 
 REACH = 3
 """Pixels to either side that the average over a pixel is taken from."""
@@ -96,13 +96,13 @@ class Simulator(nn.Module):
         body: ConvexBody | None = None,
     ) -> None:
         super().__init__()
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}, choose from {', '.join(METHODS)}")
+        if method not in SIMULATORS:
+            raise ValueError(f"unknown method {method!r}, choose from {', '.join(SIMULATORS)}")
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be float32 or float64, got {dtype}")
         self.experiment, self.body = experiment or Experiment(), body or icosahedron()
         self.method, self.dtype = method, dtype
-        self._field = METHODS[method](self.experiment, self.body, dtype)
+        self._field = SIMULATORS[method](self.experiment, self.body, dtype)
         valid = self.experiment.valid()
         factor = self.experiment.solid_angle() if self.experiment.solid_angle_factor else valid.double()
         self.register_buffer("factor", (factor * valid).to(dtype), persistent=False)

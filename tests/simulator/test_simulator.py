@@ -5,14 +5,14 @@ import torch
 
 from icobench.geometry.orientation import random_orientations
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.simulator import METHODS, Simulator
+from icobench.simulator.simulator import SIMULATORS, Simulator
 
 UPRIGHT = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
 SMALL = Experiment(pixels=48)  # the smallest grid of the methods on voxels
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SIMULATORS)
 def test_every_method_obeys_the_interface(method, dtype, generator):
     simulator = Simulator(SMALL, method=method, dtype=dtype)
     radius, quaternion = torch.tensor([30.0]), random_orientations(1, generator)
@@ -27,7 +27,7 @@ def test_every_method_obeys_the_interface(method, dtype, generator):
     torch.testing.assert_close(simulator(radius, quaternion), intensity)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SIMULATORS)
 def test_empty_batch(method):
     simulator = Simulator(SMALL, method=method)
     nothing = torch.zeros(0), torch.zeros(0, 4)
