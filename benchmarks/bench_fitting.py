@@ -20,7 +20,7 @@ from benchmarks.common import (
     wait,
 )  # fmt: skip
 from icobench.fitting.dictionary import Dictionary, DictionaryOptions, build_dictionary, dictionary_for
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
+from icobench.fitting.least_squares import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nelder_mead import NelderMead
 from icobench.fitting.simplex import SimplexFits, SimplexOptions, random_starts
 from icobench.runs.reconstruct import reconstruct

@@ -6,6 +6,7 @@ be stopped at any time, continued by the same command, and shared by several pro
 
 import json
 import os
+import re
 import tomllib
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from icobench.errors import InputError
 
 __all__ = [
     "WHOLE", "PieceStore", "Shard", "atomic_path", "differences", "holds_others",
-    "parse_shard", "read_json", "read_toml", "share", "write_json",
+    "parse_shard", "read_json", "read_toml", "share", "toml_text", "write_json",
 ]  # fmt: skip
 
 Piece = TypeVar("Piece")
@@ -85,6 +86,32 @@ def read_toml(path: Path | str) -> dict[str, Any]:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from error
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    # TOML knows inf and nan, JSON does not.
+    return repr(value) if isinstance(value, float) else json.dumps(value)
+
+
+def toml_text(values: dict[str, Any], path: tuple[str, ...] = ()) -> str:
+    """Booleans, numbers, strings, lists of these, and tables as TOML; None, which TOML lacks, is left out.
+
+    Args:
+        values: what to write.
+        path: names of the tables that contain the values.
+    """
+    keys = {name: name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name) for name in values}
+    tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+    lines = [
+        f"{keys[name]} = {_toml_value(value)}\n"
+        for name, value in values.items()
+        if value is not None and name not in tables
+    ]
+    if lines and path:
+        lines.insert(0, f"\n[{'.'.join(path)}]\n")
+    return "".join(lines) + "".join(toml_text(table, (*path, keys[name])) for name, table in tables.items())
 
 
 def holds_others(folder: Path, *own: str) -> bool:

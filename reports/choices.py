@@ -7,7 +7,7 @@
    And how well log images are answered whose forward peak nobody sees.
 2. How good the dictionary's nearest patterns are (`fitting/dictionary.py`): share of images whose nearest
    pattern, or one of the four nearest, lies within 4 degrees and 3 nm, and the time of a look-up.
-3. When a fit is called poor (`fitting/goodness.py`): deviance over its expectation at the best fit, for
+3. When a fit is called poor (`fitting/objectives.py`): deviance over its expectation at the best fit, for
    icosahedra made by the fitters' own model, on voxels, with propagation, and for two in one shot.
 """
 

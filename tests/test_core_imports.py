@@ -18,7 +18,7 @@ for package in (icobench.geometry, icobench.simulator, icobench.fitting):
 
 RUN = """
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt
+from icobench.fitting.least_squares import levenberg_marquardt
 from icobench.fitting.objectives import SquareRootError
 simulator = icobench.Simulator(icobench.Experiment(pixels=32))
 turn = torch.tensor([[1.0, 0.02, 0.0, 0.0]], dtype=torch.float64)

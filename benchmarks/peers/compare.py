@@ -28,8 +28,8 @@ from icobench.provenance import provenance
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sliced import SLICES, STEPS_PER_WAVELENGTH, voxel_slices
 from icobench.simulator.speed import bodies
+from icobench.simulator.voxels import SLICES, STEPS_PER_WAVELENGTH, voxel_slices
 
 BODIES = 4
 OURS = {

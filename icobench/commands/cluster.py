@@ -115,7 +115,7 @@ def _words() -> list[str]:
 def run_on_slurm(
     context: typer.Context,
     folder: Path,
-    call: Callable[[Shard], None],
+    call: Callable[[Shard], object],
     kept: Sequence[Path | str],
     work: "Work | None" = None,
 ) -> None:

@@ -1,9 +1,9 @@
 """Searches of hyperparameters."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from icobench.commands.cluster import Sharing, planning_device, run_on_slurm
 from icobench.commands.options import (
     TEST_SET_NAMES,
     Machine,
+    OptionGroup,
     Workers,
     examples,
     progress_bar,
@@ -18,131 +19,104 @@ from icobench.commands.options import (
     with_options,
 )
 from icobench.errors import InputError
-from icobench.storage import WHOLE, Shard
+from icobench.storage import WHOLE
 
 if TYPE_CHECKING:
-    from icobench.runs.search import Search
     from icobench.runs.search_tasks import NetworkTask, SimplexTask
 
 app = typer.Typer()
 tune = typer.Typer(help="Search hyperparameters with Optuna.", no_args_is_help=True)
 app.add_typer(tune, name="tune")
 
-Run = Annotated[Path | None, typer.Option(help="Folder; the same command continues in it.")]
-Storage = Annotated[
-    str | None,
-    typer.Option(help="Optuna storage URL, such as sqlite:///search.db, instead of a journal in --run."),
-]
-Study = Annotated[
-    str | None, typer.Option(help="Name in the storage, where a database holds several; simplex or network.")
-]
-Space = Annotated[Path | None, typer.Option(help="Your own search space; copy one of icobench/runs/spaces.")]
-Multi = Annotated[
-    bool, typer.Option("--multi", help="Accuracy against cost: a Pareto front, nothing is pruned.")
-]
 Trials = Annotated[int, typer.Option(help="Trials in total, pruned ones included.", min=1)]
 
 
-def plan_search(
-    kind: str,
-    task: "SimplexTask | NetworkTask",
-    run: Path | None,
-    trials: int,
-    multi: bool,
-    space: Path | None,
-    storage: str | None,
-    study: str | None,
-    seed: int,
-) -> "Search":
-    """The search of a command line, after all checks; nothing is written.
+@dataclass(frozen=True)
+class Searching(OptionGroup):
+    """What all searches have in common."""
 
-    Raises:
-        InputError: no name for a study, an impossible search space, or a folder or study of another search.
-    """
-    from icobench.runs.search import Search
-    from icobench.runs.search_space import read_space
-
-    if study is not None and not study.strip():
-        raise InputError("--study must be a name")
-    folder = run or Path(f"runs/tune-{kind}")
-    search = Search(folder, storage, task, read_space(kind, space), trials, seed, multi, study)
-    search.check()
-    return search
+    run: Annotated[Path | None, typer.Option(help="Folder; the same command continues in it.")] = None
+    multi: Annotated[
+        bool, typer.Option("--multi", help="Accuracy against cost: a Pareto front, nothing is pruned.")
+    ] = False
+    space: Annotated[
+        Path | None, typer.Option(help="Your own search space; copy one of icobench/runs/spaces.")
+    ] = None
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Optuna storage URL, such as sqlite:///search.db, instead of a journal in --run."),
+    ] = None
+    study: Annotated[
+        str | None,
+        typer.Option(help="Name in the storage, where a database holds several; simplex or network."),
+    ] = None
+    workers: Workers = 1
 
 
-def _compute_shard(search: "Search", device: str, workers: int, shard: Shard) -> None:
-    """A shard of a search in a job of a cluster."""
-    from icobench.runs.pool import chosen_device, default_workers
-    from icobench.runs.search import run_search
-
-    where = chosen_device(device)
-    run_search(search, where, workers or default_workers(where), shard)
-
-
-def _run(context: typer.Context, search: "Search", workers: int) -> None:
-    """Do a search and print what it found."""
+def _tune(context: typer.Context, task: "SimplexTask | NetworkTask", trials: int) -> None:
+    """Do a search and print its best trials."""
     from icobench.reporting.searches import write_search_figures
-    from icobench.runs.pool import chosen_device, default_workers
-    from icobench.runs.search import run_search
-    from icobench.runs.search_results import finished, running, write_best
-    from icobench.runs.search_storage import FINISHED
+    from icobench.runs.pool import chosen_device
+    from icobench.runs.search import FINISHED, Search, count, run_search, write_best
+    from icobench.runs.search_space import read_space
+    from icobench.runs.search_storage import MARKS
 
-    machine, sharing = Machine.of(context), Sharing.of(context)
-    where, part = chosen_device(planning_device(sharing, machine.device)), sharing.part
+    options, machine, sharing = Searching.of(context), Machine.of(context), Sharing.of(context)
+    if options.study is not None and not options.study.strip():
+        raise InputError("--study must be a name")
+    folder, space = options.run or Path(f"runs/tune-{task.kind}"), read_space(task.kind, options.space)
+    search = Search(folder, options.storage, task, space, trials, machine.seed, options.multi, options.study)
+    search.check()
+    device, shard = planning_device(sharing, machine.device), sharing.part
+    chosen_device(device)  # refuses it before anything is submitted
     if sharing.on_slurm:
-        if context.params["run"] is None:
+        if options.run is None:
             raise InputError("--executor slurm needs --run, where the shards meet")
-        call = partial(_compute_shard, search, machine.device, workers)
-        run_on_slurm(context, search.folder, call, [f"{FINISHED}/*"])
+        call = partial(run_search, search, machine.device, options.workers)
+        run_on_slurm(context, folder, call, [f"{MARKS}/*"])
     try:
-        with progress_bar(f"tuning the {search.task.kind}") as update:
-            study = run_search(search, where, workers or default_workers(where), part, update)
+        with progress_bar(f"tuning the {task.kind}") as update:
+            study = run_search(search, device, options.workers, shard, update)
     except KeyboardInterrupt:
-        say(f"stopped; finished trials are kept, continue with --run {search.folder}")
+        say(f"stopped; finished trials are kept, continue with --run {folder}")
         raise typer.Exit(130) from None
-    missing, elsewhere = search.trials - finished(study), running(study)
-    at_work = f"; {elsewhere} of {search.trials} are at work elsewhere" if elsewhere else ""
-    if part != WHOLE:
+    missing, elsewhere = trials - count(study, *FINISHED), count(study, "RUNNING")
+    at_work = f"; {elsewhere} of {trials} are at work elsewhere" if elsewhere else ""
+    if shard != WHOLE:
         say(f"shard {sharing.shard}: no trial is left to begin{at_work}")
         return
     if missing > 0:
-        say(f"{missing} of {search.trials} trials are missing{at_work}; the same command looks again")
+        say(f"{missing} of {trials} trials are missing{at_work}; the same command looks again")
     summary = write_best(search, study)
-    figures = write_search_figures(search.folder, study, summary["objectives"])
+    figures = write_search_figures(folder, study, summary["objectives"])
     for title, rows in (("best", summary["front"]), ("tried first", summary["named"])):
         for row in rows:
-            values = ", ".join(f"{value:.4g}" for value in row["objectives"])
-            typer.echo(f"{title}: trial {row['trial']} {row['named'] or ''} {values} {_short(row['values'])}")
+            numbers = ", ".join(f"{number:.4g}" for number in row["objectives"])
+            settings = " ".join(
+                f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+                for name, value in row["values"].items()
+            )
+            typer.echo(f"{title}: trial {row['trial']} {row['named'] or ''} {numbers} {settings}")
     cost = summary["search"]
     if failed := summary["states"]["fail"]:
         say(f"{failed} trials failed or were lost with their workers; the storage says why")
     say(f"{cost['trials']} trials took {cost['seconds']:.0f} s and {cost['simulations']:,} simulations")
-    say(f"preset: {search.folder / 'best.toml'}; figures: {', '.join(figures)}")
-
-
-def _short(values: dict[str, Any]) -> str:
-    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+    say(f"preset: {folder / 'best.toml'}; figures: {', '.join(figures)}")
 
 
 @tune.command(
     "simplex",
-    cls=with_options(Machine, Sharing),
+    cls=with_options(Searching, Machine, Sharing),
     epilog=examples("icobench tune simplex --trials 60 --run runs/tune-simplex"),
 )
 def tune_simplex_command(
     context: typer.Context,
-    run: Run = None,
     trials: Trials = 60,
     images: Annotated[int, typer.Option(help="Test images per trial.", min=2)] = 32,
     test_set: Annotated[str, typer.Option(help=f"One of {TEST_SET_NAMES}.")] = "counting",
     budget: Annotated[
         int, typer.Option(help="Nelder-Mead iterations per image; the paper's 50 x 50 by default.", min=10)
     ] = 2500,
-    multi: Multi = False,
-    space: Space = None,
-    storage: Storage = None,
-    study: Study = None,
-    workers: Workers = 1,
 ) -> None:
     """Search starts, races and first simplices of the Monte Carlo simplex at a fixed budget.
 
@@ -153,31 +127,23 @@ def tune_simplex_command(
     from icobench.sets.test_sets import find_test_set
     from icobench.simulator.experiment import Experiment
 
-    seed = Machine.of(context).seed
-    task = SimplexTask(images, find_test_set(test_set).name, budget, seed, Experiment())
-    search = plan_search("simplex", task, run, trials, multi, space, storage, study, seed)
-    _run(context, search, workers)
+    name, seed = find_test_set(test_set).name, Machine.of(context).seed
+    _tune(context, SimplexTask(images, name, budget, seed, Experiment()), trials)
 
 
 @tune.command(
     "network",
-    cls=with_options(Machine, Sharing),
+    cls=with_options(Searching, Machine, Sharing),
     epilog=examples("icobench tune network --preset compact --steps 500 --trials 30"),
 )
 def tune_network_command(
     context: typer.Context,
-    run: Run = None,
     trials: Trials = 30,
     images: Annotated[int, typer.Option(help="Validation images.", min=2)] = 512,
     preset: Annotated[str, typer.Option(help="Training recipe that is varied.")] = "compact",
     steps: Annotated[
         int | None, typer.Option(help="Steps instead of the preset's; with its batch, the budget.", min=9)
     ] = None,
-    multi: Multi = False,
-    space: Space = None,
-    storage: Storage = None,
-    study: Study = None,
-    workers: Workers = 1,
 ) -> None:
     """Search architecture and training settings at a fixed number of training images.
 
@@ -191,7 +157,4 @@ def tune_network_command(
     if preset not in RECIPES:
         raise InputError(f"unknown preset {preset!r}; choose from {', '.join(RECIPES)}")
     recipe = RECIPES[preset] if steps is None else replace(RECIPES[preset], steps=steps)
-    seed = Machine.of(context).seed
-    task = NetworkTask(images, recipe, seed, Experiment())
-    search = plan_search("network", task, run, trials, multi, space, storage, study, seed)
-    _run(context, search, workers)
+    _tune(context, NetworkTask(images, recipe, Machine.of(context).seed, Experiment()), trials)

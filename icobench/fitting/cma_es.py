@@ -9,9 +9,10 @@ from torch import Tensor
 
 from icobench.answer import Answer, Progress, Trace
 from icobench.errors import InputError
-from icobench.fitting.objectives import Objective, turned
+from icobench.fitting.objectives import Objective
 from icobench.fitting.simplex import SimplexOptions, random_starts
 from icobench.geometry.orientation import to_fundamental_domain
+from icobench.geometry.rotations import turned
 from icobench.seeds import Purpose, seed_word
 
 __all__ = ["CmaOptions", "cma_es"]
@@ -26,8 +27,7 @@ class CmaOptions:
         generations: most generations of a run.
         restarts: runs per image, each from another random start; the best end is taken.
         rotation_rad, radius_nm: first standard deviations.
-        radius_range_nm: range of random starts; fits may leave it by ``margin_nm``.
-        margin_nm: see above.
+        radius_range_nm, margin_nm: range of random starts, and by how much fits may leave it.
     """
 
     population: int = 24
@@ -49,16 +49,8 @@ def cma_es(
     """Covariance matrix adaptation (Hansen, arXiv:1604.00772; package ``cma``), all images side by side.
 
     The package does the search, with one object for an image; the simulations of a generation are one batch.
-
-    Args:
-        objective: images, masks and counting simulator.
-        options: settings.
-        seed: of starts and of the search, split by image.
-        numbers: (N,) numbers of the images within their set.
-        progress: called with the finished share.
-
-    Raises:
-        InputError: the package ``cma`` is not installed.
+    Arguments as for :func:`~icobench.fitting.simplex.monte_carlo_simplex`. Without the package
+    :class:`InputError` is raised.
     """
     try:
         with warnings.catch_warnings():

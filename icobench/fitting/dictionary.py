@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,7 @@ from torch import Tensor
 from icobench.answer import Hypotheses, Progress
 from icobench.cache import cache_folder
 from icobench.errors import InputError
-from icobench.fitting.polar_match import (
-    SECTORS,
-    PolarSpread,
-    Spectra,
-    log_scores,
-    poisson_scores,
-    sample_polar,
-    spectra,
-)
+from icobench.fitting import polar_match
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix, rotate_about_beam
@@ -70,20 +62,14 @@ APART_DEG, APART_NM = 4.0, 4.0
 
 @dataclass(frozen=True)
 class DictionaryOptions:
-    """What is stored.
-
-    Attributes:
-        size: about how many patterns.
-        radius_range_nm: of the radii.
-    """
+    """What is stored: about ``size`` patterns of radii in a range."""
 
     size: int = 1000
     radius_range_nm: tuple[float, float] = (28.0, 162.0)
 
 
 def _directions(count: int, body: ConvexBody) -> Tensor:
-    """About ``count`` directions, evenly over those that the body's group does not map onto each other:
-    (K, 3) float64."""
+    """About ``count`` even directions that the body's group does not map onto each other: (K, 3) float64."""
     group = quaternion_to_matrix(torch.as_tensor(body.group, dtype=torch.float64))
     number = torch.arange(count * len(group), dtype=torch.float64)
     height = 1 - (2 * number + 1) / len(number)
@@ -147,10 +133,8 @@ def best_apart(matches: Hypotheses, count: int) -> Hypotheses:
         left = torch.where(near, left - 1e12, left)
         left = left.scatter(1, best, -math.inf)
     index = torch.cat(chosen, 1)
-    return Hypotheses(
-        radius.gather(1, index), torch.take_along_dim(quaternion, index.unsqueeze(-1), 1),
-        score.gather(1, index),
-    )  # fmt: skip
+    turns = torch.take_along_dim(quaternion, index.unsqueeze(-1), 1)
+    return Hypotheses(radius.gather(1, index), turns, score.gather(1, index))
 
 
 @dataclass
@@ -170,14 +154,14 @@ class Dictionary:
     card: dict[str, Any]
 
     def __post_init__(self) -> None:
-        self._spectra: dict[tuple[str, str], list[Spectra]] = {}
+        self._spectra: dict[tuple[str, str], list[polar_match.Spectra]] = {}
 
-    def _stored(self, kind: str, device: torch.device) -> list[Spectra]:
-        """Spectra of the patterns, some at a time; kept for the next images of the same kind."""
+    def _stored(self, kind: str, device: torch.device) -> list[polar_match.Spectra]:
+        """polar_match.Spectra of the patterns, some at a time; kept for the next images of the same kind."""
         key = ("counts" if kind == "counts" else "log", str(device))
         if key not in self._spectra:
             parts = self.patterns.split(MATCHED_PATTERNS)
-            self._spectra[key] = [spectra(part.to(device), kind) for part in parts]
+            self._spectra[key] = [polar_match.spectra(part.to(device), kind) for part in parts]
         return self._spectra[key]
 
     @torch.no_grad()
@@ -186,11 +170,8 @@ class Dictionary:
     ) -> Hypotheses:
         """The ``count`` best stored patterns that are apart from each other, turned about the beam.
 
-        Nothing is simulated.
-
         Args:
-            images: (N, H, W) of the experiment's detector.
-            mask: (N, H, W) True where usable.
+            images, mask: (N, H, W), True where usable.
             kind: "counts", "log" or "intensity".
             experiment: whose detector recorded them; its physics must be the dictionary's.
             count: patterns per image.
@@ -202,16 +183,16 @@ class Dictionary:
         for name, value in _physics(experiment).items():
             if value != stored.get(name):
                 raise InputError(f"the dictionary was made for {name} {stored.get(name)}, not {value}")
-        spread = PolarSpread(experiment, images.device)
+        spread = polar_match.PolarSpread(experiment, images.device)
         factor = experiment.solid_angle() if experiment.solid_angle_factor else torch.ones(mask.shape[1:])
         factor = (factor.nan_to_num(posinf=0.0) * experiment.valid()).float().to(images.device)
         if kind == "intensity":
             images = log_image(images * mask)
 
-        def scores(rows: Tensor, patterns: Spectra) -> Tensor:
+        def scores(rows: Tensor, patterns: polar_match.Spectra) -> Tensor:
             if kind == "counts":
-                return poisson_scores(spread, images[rows], mask[rows], factor, patterns)
-            return log_scores(spread, images[rows], mask[rows], patterns)
+                return polar_match.poisson_scores(spread, images[rows], mask[rows], factor, patterns)
+            return polar_match.log_scores(spread, images[rows], mask[rows], patterns)
 
         patterns = self._stored(kind, images.device)
         matches = []
@@ -220,7 +201,7 @@ class Dictionary:
             # The rest is many small steps, which are faster on the CPU.
             score, shift = (torch.cat(tensors, 1).cpu() for tensors in zip(*best, strict=True))
             score, index = score.double().topk(min(SHORTLIST, score.shape[1]), dim=1)
-            angle = shift.gather(1, index).double() * (2 * math.pi / SECTORS)
+            angle = shift.gather(1, index).double() * (2 * math.pi / polar_match.SECTORS)
             quaternion = to_fundamental_domain(rotate_about_beam(self.quaternion[index], angle))
             matches.append(best_apart(Hypotheses(self.radius_nm[index], quaternion, score), count))
         return Hypotheses(*(torch.cat(tensors) for tensors in zip(*matches, strict=True)))
@@ -235,11 +216,7 @@ class Dictionary:
 
     @classmethod
     def load(cls, path: Path) -> "Dictionary":
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: missing, damaged or foreign file.
-        """
+        """Read what :meth:`save` wrote; a missing, damaged or foreign file is an :class:`InputError`."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -260,18 +237,13 @@ def _physics(experiment: Experiment) -> dict[str, Any]:
 
 def _identity(simulator: Simulator, options: DictionaryOptions) -> dict[str, Any]:
     """All that the patterns depend on, as JSON returns it."""
-    physics = _physics(simulator.experiment)
-    return json.loads(
-        json.dumps({"physics": physics, "body": simulator.body.name, "options": asdict(options)})
-    )
+    identity = {"physics": _physics(simulator.experiment), "body": simulator.body.name}
+    return json.loads(json.dumps(identity | {"options": asdict(options)}))
 
 
 def half_space_simulator(simulator: Simulator) -> Simulator:
     """The same physics and body, on the detector whose patterns a dictionary stores."""
-    experiment = replace(
-        simulator.experiment, pixels=128, sin_theta_max=1.0, centre_offset=(0.0, 0.0), detector=None,
-        solid_angle_factor=False, pixel_average=False,
-    )  # fmt: skip
+    experiment = Experiment(simulator.experiment.wavelength_nm, simulator.experiment.refractive_index)
     if experiment == simulator.experiment and simulator.method == "exact":
         return simulator  # whose tables may be there already
     return Simulator(experiment, device=simulator.device, body=simulator.body)
@@ -287,12 +259,8 @@ def simulate_dictionary(
 ) -> Dictionary:
     """A dictionary of the given radii (K,) and orientations (K, 4), such as a part of :func:`sample`.
 
-    Args:
-        simulator: of the whole half space, see :func:`half_space_simulator`.
-        options: stored on the card.
-        radius_nm, quaternion: what to simulate.
-        batch: patterns at once.
-        progress: called with the finished share.
+    The simulator is that of the whole half space, see :func:`half_space_simulator`; ``batch`` patterns are
+    simulated at once, and the options are stored on the card.
     """
     begin = time.perf_counter()
     patterns = []
@@ -300,40 +268,28 @@ def simulate_dictionary(
         intensity = simulator.intensity(radius_nm[rows], quaternion[rows])
         relative = intensity / intensity.amax((-2, -1), keepdim=True)
         logs = torch.log10(relative.clamp_min(10**DEEPEST))
-        patterns.append(sample_polar(logs).clamp(DEEPEST, 0).half().cpu())
+        patterns.append(polar_match.sample_polar(logs).clamp(DEEPEST, 0).half().cpu())
         progress(float(rows[-1] + 1) / len(radius_nm))
     card = {
-        "identity": _identity(simulator, options),
-        "simulations": len(radius_nm),
-        "seconds": time.perf_counter() - begin,
-        "device": str(simulator.device),
-    }
+        "identity": _identity(simulator, options), "simulations": len(radius_nm),
+        "seconds": time.perf_counter() - begin, "device": str(simulator.device),
+    }  # fmt: skip
     return Dictionary(radius_nm, quaternion, torch.cat(patterns), card)
 
 
 def build_dictionary(
-    simulator: Simulator,
-    options: DictionaryOptions | None = None,
-    progress: Progress = lambda share: None,
+    simulator: Simulator, options: DictionaryOptions | None = None, progress: Progress = lambda share: None
 ) -> Dictionary:
-    """Simulate and store; some milliseconds a pattern on two cores.
+    """A dictionary for a simulator's physics and body; some milliseconds a pattern on two cores.
 
-    Args:
-        simulator: its physics, body and device are used. Patterns are those of the whole half space, whatever
-            detector the images will come from.
-        options: what to store.
-        progress: called with the finished share.
+    Patterns are those of the whole half space, whatever detector the images will come from.
     """
     options = options or DictionaryOptions()
-    radius, quaternion = sample(options, simulator.body)
-    return simulate_dictionary(
-        half_space_simulator(simulator), options, radius, quaternion, progress=progress
-    )
+    half_space, bodies = half_space_simulator(simulator), sample(options, simulator.body)
+    return simulate_dictionary(half_space, options, *bodies, progress=progress)
 
 
-@lru_cache(maxsize=2)
-def _load_cached(path: Path) -> Dictionary:
-    return Dictionary.load(path)
+_load_cached = lru_cache(maxsize=2)(Dictionary.load)
 
 
 def dictionary_for(
@@ -342,14 +298,7 @@ def dictionary_for(
     folder: Path | None = None,
     progress: Progress = lambda share: None,
 ) -> Dictionary:
-    """The stored dictionary for this physics, built first if there is none.
-
-    Args:
-        simulator: its physics, body and device are used.
-        options: what to store.
-        folder: where it is kept, :func:`cache_folder` by default.
-        progress: called with the finished share of the building.
-    """
+    """The stored dictionary, built first if there is none in ``folder`` (by default :func:`cache_folder`)."""
     options = options or DictionaryOptions()
     key = json.dumps([FORMAT, _identity(simulator, options)], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ expand, contract outside or inside, shrink. All reflections of an iteration are 
 the simplices that expand or contract as another, then the few that shrink.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -18,6 +19,7 @@ EXPAND, CONTRACT_OUTSIDE, CONTRACT_INSIDE = 2.0, 0.5, -0.5
 lies at -1 and its reflection at 1."""
 
 SHRINK = 0.5
+UNBOUNDED = torch.tensor(math.inf)
 
 
 @dataclass
@@ -46,7 +48,7 @@ class NelderMead:
 
     Args:
         function: maps rows (K,) and points (K, D) to values (K,); row s belongs to simplex s.
-        lower, upper: bounds (D,), or None. Points are clipped into them, as in SciPy.
+        lower, upper: bounds (D,). Points are clipped into them, as in SciPy.
         xatol, fatol: a simplex stops when both its extent and its spread of values fall below.
 
     A value that is not a number counts as infinite.
@@ -55,19 +57,14 @@ class NelderMead:
     def __init__(
         self,
         function: Callable[[Tensor, Tensor], Tensor],
-        lower: Tensor | None = None,
-        upper: Tensor | None = None,
+        lower: Tensor = -UNBOUNDED,
+        upper: Tensor = UNBOUNDED,
         xatol: float = 0.0,
         fatol: float = 0.0,
     ) -> None:
         self.function = function
         self.lower, self.upper = lower, upper
         self.xatol, self.fatol = xatol, fatol
-
-    def _clip(self, points: Tensor) -> Tensor:
-        if self.lower is None and self.upper is None:
-            return points
-        return torch.clamp(points, self.lower, self.upper)
 
     @staticmethod
     def _sort(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,26 +73,21 @@ class NelderMead:
 
     def start(self, points: Tensor) -> Simplices:
         """Evaluate the initial simplices, (S, D + 1, D)."""
-        if self.upper is not None:
-            # As SciPy does: corners beyond the upper bound are mirrored into the interior first.
-            points = torch.where(points > self.upper, 2 * self.upper - points, points)
-        points = self._clip(points)
-        count, corners, _ = points.shape
-        rows = torch.arange(count, device=points.device).repeat_interleave(corners)
-        values = self._finite(self.function(rows, points.flatten(0, 1))).unflatten(0, (count, corners))
-        points, values = self._sort(points, values)
-        evaluations = torch.full((count,), corners, device=points.device)
-        return Simplices(points, values, evaluations, torch.ones_like(evaluations, dtype=torch.bool))
+        # As SciPy does: corners beyond the upper bound are mirrored into the interior first.
+        points = torch.where(points > self.upper, 2 * self.upper - points, points)
+        points = points.clamp(self.lower, self.upper)
+        rows = torch.arange(len(points), device=points.device)
+        no_values = torch.full_like(points[..., 0], torch.inf)
+        state = Simplices(points, no_values, torch.zeros_like(rows), torch.ones_like(rows).bool())
+        values = self._evaluate(state, rows.repeat_interleave(points.shape[1]), points.flatten(0, 1))
+        state.points, state.values = self._sort(points, values.unflatten(0, points.shape[:2]))
+        return state
 
     def _evaluate(self, state: Simplices, rows: Tensor, points: Tensor) -> Tensor:
         if not len(rows):
             return points.new_zeros(0)
         state.evaluations.index_add_(0, rows, torch.ones_like(rows))
-        return self._finite(self.function(rows, points))
-
-    @staticmethod
-    def _finite(values: Tensor) -> Tensor:
-        return values.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        return self.function(rows, points).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
     def step(self, state: Simplices) -> Simplices:
         """One iteration of every active simplex, in place."""
@@ -110,7 +102,7 @@ class NelderMead:
         worst = points[:, -1]
 
         def along(factor: float, which: Tensor) -> Tensor:
-            return self._clip((1 + factor) * centre[which] - factor * worst[which])
+            return ((1 + factor) * centre[which] - factor * worst[which]).clamp(self.lower, self.upper)
 
         new = along(1.0, torch.arange(len(rows), device=rows.device))
         new_value = self._evaluate(state, rows, new)
@@ -140,7 +132,7 @@ class NelderMead:
         shrink = (failed & contract).nonzero()[:, 0]
         if len(shrink):
             old = state.points[rows[shrink]]
-            shrunk = self._clip(old[:, :1] + SHRINK * (old[:, 1:] - old[:, :1]))
+            shrunk = (old[:, :1] + SHRINK * (old[:, 1:] - old[:, :1])).clamp(self.lower, self.upper)
             corners = shrunk.shape[1]
             again = self._evaluate(state, rows[shrink].repeat_interleave(corners), shrunk.flatten(0, 1))
             points[shrink] = torch.cat((old[:, :1], shrunk), 1)

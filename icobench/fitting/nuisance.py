@@ -13,21 +13,13 @@ from icobench.simulator.experiment import Experiment
 __all__ = ["NUISANCES", "Nuisance"]
 
 NUISANCES = {
-    "background": ("background",),
-    "refractive_index": ("index_real", "index_imag"),
-    "centre": ("centre_x", "centre_y"),
+    "background": {"background": (0.0, 10.0, 0.3)},
+    "refractive_index": {"index_real": (0.7, 1.1, 0.03), "index_imag": (0.0, 0.3, 0.02)},
+    "centre": {"centre_x": (-1.5, 1.5, 0.5), "centre_y": (-1.5, 1.5, 0.5)},
 }
-"""Columns of each: a constant background, in units of the particle's mean intensity on the usable pixels; the
-refractive index; by how many pixels the beam is from where the experiment has it."""
-
-LIMITS = {
-    "background": (0.0, 10.0, 0.3),
-    "index_real": (0.7, 1.1, 0.03),
-    "index_imag": (0.0, 0.3, 0.02),
-    "centre_x": (-1.5, 1.5, 0.5),
-    "centre_y": (-1.5, 1.5, 0.5),
-}
-"""Smallest and largest value of a column, and its longest step in one iteration of a fit."""
+"""Columns of each, with their smallest and largest value and their longest step in one iteration of a fit: a
+constant background, in units of the particle's mean intensity on the usable pixels; the refractive index; by
+how many pixels the beam is from where the experiment has it."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +41,7 @@ class Nuisance:
 
     @classmethod
     def start(cls, names: Sequence[str], count: int, experiment: Experiment) -> "Nuisance":
-        """The experiment's values for ``count`` images: no background, its refractive index, its centre.
-
-        Raises:
-            InputError: unknown name.
-        """
+        """The experiment's values for ``count`` images; an unknown name is an :class:`InputError`."""
         if unknown := set(names) - set(NUISANCES):
             raise InputError(
                 f"unknown nuisance parameter {sorted(unknown)[0]!r}; choose from {', '.join(NUISANCES)}"
@@ -67,7 +55,7 @@ class Nuisance:
     @classmethod
     def from_answer(cls, answer: Answer) -> "Nuisance":
         """The fitted values of an answer, the opposite of :meth:`to_columns`."""
-        names = tuple(name for name, columns in NUISANCES.items() if columns[0] in answer.nuisance)
+        names = tuple(name for name in NUISANCES if set(NUISANCES[name]) <= set(answer.nuisance))
         values = [answer.nuisance[column] for name in names for column in NUISANCES[name]]
         return cls(names, torch.stack(values, 1)) if values else cls.none(len(answer))
 
@@ -99,7 +87,8 @@ class Nuisance:
     @property
     def limits(self) -> Tensor:
         """(3, P) smallest and largest values, and longest steps."""
-        return self.values.new_tensor([LIMITS[column] for column in self.columns]).reshape(-1, 3).T
+        rows = [row for name in self.names for row in NUISANCES[name].values()]
+        return self.values.new_tensor(rows).reshape(-1, 3).T
 
     @property
     def simulated(self) -> tuple[str, ...]:

@@ -5,35 +5,104 @@ All are invariant to the unknown scale of the intensity and leave masked pixels 
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.stats import poisson
 from torch import Tensor
 
-from icobench.fitting import goodness
-from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.goodness import Misfit, deviance_moments, ring_averages
+from icobench.fitting.counter import CountingSimulator, inner_pixels
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.shift import inner_pixels
-from icobench.geometry.rotations import (
-    quaternion_multiply,
-    quaternion_normalize,
-    rotation_vector_to_quaternion,
-)
 from icobench.images.image_set import ImageSet
+from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["LogImageError", "Objective", "PoissonDeviance", "SquareRootError", "objective_for", "turned"]
+__all__ = [
+    "LogImageError", "Misfit", "Objective", "PoissonDeviance", "SquareRootError", "deviance_moments",
+    "objective_for",
+]  # fmt: skip
 
 CHUNK = 512
 """Simulated images held at once."""
 
+DECADES = 6.0
+"""Dynamic range of log images."""
+
 FAINT = 1e-3
 """Means below this count as this much in Pearson residuals, or a single stray photon would dominate a fit."""
 
+POOR_RATIO, POOR_SIGMA = 1.15, 6.0
+"""A fit to photon counts is poor whose deviance per degree of freedom is beyond this multiple of the Poisson
+expectation, and beyond so many of its standard deviations: the deviance of faint images scatters.
+``reports/fitters.py`` measures what that lets pass: at 1e5 photons all icosahedra and no other shape; of two
+particles those where one outshines the other."""
 
-def turned(quaternion: Tensor, rotation: Tensor) -> Tensor:
-    """Orientations (B, 4) after a further rotation about lab axes, (B, 3) rotation vectors in radians."""
-    return quaternion_normalize(quaternion_multiply(rotation_vector_to_quaternion(rotation), quaternion))
+POOR_ROOTS, UNLIKE_ROOTS = 1e-3, 0.1
+"""Sum (sqrt n - sqrt m)^2 over sum n from which a fit to noise-free intensities is poor; and, less what noise
+adds, from which an image is not even roughly that of the fitted body, whatever the photon number."""
+
+POOR_LOG_RMS, UNLIKE_LOG_SHARE = 0.05, 0.6
+"""For log images: root mean square difference; and mean square difference over the image's own variance, of
+which photon noise alone makes a good part."""
+
+POOR_RINGS, UNLIKE_RINGS = 0.5, 0.9
+"""For other objectives: the value over that of the fitted pattern's averages around the beam. At 1e5 photons
+the deviance of the right body has 0.04 to 0.44, that of an orientation 20 degrees off 0.6 to 1.1."""
+
+
+class Misfit(NamedTuple):
+    """How far fits of N images are from explaining them.
+
+    Attributes:
+        ratio: (N,) float64, how much worse the fit is than noise alone; its scale is the objective's.
+        poor: (N,) bool, True where the body does not explain the image.
+        unlike: (N,) bool, True where the image is not even roughly that of the body. Another simulator's
+            image of the same body is a poor fit, but not unlike.
+    """
+
+    ratio: Tensor
+    poor: Tensor
+    unlike: Tensor
+
+
+@lru_cache(maxsize=1)
+def _deviance_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log10 of the mean; mean and variance of the unit deviance 2 [n log(n / m) - n + m]."""
+    grid = np.linspace(-4, 3, 141)
+    expected, variance = [], []
+    for mean in 10**grid:
+        n = np.arange(int(mean + 12 * np.sqrt(mean) + 20))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            unit = 2 * (np.where(n > 0, n * np.log(n / mean), 0.0) - n + mean)
+        share = poisson.pmf(n, mean)
+        expected.append(float((share * unit).sum()))
+        variance.append(float((share * unit**2).sum()) - expected[-1] ** 2)
+    return grid, np.array(expected), np.array(variance)
+
+
+def _ring_averages(intensity: Tensor, experiment: Experiment) -> Tensor:
+    """Intensities (B, H, W) averaged over rings around the beam that are about a pixel wide, same shape."""
+    valid = experiment.valid()
+    sine = experiment.sin_theta() * valid
+    ring = (sine / sine.max() * (len(sine) // 2)).long().flatten().to(intensity.device)
+    weight = valid.flatten().to(intensity)
+    sums = intensity.new_zeros(len(intensity), len(sine)).index_add(1, ring, intensity.flatten(1) * weight)
+    pixels = weight.new_zeros(len(sine)).index_add(0, ring, weight).clamp_min(1)
+    return (sums / pixels)[:, ring].reshape(intensity.shape)
+
+
+def deviance_moments(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the Poisson deviance of a pixel with the given mean, elementwise.
+
+    1 and 2 for bright pixels (chi square with one degree of freedom), 2 m log(1 / m) and less for faint ones.
+    """
+    grid, *tables = _deviance_table()
+    logs = np.log10(np.maximum(mean.detach().cpu().double().numpy(), 1e-12))
+    faint = 10 ** np.minimum(logs - grid[0], 0)
+    first, second = (torch.as_tensor(np.interp(logs, grid, table) * faint) for table in tables)
+    return first, second
 
 
 @dataclass
@@ -61,8 +130,7 @@ class Objective:
     def __post_init__(self) -> None:
         device = self.simulator.device
         self.mask = self.mask.to(device) & self.simulator.simulator.valid
-        images = self.images.to(device=device, dtype=torch.float32)
-        self.images = torch.where(self.mask, images, torch.zeros_like(images))
+        self.images = torch.where(self.mask, self.images.to(device, torch.float32), 0.0)
         self.usable = self.mask.sum((-2, -1))
 
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
@@ -84,27 +152,21 @@ class Objective:
             values.append(self.compare(image[rows], intensity))
         return torch.cat(values)
 
-    def model(
-        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
-    ) -> Tensor:
+    def model(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance) -> Tensor:
         """Simulated intensities (B, H, W), background included; one evaluation each."""
-        nuisance = nuisance or Nuisance.none(len(image))
         intensity = self.simulator.intensity(image, radius_nm, quaternion, nuisance)
-        background = nuisance.of("background")
-        if background is None:
+        if (background := nuisance.of("background")) is None:
             return intensity
         return intensity + background[:, :, None].to(intensity) * self._mean(image, intensity)
 
     def model_jacobian(
-        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
+        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance
     ) -> tuple[Tensor, Tensor]:
         """The same with derivatives (B, T, H, W): rotation, radius, then the columns of the nuisance."""
-        nuisance = nuisance or Nuisance.none(len(image))
         intensity, slopes = self.simulator.intensity_jacobian(
             image, radius_nm, quaternion, nuisance.simulated, nuisance
         )
-        background = nuisance.of("background")
-        if background is None:
+        if (background := nuisance.of("background")) is None:
             return intensity, slopes
         background = background[:, :, None].to(intensity)
         level = self._mean(image, intensity)
@@ -123,8 +185,7 @@ class Objective:
         return self.images[image].double().sum((-2, -1)).cpu().clamp_min(1e-30)
 
     def coarse(self) -> "Objective | None":
-        """Another objective of the same images whose fits converge from farther away, for the first part of
-        maximum likelihood fits; None if there is none."""
+        """Another objective of the same images whose fits converge from farther away, if there is one."""
         return None
 
     def misfit(
@@ -134,13 +195,9 @@ class Objective:
         image: Tensor | None = None,
         nuisance: Nuisance | None = None,
     ) -> Misfit:
-        """How much worse fits are than noise alone; one evaluation per image. Not finite means poor.
+        """How much worse fits (N,) are than noise alone; one evaluation per image. Not finite means poor.
 
-        Args:
-            radius_nm: (N,).
-            quaternion: (N, 4).
-            image: (N,) indices of the images, all by default.
-            nuisance: (N, P) parameters that were fitted too.
+        The indices ``image`` (N,) are those of all images by default.
         """
         image = torch.arange(len(radius_nm)) if image is None else image
         nuisance = nuisance or Nuisance.none(len(image))
@@ -155,23 +212,18 @@ class Objective:
         By default the value is compared with that of the intensities' averages over rings around the beam.
 
         Args:
-            image: (B,) indices of the images.
-            intensity: (B, H, W) at the end of the fit.
-            value: (B,) float64 of the objective there, on the CPU.
+            image, intensity: as for :meth:`compare`.
+            value: (B,) float64, what it gave, on the CPU.
             parameters: how many were fitted to each image, the scale included.
         """
-        rings = ring_averages(intensity, self.simulator.experiment)
+        rings = _ring_averages(intensity, self.simulator.experiment)
         ratio = value / self.compare(image, rings).double().cpu()
-        return Misfit(ratio, ratio > goodness.POOR_RINGS, ratio > goodness.UNLIKE_RINGS)
+        return Misfit(ratio, ratio > POOR_RINGS, ratio > UNLIKE_RINGS)
 
     def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
-        """Twice the log likelihood by which one value of the objective is better than another: (B,).
+        """Twice the log likelihood by which one value (B,) of the objective is better than another: (B,).
 
         By default the variance of the better one's residuals stands for the unknown noise.
-
-        Args:
-            better, worse: (B,) values of the objective.
-            image: (B,) indices of the images.
         """
         return self.usable[image].cpu() * (worse / better.clamp_min(1e-30) - 1)
 
@@ -213,9 +265,9 @@ class PoissonDeviance(Objective):
         expected = (expected - parameters).clamp_min(1)
         deviance = value * self.usable[image].cpu()
         ratio, excess = deviance / expected, deviance - expected
-        poor = (ratio > goodness.POOR_RATIO) & (excess > goodness.POOR_SIGMA * variance.sqrt())
+        poor = (ratio > POOR_RATIO) & (excess > POOR_SIGMA * variance.sqrt())
         # A deviance is about 4 sum (sqrt n - sqrt m)^2.
-        return Misfit(ratio, poor, excess / (4 * self._total(image)) > goodness.UNLIKE_ROOTS)
+        return Misfit(ratio, poor, excess / (4 * self._total(image)) > UNLIKE_ROOTS)
 
     def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
         """Differences of the deviance are twice those of the log likelihood."""
@@ -247,24 +299,19 @@ class SquareRootError(Objective):
     def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
         """The ratio is sum (sqrt n - sqrt m)^2 / sum n."""
         ratio = value * self.usable[image].cpu() / (4 * self._total(image))
-        return Misfit(ratio, ratio > goodness.POOR_ROOTS, ratio > goodness.UNLIKE_ROOTS)
+        return Misfit(ratio, ratio > POOR_ROOTS, ratio > UNLIKE_ROOTS)
 
 
 class LogImageError(Objective):
-    """Mean squared difference of log images over usable pixels, for 8-bit log images.
+    """Mean squared difference of log images over usable pixels, for 8-bit log images of six decades.
 
     The scale is profiled out as the mean difference of the logarithms over pixels that neither image clips.
-
-    Attributes:
-        decades: dynamic range of the images.
     """
-
-    decades: float = 6.0
 
     def _logs(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         measured, mask = self.images[image], self.mask[image]
         tiny = torch.finfo(intensity.dtype).tiny
-        logs = torch.log10(intensity.clamp_min(tiny)) / self.decades
+        logs = torch.log10(intensity.clamp_min(tiny)) / DECADES
         # Start from equal brightest usable pixels, then average over the pixels that both images show.
         brightest = logs.masked_fill(~mask, -torch.inf).amax((-2, -1))
         shift = measured.masked_fill(~mask, 0).amax((-2, -1)) - brightest
@@ -284,7 +331,7 @@ class LogImageError(Objective):
     def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
         measured, level, mask = self._logs(image, intensity)
         inside = mask & (level > 0) & (level < 1)
-        slope = 1 / (self.decades * math.log(10) * intensity.clamp_min(1e-30))
+        slope = 1 / (DECADES * math.log(10) * intensity.clamp_min(1e-30))
         return (level.clamp(0, 1) - measured) * mask, slope * inside
 
     def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
@@ -293,7 +340,7 @@ class LogImageError(Objective):
         deviation = (pixels - (pixels.sum((-2, -1)) / usable)[:, None, None]) * self.mask[image]
         variance = (deviation.square().sum((-2, -1)) / usable).cpu()
         ratio = value.sqrt()
-        return Misfit(ratio, ratio > goodness.POOR_LOG_RMS, value > goodness.UNLIKE_LOG_SHARE * variance)
+        return Misfit(ratio, ratio > POOR_LOG_RMS, value > UNLIKE_LOG_SHARE * variance)
 
 
 OBJECTIVES = {"counts": PoissonDeviance, "intensity": SquareRootError, "log": LogImageError}
@@ -302,8 +349,6 @@ OBJECTIVES = {"counts": PoissonDeviance, "intensity": SquareRootError, "log": Lo
 
 def objective_for(images: ImageSet, simulator: Simulator, nuisance: tuple[str, ...] = ()) -> Objective:
     """The objective for a kind of images, with a counter at zero.
-
-    Poisson deviance for counts, square roots for noise-free intensities, logarithms for log images.
 
     Args:
         images: N images, their masks and their kind.

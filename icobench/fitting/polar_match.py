@@ -26,12 +26,7 @@ HARMONICS = 49
 
 
 class PolarSpread:
-    """From the pixels of a detector to polar cells, the adjoint of bilinear interpolation.
-
-    Args:
-        experiment: whose detector it is.
-        device: of the tables.
-    """
+    """From the pixels of an experiment's detector to polar cells, the adjoint of bilinear interpolation."""
 
     def __init__(self, experiment: Experiment, device: torch.device | str = "cpu") -> None:
         x, y = experiment.transverse()
@@ -89,12 +84,9 @@ def _spectrum(polar: Tensor) -> Tensor:
 
 
 def spectra(log10_intensity: Tensor, kind: str, decades: float = 6.0) -> Spectra:
-    """Spectra of stored patterns.
+    """Spectra of stored patterns (K, RINGS, SECTORS), log10 of the intensity over its maximum.
 
-    Args:
-        log10_intensity: (K, RINGS, SECTORS), log10 of the intensity over its maximum.
-        kind: "counts", or another kind for log images.
-        decades: dynamic range of log images.
+    For photon counts, or for log images of so many decades if the kind is another.
     """
     logs = log10_intensity.float()
     shown = (1 + logs / decades).clamp(0, 1)
@@ -119,14 +111,8 @@ def poisson_scores(
 ) -> Tensor:
     """Poisson log likelihood at the best scale, up to a constant of the image: (B, K, SECTORS).
 
-    ``sum n log m - N log sum m`` over usable pixels, N photons in all.
-
-    Args:
-        spread: of the detector.
-        counts: (B, H, W) photon counts.
-        mask: (B, H, W) True where usable.
-        factor: (H, W) that the detector multiplies intensities by, such as the solid angle.
-        stored: patterns for counts.
+    ``sum n log m - N log sum m`` over usable pixels, N photons in all. The detector multiplies intensities by
+    ``factor`` (H, W), such as the solid angle.
     """
     counts = counts * mask
     total = counts.sum((-2, -1))[:, None, None]
@@ -137,14 +123,7 @@ def poisson_scores(
 
 
 def log_scores(spread: PolarSpread, images: Tensor, mask: Tensor, stored: Spectra) -> Tensor:
-    """Correlation coefficient of log images over usable pixels: (B, K, SECTORS).
-
-    Args:
-        spread: of the detector.
-        images: (B, H, W) log images.
-        mask: (B, H, W) True where usable.
-        stored: patterns for log images.
-    """
+    """Correlation coefficient of log images (B, H, W) over usable pixels: (B, K, SECTORS)."""
     pixels = mask.sum((-2, -1))[:, None, None].clamp_min(1)
     shown = images * mask
     mean = shown.sum((-2, -1))[:, None, None] / pixels

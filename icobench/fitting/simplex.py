@@ -11,18 +11,16 @@ from torch import Tensor
 
 from icobench.answer import Answer, Progress, Trace
 from icobench.fitting.nelder_mead import NelderMead
-from icobench.fitting.objectives import Objective, turned
+from icobench.fitting.nuisance import Nuisance
+from icobench.fitting.objectives import Objective
 from icobench.geometry.orientation import random_orientations, to_fundamental_domain
+from icobench.geometry.rotations import turned
 from icobench.seeds import Purpose, torch_generator
 
 __all__ = [
-    "RADIUS_UNIT_NM",
-    "SimplexFits",
-    "SimplexOptions",
-    "monte_carlo_simplex",
-    "random_starts",
+    "RADIUS_UNIT_NM", "SimplexFits", "SimplexOptions", "monte_carlo_simplex", "random_starts",
     "refine_simplex",
-]
+]  # fmt: skip
 
 RADIUS_UNIT_NM = 10.0
 """Radii are counted in this unit, so that one tolerance serves radians and radii."""
@@ -36,8 +34,7 @@ class SimplexOptions:
         starts: random starts per image (Monte Carlo only).
         iterations: most Nelder-Mead iterations of the simplices that are left after the rounds.
         rotation_deg, radius_nm: edges of the initial simplex.
-        radius_range_nm: range of random starts; fits may leave it by ``margin_nm``.
-        margin_nm: see above.
+        radius_range_nm, margin_nm: range of random starts, and by how much fits may leave it.
         angle_tolerance_deg: a simplex stops once it is smaller than this, and in the radius than the same
             fraction of :data:`RADIUS_UNIT_NM` to a radian, and flat to 1e-6; 0 never stops.
         rounds: of a race: iterations of a round, and how many simplices of every image go on after it.
@@ -56,13 +53,9 @@ class SimplexOptions:
 def random_starts(
     images: int, options: SimplexOptions, seed: int, numbers: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Radii (N, starts) and orientations (N, starts, 4), drawn for each image by its number.
+    """Radii (N, starts) and orientations (N, starts, 4), drawn for each of N images by its number.
 
-    Args:
-        images: N.
-        options: number of starts and range of radii.
-        seed: of the run.
-        numbers: (N,) numbers of the images within the whole set, 0..N-1 by default.
+    The ``numbers`` (N,) of the images within their set are 0..N-1 by default.
     """
     numbers = torch.arange(images) if numbers is None else numbers
     low, high = options.radius_range_nm
@@ -78,15 +71,7 @@ def random_starts(
 class SimplexFits:
     """Simplices in radius and in the rotation vector from their start, several for every image.
 
-    Args:
-        objective: images, masks and counting simulator.
-        image: (N,) indices of the objective's images.
-        radius_nm: (N, S) starts.
-        quaternion: (N, S, 4) starts.
-        options: simplex size, bounds, tolerance.
-
-    Attributes:
-        starts: S, simplices of every image; fewer after :meth:`keep`.
+    Arguments as for :func:`refine_simplex`. Of its S starts, fewer are left after :meth:`keep`.
     """
 
     def __init__(
@@ -145,11 +130,6 @@ class SimplexFits:
         rows = self._best_rows(1)
         return *self._parameters(rows, self.state.points[rows, 0]), self.state.values[rows, 0]
 
-    @property
-    def stopped(self) -> Tensor:
-        """(N,) True where every simplex has met its tolerance."""
-        return ~self.state.active.unflatten(0, (self.images, self.starts)).any(1)
-
 
 def refine_simplex(
     objective: Objective,
@@ -158,6 +138,7 @@ def refine_simplex(
     options: SimplexOptions,
     image: Tensor | None = None,
     progress: Progress = lambda share: None,
+    nuisance: Nuisance | None = None,
 ) -> Answer:
     """Nelder-Mead from one or more starts per image; the best end is the answer.
 
@@ -165,14 +146,15 @@ def refine_simplex(
 
     Args:
         objective: images, masks and counting simulator.
-        radius_nm: (N, S) starts.
-        quaternion: (N, S, 4) starts.
-        options: rounds, iterations, simplex size, bounds.
+        radius_nm, quaternion: (N,) and (N, 4) starts, or (N, S) and (N, S, 4).
+        options: settings.
         image: (N,) indices of the objective's images, all by default.
         progress: called with the finished share.
+        nuisance: ignored, here for the signature of other solvers; only the scale is fitted too.
     """
     chosen = torch.arange(len(radius_nm)) if image is None else image.cpu()
-    fits = SimplexFits(objective, chosen, radius_nm, quaternion, options)
+    starts = radius_nm.reshape(len(chosen), -1), quaternion.reshape(len(chosen), -1, 4)
+    fits = SimplexFits(objective, chosen, *starts, options)
     trace = Trace()
     trace.add(objective.simulator.evaluations[chosen], *fits.best())
     rounds = [*options.rounds, (options.iterations, 1)]
@@ -189,7 +171,7 @@ def refine_simplex(
     radius, quaternion, value = fits.best()
     converged = value.isfinite()
     if options.angle_tolerance_deg:
-        converged &= fits.stopped
+        converged &= ~fits.state.active  # one simplex is left for every image
     return Answer(
         radius.cpu(), to_fundamental_domain(quaternion).cpu(), value.cpu(),
         objective.simulator.evaluations[chosen].clone(), converged.cpu(), trace=trace,
@@ -205,12 +187,7 @@ def monte_carlo_simplex(
 ) -> Answer:
     """The paper's forward fit, or a race: :func:`refine_simplex` of all images from random starts.
 
-    Args:
-        objective: images, masks and counting simulator.
-        options: 50 starts x 50 iterations without rounds by default.
-        seed: of the random starts.
-        numbers: (N,) numbers of the images within their set, which the starts depend on.
-        progress: called with the finished share.
+    The starts depend on the seed and on the ``numbers`` (N,) of the images within their set.
     """
     radius, quaternion = random_starts(len(objective.images), options, seed, numbers)
     return refine_simplex(objective, radius, quaternion, options, progress=progress)

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer, Hypotheses, Progress
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
+from icobench.fitting.least_squares import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
-from icobench.fitting.simplex import SimplexOptions, refine_simplex
+from icobench.fitting.simplex import SimplexOptions
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
 
-__all__ = ["WARM_SIMPLEX", "Refine", "judge", "judged", "lm_race", "refine_warm_simplex"]
+__all__ = ["WARM_SIMPLEX", "Refine", "judge", "judged", "lm_race"]
 
 Refine = Callable[..., Answer]
-"""As :func:`~icobench.fitting.levenberg_marquardt.levenberg_marquardt`: from objective, radii (N,),
+"""As :func:`~icobench.fitting.least_squares.levenberg_marquardt`: from objective, radii (N,),
 orientations (N, 4) and the keywords ``image`` (N,), ``progress`` and ``nuisance`` (N, P). Settings are bound
 by ``functools.partial``."""
 
@@ -43,19 +43,6 @@ SAME_DEG = 1.0
 """Orientations nearer than this count as the same."""
 
 
-def refine_warm_simplex(
-    objective: Objective,
-    radius: Tensor,
-    quaternion: Tensor,
-    options: SimplexOptions = WARM_SIMPLEX,
-    image: Tensor | None = None,
-    progress: Progress = lambda share: None,
-    nuisance: Nuisance | None = None,
-) -> Answer:
-    """Nelder-Mead as a :data:`Refine`; it fits no nuisance parameters but the scale."""
-    return refine_simplex(objective, radius[:, None], quaternion[:, None], options, image, progress)
-
-
 def _best_first(values: Tensor, radius: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
     """Radii (N, K) and orientations (N, K, 4) sorted by values (N, K), lowest first, NaN last."""
     order = values.nan_to_num(nan=torch.inf).argsort(dim=1, stable=True).cpu()
@@ -65,13 +52,9 @@ def _best_first(values: Tensor, radius: Tensor, quaternion: Tensor) -> tuple[Ten
 def lm_race(
     objective: Objective, radius_nm: Tensor, quaternion: Tensor, image: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The best of several starts after some Levenberg-Marquardt steps: radii (N,) and orientations (N, 4).
+    """The best of starts (N, K) and (N, K, 4) after some Levenberg-Marquardt steps: radii (N,), orientations.
 
-    Args:
-        objective: images, masks and counting simulator.
-        radius_nm: (N, K) starts.
-        quaternion: (N, K, 4) starts.
-        image: (N,) indices of the objective's images, all by default.
+    The indices ``image`` (N,) are those of all images by default.
     """
     chosen = torch.arange(len(radius_nm)) if image is None else image.cpu()
     for steps, survivors in LM_ROUNDS:
@@ -89,12 +72,7 @@ def lm_race(
 
 
 def judged(objective: Objective, answer: Answer) -> Answer:
-    """The same answer with its status: poor-fit, not-converged or ok; one evaluation per image.
-
-    Args:
-        objective: of all N images of the answer.
-        answer: of a fit.
-    """
+    """The answer of a fit to all images of an objective with its status; one evaluation per image."""
     misfit = objective.misfit(answer.radius_nm, answer.quaternion, None, Nuisance.from_answer(answer))
     status = [
         POOR if poor else OK if converged else NOT_CONVERGED
@@ -105,15 +83,7 @@ def judged(objective: Objective, answer: Answer) -> Answer:
 
 @dataclass
 class _Fits:
-    """The best fits so far of all N images of an objective.
-
-    Attributes:
-        objective: images, masks and counting simulator.
-        refine: from one start per image to a fit.
-        nuisance: (N, P) starts.
-        best: the best fits.
-        poor: (N,) True where the best fit does not explain the image.
-    """
+    """The best fits so far of all N images of an objective; ``poor`` (N,) where they do not explain it."""
 
     objective: Objective
     refine: Refine
@@ -129,11 +99,7 @@ class _Fits:
         return self.objective.misfit(radius, quaternion, image, nuisance).poor
 
     def attempt(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor) -> tuple[Answer, Tensor]:
-        """Fit the images with indices (M,) again from other starts; the better fit of an image is kept.
-
-        Returns:
-            the new fits, and where they are better (M,).
-        """
+        """Fit the images with indices (M,) from other starts: the fits, and which (M,) are better."""
         nuisance = self.nuisance.take(image)
         fit = self.refine(
             self.objective, radius_nm, quaternion, image=image, progress=lambda share: None, nuisance=nuisance
@@ -188,7 +154,6 @@ def judge(
         rescue: gives radii (M,) and orientations (M, 4) for the images with the M indices, where no
             hypothesis explains them; None to give up instead.
         nuisance: starts (N, P) of further parameters to fit.
-        progress: called with the finished share.
 
     Returns:
         the best fits, with their status: ok, ok-race, poor-fit, ambiguous or not-converged.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 from scipy.spatial import ConvexHull, HalfspaceIntersection, QhullError
@@ -41,20 +42,17 @@ class ConvexBody:
     def from_halfspaces(
         cls, name: str, normals: np.ndarray, offsets: np.ndarray, group: np.ndarray
     ) -> "ConvexBody":
-        """Build a body from its half-spaces ``normals @ r <= offsets``.
-
-        The body is scaled to circumradius 1. Every half-space must carry a facet.
+        """Build a body from its half-spaces ``normals @ r <= offsets``, scaled to circumradius 1.
 
         Args:
-            name: identifier.
+            name, group: as the attributes.
             normals: (F, 3) outward normals, any length.
             offsets: (F,) positive; the origin lies inside.
-            group: (G, 4) rotation group, quaternions (w, x, y, z).
 
         Raises:
             ValueError: the half-spaces do not bound a body, or one carries no facet.
         """
-        normals = np.asarray(normals, dtype=float)
+        normals, group = np.asarray(normals, dtype=float), np.asarray(group, dtype=float)
         length = np.linalg.norm(normals, axis=1)
         offsets = np.asarray(offsets, dtype=float) / length
         normals = normals / length[:, None]
@@ -79,25 +77,16 @@ class ConvexBody:
             bad = int(np.flatnonzero(on_facet.sum(1) < 3)[0])
             raise ValueError(f"{name}: half-space {bad} carries no facet")
         edges, edge_facets = [], []
-        for first in range(len(normals)):
-            for second in range(first + 1, len(normals)):
-                shared = np.flatnonzero(on_facet[first] & on_facet[second])
-                if len(shared) != 2:
-                    continue
-                start, stop = vertices[shared]
-                inside = vertices[on_facet[first]].mean(0) - start
-                leftward = np.dot(np.cross(normals[first], stop - start), inside) > 0
-                edges.append(shared if leftward else shared[::-1])
-                edge_facets.append((first, second))
-        return cls(
-            name,
-            normals,
-            offsets,
-            vertices,
-            np.asarray(edges),
-            np.asarray(edge_facets),
-            np.asarray(group, dtype=float),
-        )
+        for first, second in combinations(range(len(normals)), 2):
+            shared = np.flatnonzero(on_facet[first] & on_facet[second])
+            if len(shared) != 2:
+                continue
+            start, stop = vertices[shared]
+            inside = vertices[on_facet[first]].mean(0) - start
+            leftward = np.dot(np.cross(normals[first], stop - start), inside) > 0
+            edges.append(shared if leftward else shared[::-1])
+            edge_facets.append((first, second))
+        return cls(name, normals, offsets, vertices, np.array(edges), np.array(edge_facets), group)
 
     @property
     def volume(self) -> float:

@@ -17,22 +17,12 @@ from icobench.geometry.rotations import (
 )
 
 __all__ = [
-    "appendix_c_errors",
-    "boundary_distance",
-    "component_spans",
-    "disorientation",
-    "equivalents",
-    "nearest_equivalent",
-    "random_orientations",
-    "to_fundamental_domain",
-]
+    "RADIUS_SPAN_NM", "appendix_c_errors", "boundary_distance", "component_spans", "disorientation",
+    "equivalents", "nearest_equivalent", "random_orientations", "to_fundamental_domain",
+]  # fmt: skip
 
 RADIUS_SPAN_NM = 130.0
 """Allowed range of the radius in the paper's error measure (30 to 160 nm)."""
-
-
-def _group(body: ConvexBody | None, like: Tensor) -> Tensor:
-    return torch.as_tensor((body or icosahedron()).group, dtype=like.dtype, device=like.device)
 
 
 @lru_cache(maxsize=8)
@@ -45,7 +35,8 @@ def _group_products(body: ConvexBody, dtype: torch.dtype, device: torch.device) 
 
 def equivalents(quaternion: Tensor, body: ConvexBody | None = None) -> Tensor:
     """All orientations q g that look the same: (..., 4) -> (..., G, 4), sign ``w >= 0``."""
-    return quaternion_normalize(quaternion_multiply(quaternion.unsqueeze(-2), _group(body, quaternion)))
+    group = torch.as_tensor((body or icosahedron()).group).to(quaternion)
+    return quaternion_normalize(quaternion_multiply(quaternion.unsqueeze(-2), group))
 
 
 def to_fundamental_domain(quaternion: Tensor, body: ConvexBody | None = None) -> Tensor:
@@ -98,19 +89,14 @@ def disorientation(first: Tensor, second: Tensor, body: ConvexBody | None = None
 
 
 def boundary_distance(quaternion: Tensor, body: ConvexBody | None = None) -> Tensor:
-    """Smallest rotation that takes orientations to the fundamental domain's boundary, where equivalents tie.
+    """Smallest rotation to the fundamental domain's boundary, where equivalents tie: (..., 4) -> (...).
 
-    The boundary consists of pieces of hyperplanes through the origin of quaternion space, half way between
-    the identity and another element of the group; the rotation angle is twice the arc to the nearest one.
-
-    Args:
-        quaternion: (..., 4), any equivalent.
-
-    Returns:
-        (...) angle in degrees, at most 36 for the icosahedron.
+    In degrees, at most 36 for the icosahedron. The boundary consists of pieces of hyperplanes through the
+    origin of quaternion space, half way between the identity and another element of the group; the rotation
+    angle is twice the arc to the nearest one.
     """
     domain = to_fundamental_domain(quaternion, body)
-    group = quaternion_conjugate(_group(body, quaternion))
+    group = quaternion_conjugate(torch.as_tensor((body or icosahedron()).group).to(quaternion))
     group = group[group[:, 0].abs() < 1 - 1e-6]
     dots = domain @ group.mT
     apart = (2 - 2 * torch.sign(dots) * group[:, 0]).sqrt()

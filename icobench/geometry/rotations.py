@@ -10,37 +10,20 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "matrix_to_quaternion",
-    "quaternion_angle",
-    "quaternion_conjugate",
-    "quaternion_multiply",
-    "quaternion_normalize",
-    "quaternion_to_matrix",
-    "random_quaternions",
-    "rotate_about_beam",
-    "rotation_vector_to_quaternion",
-]
+    "matrix_to_quaternion", "quaternion_angle", "quaternion_conjugate", "quaternion_multiply",
+    "quaternion_normalize", "quaternion_to_matrix", "random_quaternions", "rotate_about_beam",
+    "rotation_vector_to_quaternion", "turned",
+]  # fmt: skip
 
 
 def quaternion_normalize(quaternion: Tensor) -> Tensor:
-    """Scale to unit length and choose the sign with ``w >= 0``.
-
-    Args:
-        quaternion: (..., 4), scalar first, non-zero.
-
-    Returns:
-        (..., 4) unit quaternions. Where ``w`` is 0 the sign is left as it is.
-    """
+    """Scale non-zero (..., 4) to unit length, with the sign ``w >= 0``; where ``w`` is 0 the sign stays."""
     unit = quaternion / quaternion.norm(dim=-1, keepdim=True)
     return torch.where(unit[..., :1] < 0, -unit, unit)
 
 
 def quaternion_multiply(left: Tensor, right: Tensor) -> Tensor:
-    """Hamilton product: the rotation ``right`` followed by ``left``.
-
-    Args:
-        left, right: (..., 4), scalar first; leading dimensions broadcast.
-    """
+    """Hamilton product: the rotation ``right`` followed by ``left``; their shapes (..., 4) broadcast."""
     left, right = torch.broadcast_tensors(left, right)
     w1, x1, y1, z1 = left.unbind(-1)
     w2, x2, y2, z2 = right.unbind(-1)
@@ -103,6 +86,11 @@ def rotation_vector_to_quaternion(vector: Tensor) -> Tensor:
     return torch.cat((real, scale * vector), dim=-1)
 
 
+def turned(quaternion: Tensor, rotation: Tensor) -> Tensor:
+    """Orientations (..., 4) after a further rotation about lab axes, (..., 3) rotation vectors in radians."""
+    return quaternion_normalize(quaternion_multiply(rotation_vector_to_quaternion(rotation), quaternion))
+
+
 def quaternion_angle(quaternion: Tensor) -> Tensor:
     """Rotation angle in radians, (..., 4) -> (...), in [0, pi].
 
@@ -114,11 +102,8 @@ def quaternion_angle(quaternion: Tensor) -> Tensor:
 def rotate_about_beam(quaternion: Tensor, angle: Tensor) -> Tensor:
     """Rotate bodies by ``angle`` (radians, counter-clockwise from x to y) about +z.
 
-    The diffraction image turns about its centre by the same angle.
-
-    Args:
-        quaternion: (..., 4), scalar first.
-        angle: (...), broadcast against the leading dimensions.
+    The diffraction image turns about its centre by the same angle. The shapes (..., 4) of ``quaternion`` and
+    (...) of ``angle`` broadcast.
     """
     half = angle / 2
     zero = torch.zeros_like(half)
@@ -134,13 +119,6 @@ def random_quaternions(count: int, generator: torch.Generator | None = None) -> 
     u = torch.rand(count, 3, generator=generator, dtype=torch.float64)
     inner, outer = (1 - u[:, 0]).sqrt(), u[:, 0].sqrt()
     first, second = 2 * math.pi * u[:, 1], 2 * math.pi * u[:, 2]
-    quaternion = torch.stack(
-        (
-            outer * torch.cos(second),
-            inner * torch.sin(first),
-            inner * torch.cos(first),
-            outer * torch.sin(second),
-        ),
-        dim=-1,
-    )
-    return quaternion_normalize(quaternion)
+    w, z = outer * torch.cos(second), outer * torch.sin(second)
+    x, y = inner * torch.sin(first), inner * torch.cos(first)
+    return quaternion_normalize(torch.stack((w, x, y, z), dim=-1))

@@ -24,11 +24,9 @@ def _group(name: str) -> np.ndarray:
 
 def _cubic(name: str, axes: float | None, diagonals: float | None) -> ConvexBody:
     """Half-spaces at the given distances from the origin, four-fold axes on x, y and z."""
-    normals, offsets = [], []
-    for directions, distance in ((AXES, axes), (DIAGONALS / math.sqrt(3), diagonals)):
-        if distance is not None:
-            normals.append(directions)
-            offsets.append(np.full(len(directions), distance))
+    families = ((AXES, axes), (DIAGONALS / math.sqrt(3), diagonals))
+    facets = [(normals, np.full(len(normals), distance)) for normals, distance in families if distance]
+    normals, offsets = zip(*facets, strict=True)
     return ConvexBody.from_halfspaces(name, np.vstack(normals), np.concatenate(offsets), _group("O"))
 
 

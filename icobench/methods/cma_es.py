@@ -2,7 +2,7 @@
 
 from icobench.answer import Answer, Progress
 from icobench.fitting.cma_es import CmaOptions, cma_es
-from icobench.fitting.uncertainty import with_error_bars
+from icobench.fitting.least_squares import with_error_bars
 from icobench.fitting.warm_start import judged
 from icobench.methods.base import Method, Problem
 

@@ -10,12 +10,17 @@ from torch import Tensor
 
 from icobench.answer import Answer, Hypotheses, Progress
 from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
-from icobench.fitting.maximum_likelihood import LikelihoodOptions, maximum_likelihood
+from icobench.fitting.least_squares import (
+    LevenbergMarquardtOptions,
+    LikelihoodOptions,
+    levenberg_marquardt,
+    maximum_likelihood,
+    with_error_bars,
+)
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
-from icobench.fitting.uncertainty import with_error_bars
-from icobench.fitting.warm_start import WARM_SIMPLEX, Refine, judge, lm_race, refine_warm_simplex
+from icobench.fitting.simplex import refine_simplex
+from icobench.fitting.warm_start import WARM_SIMPLEX, Refine, judge, lm_race
 from icobench.methods.base import Method, Problem
 
 __all__ = ["HYBRIDS", "DictionaryFitOptions", "NetworkFitOptions"]
@@ -108,7 +113,7 @@ def _from_dictionary(
 
 
 REFINEMENTS: dict[str, tuple[str, Callable[..., Answer], Any, bool]] = {
-    "simplex": ("Nelder-Mead", refine_warm_simplex, WARM_SIMPLEX, False),
+    "simplex": ("Nelder-Mead", refine_simplex, WARM_SIMPLEX, False),
     "lm": ("Levenberg-Marquardt", levenberg_marquardt, LevenbergMarquardtOptions(), True),
     "mle": ("least squares, then maximum likelihood,", maximum_likelihood, LikelihoodOptions(), True),
 }

@@ -1,8 +1,8 @@
 """Simplices from random starts: the paper's Monte Carlo simplex, and a race of which the best few go on."""
 
 from icobench.answer import Answer, Progress
+from icobench.fitting.least_squares import with_error_bars
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
-from icobench.fitting.uncertainty import with_error_bars
 from icobench.fitting.warm_start import judged
 from icobench.methods.base import Method, Problem
 

@@ -10,7 +10,7 @@ import torch
 
 from icobench.answer import Answer, Progress
 from icobench.errors import InputError
-from icobench.fitting.centre import centre_steps
+from icobench.fitting.least_squares import centre_steps
 from icobench.fitting.nuisance import Nuisance
 from icobench.images.image_set import ImageSet
 from icobench.images.resample import on_grid

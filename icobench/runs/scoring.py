@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from icobench.answer import Answer, Progress, solved
+from icobench.fitting.least_squares import cramer_rao
 from icobench.fitting.objectives import objective_for
-from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import appendix_c_errors, disorientation
 from icobench.images.image_set import ImageSet
 from icobench.simulator.simulator import Simulator

@@ -1,52 +1,38 @@
 """Searches of hyperparameters: trials by any number of workers, each a process that may be killed."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from icobench.errors import InputError
 from icobench.network.training import DivergedError
 from icobench.provenance import provenance
-from icobench.runs.pool import WorkerDiedError, WorkerPool
-from icobench.runs.search_results import completed, finished, running
+from icobench.runs.pool import WorkerDiedError, WorkerPool, chosen_device, default_workers
 from icobench.runs.search_space import SearchSpace
-from icobench.runs.search_storage import (
-    asking_alone,
-    check_folder,
-    is_of_storage,
-    open_storage,
-    open_study,
-    run_folder,
-    storage_errors,
-    stored_url,
-    without_optunas_warnings,
-)
+from icobench.runs.search_storage import is_of_storage, open_study, run_folder, storage_errors, stored_url
 from icobench.runs.search_tasks import NetworkTask, SimplexTask
-from icobench.runs.search_workers import give_up, heartbeats_are_in, retry_lost_trials, working
+from icobench.runs.search_workers import WorkerWatch, working
 from icobench.seeds import Purpose, seed_word
-from icobench.storage import WHOLE, Shard
+from icobench.storage import WHOLE, Shard, atomic_path, read_json, toml_text, write_json
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Search", "run_search"]
+__all__ = ["FINISHED", "Search", "count", "run_search", "search_cost", "write_best"]
+
+FINISHED = ("COMPLETE", "PRUNED")
 
 WAIT_SECONDS = 2.0
 """Between two looks at the trials of other machines."""
 
 FAILURES = 3
 """A search ends when so many trials of one worker fail in a row."""
-
-WITHOUT_RESULT = 20
-"""It also ends when so many in a row have no result: with --multi, a training that diverges has none."""
-
-Tell = Callable[[float, str], None]
-"""Called with the finished share and a text."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +42,10 @@ class Search:
     Attributes:
         folder: of the run.
         url: of Optuna's storage, None for a journal in the folder.
-        task: evaluates settings.
-        space: what may vary.
+        task: evaluates settings of the ``space``.
         trials: how many to complete or prune, in total.
         seed: of the sampler.
-        multi: whether accuracy and cost are both minimised; then nothing is pruned.
+        multi: whether accuracy and cost are both minimised; then Optuna prunes nothing.
         study: its name in the storage, None for that of what is searched.
     """
 
@@ -83,39 +68,41 @@ class Search:
         }  # fmt: skip
 
     def open(self, worker: int = 0, create: bool = True) -> "optuna.Study":
-        """The study with a sampler for its next trial.
+        """The study with a sampler for its next trial, seeded by the number of trials before it.
 
-        The sampler is seeded by the number of trials, so that a search that was stopped continues as it
-        would have without the stop.
+        A search that was stopped therefore continues as it would have without the stop.
         """
         import optuna
 
-        with without_optunas_warnings():
-            study = open_study(self.folder, self.url, self.identity, create, pruner=self.task.pruner())
-            seed = seed_word(self.seed, Purpose.SAMPLER, len(study.get_trials(deepcopy=False)), worker)
-            study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        study = open_study(self.folder, self.url, self.identity, create)
+        seed = seed_word(self.seed, Purpose.SAMPLER, len(study.get_trials(deepcopy=False)), worker)
+        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        study.pruner = self.task.pruner()
         return study
 
     def check(self) -> None:
-        """Refuse a folder or storage of another search; a folder that is missing is not made.
+        """Refuse a folder or study of another search, or in another storage, by an InputError.
 
-        Raises:
-            InputError: the folder or its study is of another search.
+        Nothing is written.
         """
-        check_folder(self.folder, self.url, self.identity)
-        if run_folder(self.folder, self.identity).description.exists():
+        store = run_folder(self.folder, self.identity)
+        store.check()
+        if store.description.exists():
+            stored = read_json(store.description).get("storage")
+            if stored != stored_url(self.url):
+                other = stored or "a journal"
+                raise InputError(f"{self.folder}: holds a search in {other}; choose another --run")
             self.open(create=False)
 
-    def retry_lost(self, study: "optuna.Study", stopped: bool = False) -> list[int]:
-        """Queue the settings of trials again whose workers have ended; the numbers of these trials."""
-        return retry_lost_trials(study, self.folder, self.url, stopped)
+
+def count(study: "optuna.Study", *states: str) -> int:
+    """Number of trials in some states: COMPLETE, PRUNED, FAIL, RUNNING, WAITING."""
+    return sum(trial.state.name in states for trial in study.get_trials(deepcopy=False))
 
 
 def trials_left(search: Search, study: "optuna.Study") -> int:
-    """Trials that may be begun now, with places kept for named settings that the first shard will queue."""
-    queued = {trial.user_attrs.get("named") for trial in study.get_trials(deepcopy=False)}
-    reserved = len(set(search.space.first(search.multi)) - queued)
-    return search.trials - finished(study) - running(study) - reserved
+    """Trials that may be begun now."""
+    return search.trials - count(study, *FINISHED, "RUNNING")
 
 
 def _queue_named(search: Search, study: "optuna.Study") -> None:
@@ -127,130 +114,96 @@ def _queue_named(search: Search, study: "optuna.Study") -> None:
             study.enqueue_trial(values, user_attrs={"named": name})
 
 
-class Outcome(NamedTuple):
-    """What became of a trial: ``error`` says why it failed, and is empty for a training that diverged."""
-
-    rank: int
-    has_result: bool
-    error: str = ""
-
-
-def _ask(search: Search, study: "optuna.Study") -> "optuna.Trial | None":
+def _begin(search: Search, study: "optuna.Study") -> "optuna.Trial | None":
     """Begin a trial; None if enough are finished or at work.
 
-    Processes that share a run folder count and begin one after the other. Machines that share only a
-    database may all begin the last trial: the later ones are then failed before they cost anything.
+    Several processes may begin the last trial, or queue the same named settings, at the same time. The later
+    trials are then failed before they cost anything.
     """
-    from optuna.trial import TrialState
+    import optuna
 
-    with asking_alone(search.folder):
-        if trials_left(search, study) <= 0:
-            return None
-        trial = study.ask()
-    earlier = study.get_trials(deepcopy=False)[: trial.number]
-    if sum(other.state != TrialState.FAIL for other in earlier) < search.trials:
+    if trials_left(search, study) <= 0:
+        return None
+    trial = study.ask()
+    trials, name = study.get_trials(deepcopy=False), trial.user_attrs.get("named")
+    earlier = [other for other in trials[: trial.number] if other.state.name != "FAIL"]
+    is_repeated = name is not None and name in [other.user_attrs.get("named") for other in earlier]
+    if len(earlier) < search.trials and not is_repeated:
         return trial
-    trial.set_user_attr("error", "one too many: another machine was faster")
-    study.tell(trial, state=TrialState.FAIL)
+    trial.set_user_attr("error", "one too many: another process was faster")
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return None
 
 
-def one_trial(search: Search, first_worker: int, rank: int, device: str) -> Outcome | None:
-    """Begin a trial, evaluate its settings and store their value; None if enough are at work.
+def one_trial(search: Search, first_worker: int, rank: int, device: str) -> tuple[int, str] | None:
+    """Begin a trial, evaluate its settings and store their value; None if enough are finished or at work.
 
-    ``rank`` is the worker's on this machine, and ``first_worker`` the number of this machine's first worker
-    among those of all machines.
+    Args:
+        search: what to do.
+        first_worker: number of this machine's first worker among those of all machines.
+        rank: the worker's on this machine.
+        device: where it works.
 
-    Raises:
-        InputError: the storage fails.
+    Returns:
+        The rank, and why the trial failed, else "".
     """
-    with storage_errors(search.url or str(search.folder)), ExitStack() as work:
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    with storage_errors(search.url or str(search.folder)):
         study = search.open(first_worker + rank)
-        search.retry_lost(study)
-        trial = _ask(search, study)
+        WorkerWatch(study).retry_lost()
+        trial = _begin(search, study)
         if trial is None:
             return None
         try:
-            in_database = heartbeats_are_in(search.url) == "database"
-            # The thread of the heartbeats gets a connection of its own.
-            database = open_storage(search.folder, search.url) if in_database else None
-            work.enter_context(working(trial, search.folder, database))
-            return _evaluate(search, study, trial, rank, device)
-        except (KeyboardInterrupt, SystemExit):
-            give_up(study, study.get_trials(deepcopy=False)[trial.number], stopped=True)
-            raise
+            with working(trial):
+                return rank, _evaluate(search, study, trial, device)
+        except UpdateFinishedTrialError:
+            # Another process has taken this worker for dead and queued the settings again.
+            return rank, ""
 
 
-def _evaluate(
-    search: Search, study: "optuna.Study", trial: "optuna.Trial", rank: int, device: str
-) -> Outcome:
-    """Evaluate a trial's settings and store their value, or what became of it."""
+def _evaluate(search: Search, study: "optuna.Study", trial: "optuna.Trial", device: str) -> str:
+    """Evaluate a trial's settings and store their value; why they failed, else ""."""
     import optuna
-    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
     def report(step: int, value: float) -> None:
-        if search.multi:
-            return
-        trial.report(value, step)
-        if (step + 1) % search.task.prune_every == 0 and trial.should_prune():
-            raise optuna.TrialPruned
+        if not search.multi:
+            trial.report(value, step)
+            if (step + 1) % search.task.prune_every == 0 and trial.should_prune():
+                raise optuna.TrialPruned
 
-    def note(costs: dict[str, float]) -> None:
-        trial.set_user_attr("costs", costs)
-
-    def store(state: TrialState, error: str = "", values: Any = None) -> Outcome:
-        # Another process may have taken this worker for dead and queued the settings again.
-        with suppress(UpdateFinishedTrialError):
-            if error:
-                trial.set_user_attr("error", error)
-            study.tell(trial, values, state, skip_if_finished=True)
-        if state != TrialState.FAIL:
-            run_folder(search.folder, search.identity).path(f"{trial.number:05d}").touch()
-        return Outcome(rank, state != TrialState.FAIL)
-
+    note = partial(trial.set_user_attr, "costs")
+    state, result, failure = TrialState.PRUNED, None, ""
     try:
         values = search.space.suggest(trial, search.multi)
         trial.set_user_attr("values", values)
         folder = search.folder / "trials" / f"{trial.number:05d}"
         accuracy, cost = search.task.evaluate(values, folder, device, report, note)
+        state, result = TrialState.COMPLETE, [accuracy, cost] if search.multi else [accuracy]
     except optuna.TrialPruned:
-        return store(TrialState.PRUNED)
-    except UpdateFinishedTrialError:  # as in store
-        return Outcome(rank, True)
+        pass
     except DivergedError as error:
-        return store(TrialState.FAIL if search.multi else TrialState.PRUNED, str(error))
+        trial.set_user_attr("error", str(error))
     except Exception as error:
         if is_of_storage(error):
             raise
-        text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        store(TrialState.FAIL, text)
-        return Outcome(rank, False, text)
-    return store(TrialState.COMPLETE, values=(accuracy, cost) if search.multi else accuracy)
-
-
-def _check_outcomes(outcomes: list[Outcome]) -> None:
-    """End a search in which nothing works; a single setting that does not work ends none.
-
-    Raises:
-        InputError: the last trials of one worker failed, or far too many diverged.
-    """
-    of_worker = [outcome for outcome in outcomes if outcome.rank == outcomes[-1].rank][-FAILURES:]
-    if len(of_worker) == FAILURES and all(outcome.error for outcome in of_worker):
-        text = f"{FAILURES} trials failed one after the other, the last by {of_worker[-1].error}"
-        raise InputError(text)
-    recent = outcomes[-WITHOUT_RESULT:]
-    if len(recent) == WITHOUT_RESULT and not any(outcome.has_result for outcome in recent):
-        text = f"the last {WITHOUT_RESULT} trials gave no result: their trainings diverge"
-        raise InputError(text)
+        failure = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        trial.set_user_attr("error", failure)
+        state = TrialState.FAIL
+    study.tell(trial, result, state, skip_if_finished=True)
+    if state != TrialState.FAIL:
+        run_folder(search.folder, search.identity).path(f"{trial.number:05d}").touch()
+    return failure
 
 
 def run_search(
     search: Search,
-    device: torch.device,
+    device: str,
     workers: int = 1,
     shard: Shard = WHOLE,
-    progress: Tell = lambda share, text: None,
+    progress: Callable[[float, str], None] = lambda share, text: None,
 ) -> "optuna.Study":
     """Do the trials that are missing; called again, it continues.
 
@@ -259,76 +212,134 @@ def run_search(
 
     Args:
         search: what to do.
-        device: where to work.
-        workers: processes on this machine.
+        device: auto, cpu or cuda.
+        workers: processes on this machine, 0 for all its cores or GPUs.
         shard: number and total of machines that work on the same study.
         progress: called with the finished share and a text.
-
-    Returns:
-        The study. Trials are missing in it if other shards still have some, or other machines that share
-        only a Redis server.
 
     Raises:
         InputError: a folder or storage of another search; a storage that fails; nothing but failing trials.
     """
+    where = chosen_device(device)
+    workers = workers or default_workers(where)
     description = {
-        **provenance(search.seed, device, search.task.experiment),
+        **provenance(search.seed, where, search.task.experiment),
         "trials": search.trials, "storage": stored_url(search.url),
     }  # fmt: skip
     with storage_errors(search.url or str(search.folder)):
         search.check()
         study = search.open()  # may refuse, and then the folder stays as it is
         run_folder(search.folder, search.identity).open(description)
-        for number in search.retry_lost(study):
-            progress(0.0, f"trial {number} was lost with its worker, queued again")
-        if shard[0] == 1:
-            _queue_named(search, study)
-        _work(search, study, device, workers, shard, progress)
+        _queue_named(search, study)
+        watch = WorkerWatch(study)
+        try:
+            _work(search, watch, where, workers, shard, progress)
+        except (KeyboardInterrupt, SystemExit, InputError, WorkerDiedError) as error:
+            watch.retry_lost(stopped=True)  # the pool has just ended its workers
+            if isinstance(error, WorkerDiedError):
+                text = f"{error}, perhaps of too little memory; the same command goes on"
+                raise InputError(text) from error
+            raise
     return study
 
 
 def _work(
-    search: Search, study: "optuna.Study", device: torch.device, workers: int, shard: Shard, progress: Tell
+    search: Search,
+    watch: WorkerWatch,
+    device: torch.device,
+    workers: int,
+    shard: Shard,
+    progress: Callable[[float, str], None],
 ) -> None:
     """Do trials until there are enough, with no more workers than there are trials to begin."""
+    study = watch.study
 
-    def tell(more: str = "") -> None:
-        done = finished(study)
-        best = "" if search.multi or not completed(study) else f", best {study.best_value:.4g}"
-        progress(min(1.0, done / search.trials), f"{done} of {search.trials} trials{best}{more}")
+    def look(more: str = "") -> None:
+        """Queue the settings of lost trials again, and tell how far the search is."""
+        lost = [f", trial {number} was lost with its worker, queued again" for number in watch.retry_lost()]
+        done = count(study, *FINISHED)
+        has_best = not search.multi and count(study, "COMPLETE")
+        best = f", best {study.best_value:.4g}" if has_best else ""
+        text = f"{done} of {search.trials} trials{best}{''.join(lost)}{more}"
+        progress(min(1.0, done / search.trials), text)
 
-    tell()
-    outcomes: list[Outcome] = []
+    look()
+    failures: Counter[int] = Counter()
     jobs = [(search, (shard[0] - 1) * workers)]
     while True:
         if (missing := trials_left(search, study)) > 0:
-            try:
-                with WorkerPool(min(workers, missing), device) as pool:
-                    for _, outcome in pool.run(one_trial, jobs * missing):
-                        if outcome is not None:
-                            outcomes.append(outcome)
-                            _check_outcomes(outcomes)
-                        tell()
-            except (KeyboardInterrupt, SystemExit, InputError, WorkerDiedError) as error:
-                search.retry_lost(study, stopped=True)  # the pool has just ended its workers
-                if isinstance(error, WorkerDiedError):
-                    text = f"{error}, perhaps of too little memory; the same command goes on"
-                    raise InputError(text) from error
-                raise
-            search.retry_lost(study)
+            with WorkerPool(min(workers, missing), device) as pool:
+                for _, outcome in pool.run(one_trial, jobs * missing):
+                    if outcome is not None:
+                        rank, error = outcome
+                        failures[rank] = failures[rank] + 1 if error else 0
+                        if failures[rank] == FAILURES:
+                            text = f"{FAILURES} trials failed one after the other, the last by {error}"
+                            raise InputError(text)
+                    look()
         # A shard does not keep its node waiting. The command that started the shards does what they left.
-        elif shard != WHOLE or not _wait_for_others(search, study, tell):
+        elif shard == WHOLE and count(study, "RUNNING") and count(study, *FINISHED) < search.trials:
+            look(f", {count(study, 'RUNNING')} at work elsewhere")
+            time.sleep(WAIT_SECONDS)
+        else:
             return
 
 
-def _wait_for_others(search: Search, study: "optuna.Study", tell: Callable[[str], None]) -> bool:
-    """Wait for trials on other machines; whether one is left to be done here.
+def search_cost(study: "optuna.Study") -> dict[str, Any]:
+    """What all workers' trials have cost, failed and pruned ones included, for the ledger of a comparison."""
+    costs = [trial.user_attrs.get("costs", {}) for trial in study.get_trials(deepcopy=False)]
+    return {
+        "study": study.study_name,
+        "trials": len(costs),
+        "seconds": round(sum(cost.get("seconds", 0.0) for cost in costs), 1),
+        "simulations": int(sum(cost.get("simulations", 0) for cost in costs)),
+    }
 
-    They are not waited for where nobody could tell whether their workers are still alive.
+
+def write_best(search: Search, study: "optuna.Study") -> dict[str, Any]:
+    """Write ``best.toml``, with ``multi`` also a file for each trial of the front, and ``summary.json``.
+
+    The best of a front is the most accurate.
+
+    Returns:
+        The summary.
+
+    Raises:
+        InputError: no trial is complete.
     """
-    while finished(study) < search.trials and running(study) and heartbeats_are_in(search.url) != "nothing":
-        if search.retry_lost(study) or trials_left(search, study) > 0:
-            return True
-        tell(f", {running(study)} at work elsewhere")
-        time.sleep(WAIT_SECONDS)
-    return trials_left(search, study) > 0
+    if not count(study, "COMPLETE"):
+        raise InputError(f"{search.folder}: no trial is complete yet")
+    cost = search_cost(study)
+    if search.multi:
+        front = sorted(study.best_trials, key=lambda trial: trial.values[0])
+        files = {f"front-{number:02d}.toml": trial for number, trial in enumerate(front, start=1)}
+    else:
+        front, files = [study.best_trial], {}
+    files["best.toml"] = front[0]
+    for path in search.folder.glob("front-*.toml"):  # of an earlier front, which was longer
+        if path.stem.removeprefix("front-").isdecimal() and path.name not in files:
+            path.unlink()
+    for name, trial in files.items():
+        text = toml_text(search.task.preset(trial.user_attrs["values"], cost))
+        with atomic_path(search.folder / name) as temporary:
+            temporary.write_text(f"# Trial {trial.number} of `icobench tune {search.task.kind}`.\n{text}")
+    named = [trial for trial in study.get_trials() if "named" in trial.user_attrs and trial.values]
+    states = ("COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING")
+    summary = {
+        **provenance(search.seed, torch.device("cpu"), search.task.experiment),
+        "identity": search.identity,
+        "search": cost,
+        "objectives": [search.task.accuracy, search.task.cost][: 2 if search.multi else 1],
+        "front": [_row(trial) for trial in front],
+        "named": [_row(trial) for trial in named],
+        "states": {name.lower(): count(study, name) for name in states},
+    }
+    write_json(search.folder / "summary.json", summary)
+    return summary
+
+
+def _row(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+    return {
+        "trial": trial.number, "named": trial.user_attrs.get("named"), "objectives": trial.values,
+        "values": trial.user_attrs.get("values"), "costs": trial.user_attrs.get("costs"),
+    }  # fmt: skip

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from icobench.errors import InputError
 from icobench.network.recipe import Recipe
+from icobench.storage import read_toml
 
 if TYPE_CHECKING:
     import optuna
@@ -21,18 +22,24 @@ Parameter = dict[str, Any]
 """A table of the file: type, low and high (and log) or choices, and if wanted when and multi."""
 
 KEYS = {"int": {"low", "high", "log"}, "float": {"low", "high", "log"}, "categorical": {"choices"}}
-COMMON = {"type", "when", "multi"}
 
-SIMPLEX = {
-    "starts": (1, math.inf), "rounds": (0, math.inf), "keep": (0.001, 1.0), "rotation_deg": (1e-6, 180.0),
-    "radius_nm": (1e-6, math.inf), "budget": (1, math.inf),
-}  # fmt: skip
-"""What a setting of the simplex consists of, and the ranges in which it makes sense."""
-
-WHOLE_NUMBERS = ("starts", "rounds", "budget")
-
-NOT_VARIED = ("steps", "network")
-"""Entries of a recipe that follow from the budget, and from names such as "network.hidden"."""
+LIMITS: dict[str, dict[str, Parameter]] = {
+    "simplex": {
+        "starts": {"type": "int", "low": 1, "high": math.inf},
+        "rounds": {"type": "int", "low": 0, "high": math.inf},
+        "keep": {"type": "float", "low": 0.001, "high": 1.0},
+        "rotation_deg": {"type": "float", "low": 1e-6, "high": 180.0},
+        "radius_nm": {"type": "float", "low": 1e-6, "high": math.inf},
+        "budget": {"type": "int", "low": 1, "high": math.inf},
+    },
+    # A recipe checks its values itself. Steps and network follow from the budget and from "network.*".
+    "network": {
+        **{field.name: {} for field in fields(Recipe) if field.name not in ("steps", "network")},
+        "network.*": {},
+        "budget_share": {"type": "float", "low": 1e-6, "high": 1.0},
+    },
+}
+"""What a setting may consist of, by the kind of search, and which values make sense."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,9 @@ class SearchSpace:
 
     def _is_varied(self, name: str, chosen: dict[str, Any], multi: bool) -> bool:
         parameter = self.parameters[name]
-        if parameter.get("multi") and not multi:
-            return False
-        condition, _, value = parameter.get("when", "").partition("=")
-        if not condition:
-            return True
-        return str(chosen.get(condition)) == value if value else bool(chosen.get(condition))
+        condition, equals, value = parameter.get("when", "").partition("=")
+        is_met = str(chosen.get(condition)) == value if equals else not condition or chosen.get(condition)
+        return bool(is_met) and (multi or not parameter.get("multi"))
 
     def suggest(self, trial: "optuna.trial.BaseTrial", multi: bool = False) -> dict[str, Any]:
         """A trial's values, in the order of the file."""
@@ -98,36 +102,96 @@ def read_space(kind: str, path: Path | None = None) -> SearchSpace:
         path: TOML file; copy one of ``icobench/runs/spaces``.
 
     Raises:
-        InputError: missing or damaged file, unknown keys, impossible bounds, a condition that is never met,
-            a setting to try first that lies outside, a name that the search needs, or does not know.
+        InputError: a file that is missing or damaged, or describes no space for this search.
     """
     path = path or Path(str(resources.files("icobench.runs") / "spaces" / f"{kind}.toml"))
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from error
-    unknown = sorted(set(values) - {"parameters", "enqueue"})
-    _require(not unknown, path, f"unknown key {''.join(unknown[:1])!r}; known are parameters, enqueue")
-    parameters, enqueue = values.get("parameters") or {}, values.get("enqueue") or {}
-    _require(bool(parameters), path, "no parameters")
-    for number, (name, parameter) in enumerate(parameters.items()):
-        _check_parameter(f"{path}: {name}", parameter)
-        _check_condition(f"{path}: {name}", parameter, dict(list(parameters.items())[:number]))
-    for name, settings in enqueue.items():
-        _require(isinstance(settings, dict), path, f"enqueue.{name} must be a table of values")
+    values = read_toml(path)
+    for problem in _problems(kind, values):
+        raise InputError(f"{path}: {problem}")
+    return SearchSpace(values["parameters"], values.get("enqueue", {}))
+
+
+def _problems(kind: str, values: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a file. Only the first problem counts: later ones may follow from it."""
+    if unknown := set(values) - {"parameters", "enqueue"}:
+        yield f"unknown key {min(unknown)!r}; known are parameters, enqueue"
+    if not values.get("parameters"):
+        yield "no parameters"
+    parameters: dict[str, Parameter] = values["parameters"]
+    earlier: dict[str, Parameter] = {}
+    for name, parameter in parameters.items():
+        yield from (f"{name}: {problem}" for problem in _parameter_problems(parameter, earlier))
+        earlier[name] = parameter
+    for name, settings in values.get("enqueue", {}).items():
+        if not isinstance(settings, dict):
+            yield f"enqueue.{name} must be a table of values"
         for key, value in settings.items():
-            _require(key in parameters, path, f"enqueue.{name} has {key!r}, which is no parameter")
-            allowed = _allows(parameters[key], value)
-            _require(allowed, path, f"enqueue.{name}: {key} = {value!r} is not among its values")
-    (_check_simplex if kind == "simplex" else _check_network)(path, parameters)
-    return SearchSpace(parameters, enqueue)
+            if key not in parameters:
+                yield f"enqueue.{name} has {key!r}, which is no parameter"
+            if not _allows(parameters[key], value):
+                yield f"enqueue.{name}: {key} = {value!r} is not among its values"
+    limits = LIMITS[kind]
+    for name, parameter in parameters.items():
+        key = "network.*" if name.startswith("network.") else name
+        if key not in limits:
+            lacks = "no parameter of the simplex" if kind == "simplex" else "a recipe has none"
+            yield f"{name}: {lacks}; they are {', '.join(limits)}"
+        if (limit := limits[key]) and not all(_allows(limit, end) for end in _ends(parameter)):
+            numbers = "whole numbers" if limit["type"] == "int" else "numbers"
+            yield f"{name}: values must lie in {limit['low']:g} to {limit['high']:g}, {numbers}"
+    if kind == "simplex":
+        yield from _missing(parameters)
 
 
-def _require(condition: bool, where: object, text: str) -> None:
-    if not condition:
-        raise InputError(f"{where}: {text}")
+def _parameter_problems(parameter: Any, earlier: dict[str, Parameter]) -> Iterator[str]:
+    kind = str(parameter.get("type")) if isinstance(parameter, dict) else ""
+    if kind not in KEYS:
+        yield f"type must be one of {', '.join(KEYS)}"
+    if unknown := set(parameter) - KEYS[kind] - {"type", "when", "multi"}:
+        yield f"unknown key {min(unknown)!r}"
+    for name in ("log", "multi"):
+        if not isinstance(parameter.get(name, False), bool):
+            yield f"{name} must be true or false"
+    if kind == "categorical":
+        choices = parameter.get("choices")
+        if not choices or not isinstance(choices, list):
+            yield "no choices"
+        if not all(isinstance(choice, str | int | float | list) for choice in choices):
+            yield "choices must be words, numbers, true, false or lists of them"
+        if len(set(map(_plain, choices))) < len(choices):
+            yield "a choice is there twice"
+    else:
+        low, high = parameter.get("low"), parameter.get("high")
+        if not _is_number(low) or not _is_number(high):
+            yield "low and high must be numbers"
+        if kind == "int" and not (isinstance(low, int) and isinstance(high, int)):
+            yield "low and high must be whole numbers"
+        if low > high or (low <= 0 and parameter.get("log")):
+            yield "low and high must be ordered, and positive for log"
+    if (condition := parameter.get("when")) is not None:
+        name, equals, value = condition.partition("=") if isinstance(condition, str) else ("", "", "")
+        if name not in earlier:  # values are chosen in the order of the file
+            yield f"when must name a parameter above it, got {condition!r}"
+        other = earlier[name]
+        if other["type"] == "categorical":
+            can_be_equal = value in map(str, other["choices"])
+        else:
+            can_be_equal = other["type"] == "int" and value.isdecimal() and _allows(other, int(value))
+        if equals and not can_be_equal:
+            yield f"when = {condition!r} is met by no value of {name}"
+
+
+def _missing(parameters: dict[str, Parameter]) -> Iterator[str]:
+    """What :func:`~icobench.runs.search_tasks.simplex_options` needs and a space does not always have."""
+    for name in ("starts", "rounds", "rotation_deg", "radius_nm"):
+        if name not in parameters:
+            yield f"{name}: missing; the simplex needs it"
+        if {"when", "multi"} & set(parameters[name]):
+            yield f"{name}: always needed, it takes neither when nor multi"
+    keep = parameters.get("keep", {"multi": True})
+    always_kept = not keep.get("multi") and keep.get("when", "rounds") == "rounds"
+    if max(_ends(parameters["rounds"])) > 0 and not always_kept:
+        yield "keep: missing where there are rounds; the simplex needs it"
 
 
 def _is_number(value: Any) -> bool:
@@ -143,81 +207,7 @@ def _allows(parameter: Parameter, value: Any) -> bool:
     """Whether a parameter can have a value."""
     if parameter["type"] == "categorical":
         # In Python, True equals 1.
-        is_bool = isinstance(value, bool)
-        return any(choice == value and isinstance(choice, bool) == is_bool for choice in parameter["choices"])
+        choices = [(choice, isinstance(choice, bool)) for choice in parameter["choices"]]
+        return (value, isinstance(value, bool)) in choices
     right_type = parameter["type"] == "float" or isinstance(value, int)
     return _is_number(value) and right_type and parameter["low"] <= value <= parameter["high"]
-
-
-def _check_parameter(where: str, parameter: Any) -> None:
-    kind = parameter.get("type") if isinstance(parameter, dict) else None
-    if kind not in KEYS:
-        raise InputError(f"{where}: type must be one of {', '.join(KEYS)}")
-    unknown = sorted(set(parameter) - KEYS[kind] - COMMON)
-    _require(not unknown, where, f"unknown key {''.join(unknown[:1])!r}")
-    for name in ("log", "multi"):
-        _require(isinstance(parameter.get(name, False), bool), where, f"{name} must be true or false")
-    if kind == "categorical":
-        choices = parameter.get("choices")
-        _require(bool(choices) and isinstance(choices, list), where, "no choices")
-        plain = all(isinstance(choice, str | int | float | list) for choice in choices)
-        _require(plain, where, "choices must be words, numbers, true, false or lists of them")
-        _require(
-            len({_plain(choice) for choice in choices}) == len(choices), where, "a choice is there twice"
-        )
-        return
-    low, high = ends = [parameter.get("low"), parameter.get("high")]
-    _require(all(map(_is_number, ends)), where, "low and high must be numbers")
-    whole = kind == "float" or all(isinstance(end, int) for end in ends)
-    _require(whole, where, "low and high must be whole numbers")
-    ordered = low <= high and (low > 0 or not parameter.get("log"))
-    _require(ordered, where, "low and high must be ordered, and positive for log")
-
-
-def _check_condition(where: str, parameter: Parameter, earlier: dict[str, Parameter]) -> None:
-    """``when`` must name an earlier parameter, as values are chosen in the order of the file."""
-    condition = parameter.get("when")
-    if condition is None:
-        return
-    name, equals, value = condition.partition("=") if isinstance(condition, str) else ("", "", "")
-    _require(name in earlier, where, f"when must name a parameter above it, got {condition!r}")
-    other = earlier[name]
-    if equals and other["type"] == "categorical":
-        can_be_met = value in map(str, other["choices"])
-    elif equals and other["type"] == "int":
-        can_be_met = value.isdecimal() and other["low"] <= int(value) <= other["high"]
-    else:
-        can_be_met = not equals
-    _require(can_be_met, where, f"when = {condition!r} is met by no value of {name}")
-
-
-def _check_simplex(path: Path, parameters: dict[str, Parameter]) -> None:
-    """Require the names that :func:`~icobench.runs.search_tasks.simplex_options` needs, and no others."""
-    for name, parameter in parameters.items():
-        where, ends = f"{path}: {name}", _ends(parameter)
-        _require(name in SIMPLEX, where, f"no parameter of the simplex; they are {', '.join(SIMPLEX)}")
-        low, high = SIMPLEX[name]
-        inside = all(_is_number(end) and low <= end <= high for end in ends)
-        _require(inside, where, f"values must lie in {low:g} to {high:g}")
-        whole = name not in WHOLE_NUMBERS or all(isinstance(end, int) for end in ends)
-        _require(whole, where, "values must be whole numbers")
-    for name in ("starts", "rounds", "rotation_deg", "radius_nm"):
-        where = f"{path}: {name}"
-        _require(name in parameters, where, "missing; the simplex needs it")
-        conditional = {"when", "multi"} & set(parameters[name])
-        _require(not conditional, where, "always needed, it takes neither when nor multi")
-    if max(_ends(parameters["rounds"])) > 0:
-        keep = parameters.get("keep", {"multi": True})
-        always = not keep.get("multi") and keep.get("when", "rounds") == "rounds"
-        _require(always, f"{path}: keep", "missing where there are rounds; the simplex needs it")
-
-
-def _check_network(path: Path, parameters: dict[str, Parameter]) -> None:
-    """Require names of a recipe, of a network's options, or the share of the budget."""
-    known = sorted({field.name for field in fields(Recipe)} - set(NOT_VARIED) | {"budget_share"})
-    for name, parameter in parameters.items():
-        is_known = name in known or name.startswith("network.")
-        _require(is_known, path, f"{name}: a recipe has none; they are {', '.join(known)}, network.*")
-        if name == "budget_share":
-            inside = all(_is_number(end) and 0 < end <= 1 for end in _ends(parameter))
-            _require(inside, path, f"{name}: values must lie between 0 and 1")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from icobench.answer import SOLVED_DEG, SOLVED_NM, solved
-from icobench.geometry.orientation import disorientation
 from icobench.images.image_set import ImageSet
 from icobench.methods import Problem, find_method
 from icobench.network.architectures import Network
@@ -18,6 +17,7 @@ from icobench.network.checkpoint import TrainedNetwork
 from icobench.network.recipe import Recipe
 from icobench.network.selection import Networks, predict
 from icobench.network.training import train
+from icobench.runs.scoring import errors
 from icobench.sets.patterns import generate_patterns
 from icobench.sets.test_sets import find_test_set
 from icobench.simulator.compiled import prepare_kernel
@@ -31,8 +31,6 @@ __all__ = ["BLOCK", "RUNGS", "NetworkTask", "SimplexTask", "simplex_options"]
 
 BLOCK = 8
 """Images of a simplex trial that are fitted together; a trial may be pruned after each block."""
-
-LOSS_RANGE = (-2.0, 2.0)
 
 RACE_TOLERANCE_DEG = 0.02
 """As in the method simplex-race; the paper's simplices do all their iterations."""
@@ -50,7 +48,12 @@ Report = Callable[[int, float], None]
 """Called with a step and its value; may raise ``optuna.TrialPruned``."""
 
 Note = Callable[[dict[str, float]], None]
-"""Called with what a trial has cost so far."""
+
+
+@lru_cache(maxsize=1)
+def _test_images(name: str, count: int, experiment: Experiment, seed: int, device: str) -> ImageSet:
+    prepare_kernel(torch.device(device))
+    return generate_patterns(find_test_set(name).options(count), experiment, seed, device)
 
 
 def simplex_options(values: dict[str, Any], budget: int) -> dict[str, Any]:
@@ -59,10 +62,10 @@ def simplex_options(values: dict[str, Any], budget: int) -> dict[str, Any]:
     Every round, and the iterations after the last one, get an equal part of the budget.
 
     Args:
-        values: starts, rounds, keep, rotation_deg, radius_nm.
+        values: starts, rounds, keep, rotation_deg, radius_nm; and budget, if the search varies it.
         budget: Nelder-Mead iterations for an image, of all its simplices together.
     """
-    count, part = int(values["starts"]), budget / (values["rounds"] + 1)
+    count, part = int(values["starts"]), values.get("budget", budget) / (values["rounds"] + 1)
     rounds = []
     for _ in range(values["rounds"]):
         iterations = max(1, round(part / count))
@@ -73,14 +76,6 @@ def simplex_options(values: dict[str, Any], budget: int) -> dict[str, Any]:
         "rotation_deg": values["rotation_deg"], "radius_nm": values["radius_nm"],
         "angle_tolerance_deg": RACE_TOLERANCE_DEG if rounds else 0.0,
     }  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def _simplex_images(task: "SimplexTask", device: str) -> tuple[ImageSet, Simulator]:
-    prepare_kernel(torch.device(device))
-    options = find_test_set(task.test_set).options(task.images)
-    images = generate_patterns(options, task.experiment, task.seed, device)
-    return images, Simulator(task.experiment, device=device)
 
 
 @dataclass(frozen=True)
@@ -130,59 +125,42 @@ class SimplexTask:
             folder: for files of the trial; not used.
             device: where to simulate.
             report: called with every image's number and loss.
-            note: called with seconds, simulations, images and success rate so far.
+            note: called with what the trial has cost so far, and its success rate.
         """
-        images, simulator = _simplex_images(self, device)
-        options = simplex_options(values, values.get("budget", self.budget))
-        method = find_method("simplex-race").with_options(**options)
+        images = _test_images(self.test_set, self.images, self.experiment, self.seed, device)
+        simulator = Simulator(self.experiment, device=device)
+        method = find_method("simplex-race").with_options(**simplex_options(values, self.budget))
         begin = time.perf_counter()
         losses: list[float] = []
         simulations = successes = 0
         for rows in torch.arange(len(images)).split(BLOCK):
             block = images.subset(rows)
             answer = method.run(Problem(block, simulator, seed=self.seed))
-            turn = disorientation(answer.quaternion.double(), block.quaternion)
-            miss = (answer.radius_nm.double() - block.radius_nm).abs()
-            error = torch.maximum(turn / SOLVED_DEG, miss / SOLVED_NM)
-            block_losses = error.log10().clamp(*LOSS_RANGE).tolist()
-            losses += block_losses
+            miss = errors(answer.radius_nm, answer.quaternion, block)
+            turn, radius = miss["disorientation_deg"], miss["radius_error_nm"]
+            block_losses = torch.maximum(turn / SOLVED_DEG, radius / SOLVED_NM).log10().clamp(-2.0, 2.0)
+            losses += block_losses.tolist()
             # The simplices' own, without those of the judgement that follows.
             simulations += int(answer.trace.evaluations[-1].sum())
-            successes += int(solved(turn, miss).sum())
+            successes += int(solved(turn, radius).sum())
             note(
                 {
                     "seconds": time.perf_counter() - begin, "simulations": simulations, "images": len(losses),
                     "success_rate": successes / len(losses), "evaluations": simulations / len(losses),
                 }
             )  # fmt: skip
-            for number, loss in zip(rows.tolist(), block_losses, strict=True):
-                report(number, loss)
+            for number in rows.tolist():
+                report(number, losses[number])
         return sum(losses) / len(losses), simulations / len(losses)
 
     def preset(self, values: dict[str, Any], search: dict[str, Any]) -> dict[str, Any]:
         """A file for ``icobench compare --config`` that compares the settings with the package's own."""
-        options = simplex_options(values, values.get("budget", self.budget))
         return {
             "images": self.images,
             "test_sets": [self.test_set],
             "methods": ["simplex", "simplex-race", "simplex-tuned"],
-            "define": {"simplex-tuned": {**options, "search": search}},
+            "define": {"simplex-tuned": {**simplex_options(values, self.budget), "search": search}},
         }
-
-
-@lru_cache(maxsize=1)
-def _validation_images(task: "NetworkTask", device: str) -> ImageSet:
-    prepare_kernel(torch.device(device))
-    name, seed = JUDGED_ON[task.recipe.images], task.seed + VALIDATION_SEED
-    return generate_patterns(find_test_set(name).options(task.images), task.experiment, seed, device)
-
-
-def _median_error(network: Network, recipe: Recipe, images: ImageSet, experiment: Experiment) -> float:
-    """Median disorientation of a network's answers, in degrees."""
-    card = {"experiment": experiment.to_dict()}
-    networks = Networks((TrainedNetwork(network.eval(), card, recipe, "trial"),))
-    answer = predict(networks, images)
-    return float(disorientation(answer.quaternion, images.quaternion).median())
 
 
 @dataclass(frozen=True)
@@ -206,9 +184,6 @@ class NetworkTask:
     cost: ClassVar = "training seconds"
     prune_every: ClassVar = 1
 
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
     @property
     def identity(self) -> dict[str, Any]:
         """All that a trial's values depend on, except the search space."""
@@ -221,24 +196,18 @@ class NetworkTask:
         return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=RUNGS, reduction_factor=3)
 
     def varied(self, values: dict[str, Any]) -> Recipe:
-        """The recipe with a trial's values.
-
-        Raises:
-            InputError: a name that a recipe does not have.
-        """
-        changes = {
-            name: value for name, value in values.items() if "." not in name and name != "budget_share"
-        }
-        options = {
-            name.removeprefix("network."): value
-            for name, value in values.items()
-            if name.startswith("network.")
-        }
-        if changes.get("architecture", self.recipe.architecture) == self.recipe.architecture:
+        """The recipe with a trial's values, whose names an InputError refuses where a recipe lacks them."""
+        recipe, options = asdict(self.recipe), {}
+        for name, value in values.items():
+            if name.startswith("network."):
+                options[name.removeprefix("network.")] = value
+            elif name != "budget_share":
+                recipe[name] = value
+        if recipe["architecture"] == self.recipe.architecture:
             options = {**self.recipe.network, **options}
         budget = self.recipe.steps * self.recipe.batch * values.get("budget_share", 1.0)
-        steps = max(1, round(budget / changes.get("batch", self.recipe.batch)))
-        return Recipe.from_dict({**asdict(self.recipe), **changes, "network": options, "steps": steps})
+        steps = max(1, round(budget / recipe["batch"]))
+        return Recipe.from_dict({**recipe, "network": options, "steps": steps})
 
     def evaluate(
         self, values: dict[str, Any], folder: Path, device: str, report: Report, note: Note
@@ -250,10 +219,16 @@ class NetworkTask:
         Raises:
             DivergedError: loss, gradient or weights became infinite or NaN.
         """
-        images = _validation_images(self, device)
-        recipe = self.varied(values)
+        recipe, seed = self.varied(values), self.seed + VALIDATION_SEED
+        images = _test_images(JUDGED_ON[self.recipe.images], self.images, self.experiment, seed, device)
         watch_steps = max(1, recipe.steps // RUNGS)
         begin = time.perf_counter()
+
+        def median_error(network: Network) -> float:
+            card = {"experiment": self.experiment.to_dict()}
+            networks = Networks((TrainedNetwork(network.eval(), card, recipe, "trial"),))
+            answer = predict(networks, images)
+            return float(errors(answer.radius_nm, answer.quaternion, images)["disorientation_deg"].median())
 
         def judge(step: int, loss: float, network: Network) -> None:
             if step % watch_steps:
@@ -262,14 +237,14 @@ class NetworkTask:
             simulations = min(simulations, recipe.pool or simulations)
             note({"seconds": time.perf_counter() - begin, "simulations": simulations})
             if (rung := step // watch_steps) < RUNGS:
-                report(rung, _median_error(network, recipe, images, self.experiment))
+                report(rung, median_error(network))
 
         try:
             result = train(recipe, self.experiment, folder, self.seed, device, report=judge)
         finally:
             (folder / "checkpoint.pt").unlink(missing_ok=True)
         note({"seconds": time.perf_counter() - begin, "simulations": result.simulations})
-        error = _median_error(result.network, recipe, images, self.experiment)
+        error = median_error(result.network)
         report(RUNGS, error)
         return error, result.seconds
 

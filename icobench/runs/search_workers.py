@@ -1,83 +1,47 @@
-"""Which worker has a trial of a search, and whether it is still at work.
+"""Which workers of a search are alive.
 
-A killed worker must cost its trial and nothing else, and the trial's settings must be tried again. Optuna
-does this for databases: workers record heartbeats, ``fail_stale_trials`` fails the trials of silent workers,
-and ``RetryHeartbeatStaleTrialCallback`` queues their settings again. A search uses all three. Optuna 5.0
-lacks three things, which are in this file:
-
-- A journal, which a search uses by default, has no heartbeats. Here they are files in the run folder.
-- A dead worker is missed after minutes only. Here it also notes its host and process in its trial, so that a
-  search on one machine continues at once.
-- A worker that is stopped, by Ctrl-C or a time limit, counts as one that died. Here such stops do not count.
+A killed worker must cost its own trial and nothing else, and the trial's settings must be tried again. Optuna
+has heartbeats for databases only, misses a dead worker after minutes, and takes a worker that Ctrl-C or a
+time limit stopped for one that died. Here signs of life are an attribute of the trial, so that every storage
+has them; a process that ended on this machine is missed at once; and stops are not counted.
 """
 
-import copy
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["give_up", "heartbeats_are_in", "retry", "retry_lost_trials", "working"]
+__all__ = ["WorkerWatch", "give_up", "working"]
 
-HEARTBEATS = "workers"
-"""Folder of the heartbeats of a journal: one file for each trial, touched while its worker is alive."""
-
-BEAT_SECONDS = 10
+BEAT_SECONDS = 20
 SILENT_SECONDS = 120
-"""A worker that has been silent for so long is dead."""
+"""A worker that gives no sign for so long is dead."""
 
 RETRIES = 2
 """A trial whose worker has died more often is given up: perhaps its settings need too much memory."""
 
-REDIS = ("redis://", "rediss://", "unix://")
-
-
-def heartbeats_are_in(url: str | None) -> Literal["folder", "database", "nothing"]:
-    """Where other machines see whether a worker is alive; a Redis server keeps no heartbeats."""
-    if url is None:
-        return "folder"
-    return "nothing" if url.startswith(REDIS) else "database"
-
-
-def _heartbeat(folder: Path, number: int) -> Path:
-    return folder / HEARTBEATS / f"trial-{number:05d}"
-
-
-def _beat(
-    trial: "optuna.Trial", folder: Path, database: "optuna.storages.RDBStorage | None"
-) -> Callable[[], None]:
-    """What a worker does at every heartbeat."""
-    if database is None:
-        return _heartbeat(folder, trial.number).touch
-    study_id = database.get_study_id_from_name(trial.study.study_name)
-    trial_id = database.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-    return lambda: database.record_heartbeat(trial_id)
-
 
 @contextmanager
-def working(
-    trial: "optuna.Trial", folder: Path, database: "optuna.storages.RDBStorage | None" = None
-) -> Iterator[None]:
-    """Note this process in its trial, and record heartbeats in the folder or database until its work ends."""
+def working(trial: "optuna.Trial") -> Iterator[None]:
+    """Note this process in its trial, and give signs of life there until the work ends."""
     ended = threading.Event()
-    _heartbeat(folder, trial.number).parent.mkdir(parents=True, exist_ok=True)
-    beat = _beat(trial, folder, database)
+
+    worker = {"host": socket.gethostname(), "pid": os.getpid()}
 
     def keep_beating() -> None:
+        beat = 0
         while not ended.wait(BEAT_SECONDS):
-            # A file server or database may fail once; the next heartbeat may succeed.
-            with suppress(Exception):
-                beat()
+            beat += 1
+            with suppress(Exception):  # a file server or database may fail once; the next sign may succeed
+                trial.set_user_attr("worker", {**worker, "beat": beat})
 
-    beat()
-    trial.set_user_attr("worker", {"host": socket.gethostname(), "pid": os.getpid()})
+    trial.set_user_attr("worker", {**worker, "beat": 0})
     thread = threading.Thread(target=keep_beating, daemon=True)
     thread.start()
     try:
@@ -85,7 +49,6 @@ def working(
     finally:
         ended.set()
         thread.join()
-        _heartbeat(folder, trial.number).unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
@@ -98,74 +61,57 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _is_silent(folder: Path, number: int) -> bool:
-    """Whether a trial's last heartbeat in the run folder is old, or missing."""
-    now = folder / HEARTBEATS / ".now"  # both times are the file server's, as the clocks of machines differ
-    try:
-        now.touch()
-        return now.stat().st_mtime - _heartbeat(folder, number).stat().st_mtime > SILENT_SECONDS
-    except FileNotFoundError:  # removed when its worker ended
-        return True
+class WorkerWatch:
+    """Finds the running trials whose workers have ended.
 
-
-def _is_lost(trial: "optuna.trial.FrozenTrial", folder: Path, url: str | None) -> bool:
-    """Whether the worker of a running trial has ended; a silent one of a database is left to Optuna."""
-    worker = trial.user_attrs.get("worker")
-    if worker is None:  # it died before its first heartbeat, or has only just begun
-        return trial.datetime_start is None or time.time() - trial.datetime_start.timestamp() > SILENT_SECONDS
-    if worker["host"] == socket.gethostname() and not _is_running(worker["pid"]):
-        return True
-    return heartbeats_are_in(url) == "folder" and _is_silent(folder, trial.number)
-
-
-def retry(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", stopped: bool = False) -> None:
-    """Queue the settings of a failed trial again, unless they have cost too many workers.
-
-    A worker that was ``stopped`` says nothing against the settings.
+    The clocks of machines differ. A worker elsewhere is therefore dead when its trial has not changed for
+    ``SILENT_SECONDS`` since this object saw it first.
     """
-    from optuna.storages import RetryHeartbeatStaleTrialCallback
 
-    stops = trial.user_attrs.get("stops", 0) + stopped
-    trial = copy.deepcopy(trial)
-    named = {"named": trial.user_attrs["named"]} if "named" in trial.user_attrs else {}
-    trial.user_attrs = {**named, "stops": stops}
-    # Optuna counts stops as deaths.
-    RetryHeartbeatStaleTrialCallback(max_retry=RETRIES + stops)(study, trial)
+    def __init__(self, study: "optuna.Study") -> None:
+        self.study = study
+        self.seen: dict[tuple[int, str], float] = {}
 
+    def _is_lost(self, trial: "optuna.trial.FrozenTrial", stopped: bool) -> bool:
+        worker = trial.user_attrs.get("worker", {})  # empty before the first sign
+        is_here = worker.get("host") == socket.gethostname()
+        if is_here and (not _is_running(worker["pid"]) or (stopped and worker["pid"] == os.getpid())):
+            return True
+        first_seen = self.seen.setdefault((trial.number, str(worker)), time.monotonic())
+        return time.monotonic() - first_seen > SILENT_SECONDS
 
-def retry_lost_trials(
-    study: "optuna.Study", folder: Path, url: str | None, stopped: bool = False
-) -> list[int]:
-    """Fail the running trials whose workers have ended, and queue their settings again.
+    def retry_lost(self, stopped: bool = False) -> list[int]:
+        """Fail the trials whose workers have ended, and queue their settings again; the trials' numbers.
 
-    Args:
-        study: to look at.
-        folder: of the run.
-        url: of the storage, None for the journal in the folder.
-        stopped: whether the workers of this machine have just been stopped.
+        Args:
+            stopped: whether the work of this process, and of its workers, has just been stopped.
+        """
+        from optuna.trial import TrialState
 
-    Returns:
-        The numbers of these trials, without those that Optuna finds by the heartbeats of a database.
-    """
-    from optuna.storages import fail_stale_trials
-    from optuna.trial import TrialState
-
-    numbers = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _is_lost(trial, folder, url) and give_up(study, trial, stopped):
-            numbers.append(trial.number)
-    fail_stale_trials(study)
-    return numbers
+        trials = self.study.get_trials(states=(TrialState.RUNNING,))
+        lost = [trial for trial in trials if self._is_lost(trial, stopped)]
+        return [trial.number for trial in lost if give_up(self.study, trial, stopped)]
 
 
 def give_up(study: "optuna.Study", trial: "optuna.trial.FrozenTrial", stopped: bool) -> bool:
-    """Fail a running trial and queue its settings again; False if another process did so first."""
+    """Fail a running trial and queue its settings again, unless they have cost too many workers.
+
+    A worker that was ``stopped`` says nothing against the settings.
+
+    Returns:
+        False if another process was faster.
+    """
     from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.storages import RetryHeartbeatStaleTrialCallback
     from optuna.trial import TrialState
 
     try:
         study.tell(trial.number, state=TrialState.FAIL)
     except (ValueError, UpdateFinishedTrialError):
         return False
-    retry(study, trial, stopped)
+    stops = trial.user_attrs.get("stops", 0) + stopped
+    kept = {name: value for name, value in trial.user_attrs.items() if name == "named"}
+    trial.user_attrs = {**kept, "stops": stops}
+    # Optuna counts stops as deaths.
+    RetryHeartbeatStaleTrialCallback(max_retry=RETRIES + stops)(study, trial)
     return True

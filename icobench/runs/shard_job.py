@@ -33,7 +33,7 @@ class ShardCommand(NamedTuple):
     """
 
     words: list[str]
-    call: Callable[[Shard], None]
+    call: Callable[[Shard], object]
     shard: Shard = WHOLE
     kept: tuple[tuple[Path, str], ...] = ()
 

@@ -32,10 +32,10 @@ def _comparison(folder: Path) -> str:
 def _search(folder: Path) -> str:
     from icobench.runs.search_storage import load_search
 
-    study, known = load_search(folder)
+    study, description = load_search(folder)
     states = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
     text = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
-    return f"search {study.study_name} of {known['trials']} trials: {text or 'none begun'}"
+    return f"search {study.study_name} of {description['trials']} trials: {text or 'none begun'}"
 
 
 def _shards(run: ClusterRun) -> list[tuple[str, ...]]:

@@ -10,11 +10,8 @@ divided difference of exp at the exponents of its corners, which has no special 
 import math
 
 import numpy as np
+import torch
 from scipy.spatial.transform import Rotation
-
-SMALL = 0.5
-"""Divided differences of arguments closer than this are summed as a Taylor series."""
-
 
 __all__ = ["divided_difference", "field"]
 
@@ -22,10 +19,7 @@ __all__ = ["divided_difference", "field"]
 def field(normals, offsets, radius_nm, quaternion, refractive_index, kx, ky, wavelength_nm=13.5):
     """Field in nm^3 at the transverse wave numbers kx, ky (P,) in 1/nm.
 
-    Args:
-        normals, offsets: half-spaces (F, 3), (F,) of the body with circumradius 1.
-        radius_nm: circumradius.
-        quaternion: orientation (w, x, y, z).
+    The body of circumradius 1 has the half-spaces (F, 3), (F,); the orientation is (w, x, y, z).
     """
     k = 2 * math.pi / wavelength_nm
     kappa = k * (refractive_index - 1)
@@ -98,36 +92,13 @@ def _clip(polygon, normal, offset):
 
 
 def divided_difference(x):
-    """exp[x_0, ..., x_n] for complex x (n + 1, P): (P,), to a few ulp whatever the spacing."""
-    order = len(x) - 1
-    if order == 0:
-        return np.exp(x[0])
-    # The two arguments that lie farthest apart go first and last; divided differences are symmetric.
-    gaps = np.abs(x[:, None] - x[None])
-    pair = gaps.reshape(-1, x.shape[1]).argmax(0)
-    first, last = np.divmod(pair, order + 1)
-    close = gaps.max((0, 1)) < SMALL
-    rank = np.full(x.shape, 1)
-    columns = np.arange(x.shape[1])
-    rank[last, columns] = 2
-    rank[first, columns] = 0
-    x = np.take_along_axis(x, rank.argsort(0, kind="stable"), 0)
-    out = np.empty(x.shape[1], dtype=complex)
-    out[close] = _series(x[:, close])
-    x = x[:, ~close]
-    if x.size:
-        out[~close] = (divided_difference(x[:-1]) - divided_difference(x[1:])) / (x[0] - x[-1])
-    return out
+    """exp[x_0, ..., x_n] for complex x (n + 1, P): (P,), to round-off whatever the spacing.
 
-
-def _series(x):
-    """exp(c) sum over m of h_m(x - c) / (m + n)!, h_m the complete homogeneous polynomials."""
-    order = len(x) - 1
-    centre = x.mean(0)
-    homogeneous = np.zeros((18, x.shape[1]), dtype=complex)
-    homogeneous[0] = 1
-    for value in x - centre:
-        for m in range(1, len(homogeneous)):
-            homogeneous[m] += value * homogeneous[m - 1]
-    weights = np.array([1 / math.factorial(m + order) for m in range(len(homogeneous))])
-    return np.exp(centre) * (weights @ homogeneous)
+    It is a corner of the exponential of the bidiagonal matrix of x and ones (Opitz, Z. Angew. Math. Mech. 44,
+    T52, 1964).
+    """
+    matrix = np.zeros((x.shape[1], len(x), len(x)), dtype=complex)
+    place = np.arange(len(x))
+    matrix[:, place, place] = x.T
+    matrix[:, place[:-1], place[1:]] = 1
+    return torch.linalg.matrix_exp(torch.from_numpy(matrix))[:, 0, -1].numpy()

@@ -1,31 +1,200 @@
 """Choice of the program for the edge sum: plain torch, or one compiled for the device.
 
-On a CPU the compiled program is :mod:`~icobench.simulator.native`, built in under a second; on a GPU
+On a CPU the compiled program is C++, built once per machine and then loaded from a cache on disk; on a GPU
 ``torch.compile`` turns the functions on tensors into one loop. A process compiles only when it has simulated
 so many images that compiling pays (at once if the cache holds the result). Set ``ICOBENCH_COMPILE=0`` to
 never compile, ``=1`` to compile at once.
+
+For C++ only a compiler (GCC or Clang) is needed, no headers of torch: building takes under a second. The work
+is divided among as many Python threads as torch may use; a second OpenMP runtime would conflict with torch's.
 """
 
+import ctypes
+import hashlib
 import logging
 import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from icobench.simulator import native
-from icobench.simulator.edge_derivative import edge_sum_jacobian
-from icobench.simulator.edge_sum import edge_sum
-from icobench.simulator.terms import Terms, segment_terms, term_slopes
+from icobench.cache import cache_folder
+from icobench.simulator.edge_sum import SHARED_SUMS, edge_sum, edge_sum_jacobian
+from icobench.simulator.overlay import STEEPEST, BodyTensors, Plan
+from icobench.simulator.terms import (
+    DIFFERENTIATED,
+    NUMBERS,
+    PARAMETERS,
+    SLOPES_FLOOR,
+    SMALLEST_HALF_DAMPING,
+    Terms,
+    segment_terms,
+    term_slopes,
+)
 
-__all__ = ["EAGER", "Kernels", "fused_edge_sum", "kernels", "prepare_kernel"]
+__all__ = ["EAGER", "Kernels", "NativeKernel", "compiler", "fused_edge_sum", "kernels", "prepare_kernel"]
 
 logger = logging.getLogger("icobench")
 
 WORTH_COMPILING = {"cpu": 100, "cuda": 20_000}
 """Images after which the compiler's time is repaid."""
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("edge_sum.cpp", "terms.cpp"))
+
+FLAGS = (
+    "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+    "-shared", "-fPIC", "-w",
+)  # fmt: skip
+"""Fused multiply-add where there is one; nothing that reorders sums or flushes small numbers to zero."""
+
+TUNED = ("-march=native", "-mcpu=native", "")
+"""Tried in turn: compilers for ARM know the second."""
+
+LANES = {torch.float32: 16, torch.float64: 8}
+SUFFIX = {torch.float32: "float", torch.float64: "double"}
+SHARED_TERMS = 100_000
+"""Segments times nodes below which a second thread costs more than it saves."""
+
+
+def compiler() -> str | None:
+    """The C++ compiler: ``$CXX``, else g++, clang++ or c++ on the path."""
+    named = os.environ.get("CXX")
+    if named:
+        return named if shutil.which(shlex.split(named)[0]) else None
+    return next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    """The processor's features. Machines may share a home directory, and a binary fits only one of them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def _library(compiler: str) -> Path:
+    sources = [source.read_text() for source in SOURCES]
+    key = "\n".join((*sources, compiler, *FLAGS, platform.machine(), _processor()))
+    return cache_folder() / f"kernel-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+
+
+def _built() -> bool:
+    """Whether the C++ kernel is in the cache."""
+    command = compiler()
+    return command is not None and _library(command).is_file()
+
+
+def _build(command: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        library = Path(folder) / target.name
+        for tuned in TUNED:
+            call = [*shlex.split(command), *FLAGS, *tuned.split(), *map(str, SOURCES), "-o", str(library)]
+            result = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
+            if result.returncode == 0:
+                os.replace(library, target)
+                return
+    raise RuntimeError((result.stderr.strip() or "the compiler failed").splitlines()[0])
+
+
+@lru_cache(maxsize=1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    """One pool for each process, by its number, since threads do not survive a fork."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, "icobench-kernel")
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+class NativeKernel:
+    """The edge sum and its Jacobian on a CPU, as the functions on tensors; float32 or float64."""
+
+    def __init__(self) -> None:
+        command = compiler()
+        if command is None:
+            raise RuntimeError("there is no C++ compiler")
+        library = _library(command)
+        if not library.is_file():
+            _build(command, library)
+        self._library = ctypes.CDLL(str(library))
+
+    def terms(self, *geometry: Any) -> Terms:
+        """As :func:`~icobench.simulator.terms.segment_terms`; zeros beyond the live segments."""
+        return self.term_slopes(*geometry, parameters=0)[0]
+
+    def term_slopes(
+        self,
+        body: BodyTensors,
+        rotation: Tensor,
+        where: Plan,
+        radius: Tensor,
+        kappa: Tensor,
+        dtype: torch.dtype,
+        *,
+        parameters: int = PARAMETERS,
+    ) -> tuple[Terms, Tensor, Tensor]:
+        """As :func:`~icobench.simulator.terms.term_slopes`; zeros beyond the live segments."""
+        batch, segments = where.edge.shape
+        forms, numbers = radius.new_zeros(batch, segments, 4, 4), radius.new_zeros(batch, segments, NUMBERS)
+        form_slopes = radius.new_zeros(batch, parameters, segments, 4, 4)
+        number_slopes = radius.new_zeros(batch, parameters, segments, DIFFERENTIATED)
+        tables = (
+            body.normals, body.offsets, body.vertices, body.edges, rotation, radius, kappa,
+            where.edge, where.sides, where.across, where.uncut, where.carrier, where.crossed, where.pair,
+            where.on_entrance, where.on_exit, where.sign, where.weight, where.live,
+        )  # fmt: skip
+        kept = [table.contiguous() for table in tables]  # alive until the call returns
+        slopes = [_pointer(table) if parameters else None for table in (form_slopes, number_slopes)]
+        bounds = STEEPEST[dtype], SMALLEST_HALF_DAMPING[SLOPES_FLOOR if parameters else dtype]
+        self._library.segment_terms(
+            *map(ctypes.c_int64, (0, batch, segments)), *map(_pointer, kept),
+            *map(ctypes.c_double, bounds), _pointer(forms), _pointer(numbers), *slopes,
+        )  # fmt: skip
+        return Terms(forms, numbers, where.live), form_slopes, number_slopes
+
+    def edge_sum(self, *tables: Tensor) -> Tensor:
+        """As :func:`~icobench.simulator.edge_sum.edge_sum`."""
+        return self._run("edge_sum", 2, (), tables)
+
+    def edge_sum_jacobian(self, *tables: Tensor) -> Tensor:
+        """As :func:`~icobench.simulator.edge_sum.edge_sum_jacobian`, for up to eight parameters."""
+        parameters = tables[5].shape[1]
+        rows = 2 * (1 + parameters + SHARED_SUMS)
+        return self._run("edge_sum_jacobian", rows, (parameters,), tables)
+
+    def _run(self, name: str, rows: int, sizes: tuple[int, ...], tables: tuple[Tensor, ...]) -> Tensor:
+        """Divide the blocks of all items evenly among threads; ctypes releases Python's lock."""
+        _, numbers, live, waves = tables[:4]
+        (batch, segments), nodes = numbers.shape[:2], waves.shape[1]
+        out = numbers.new_empty(rows, batch, nodes)
+        function = getattr(self._library, f"{name}_{SUFFIX[out.dtype]}")
+        tasks = batch * -(-nodes // LANES[out.dtype])
+        threads = max(1, min(torch.get_num_threads(), int(live.sum()) * nodes // SHARED_TERMS, tasks))
+        kept = [table.contiguous() for table in (*tables, out)]  # alive until the calls return
+        arguments = [*map(ctypes.c_int64, (batch, segments, nodes, *sizes)), *map(_pointer, kept)]
+
+        def share(part: int) -> None:
+            ends = tasks * part // threads, tasks * (part + 1) // threads
+            function(*map(ctypes.c_int64, ends), *arguments)
+
+        others = [_threads(os.getpid()).submit(share, part) for part in range(1, threads)]
+        share(0)
+        for other in others:
+            other.result()
+        return out
 
 
 class Kernels(NamedTuple):
@@ -47,21 +216,17 @@ class _State:
 
 
 def kernels(device: torch.device, dtype: torch.dtype, images: int) -> Kernels:
-    """The fastest kernels that are worth compiling; those of float64, for checks, are compiled only on a CPU.
+    """The fastest kernels that are worth compiling for a caller that is about to simulate so many images.
 
-    Args:
-        device, dtype: of the tensors to come.
-        images: number of images that the caller is about to simulate.
+    Those of float64, for checks, are compiled only on a CPU.
     """
     _State.requested += images
-    setting = os.environ.get("ICOBENCH_COMPILE", "auto")
-    if setting == "0" or device.type not in WORTH_COMPILING:
-        return EAGER
-    if dtype != torch.float32 and device.type != "cpu":
+    setting, on_cpu = os.environ.get("ICOBENCH_COMPILE", "auto"), device.type == "cpu"
+    if setting == "0" or device.type not in WORTH_COMPILING or not (on_cpu or dtype == torch.float32):
         return EAGER
     if device.type not in _State.compiled:
         enough = _State.requested >= WORTH_COMPILING[device.type]
-        if not (enough or setting == "1" or (device.type == "cpu" and native.built())):
+        if not (enough or setting == "1" or (on_cpu and _built())):
             return EAGER
         _State.compiled[device.type] = _make(device)
     return _State.compiled[device.type]
@@ -71,7 +236,7 @@ def _make(device: torch.device) -> Kernels:
     start = time.perf_counter()
     try:
         if device.type == "cpu":
-            kernel = native.NativeKernel()
+            kernel = NativeKernel()
             program = Kernels(
                 kernel.terms, kernel.term_slopes, kernel.edge_sum, kernel.edge_sum_jacobian, True
             )

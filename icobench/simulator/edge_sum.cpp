@@ -1,4 +1,4 @@
-// The edge sum and its derivatives in one loop, for CPUs: edge_sum.py and edge_derivative.py, line by line.
+// The edge sum and its derivatives in one loop, for CPUs: edge_sum.py, line by line.
 //
 // Sixteen wave vectors (eight in double precision) at a time go through all segments of one body in registers.
 // Vector types are those of GCC and Clang; the compiler splits them to what the processor has. No sum runs over

@@ -1,7 +1,8 @@
 """The closed-form simulator: edge sum on a skeleton of Ewald-sphere nodes, batched."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,12 +11,11 @@ from torch.autograd import forward_ad
 
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
-from icobench.simulator.compiled import EAGER, kernels
-from icobench.simulator.edge_derivative import SHARED_SUMS
-from icobench.simulator.edge_sum import wave_weights
+from icobench.simulator.compiled import EAGER, Kernels, kernels
+from icobench.simulator.edge_sum import SHARED_SUMS, wave_weights
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.overlay import BodyTensors, body_tensors, plan
-from icobench.simulator.skeleton import Skeleton, shared_skeleton, to_pixels
+from icobench.simulator.skeleton import Skeleton, build_skeleton, to_pixels
 from icobench.simulator.terms import Terms
 
 __all__ = ["ExactField"]
@@ -23,17 +23,12 @@ __all__ = ["ExactField"]
 BUCKET_BAND = 5.0
 """Width of a radius bucket in units of k R; bodies of one bucket share a skeleton."""
 
-CACHED_ELEMENTS = 1 << 17
-"""Segments times nodes per piece in eager torch on a CPU: a few arrays that fit the caches."""
+CACHED_ELEMENTS, FUSED_ELEMENTS, GPU_ELEMENTS = 1 << 17, 1 << 26, 1 << 25
+"""Segments times nodes per piece: a few arrays that fit the caches in eager torch on a CPU; for the compiled
+kernel, which keeps no intermediate arrays; on a GPU."""
 
-FUSED_ELEMENTS = 1 << 26
-"""The same for the compiled kernel, which keeps no intermediate arrays."""
-
-GPU_ELEMENTS = 1 << 25
-
-SMALL_BAND = 15.0
-SMALL_CONTRAST = 0.02
-"""Below this k R (32 nm) or |n - 1| the terms of a rotation's derivative nearly cancel."""
+SMALL_BAND, SMALL_CONTRAST = 15.0, 0.02
+"""Below this k R (32 nm) or |n - 1| the terms of a rotation's derivative nearly cancel: it needs float64."""
 
 
 def _differentiated(tensor: Tensor) -> bool:
@@ -55,17 +50,15 @@ class ExactField(nn.Module):
 
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__()
-        self.experiment = experiment
-        self.dtype = dtype
+        self.experiment, self.dtype = experiment, dtype
         for name, value in body_tensors(body)._asdict().items():
             self.register_buffer(f"body_{name}", value, persistent=False)
 
     @property
     def largest_radius_nm(self) -> float:
         """Radius at which fringes become finer than two pixels of the detector, or of one with 128 pixels."""
-        sine = self.experiment.sin_theta_max
-        if not self.experiment.orthographic:
-            sine = float(self.experiment.sin_theta().max())
+        experiment = self.experiment
+        sine = experiment.sin_theta_max if experiment.orthographic else float(experiment.sin_theta().max())
         return self.experiment.wavelength_nm * max(self.experiment.pixels, 128) / (4 * sine)
 
     @property
@@ -75,10 +68,11 @@ class ExactField(nn.Module):
     def _skeleton(self, bucket: int) -> Skeleton:
         if not hasattr(self, f"skeleton_{bucket}_waves"):
             radius = bucket * BUCKET_BAND / self.experiment.wave_number
-            built = shared_skeleton(self.experiment, radius, self.dtype)
-            for name, value in built._asdict().items():
-                here = value.to(self.body_normals.device)
-                self.register_buffer(f"skeleton_{bucket}_{name}", here, persistent=False)
+            # Simulators of the same grid share their tables.
+            grid = replace(self.experiment, refractive_index=1, solid_angle_factor=False, pixel_average=False)
+            for name, table in build_skeleton(grid, radius, self.dtype)._asdict().items():
+                table = table.to(self.body_normals.device)
+                self.register_buffer(f"skeleton_{bucket}_{name}", table, persistent=False)
         return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
 
     def _buckets(self, radius: Tensor) -> Iterator[tuple[Skeleton, list[int]]]:
@@ -92,38 +86,35 @@ class ExactField(nn.Module):
 
     def _at_nodes(
         self,
-        function: Callable[..., Tensor],
+        program: Kernels,
         terms: Terms,
         skeleton: Skeleton,
         items: list[int],
         longest: list[int],
         *slopes: Tensor,
         dtype: torch.dtype,
-        fused: bool,
     ) -> Tensor:
-        """``function`` of the items' terms at all nodes, in pieces that fit into memory: (N, items, P).
+        """The items' edge sum or, given slopes, its Jacobian at all nodes: (N, items, P), re and im in turn.
 
-        The linear forms stay in float64; all other tables are converted to ``dtype``.
-
-        Eager torch on a CPU takes one item at a time: the caches hold no more, and no sum depends on
-        another item's number of segments.
+        Done in pieces that fit into memory. The linear forms stay in float64; all other tables are converted
+        to ``dtype``. Eager torch on a CPU takes one item at a time: the caches hold no more, and no sum
+        depends on another item's number of segments.
         """
         device = terms.forms.device
         on_cpu = device.type == "cpu"
-        limit = GPU_ELEMENTS // (1 + 4 * len(slopes))
-        if on_cpu:
-            limit = FUSED_ELEMENTS if fused else CACHED_ELEMENTS
+        function = program.edge_sum_jacobian if slopes else program.edge_sum
+        on_cpu_limit = FUSED_ELEMENTS if program.fused else CACHED_ELEMENTS
+        limit = on_cpu_limit if on_cpu else GPU_ELEMENTS // (1 + 4 * len(slopes))
         nodes = skeleton.waves.shape[1]
         most = max(longest[item] for item in items)
-        together = 1 if on_cpu and not fused else max(1, limit // (most * nodes))
+        together = 1 if on_cpu and not program.fused else max(1, limit // (most * nodes))
         weights = wave_weights(skeleton.waves, self._kappa(device), dtype)
         rows = []
         for start in range(0, len(items), together):
             piece = items[start : start + together]
             size = max(longest[item] for item in piece)
             index = torch.tensor(piece, device=device)
-            some = terms.take(index, size)
-            some = some._replace(numbers=some.numbers.to(dtype))
+            some = Terms(terms.forms[index, :size], terms.numbers[index, :size].to(dtype), terms.live[index])
             some_slopes = [slope[index, :, :size].to(dtype) for slope in slopes]
             at_once = math.ceil(nodes / math.ceil(len(piece) * size * nodes / limit))
             parts = zip(skeleton.waves.split(at_once, 1), weights.split(at_once, 1), strict=True)
@@ -132,61 +123,59 @@ class ExactField(nn.Module):
 
     def _geometry(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Any, ...]:
         """Arguments of the kernels' ``terms``: body, rotation, plan, radius, kappa and type."""
-        radius = radius_nm.double()
         rotation = quaternion_to_matrix(quaternion.double())
-        segments = plan(self._body, rotation)
-        return self._body, rotation, segments, radius, self._kappa(radius.device), self.dtype
+        where, kappa = plan(self._body, rotation), self._kappa(rotation.device)
+        return self._body, rotation, where, radius_nm.double(), kappa, self.dtype
 
     def _kappa(self, device: torch.device) -> Tensor:
         kappa = self.experiment.kappa
         return torch.tensor((kappa.real, kappa.imag), dtype=torch.float64, device=device)
 
     def _cancels(self, radius: Tensor) -> bool:
-        """Whether derivatives need float64 throughout: small bodies, and those (almost) without contrast."""
         k = self.experiment.wave_number
         return float(radius) * k < SMALL_BAND or abs(self.experiment.kappa) < SMALL_CONTRAST * k
 
+    def _on_detector(
+        self, program: Kernels, terms: Terms, radius: Tensor, *slopes: Tensor, also: tuple[str, ...] = ()
+    ) -> Tensor:
+        """The field and, given slopes, its derivatives at the pixels: (B, 1 + T, pixels, pixels)."""
+        longest = terms.live.tolist()
+        pixels, rows = self.experiment.pixels, 1 + sum(slope.shape[1] for slope in slopes[:1])
+        fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=self.dtype.to_complex())
+        for skeleton, items in self._buckets(radius):
+            dtype = torch.float64 if slopes and self._cancels(radius[items[0]]) else self.dtype
+            values = self._at_nodes(program, terms, skeleton, items, longest, *slopes, dtype=dtype)
+            nodes = torch.complex(values[0::2], values[1::2])
+            if slopes:
+                nodes = self._with_shared(nodes, skeleton, also)
+            both = torch.view_as_real(nodes).movedim(-1, 1).flatten(0, 2).to(self.dtype)
+            real, imag = to_pixels(skeleton, both).unflatten(0, (rows, 2, -1)).transpose(0, 2).unbind(1)
+            fields[torch.tensor(items, device=radius.device)] = torch.complex(real, imag)
+        return fields
+
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
-        if _differentiated(radius_nm) or _differentiated(quaternion):
-            program = EAGER
-        else:
-            program = kernels(radius_nm.device, self.dtype, len(radius_nm))
+        differentiated = _differentiated(radius_nm) or _differentiated(quaternion)
+        program = EAGER if differentiated else kernels(radius_nm.device, self.dtype, len(radius_nm))
         geometry = self._geometry(radius_nm, quaternion)
-        radius, terms = geometry[3], program.terms(*geometry)
-        longest = terms.live.tolist()
-        pixels = self.experiment.pixels
-        field = radius.new_empty(len(radius), pixels, pixels, dtype=self.dtype.to_complex())
-        for skeleton, items in self._buckets(radius):
-            values = self._at_nodes(
-                program.edge_sum, terms, skeleton, items, longest, dtype=self.dtype, fused=program.fused
-            )
-            real, imag = to_pixels(skeleton, values.flatten(0, 1)).unflatten(0, (2, -1))
-            field[torch.tensor(items, device=radius.device)] = torch.complex(real, imag)
-        return field
+        terms = program.terms(*geometry)
+        return self._on_detector(program, terms, geometry[3])[:, 0]
 
     @torch.no_grad()
     def jacobian(
         self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Field and its derivatives by rotation, radius and, if wanted, the experiment's parameters.
+        """Field and derivatives for :meth:`~icobench.simulator.simulator.Simulator.intensity_jacobian`.
 
-        The rotation parameters are the rotation vector (radians, lab axes) of a small turn
-        applied after ``quaternion``. The field is smooth but where a facet stands edge-on: there it is
-        continuous, but with absorption its derivative by the turn that takes the facet across differs on
-        the two sides (rays along the facet then cross it at their start instead of their end). The result is
-        that of one side; within 1e-9 rad of edge-on it is good to some 1e-3 (0.1 without contrast).
-
-        Args:
-            radius_nm: (B,).
-            quaternion: (B, 4).
-            also: of "refractive_index" and "centre".
+        The field is smooth but where a facet stands edge-on: there it is continuous, but with absorption its
+        derivative by the turn that takes the facet across differs on the two sides (rays along the facet then
+        cross it at their start instead of their end). The result is that of one side; within 1e-9 rad of
+        edge-on it is good to some 1e-3 (0.1 without contrast).
 
         Returns:
-            field (B, pixels, pixels) in nm^3 and derivatives (B, T, pixels, pixels), in the order rotation
-            about x, y, z (nm^3 per radian), radius (nm^3 per nm); with "refractive_index" one more, by n,
-            which is complex: the field is analytic in n; with "centre" two more, by k_x and k_y
-            (nm^4), which grow without bound towards the horizon.
+            field (B, pixels, pixels) in nm^3 and derivatives (B, T, pixels, pixels): nm^3 per radian and per
+            nm; with "refractive_index" one more, by n, which is complex: the field is analytic in n; with
+            "centre" two more, by k_x and k_y (nm^4), which grow without bound towards the horizon.
         """
         program = kernels(radius_nm.device, self.dtype, len(radius_nm))
         geometry = self._geometry(radius_nm, quaternion)
@@ -198,28 +187,7 @@ class ExactField(nn.Module):
             form_slopes = torch.cat((form_slopes, moved), 1)
             still = number_slopes.new_zeros(len(radius), 2, *number_slopes.shape[2:])
             number_slopes = torch.cat((number_slopes, still), 1)
-
-        longest = terms.live.tolist()
-        pixels, rows = self.experiment.pixels, 1 + form_slopes.shape[1]
-        fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=self.dtype.to_complex())
-        for skeleton, items in self._buckets(radius):
-            values = self._at_nodes(
-                program.edge_sum_jacobian,
-                terms,
-                skeleton,
-                items,
-                longest,
-                form_slopes,
-                number_slopes,
-                dtype=torch.float64 if self._cancels(radius[items[0]]) else self.dtype,
-                fused=program.fused and radius.device.type == "cpu",
-            )
-            nodes = torch.complex(values[0::2], values[1::2])
-            nodes = self._with_shared(nodes, skeleton, also)
-            both = torch.view_as_real(nodes).movedim(-1, 1).flatten(0, 2).to(self.dtype)
-            image = to_pixels(skeleton, both).unflatten(0, (rows, 2, -1))
-            image = torch.complex(image[:, 0], image[:, 1]).transpose(0, 1)
-            fields[torch.tensor(items, device=radius.device)] = image
+        fields = self._on_detector(program, terms, radius, form_slopes, number_slopes, also=also)
         if "centre" in also:
             height = (self.experiment.wave_number * self.experiment.cos_theta()).clamp_min(1e-9)
             fields[:, -2:] /= height.to(radius.device, self.dtype)

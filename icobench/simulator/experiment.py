@@ -37,7 +37,7 @@ class FlatDetector:
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive, got {value}")
         if self.centre is not None:
-            object.__setattr__(self, "centre", (float(self.centre[0]), float(self.centre[1])))
+            object.__setattr__(self, "centre", tuple(map(float, self.centre)))
             if not all(map(math.isfinite, self.centre)):
                 raise ValueError(f"centre must be finite, got {self.centre}")
 
@@ -84,9 +84,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "refractive_index", complex(self.refractive_index))
-        object.__setattr__(
-            self, "centre_offset", (float(self.centre_offset[0]), float(self.centre_offset[1]))
-        )
+        object.__setattr__(self, "centre_offset", tuple(map(float, self.centre_offset)))
         if not all(abs(offset) <= self.pixels / 4 for offset in self.centre_offset):
             raise ValueError(f"centre_offset must be within a quarter of the grid, got {self.centre_offset}")
         if self.detector is not None and self.centre_offset != (0.0, 0.0):
@@ -119,11 +117,7 @@ class Experiment:
         return self.detector is None
 
     def sines(self, axis: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-        """k_x / k of the columns (axis 0) or k_y / k of the rows (1) of the orthographic grid, (pixels,).
-
-        Raises:
-            ValueError: the detector is flat.
-        """
+        """k_x / k of the columns (axis 0) or k_y / k of the rows (1) of the orthographic grid, (pixels,)."""
         if self.detector is not None:
             raise ValueError("a flat detector's pixels have no common k_x; see transverse()")
         half = self.pixels // 2
@@ -131,11 +125,7 @@ class Experiment:
         return steps * (self.sin_theta_max / half)
 
     def slopes(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-        """k_x / k_z of the columns and k_y / k_z of the rows of a flat detector, (pixels,) each.
-
-        Raises:
-            ValueError: the grid is orthographic.
-        """
+        """k_x / k_z of the columns and k_y / k_z of the rows of a flat detector, (pixels,) each."""
         if self.detector is None:
             raise ValueError("only a flat detector has slopes")
         x, y = self.detector.centre or (self.pixels / 2, self.pixels / 2)
@@ -146,10 +136,8 @@ class Experiment:
     def transverse(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         """k_x / k and k_y / k of all pixels, (pixels, pixels) each."""
         if self.detector is None:
-            return (
-                self.sines(0, dtype).expand(self.pixels, -1),
-                self.sines(1, dtype)[:, None].expand(-1, self.pixels),
-            )
+            x, y = self.sines(0, dtype), self.sines(1, dtype)
+            return x.expand(self.pixels, -1), y[:, None].expand(-1, self.pixels)
         x, y = self.slopes(dtype)
         cosine = (1 + x.square() + y[:, None].square()).rsqrt()
         return x * cosine, y[:, None] * cosine
@@ -170,11 +158,15 @@ class Experiment:
             return torch.ones(self.pixels, self.pixels, dtype=torch.bool)
         half = self.pixels // 2
         # In units of the pitch: integers for a beam on a pixel, so that the comparison at the rim is exact.
-        x, y = (
-            torch.arange(self.pixels, dtype=torch.float64) - half - offset for offset in self.centre_offset
-        )
+        steps = torch.arange(self.pixels, dtype=torch.float64) - half
+        x, y = (steps - offset for offset in self.centre_offset)
         square = y[:, None] ** 2 + x**2
         return square * self.sin_theta_max**2 < half**2
+
+    def inner(self, reach: int) -> Tensor:
+        """True where all pixels up to ``reach`` to either side are there and valid, (pixels, pixels)."""
+        missing = torch.nn.functional.pad((~self.valid()).float(), (reach,) * 4, value=1.0)
+        return torch.nn.functional.max_pool2d(missing[None], 2 * reach + 1, stride=1)[0] == 0
 
     def solid_angle(self) -> Tensor:
         """Solid angle of the pixels relative to one on the beam, (pixels, pixels) float64."""
@@ -184,17 +176,13 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings for JSON; the index as [re, im]."""
-        out = asdict(self)
-        out["refractive_index"] = [self.refractive_index.real, self.refractive_index.imag]
-        return out
+        index = self.refractive_index
+        return asdict(self) | {"refractive_index": [index.real, index.imag]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Experiment":
         """Inverse of :meth:`to_dict`."""
-        data = dict(data)
-        data["refractive_index"] = complex(*data["refractive_index"])
+        data = data | {"refractive_index": complex(*data["refractive_index"])}
         if data.get("detector") is not None:
             data["detector"] = FlatDetector(**data["detector"])
-        if "centre_offset" in data:
-            data["centre_offset"] = tuple(data["centre_offset"])
         return cls(**data)

@@ -57,11 +57,8 @@ class BodyTensors(NamedTuple):
 
 def body_tensors(body: ConvexBody) -> BodyTensors:
     """Convert a body, tilted by :data:`TILT_RAD`."""
-    axis = torch.tensor((0.61, -0.53, 0.59), dtype=torch.float64) * TILT_RAD
-    tilt = torch.eye(3, dtype=torch.float64) + torch.tensor(
-        ((0.0, -axis[2], axis[1]), (axis[2], 0.0, -axis[0]), (-axis[1], axis[0], 0.0)),
-        dtype=torch.float64,
-    )
+    x, y, z = 0.61 * TILT_RAD, -0.53 * TILT_RAD, 0.59 * TILT_RAD
+    tilt = torch.tensor(((1.0, -z, y), (z, 1.0, -x), (-y, x, 1.0)), dtype=torch.float64)
     between = torch.full((len(body.normals),) * 2, -1)
     first, second = torch.as_tensor(body.edge_facets).unbind(-1)
     between[first, second] = between[second, first] = torch.arange(len(first))
@@ -126,23 +123,16 @@ class Segments(NamedTuple):
 
 
 def plan(body: BodyTensors, rotation: Tensor) -> Plan:
-    """Find the segments of every orientation, in pieces that bound the memory.
-
-    Args:
-        body: constants, from :func:`body_tensors`.
-        rotation: (B, 3, 3) float64.
-    """
+    """Find the segments of every orientation (B, 3, 3), float64, in pieces that bound the memory."""
     # Edges times pairs of competing facets, about half of all.
     size = len(body.edges) * len(body.normals) ** 2 // 4
     pieces = [_plan(body, part) for part in rotation.split(max(1, PAIRS_AT_ONCE // size))]
     if len(pieces) == 1:
         return pieces[0]
     longest = max(piece.edge.shape[1] for piece in pieces)
-    tables = []
-    for column in zip(*pieces, strict=True):
-        padded = [_padded(table, longest) if table.ndim > 1 else table for table in column]
-        tables.append(torch.cat(padded))
-    return Plan(*tables)
+    *tables, live = zip(*pieces, strict=True)
+    padded = [torch.cat([_padded(table, longest) for table in column]) for column in tables]
+    return Plan._make([*padded, torch.cat(live)])
 
 
 def _padded(table: Tensor, longest: int) -> Tensor:
@@ -274,13 +264,9 @@ def _height(planes: Tensor, points: Tensor) -> Tensor:
 
 
 def segments(body: BodyTensors, rotation: Tensor, where: Plan, dtype: torch.dtype) -> Segments:
-    """Geometry of the planned segments for circumradius 1.
+    """Geometry of the segments that were planned at the same rotation, for circumradius 1, float64.
 
-    Args:
-        body: constants.
-        rotation: (B, 3, 3) float64.
-        where: from :func:`plan` at the same rotation.
-        dtype: in which the sum over the segments will be done; the results here are float64.
+    The ``dtype`` is that of the sum over the segments to come.
     """
     normals, vertices = body.normals @ rotation.mT, body.vertices @ rotation.mT
     steepest = STEEPEST[dtype]

@@ -3,15 +3,14 @@
 from copy import copy
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.simulator.exact import ExactField
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.pixel_average import average_over_pixels, averaged_pixels, averaging_matrix
-from icobench.simulator.propagated import PropagatedField
-from icobench.simulator.sliced import SlicedField
+from icobench.simulator.voxels import PropagatedField, SlicedField
 
 __all__ = ["FURTHER_PARAMETERS", "METHODS", "Simulator"]
 
@@ -19,6 +18,46 @@ FURTHER_PARAMETERS = ("refractive_index", "centre")
 """Parameters of :meth:`Simulator.intensity_jacobian` beyond rotation and radius."""
 
 METHODS = {"exact": ExactField, "sliced": SlicedField, "propagated": PropagatedField}
+
+REACH = 3
+"""Pixels to either side that the average over a pixel is taken from."""
+
+BAND = 2.4
+"""Radians per pixel of the finest fringes. The intensity of a body of radius R has 2 k R times the pitch,
+2.33 for 160 nm on the default grid."""
+
+
+def _kernel() -> np.ndarray:
+    """Symmetric weights (2 REACH + 1,) that multiply cos(w x) by sin(w / 2) / (w / 2), for w up to BAND."""
+    frequency = np.linspace(0, BAND, 400)
+    columns = np.cos(np.outer(frequency, np.arange(REACH + 1))) * ([1] + [2] * REACH)
+    # The mean of a constant is kept: the first row counts as much as all others.
+    columns[0] *= 1e3
+    wanted = np.sinc(frequency / (2 * np.pi))
+    wanted[0] *= 1e3
+    half = np.linalg.lstsq(columns, wanted, rcond=None)[0]
+    return np.concatenate((half[:0:-1], half))
+
+
+class _PixelAverage(nn.Module):
+    """Averages (..., H, H) over the pixels' areas from values at their centres.
+
+    Pixels that lack a valid neighbour keep their values.
+    """
+
+    matrix: Tensor
+    inner: Tensor
+
+    def __init__(self, experiment: Experiment, dtype: torch.dtype) -> None:
+        super().__init__()
+        matrix, kernel = np.eye(experiment.pixels), _kernel()
+        for row in range(REACH, experiment.pixels - REACH):
+            matrix[row, row - REACH : row + REACH + 1] = kernel
+        self.register_buffer("matrix", torch.as_tensor(matrix, dtype=dtype), persistent=False)
+        self.register_buffer("inner", experiment.inner(REACH), persistent=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.where(self.inner, self.matrix @ values @ self.matrix.T, values)
 
 
 class Simulator(nn.Module):
@@ -47,8 +86,6 @@ class Simulator(nn.Module):
 
     factor: Tensor
     valid: Tensor
-    averaging: Tensor
-    averaged: Tensor
 
     def __init__(
         self,
@@ -63,20 +100,15 @@ class Simulator(nn.Module):
             raise ValueError(f"unknown method {method!r}, choose from {', '.join(METHODS)}")
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be float32 or float64, got {dtype}")
-        self.experiment = experiment or Experiment()
-        self.method = method
-        self.dtype = dtype
-        self.body = body or icosahedron()
+        self.experiment, self.body = experiment or Experiment(), body or icosahedron()
+        self.method, self.dtype = method, dtype
         self._field = METHODS[method](self.experiment, self.body, dtype)
-        factor = torch.ones(self.experiment.pixels, self.experiment.pixels, dtype=torch.float64)
-        if self.experiment.solid_angle_factor:
-            factor = self.experiment.solid_angle()
         valid = self.experiment.valid()
+        factor = self.experiment.solid_angle() if self.experiment.solid_angle_factor else valid.double()
         self.register_buffer("factor", (factor * valid).to(dtype), persistent=False)
         self.register_buffer("valid", valid, persistent=False)
-        if self.experiment.pixel_average:
-            self.register_buffer("averaging", averaging_matrix(len(valid), dtype), persistent=False)
-            self.register_buffer("averaged", averaged_pixels(valid), persistent=False)
+        averages = self.experiment.pixel_average
+        self._average = _PixelAverage(self.experiment, dtype) if averages else nn.Identity()
         self.to(device)
 
     @property
@@ -121,29 +153,21 @@ class Simulator(nn.Module):
         return torch.zeros(*shape, pixels, pixels, dtype=self.dtype.to_complex(), device=self.device)
 
     def field(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
-        """Complex field in nm^3.
+        """Complex field in nm^3: (B, pixels, pixels), [y, x]; 0 at invalid pixels.
 
         Args:
             radius_nm: (B,) circumradius in nm.
             quaternion: (B, 4) orientation (w, x, y, z), ``r_lab = M(q) r_body``; normalised here.
 
-        Returns:
-            (B, pixels, pixels), [y, x]; 0 at invalid pixels.
-
         Raises:
             ValueError: wrong shapes, a radius that is not positive, a zero quaternion.
         """
         radius_nm, quaternion = self._inputs(radius_nm, quaternion)
-        if len(radius_nm) == 0:
-            return self._empty(0)
-        return self._field(radius_nm, quaternion)
+        return self._field(radius_nm, quaternion) if len(radius_nm) else self._empty(0)
 
     def _read(self, intensity: Tensor) -> Tensor:
         """What the pixels measure, linear in the intensity (..., pixels, pixels)."""
-        intensity = intensity * self.factor
-        if self.experiment.pixel_average:
-            return average_over_pixels(intensity, self.averaging, self.averaged)
-        return intensity
+        return self._average(intensity * self.factor)
 
     def intensity(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """|F|^2 in nm^6 (times k / k_z with the solid-angle factor): (B, pixels, pixels)."""
@@ -158,25 +182,22 @@ class Simulator(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Intensity and its derivatives by rotation, radius and, if wanted, the experiment's parameters.
 
-        The rotation parameters are the rotation vector (radians, lab axes) of a turn applied after
-        ``quaternion``.
-
         Args:
             radius_nm, quaternion: as for :meth:`field`.
             also: further parameters, of :data:`FURTHER_PARAMETERS`: "refractive_index" and "centre".
 
         Returns:
-            intensity (B, pixels, pixels) and derivatives (B, T, pixels, pixels): rotation about x, y, z per
-            radian, radius per nm; then, if wanted, by the real and the imaginary part of n; then by the
-            position (x, y) of the beam on the detector, per pixel (the pattern moves with the beam).
+            intensity (B, pixels, pixels) and derivatives (B, T, pixels, pixels): by the rotation vector (lab
+            axes, radians) of a turn applied after ``quaternion``, by the radius (nm); then, if wanted, by the
+            real and the imaginary part of n; then by the position (x, y) of the beam on the detector, per
+            pixel (the pattern moves with the beam).
 
         Raises:
             ValueError: bad inputs as in :meth:`field`, an unknown parameter, or a method without derivatives.
         """
         if not isinstance(self._field, ExactField):
             raise ValueError(f"the {self.method} method has no derivatives; use 'exact'")
-        unknown = set(also) - set(FURTHER_PARAMETERS)
-        if unknown:
+        if unknown := set(also) - set(FURTHER_PARAMETERS):
             raise ValueError(f"no derivative by {unknown.pop()!r}, only by {', '.join(FURTHER_PARAMETERS)}")
         radius_nm, quaternion = self._inputs(radius_nm, quaternion)
         if len(radius_nm) == 0:
@@ -197,7 +218,6 @@ class Simulator(nn.Module):
     def _per_pixel(self, intensity: Tensor, by_wave: Tensor) -> Tensor:
         """Derivatives by the beam's position in pixels from those by k_x and k_y, solid angle included."""
         experiment = self.experiment
-        k = experiment.wave_number
         x, y = experiment.transverse()
         z = experiment.cos_theta().clamp_min(1e-9)
         if experiment.detector is None:
@@ -210,7 +230,7 @@ class Simulator(nn.Module):
             closer = experiment.detector.pixel_mm / experiment.detector.distance_mm * z
             steps = closer * (1 - x * x), -closer * x * y, closer * (1 - y * y)
             gain = -3 * closer * torch.stack((x, y))
-        along_x, mixed, along_y = (k * step.to(by_wave) for step in steps)
+        along_x, mixed, along_y = (experiment.wave_number * step.to(by_wave) for step in steps)
         by_x, by_y = by_wave.unbind(1)
         moved = torch.stack((by_x * along_x + by_y * mixed, by_x * mixed + by_y * along_y), 1)
         if experiment.solid_angle_factor:

@@ -8,7 +8,6 @@ Tal-Ezer, J. Comput. Phys. 104, 457, 1993) and carried to the pixels by small ma
 """
 
 import math
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Skeleton", "build_skeleton", "shared_skeleton", "to_pixels"]
+__all__ = ["Skeleton", "build_skeleton", "to_pixels"]
 
 
 class Skeleton(NamedTuple):
@@ -55,7 +54,6 @@ RESOLUTION = {torch.float32: 3e-3, torch.float64: 1e-14}
 """Of the mapping of Kosloff and Tal-Ezer. For float32 it only shapes the spacing of the nodes (chosen by a
 scan of the interpolation error over plane waves); for float64 it is the mapping's error."""
 
-
 ROWS_AT_ONCE = {"cpu": 160, "cuda": 512}
 """Real node fields that are carried to the pixels at once."""
 
@@ -63,7 +61,11 @@ WHOLE_ROWS = 16
 """On a CPU their number is filled up to a multiple of this."""
 
 
-def _nodes(count: int, widest: float, dtype: torch.dtype) -> np.ndarray:
+def _nodes(band: float, widest: float, dtype: torch.dtype) -> np.ndarray:
+    """Nodes that hold a band on the angles up to ``widest`` to either side."""
+    growth, extra = GROWTH[dtype]
+    # An odd count would put a node on q = 0, where polygons between parallel facets have K = 0.
+    count = 2 * math.ceil((growth * band * widest * 2 / math.pi + extra) / 2)
     bend = 1 / math.cosh(math.log(1 / RESOLUTION[dtype]) / count)
     cosines = np.cos((2 * np.arange(count) + 1) * np.pi / (2 * count))
     return widest * np.arcsin(bend * cosines) / math.asin(bend)
@@ -73,11 +75,9 @@ def _interpolation(
     angles: np.ndarray, nodes: np.ndarray, band: float, widest: float, dtype: torch.dtype
 ) -> np.ndarray:
     """Matrix from values at the nodes to values at ``angles``: (..., nodes)."""
-    return (
-        _least_squares(angles, nodes, band)
-        if dtype == torch.float32
-        else _barycentric(angles, nodes, widest, dtype)
-    )
+    if dtype == torch.float32:
+        return _least_squares(angles, nodes, band)
+    return _barycentric(angles, nodes, widest, dtype)
 
 
 LEAST_SINGULAR_VALUE = 3e-6
@@ -122,15 +122,10 @@ def _barycentric(angles: np.ndarray, nodes: np.ndarray, widest: float, dtype: to
     return np.where(met.any(-1, keepdims=True), met, matrix)
 
 
-def _even(count: float) -> int:
-    # An odd count would put a node on q = 0, where polygons between parallel facets have K = 0.
-    return 2 * math.ceil(count / 2)
-
-
-def build_skeleton(
-    experiment: Experiment, radius_nm: float, dtype: torch.dtype, device: torch.device | str
-) -> Skeleton:
-    """Nodes for bodies of circumradius up to ``radius_nm``.
+@lru_cache(maxsize=24)  # all radii of one experiment, or few of several: at most some hundred MiB
+@torch.inference_mode(False)  # inference tensors could not be used by later callers that differentiate
+def build_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
+    """Nodes for bodies of circumradius up to ``radius_nm``, on the CPU.
 
     The number of nodes grows as k R times the covered angle; the tables are built in float64.
     """
@@ -146,29 +141,21 @@ def build_skeleton(
         column_angle = np.arctan(experiment.slopes()[0].numpy())
         row_angle = np.arcsin(experiment.transverse()[1].numpy())
         widest_a, widest_b = np.abs(row_angle).max(), np.abs(column_angle).max()
-    growth, extra = GROWTH[dtype]
-
-    def count(band: float, widest: float) -> int:
-        return _even(growth * band * widest * 2 / math.pi + extra)
-
-    a = _nodes(count(band, widest_a), widest_a, dtype)
-    b = _nodes(count(band, widest_b), widest_b, dtype)
-    rows_b = [_nodes(count(band * math.cos(x), widest_b), widest_b, dtype) for x in a]
+    a, b = _nodes(band, widest_a, dtype), _nodes(band, widest_b, dtype)
+    rows_b = [_nodes(band * math.cos(x), widest_b, dtype) for x in a]
     lengths = np.array([len(nodes) for nodes in rows_b])
     common = b if experiment.orthographic else column_angle
     ragged = np.zeros((len(a), len(b)), dtype=np.int64)
     level = np.zeros((len(a), len(common), len(b)))
     starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
-    for i in range(len(a) // 2):  # the rows at a and -a share their nodes
-        nodes = rows_b[i]
+    for i, nodes in enumerate(rows_b[: len(a) // 2]):  # the rows at a and -a share their nodes
         between = _interpolation(common, nodes, band * math.cos(a[i]), widest_b, dtype)
         for j in (i, len(a) - 1 - i):
             ragged[j, : len(nodes)] = starts[j] + np.arange(len(nodes))
             level[j, :, : len(nodes)] = between
 
     if experiment.orthographic:
-        sines = experiment.sines(0).numpy()
-        row_sines = experiment.sines(1).numpy()
+        sines, row_sines = experiment.sines(0).numpy(), experiment.sines(1).numpy()
         on_sphere = np.abs(row_sines) < 1
         row_angle = np.arcsin(np.where(on_sphere, row_sines, 0.0))
         rows = _interpolation(row_angle, a, band, widest_a, dtype) * on_sphere[:, None]
@@ -181,34 +168,11 @@ def build_skeleton(
         columns = _interpolation(row_angle.T, a, band, widest_a, dtype).transpose(0, 2, 1)
 
     ka, kb = np.repeat(a, lengths), np.concatenate(rows_b)
-    waves = np.stack(
-        (
-            k * np.cos(ka) * np.sin(kb),
-            k * np.sin(ka),
-            # cos a cos b - 1 without cancellation near the beam.
-            -k * (2 * np.sin(ka / 2) ** 2 + 2 * np.cos(ka) * np.sin(kb / 2) ** 2),
-            np.ones_like(ka),
-        )
-    )
-    return Skeleton(
-        torch.as_tensor(waves).to(device),
-        torch.as_tensor(ragged).to(device),
-        *(torch.as_tensor(np.ascontiguousarray(table)).to(device, dtype) for table in (level, rows, columns)),
-    )
-
-
-def shared_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
-    """:func:`build_skeleton` on the CPU, done once for all simulators of this process with the same grid."""
-    grid = replace(experiment, refractive_index=1.0, solid_angle_factor=False, pixel_average=False)
-    return _built(grid, radius_nm, dtype)
-
-
-@lru_cache(maxsize=24)  # all radii of one experiment, or few of several: at most some hundred MiB
-def _built(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
-    with torch.inference_mode(
-        False
-    ):  # inference tensors could not be used by later callers that differentiate
-        return build_skeleton(experiment, radius_nm, dtype, "cpu")
+    # cos a cos b - 1 without cancellation near the beam.
+    qz = -k * (2 * np.sin(ka / 2) ** 2 + 2 * np.cos(ka) * np.sin(kb / 2) ** 2)
+    waves = np.stack((k * np.cos(ka) * np.sin(kb), k * np.sin(ka), qz, np.ones_like(ka)))
+    carriers = (torch.as_tensor(np.ascontiguousarray(table)).to(dtype) for table in (level, rows, columns))
+    return Skeleton(torch.as_tensor(waves), torch.as_tensor(ragged), *carriers)
 
 
 def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
@@ -217,9 +181,8 @@ def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
     The round-off of one row in the matrix products does not depend on the number of rows, unless there are so
     few that another algorithm is chosen; hence the padding on a CPU.
     """
-    block = ROWS_AT_ONCE[values.device.type]
     pieces = []
-    for piece in values.split(block):
+    for piece in values.split(ROWS_AT_ONCE[values.device.type]):
         missing = -len(piece) % WHOLE_ROWS if values.device.type == "cpu" else 0
         nodes = torch.nn.functional.pad(piece, (0, 0, 0, missing))[:, skeleton.ragged].transpose(0, 1)
         level = torch.bmm(nodes, skeleton.level.mT).transpose(0, 1)

@@ -16,17 +16,12 @@ from icobench.simulator.simulator import Simulator
 
 __all__ = ["Speed", "bodies", "field_error", "measure_speed"]
 
-RADII_NM = (30.0, 160.0)
-
 
 @dataclass(frozen=True)
 class Speed:
-    """Time of one call with a batch of bodies, the best of several.
+    """Time per image of one call with a batch of bodies, the best of several.
 
-    Attributes:
-        batch: bodies in the call.
-        field_seconds, jacobian_seconds: per image; NaN where the method has no derivatives.
-        compiled: whether a compiled kernel was used.
+    ``jacobian_seconds`` is NaN where the method has no derivatives; ``compiled`` is of the kernel.
     """
 
     batch: int
@@ -38,19 +33,14 @@ class Speed:
 def bodies(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Radii uniform in 30 to 160 nm, orientations uniform."""
     generator = torch.Generator().manual_seed(seed)
-    low, high = RADII_NM
-    radius = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+    radius = 30 + 130 * torch.rand(count, generator=generator, dtype=torch.float64)
     return radius, random_orientations(count, generator)
 
 
 def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: int = 0) -> Speed:
-    """Time the intensity and its Jacobian for one size of batch.
+    """Time the intensity and its Jacobian for one size of batch on the simulator's device.
 
-    Args:
-        simulator: its device is used, and waited for.
-        batch: bodies in one call.
-        seconds: time spent on repetitions of each, of which there are at least three.
-        seed: of the bodies.
+    So many ``seconds`` are spent on repetitions of each, of which there are at least three.
     """
     radius, quaternion = (table.to(simulator.device) for table in bodies(batch, seed))
 
@@ -66,13 +56,11 @@ def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: 
             times.append(time.perf_counter() - start)
         return min(times) / batch
 
-    exact = simulator.method == "exact"
-    return Speed(
-        batch,
-        best(simulator.intensity),
-        best(simulator.intensity_jacobian) if exact else math.nan,
-        exact and kernels(simulator.device, simulator.dtype, 0).fused,
-    )
+    field_seconds = best(simulator.intensity)
+    if simulator.method != "exact":
+        return Speed(batch, field_seconds, math.nan, False)
+    compiled = kernels(simulator.device, simulator.dtype, 0).fused
+    return Speed(batch, field_seconds, best(simulator.intensity_jacobian), compiled)
 
 
 def field_error(simulator: Simulator, count: int = 6, seed: int = 0) -> list[float]:
@@ -87,15 +75,9 @@ def field_error(simulator: Simulator, count: int = 6, seed: int = 0) -> list[flo
     errors = []
     for item in range(count):
         expected = closed_form.field(
-            body.normals,
-            body.offsets,
-            float(radius[item]),
-            quaternion[item].numpy(),
-            experiment.refractive_index,
-            kx,
-            ky,
-            experiment.wavelength_nm,
-        )
+            body.normals, body.offsets, float(radius[item]), quaternion[item].numpy(),
+            experiment.refractive_index, kx, ky, experiment.wavelength_nm,
+        )  # fmt: skip
         difference = fields[item][chosen].numpy() - expected
         errors.append(float(np.linalg.norm(difference) / np.linalg.norm(expected)))
     return errors

@@ -17,14 +17,11 @@ __all__ = [
 SMALLEST_HALF_DAMPING = {torch.float32: 1e-7, torch.float64: 1e-13}
 """Lower bound on |Im z|: keeps sin(z) / z regular at z = 0 and causes an error of the same size."""
 
-NUMBERS = 13
-"""Columns of ``Terms.numbers``."""
+NUMBERS, DIFFERENTIATED = 13, 6
+"""Columns of ``Terms.numbers``, and how many leading ones have derivatives by the geometry."""
 
 PARAMETERS = 5
 """Turn about x, y, z (radians); radius (nm); real part of k (n - 1) (1/nm)."""
-
-DIFFERENTIATED = 6
-"""Number of leading columns of ``Terms.numbers`` that have derivatives by the geometry."""
 
 SLOPES_FLOOR = torch.float64
 """Derivatives use the bound on the damping of this type, since those of small bodies nearly cancel."""
@@ -47,10 +44,6 @@ class Terms(NamedTuple):
     numbers: Tensor
     live: Tensor
 
-    def take(self, index: Tensor, longest: int) -> "Terms":
-        """The terms of the batch items with the given indices, padded to ``longest``."""
-        return Terms(self.forms[index, :longest], self.numbers[index, :longest], self.live[index])
-
 
 def segment_terms(
     body: BodyTensors,
@@ -64,12 +57,9 @@ def segment_terms(
     """Linear forms and constants of the planned segments, float64.
 
     Args:
-        body: constants.
-        rotation: (B, 3, 3) float64.
-        where: from ``plan`` at the same rotation.
+        body, rotation, where, dtype: as for :func:`~icobench.simulator.overlay.segments`.
         radius: (B,) in nm, float64.
         kappa: (2,) real and imaginary part of k (n - 1) in 1/nm, float64.
-        dtype: in which the sum will be done.
         floor: type whose :data:`SMALLEST_HALF_DAMPING` is used; ``dtype`` by default.
     """
     unit = segments(body, rotation, where, dtype)
@@ -123,34 +113,22 @@ def segment_terms(
     size = real.square() + imag.square()
     turned_real = torch.where(size == 0, 1.0, (real.square() - imag.square()) / size)
     turned_imag = torch.where(size == 0, 0.0, -2 * real * imag / size)
-    numbers = torch.stack(
-        (
-            half,
-            rate,
-            decline.square(),
-            -imag * growth[..., 0],
-            -imag * growth[..., 1],
-            torch.where(gain == 0, 1.0, gain.abs()).log() - imag * thickness,
-            strength * (2 + faded),
-            -strength * faded * rate.sign(),
-            1 - second,
-            first * second + inner * turned_real,
-            inner * turned_imag,
-            first,
-            second,
-        ),
-        -1,
-    )
+    differentiated = (
+        half, rate, decline.square(), -imag * growth[..., 0], -imag * growth[..., 1],
+        torch.where(gain == 0, 1.0, gain.abs()).log() - imag * thickness,
+    )  # fmt: skip
+    hyperbolic = strength * (2 + faded), -strength * faded * rate.sign()
+    weight = 1 - second, first * second + inner * turned_real, inner * turned_imag
+    numbers = torch.stack((*differentiated, *hyperbolic, *weight, first, second), -1)
     return Terms(forms, numbers, where.live)
 
 
 def term_slopes(
     body: BodyTensors, rotation: Tensor, where: Plan, radius: Tensor, kappa: Tensor, dtype: torch.dtype
 ) -> tuple[Terms, Tensor, Tensor]:
-    """The same with derivatives by the five :data:`PARAMETERS`, in forward mode.
+    """Terms with derivatives by the five :data:`PARAMETERS`, in forward mode, float64.
 
-    Returns:
-        terms, derivatives of their forms (B, 5, S, 4, 4) and of the first six numbers (B, 5, S, 6), float64.
+    The derivatives are those of the forms (B, 5, S, 4, 4) and of the first six numbers (B, 5, S, 6).
     """
 
     def at(step: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,14 +138,11 @@ def term_slopes(
         return terms.forms, terms.numbers
 
     def along(direction: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        values, slopes = torch.func.jvp(at, (radius.new_zeros(len(radius), PARAMETERS),), (direction,))
-        return values, slopes
+        both = torch.func.jvp(at, (radius.new_zeros(len(radius), PARAMETERS),), (direction,))
+        return both[0], both[1]
 
     directions = torch.eye(PARAMETERS, dtype=radius.dtype, device=radius.device)
     directions = directions.unsqueeze(1).expand(-1, len(radius), -1)
     (forms, numbers), (form_slopes, number_slopes) = torch.func.vmap(along)(directions)
-    return (
-        Terms(forms[0], numbers[0], where.live),
-        form_slopes.transpose(0, 1),
-        number_slopes.transpose(0, 1)[..., :DIFFERENTIATED],
-    )
+    number_slopes = number_slopes.transpose(0, 1)[..., :DIFFERENTIATED]
+    return Terms(forms[0], numbers[0], where.live), form_slopes.transpose(0, 1), number_slopes

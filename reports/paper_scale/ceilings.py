@@ -17,7 +17,7 @@ from icobench.simulator.exact import BUCKET_BAND, ExactField
 from icobench.simulator.overlay import plan
 from icobench.simulator.simulator import Simulator
 from icobench.simulator.skeleton import Skeleton
-from icobench.simulator.sliced import SLICES
+from icobench.simulator.voxels import SLICES
 
 __all__ = ["Ceilings", "Work", "least_work", "measured_ceilings"]
 

@@ -12,7 +12,7 @@ import torch
 from icobench.answer import OK, RESCUED
 from icobench.errors import InputError
 from icobench.fitting.dictionary import DictionaryOptions, build_dictionary, dictionary_for
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt
+from icobench.fitting.least_squares import levenberg_marquardt
 from icobench.fitting.objectives import objective_for
 from icobench.fitting.warm_start import judge
 from icobench.geometry.orientation import disorientation

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt
+from icobench.fitting.least_squares import levenberg_marquardt
 from icobench.fitting.objectives import objective_for
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion

@@ -1,6 +1,7 @@
 """Every evaluation is counted where it happens."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,11 +10,14 @@ from problems import EXPERIMENT, CountingRows, displaced, problem
 from icobench.answer import Hypotheses
 from icobench.fitting.cma_es import CmaOptions, cma_es
 from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
-from icobench.fitting.maximum_likelihood import maximum_likelihood
+from icobench.fitting.least_squares import (
+    LevenbergMarquardtOptions,
+    levenberg_marquardt,
+    maximum_likelihood,
+    with_error_bars,
+)
 from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, refine_simplex
-from icobench.fitting.uncertainty import with_error_bars
-from icobench.fitting.warm_start import judge, judged, lm_race, refine_warm_simplex
+from icobench.fitting.warm_start import WARM_SIMPLEX, judge, judged, lm_race
 from icobench.simulator.simulator import Simulator
 
 SHORT = SimplexOptions(starts=2, iterations=3, radius_range_nm=(30.0, 40.0))
@@ -52,7 +56,7 @@ RUNS = {
     "cma-es": lambda o, r, q: cma_es(o, CmaOptions(6, 2, 2, radius_range_nm=(30.0, 40.0)), 1),
     "maximum likelihood": maximum_likelihood,
     "lm race": lambda o, r, q: raced(o, r, torch.stack((q, q.flip(1)), 1)),
-    "judged simplex": lambda o, r, q: both(o, r, q, refine_warm_simplex),
+    "judged simplex": lambda o, r, q: both(o, r, q, partial(refine_simplex, options=WARM_SIMPLEX)),
     "judged lm": lambda o, r, q: both(o, r, q, levenberg_marquardt),
     "judged mle": lambda o, r, q: both(o, r, q, maximum_likelihood),
     "status and error bars": lambda o, r, q: with_error_bars(o, judged(o, levenberg_marquardt(o, r, q))),

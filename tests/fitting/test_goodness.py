@@ -9,8 +9,7 @@ from problems import EXPERIMENT, displaced, problem
 from scipy.stats import poisson
 
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.goodness import deviance_moments
-from icobench.fitting.objectives import LogImageError, SquareRootError
+from icobench.fitting.objectives import LogImageError, SquareRootError, deviance_moments
 from icobench.images.pixels import log_image
 from icobench.simulator.simulator import Simulator
 

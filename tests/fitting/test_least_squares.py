@@ -8,14 +8,14 @@ import torch
 from problems import EXPERIMENT, displaced, problem
 
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import (
+from icobench.fitting.least_squares import (
     LevenbergMarquardtOptions,
+    cramer_rao,
     levenberg_marquardt,
+    maximum_likelihood,
     normal_equations,
 )
-from icobench.fitting.maximum_likelihood import maximum_likelihood
 from icobench.fitting.objectives import LogImageError, PoissonDeviance, SquareRootError
-from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import boundary_distance, disorientation, to_fundamental_domain
 from icobench.geometry.rotations import quaternion_multiply, rotation_vector_to_quaternion
 from icobench.images.pixels import log_image

@@ -8,12 +8,10 @@ from problems import displaced
 
 from icobench.answer import Answer
 from icobench.errors import InputError
-from icobench.fitting.counter import FURTHER_COST, JACOBIAN_COST, CountingSimulator
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt
+from icobench.fitting.counter import FURTHER_COST, JACOBIAN_COST, CountingSimulator, inner_pixels
+from icobench.fitting.least_squares import cramer_rao, levenberg_marquardt
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import PoissonDeviance
-from icobench.fitting.shift import inner_pixels
-from icobench.fitting.uncertainty import cramer_rao
 from icobench.geometry.orientation import disorientation, random_orientations
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator

@@ -9,9 +9,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import kl_div
 from scipy.stats import poisson
 
-from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.counter import CountingSimulator, inner_pixels
 from icobench.fitting.objectives import LogImageError, PoissonDeviance, SquareRootError, objective_for
-from icobench.fitting.shift import inner_pixels
 from icobench.images.image_set import ImageSet
 from icobench.images.pixels import log_image
 from icobench.simulator.experiment import Experiment

@@ -1,5 +1,7 @@
 """A user's own objective works in every fit and judges itself."""
 
+from functools import partial
+
 import pytest
 import torch
 from problems import displaced, problem
@@ -7,14 +9,18 @@ from problems import displaced, problem
 from icobench.answer import OK, POOR, Hypotheses
 from icobench.fitting.cma_es import CmaOptions, cma_es
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt
-from icobench.fitting.maximum_likelihood import maximum_likelihood
+from icobench.fitting.least_squares import (
+    cramer_rao,
+    levenberg_marquardt,
+    maximum_likelihood,
+    with_error_bars,
+)
 from icobench.fitting.objectives import Objective
-from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
-from icobench.fitting.uncertainty import cramer_rao, with_error_bars
-from icobench.fitting.warm_start import judge, judged, refine_warm_simplex
+from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, refine_simplex
+from icobench.fitting.warm_start import WARM_SIMPLEX, judge, judged
 from icobench.geometry.orientation import disorientation
 
+warm_simplex = partial(refine_simplex, options=WARM_SIMPLEX)
 NEAR = {"radius_range_nm": (45.0, 65.0)}
 
 
@@ -54,7 +60,7 @@ def scene(generator):
     )
 
 
-@pytest.mark.parametrize("refine", [levenberg_marquardt, maximum_likelihood, refine_warm_simplex])
+@pytest.mark.parametrize("refine", [levenberg_marquardt, maximum_likelihood, warm_simplex])
 def test_judged_fits(scene, refine, generator):
     objective, radius, truth = scene
     start = displaced(truth, 1.0, generator)[:, None]

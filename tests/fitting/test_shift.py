@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from icobench.fitting.shift import inner_pixels, shifted
+from icobench.fitting.counter import inner_pixels, shifted
 from icobench.geometry.orientation import random_orientations
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator

@@ -1,6 +1,7 @@
 """From hypotheses to an answer: which hypothesis, what status."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,17 +9,22 @@ from problems import displaced, problem
 
 from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer, Hypotheses
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import LevenbergMarquardtOptions, levenberg_marquardt
-from icobench.fitting.maximum_likelihood import maximum_likelihood
+from icobench.fitting.least_squares import (
+    LevenbergMarquardtOptions,
+    levenberg_marquardt,
+    maximum_likelihood,
+)
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import PoissonDeviance
-from icobench.fitting.warm_start import judge, judged, refine_warm_simplex
+from icobench.fitting.simplex import refine_simplex
+from icobench.fitting.warm_start import WARM_SIMPLEX, judge, judged
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
 from icobench.images.pixels import photon_counts
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
+warm_simplex = partial(refine_simplex, options=WARM_SIMPLEX)
 HALF_TURN = torch.tensor([math.pi], dtype=torch.float64)
 
 
@@ -28,7 +34,7 @@ def starts(radius, quaternion):
     return Hypotheses(radius, quaternion, torch.zeros(radius.shape))
 
 
-@pytest.mark.parametrize("refine", [levenberg_marquardt, maximum_likelihood, refine_warm_simplex])
+@pytest.mark.parametrize("refine", [levenberg_marquardt, maximum_likelihood, warm_simplex])
 def test_the_better_hypothesis_is_taken(refine, generator):
     objective, radius, truth = problem(2, generator, radius=(45.0, 55.0))
     near, far = displaced(truth, 2.0, generator), displaced(truth, 22.0, generator)

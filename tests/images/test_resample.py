@@ -8,7 +8,7 @@ import torch
 
 from icobench.errors import InputError
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.levenberg_marquardt import levenberg_marquardt
+from icobench.fitting.least_squares import levenberg_marquardt
 from icobench.fitting.objectives import LogImageError, PoissonDeviance
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.images.pixels import log_image

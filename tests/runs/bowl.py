@@ -13,7 +13,7 @@ from icobench.runs.search_space import read_space
 from icobench.runs.search_tasks import BLOCK, SimplexTask
 from icobench.simulator.experiment import Experiment
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 
 import pandas as pd
+import pytest
 from optuna.trial import TrialState
 
 from icobench import cli
 from icobench.network.checkpoint import read_weights
 from icobench.network.recipe import RECIPES, Recipe, read_recipe
 from icobench.reporting.ledger import account
-from icobench.runs.search import Search, run_search
-from icobench.runs.search_results import write_best
+from icobench.runs.search import Search, run_search, write_best
 from icobench.runs.search_space import read_space
 from icobench.runs.search_tasks import RUNGS, NetworkTask
 from icobench.simulator.experiment import Experiment
@@ -39,13 +39,13 @@ def test_hyperband_stops_poor_networks_early(tmp_path):
         Search(tmp_path / "run", None, task, read_space("network", path), 24, 0), CPU
     ).get_trials()
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    assert len(pruned) + len(whole) == 24
-    assert {max(trial.intermediate_values) for trial in whole} == {RUNGS}
+    completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(pruned) + len(completed) == 24
+    assert {max(trial.intermediate_values) for trial in completed} == {RUNGS}
     # Looked at after a ninth, a third: the brackets' rungs for a factor of three.
     assert {max(trial.intermediate_values) for trial in pruned} <= {1, 3, RUNGS}
     assert min(max(trial.intermediate_values) for trial in pruned) < RUNGS
-    best = min(trial.value for trial in whole)
+    best = min(trial.value for trial in completed)
     assert all(trial.intermediate_values[1] - 1 > best - 1 / RUNGS for trial in pruned)
 
 
@@ -61,15 +61,15 @@ def learning_rates(path, highest, first):
 def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
     recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
     space = learning_rates(tmp_path / "space.toml", 1e-2, 1e-3)
-    own = Search(tmp_path / "run", None, NetworkTask(2, recipe, 0, Experiment()), space, 1, 0)
-    study = run_search(own, CPU)
+    tuning = Search(tmp_path / "run", None, NetworkTask(2, recipe, 0, Experiment()), space, 1, 0)
+    study = run_search(tuning, CPU)
     first = study.get_trials()[0]
     assert first.params == {"learning_rate": 1e-3}
     assert sorted(first.intermediate_values) == list(range(1, 10))
     assert first.user_attrs["costs"]["simulations"] == 9 * 16 // recipe.variants
-    summary = write_best(own, study)
-    found, cost = read_recipe(tmp_path / "run" / "best.toml")
-    assert found.learning_rate == summary["front"][0]["values"]["learning_rate"]
+    summary = write_best(tuning, study)
+    tuned, cost = read_recipe(tmp_path / "run" / "best.toml")
+    assert tuned.learning_rate == summary["front"][0]["values"]["learning_rate"]
     assert cost == summary["search"]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["states"]["fail"] == 0
     monkeypatch.chdir(tmp_path)
@@ -85,11 +85,12 @@ def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
     assert charged.fixed_simulations == card["training_simulations"] + cost["simulations"]
 
 
-def test_a_network_that_diverges_is_pruned(tmp_path):
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_network_that_diverges_is_pruned(tmp_path, multi):
     recipe = Recipe(steps=9, batch=16, network={"widths": [8, 8, 8], "hidden": 16}, images="clean")
     space = learning_rates(tmp_path / "space.toml", 1e30, 1e30)
     task = NetworkTask(2, recipe, 0, Experiment())
-    study = run_search(Search(tmp_path / "run", None, task, space, 1, 0), CPU)
+    study = run_search(Search(tmp_path / "run", None, task, space, 1, 0, multi), CPU)
     (trial,) = study.get_trials()
     assert trial.state.name == "PRUNED"
     assert re.search(r"(loss|gradient) became", trial.user_attrs["error"])

@@ -1,13 +1,11 @@
 """Searches: seeded trials, pruning, storages, and workers that die."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
 import time
 import tomllib
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,15 +19,14 @@ from icobench.errors import InputError
 from icobench.network.recipe import Recipe, read_recipe
 from icobench.reporting.ledger import account
 from icobench.reporting.searches import write_search_figures
-from icobench.runs.search import run_search
-from icobench.runs.search_results import search_cost, write_best
+from icobench.runs.search import run_search, search_cost, write_best
 from icobench.runs.search_storage import load_search, open_study
 from icobench.runs.search_tasks import BLOCK
-from icobench.runs.search_workers import give_up, working
+from icobench.runs.search_workers import WorkerWatch, give_up
 from icobench.runs.settings import read_settings
 from icobench.runs.status import describe
-from icobench.runs.toml_text import toml_text
 from icobench.simulator.experiment import Experiment
+from icobench.storage import toml_text
 from tests.runs.bowl import CPU, Bowl, search, told
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -38,9 +35,9 @@ retried_trial_number = RetryHeartbeatStaleTrialCallback.retried_trial_number
 
 
 def test_a_setting_that_cannot_be_tried_is_noted_and_passed_over(tmp_path):
-    own = search(tmp_path / "run", 2)
-    space = replace(own.space, enqueue={"paper": {"starts": "many"}})
-    trials = run_search(replace(own, space=space), CPU).get_trials()
+    tried = search(tmp_path / "run", 2)
+    space = replace(tried.space, enqueue={"paper": {"starts": "many"}})
+    trials = run_search(replace(tried, space=space), CPU).get_trials()
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert "many" in trials[0].user_attrs["error"]
 
@@ -49,19 +46,19 @@ def test_a_search_is_seeded_and_goes_on_as_it_would_have(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # of which a trial has one
     try:
-        whole = run_search(search(tmp_path / "whole", 14), CPU)
+        unstopped = run_search(search(tmp_path / "unstopped", 14), CPU)
     finally:
         torch.set_num_threads(threads)
     run_search(search(tmp_path / "parts", 5), CPU)
     parts = run_search(search(tmp_path / "parts", 14), CPU)
-    assert told(parts) == told(whole)
-    trials = whole.get_trials()
+    assert told(parts) == told(unstopped)
+    trials = unstopped.get_trials()
     assert [trial.user_attrs.get("named") for trial in trials[:2]] == ["paper", "ours"]
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     assert pruned  # a bowl is easily told apart, after the first block
     assert {len(trial.intermediate_values) for trial in pruned} == {BLOCK}
-    assert all(trial.intermediate_values[0] > whole.best_value for trial in pruned)
-    cost = search_cost(whole)
+    assert all(trial.intermediate_values[0] > unstopped.best_value for trial in pruned)
+    cost = search_cost(unstopped)
     assert cost["simulations"] == sum(10 * len(trial.intermediate_values) for trial in trials)
     assert cost["trials"] == 14
 
@@ -179,9 +176,8 @@ def test_a_look_at_a_search_makes_no_database(tmp_path, monkeypatch):
     assert list(Path().iterdir()) == []
 
 
-def test_trials_of_dead_workers_are_found_at_the_start(tmp_path):
-    run = tmp_path / "run"
-    study = run_search(search(run, 2), CPU)
+def test_trials_of_dead_workers_are_found(tmp_path, monkeypatch):
+    study = run_search(search(tmp_path / "run", 2), CPU)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
 
@@ -190,21 +186,26 @@ def test_trials_of_dead_workers_are_found_at_the_start(tmp_path):
         trial.suggest_float("rotation_deg", 2.0, 40.0, log=True)
         return trial
 
-    lost = begin()
-    with ExitStack() as work:
-        for _ in range(3):
-            work.enter_context(working(begin(), run))
-        lost.set_user_attr("worker", {"host": socket.gethostname(), "pid": ended.pid})
-        elsewhere = {"host": "elsewhere", "pid": 1}
-        for number in (3, 4):
-            study._storage.set_trial_user_attr(study.get_trials()[number]._trial_id, "worker", elsewhere)
-        heartbeat = run / "workers" / "trial-00003"
-        os.utime(heartbeat, (0, heartbeat.stat().st_mtime - 500))
-        assert search(run, 2).retry_lost(study) == [2, 3]
-        assert search(run, 2).retry_lost(study) == []
+    def sign(trial, host, pid, beat):
+        trial.set_user_attr("worker", {"host": host, "pid": pid, "beat": beat})
+
+    not_begun, dead, silent, alive = (begin() for _ in range(4))
+    sign(dead, socket.gethostname(), ended.pid, 0)
+    sign(silent, "elsewhere", 1, 7)
+    sign(alive, "elsewhere", 1, 7)
+    watch, now = WorkerWatch(study), time.monotonic()
+    assert watch.retry_lost() == [dead.number]  # at once
+    assert watch.retry_lost() == []
+    monkeypatch.setattr("time.monotonic", lambda: now + 500)
+    sign(alive, "elsewhere", 1, 8)
+    assert watch.retry_lost() == [not_begun.number, silent.number]
     waiting = study.get_trials(states=(TrialState.WAITING,))
-    assert [retried_trial_number(trial) for trial in waiting] == [2, 3]
-    assert waiting[0].params == study.get_trials()[2].params
+    assert {retried_trial_number(trial) for trial in waiting} == {
+        not_begun.number,
+        dead.number,
+        silent.number,
+    }
+    assert all(trial.params == study.get_trials()[retried_trial_number(trial)].params for trial in waiting)
 
 
 def test_settings_that_kill_their_workers_are_given_up_and_stops_do_not_count(tmp_path):
@@ -263,8 +264,8 @@ def test_a_torn_last_line_is_cut_off(tmp_path, monkeypatch):
     journal = tmp_path / "run" / "journal.log"
     for trials, cut in ((2, 20), (4, 1)):  # in the middle of a line, and before its end
         run_search(search(tmp_path / "run", trials), CPU)
-        whole = journal.read_bytes()
-        journal.write_bytes(whole[:-cut])
+        written = journal.read_bytes()
+        journal.write_bytes(written[:-cut])
     study = run_search(search(tmp_path / "run", 6), CPU)
     assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.get_trials()) == 6
     for line in journal.read_text().splitlines():
@@ -294,7 +295,9 @@ def test_the_front_of_two_objectives(tmp_path):
     summary = write_best(many, study)
     drawn = write_search_figures(tmp_path / "run", study, summary["objectives"])
     kinds = ("history", "importance", "slice")
-    assert sorted(drawn) == sorted([*(f"{kind}-{one}.png" for kind in kinds for one in (1, 2)), "pareto.png"])
+    assert sorted(drawn) == sorted(
+        [*(f"{kind}-{number}.png" for kind in kinds for number in (1, 2)), "pareto.png"]
+    )
     for name in drawn:
         assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
     points = [trial.values for trial in study.get_trials()]
@@ -303,16 +306,19 @@ def test_the_front_of_two_objectives(tmp_path):
     for point in points:  # on the front if nothing is better in one and no worse in the other
         beaten = any(o[0] <= point[0] and o[1] <= point[1] and o != point for o in points)
         assert (point in front) != beaten
-    own = [f"front-{number:02d}.toml" for number in range(1, len(front) + 1)]
+    names = [f"front-{number:02d}.toml" for number in range(1, len(front) + 1)]
     for name in (f"front-{len(front) + 1:02d}.toml", "front-view.toml"):
         (tmp_path / "run" / name).touch()
     write_best(many, study)  # the first of these is an earlier front's, the second somebody's own
-    assert sorted(path.name for path in (tmp_path / "run").glob("front-*.toml")) == [*own, "front-view.toml"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("front-*.toml")) == [
+        *names,
+        "front-view.toml",
+    ]
 
 
 def test_the_best_trial_is_a_preset_that_others_accept(tmp_path):
-    one = search(tmp_path / "run", 4)
-    summary = write_best(one, run_search(one, CPU))
+    simplex = search(tmp_path / "run", 4)
+    summary = write_best(simplex, run_search(simplex, CPU))
     values = tomllib.loads((tmp_path / "run" / "best.toml").read_text())
     tuned = values["define"]["simplex-tuned"]
     assert tuned["starts"] == summary["front"][0]["values"]["starts"]

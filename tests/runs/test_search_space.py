@@ -53,13 +53,13 @@ def test_search_spaces_are_data(tmp_path):
 
 def test_the_papers_settings_are_the_papers():
     values = {**read_space("simplex").enqueue["paper"]}
-    options = simplex_options(values, values["budget"])
+    options = simplex_options(values, 1)
     preset = SimplexOptions()
     assert options == {
         "starts": 50, "rounds": (), "iterations": 50, "rotation_deg": preset.rotation_deg,
         "radius_nm": preset.radius_nm, "angle_tolerance_deg": 0.0,
     }  # fmt: skip
-    race = simplex_options({**values, "rounds": 2, "keep": 0.2}, 1500)
+    race = simplex_options({**values, "rounds": 2, "keep": 0.2, "budget": 1500}, 1)
     assert race["rounds"] == ((10, 10), (50, 2))
     assert race["iterations"] == 250
     task = NetworkTask(2, RECIPES["compact"], 0, Experiment())

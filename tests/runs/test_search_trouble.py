@@ -21,8 +21,7 @@ from icobench.runs import search as searching
 from icobench.runs import search_storage as storages
 from icobench.runs import search_workers as workers_of
 from icobench.runs.pool import one_thread
-from icobench.runs.search import run_search
-from icobench.runs.search_results import running
+from icobench.runs.search import count, run_search
 from icobench.runs.search_storage import run_folder
 from icobench.runs.search_tasks import BLOCK
 from icobench.runs.search_workers import working
@@ -30,9 +29,7 @@ from icobench.runs.status import describe
 from icobench.simulator.experiment import Experiment
 from tests.runs.bowl import CPU, Bowl, search
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage is supposed"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -49,7 +46,7 @@ def retried(study):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Heartbeats every second that are missed after two."""
+    """Signs of life every second that are missed after two."""
     monkeypatch.setattr(workers_of, "SILENT_SECONDS", 2)
     monkeypatch.setattr(workers_of, "BEAT_SECONDS", 1)
     monkeypatch.setattr(searching, "WAIT_SECONDS", 0.1)
@@ -63,8 +60,7 @@ def elsewhere(search, monkeypatch):
         patch.setattr("socket.gethostname", lambda: "elsewhere")
         trial = study.ask()
         trial.suggest_float("rotation_deg", 2.0, 40.0, log=True)
-        database = None if search.url is None else storages.open_storage(search.folder, search.url)
-        work = working(trial, search.folder, database)
+        work = working(trial)
         work.__enter__()
     try:
         yield trial
@@ -98,19 +94,19 @@ def test_a_trial_lost_on_another_machine_is_done_here(where, quick, monkeypatch)
     url, run, other = where
     study = run_search(search(run, 2, url=url), CPU)
     with elsewhere(search(other, 3, url=url), monkeypatch) as trial:
-        pass  # no heartbeat from now on
+        pass  # no sign of life from now on
     study = run_search(search(run, 3, url=url), CPU)
     assert counted(study) == 3
     (again,) = retried(study)
     assert (again.number, again.params["rotation_deg"]) == (3, trial.params["rotation_deg"])
 
 
-def test_a_worker_that_died_before_its_first_heartbeat_is_missed(where, quick):
+def test_a_worker_that_died_before_its_first_sign_of_life_is_missed(where, quick):
     url, run, _ = where
     study = run_search(search(run, 2, url=url), CPU)
     study.ask()
     assert counted(run_search(search(run, 3, url=url), CPU)) == 3
-    assert running(study) == 0
+    assert count(study, "RUNNING") == 0
 
 
 def test_a_shard_does_not_wait_for_others(tmp_path, monkeypatch):
@@ -127,26 +123,34 @@ def test_exactly_as_many_trials_as_asked(tmp_path, monkeypatch, shared):
     run = tmp_path / "run"
     url = None if shared else f"sqlite:///{tmp_path}/search.db"
     run_search(search(run, 2, url=url), CPU)
-    everybody, count = threading.Barrier(6), searching.trials_left
+    everybody, count_left = threading.Barrier(6), searching.trials_left
 
     def left(search, study):
-        found = count(search, study)
-        if not shared and found > 0:  # all have counted before anybody asks
-            everybody.wait(20)
-        time.sleep(0.05)
-        return found
+        missing = count_left(search, study)
+        everybody.wait(20)  # all have counted before anybody asks
+        return missing
 
     monkeypatch.setattr(searching, "trials_left", left)
-    own = [search(run if shared else tmp_path / str(number), 4, url=url) for number in range(6)]
-    for one in own:
-        run_folder(one.folder, one.identity).open()
+    searches = [search(run if shared else tmp_path / str(number), 4, url=url) for number in range(6)]
+    for single in searches:
+        run_folder(single.folder, single.identity).open()
     with one_thread(), ThreadPoolExecutor(6, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        found = list(pool.map(lambda one: searching.one_trial(one, 0, 0, "cpu"), own))
-    assert sum(one is not None for one in found) == 2
-    trials = own[0].open().get_trials()
+        outcomes = list(pool.map(lambda single: searching.one_trial(single, 0, 0, "cpu"), searches))
+    assert sum(outcome is not None for outcome in outcomes) == 2
+    trials = searches[0].open().get_trials()
     assert [trial.state in COUNTED for trial in trials[:4]] == 4 * [True]
+    assert len(trials) == 8
     assert all("one too many" in trial.user_attrs["error"] for trial in trials[4:])
-    assert shared == (len(trials) == 4)
+
+
+def test_named_settings_are_tried_once_though_several_shards_queue_them(tmp_path):
+    study = search(tmp_path / "run", 4).open()
+    for _ in range(2):
+        for name, values in search(tmp_path / "run", 4).space.first().items():
+            study.enqueue_trial(values, user_attrs={"named": name})
+    trials = run_search(search(tmp_path / "run", 4), CPU).get_trials()
+    names = [trial.user_attrs.get("named") for trial in trials if trial.state in COUNTED]
+    assert names == ["paper", "ours", None, None]
 
 
 @contextmanager
@@ -183,7 +187,6 @@ def test_a_locked_database_is_said_in_a_line(tmp_path, monkeypatch):
         run_search(search(tmp_path / "run", 2, url=url, task=task), CPU)
     with locked(path), pytest.raises(InputError, match=r"search.db: .*database is locked"):
         run_search(search(tmp_path / "run", 2, url=url), CPU)
-    monkeypatch.setattr(workers_of, "_is_running", lambda pid: False)  # that process was this one
     assert counted(run_search(search(tmp_path / "run", 2, url=url), CPU)) == 2
 
 
@@ -212,10 +215,10 @@ def test_a_trial_that_fails_does_not_end_the_search(tmp_path):
 
 
 def test_nothing_but_failing_trials_end_it(tmp_path):
-    own = search(tmp_path / "run", 20, task=failing(10**6))
+    failing_search = search(tmp_path / "run", 20, task=failing(10**6))
     with pytest.raises(InputError, match=r"^3 trials failed one after the other, the last by RuntimeError"):
-        run_search(own, CPU)
-    assert [trial.state.name for trial in own.open().get_trials()] == 3 * ["FAIL"]
+        run_search(failing_search, CPU)
+    assert [trial.state.name for trial in failing_search.open().get_trials()] == 3 * ["FAIL"]
 
 
 @dataclass(frozen=True)
@@ -226,19 +229,20 @@ class Half(Bowl):
         try:
             (folder.parents[1] / ".slow").touch(exist_ok=False)
         except FileExistsError:
-            time.sleep(0.3)  # in which a worker that is killed holds no lock
             raise RuntimeError("CUDA out of memory") from None
         time.sleep(600)
 
 
 @pytest.mark.filterwarnings("ignore:.*tasks have been successfully executed")
-def test_a_worker_whose_trials_all_fail_ends_it_for_the_others_too(tmp_path):
-    own = search(tmp_path / "run", 20, task=Half(BLOCK, "counting", 2500, 0, Experiment()))
+@pytest.mark.filterwarnings("ignore:The value of `grace_period`")
+def test_a_worker_whose_trials_all_fail_ends_it_for_the_others_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(storages, "GRACE_SECONDS", 1)  # the other worker may be killed while it has the lock
+    failing_search = search(tmp_path / "run", 20, task=Half(BLOCK, "counting", 2500, 0, Experiment()))
     with pytest.raises(InputError, match="3 trials failed one after the other"):
-        run_search(own, CPU, workers=2)
-    trials = own.open().get_trials()
+        run_search(failing_search, CPU, workers=2)
+    trials = failing_search.open().get_trials()
     assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
-    again = retried(own.open())
+    again = retried(failing_search.open())
     assert again
     assert {trial.state for trial in again} == {TrialState.WAITING}
     assert {trial.user_attrs["stops"] for trial in again} == {1}
@@ -255,9 +259,9 @@ class Killing(Bowl):
 @pytest.mark.filterwarnings("ignore:.*tasks have been successfully executed")
 def test_workers_that_only_die_end_it_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr("icobench.runs.pool.RETRIES", 0)
-    own = search(tmp_path / "run", 2, task=Killing(BLOCK, "counting", 2500, 0, Experiment()))
+    failing_search = search(tmp_path / "run", 2, task=Killing(BLOCK, "counting", 2500, 0, Experiment()))
     with pytest.raises(InputError, match=r"^a worker died 1 times at .* memory; the same command"):
-        run_search(own, CPU, workers=2)
+        run_search(failing_search, CPU, workers=2)
 
 
 def test_a_database_holds_studies_by_name(tmp_path):
@@ -286,8 +290,7 @@ def test_no_password_is_written_down(tmp_path, monkeypatch):
     run, file = tmp_path / "run", f"sqlite:///{tmp_path}/search.db"
     # A file stands for the server, as seen by what opens a storage.
     inner = storages.open_storage
-    for module in (storages, searching):
-        monkeypatch.setattr(module, "open_storage", lambda folder, url: inner(folder, file))
+    monkeypatch.setattr(storages, "open_storage", lambda folder, url: inner(folder, file))
     monkeypatch.setattr("sys.argv", ["icobench", "tune", "simplex", "--storage", url])
     run_search(search(run, 1, url=url), CPU)
     assert hidden in (run / "search.json").read_text()
@@ -304,22 +307,22 @@ def test_no_password_is_written_down(tmp_path, monkeypatch):
     assert "secret" not in str(refused.value)
 
 
-def test_heartbeats_go_on_after_a_file_server_failed_once(tmp_path, monkeypatch):
+def test_signs_of_life_go_on_after_a_file_server_failed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(workers_of, "BEAT_SECONDS", 0.05)
-    touch, failed = Path.touch, threading.Event()
-    heartbeat = tmp_path / "run" / "workers" / "trial-00000"
+    study, failed = search(tmp_path / "run").open(), threading.Event()
+    trial = study.ask()
+    store = trial.set_user_attr
 
-    def fail_once(path, *values, **options):
-        if path == heartbeat and heartbeat.exists() and not failed.is_set():
+    def fail_once(name, value):
+        if value["beat"] > 0 and not failed.is_set():
             failed.set()
             raise OSError("stale file handle")
-        touch(path, *values, **options)
+        store(name, value)
 
-    monkeypatch.setattr(Path, "touch", fail_once)
-    with working(search(tmp_path / "run").open().ask(), tmp_path / "run"):
+    monkeypatch.setattr(trial, "set_user_attr", fail_once)
+    with working(trial):
         assert failed.wait(5)
-        os.utime(heartbeat, (0, 0))
         end = time.monotonic() + 5
-        while heartbeat.stat().st_mtime == 0 and time.monotonic() < end:
+        while not (beat := study.get_trials()[0].user_attrs["worker"]["beat"]) and time.monotonic() < end:
             time.sleep(0.02)
-        assert heartbeat.stat().st_mtime > 0
+    assert beat > 0

@@ -21,7 +21,7 @@ import pytest
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 
 from icobench.reporting.sweeps import read_points
-from icobench.runs.search_results import finished
+from icobench.runs.search import FINISHED, count
 from icobench.runs.search_storage import load_search
 
 SCRIPT = Path(__file__).parents[1] / "cluster" / "one-node-slurm"
@@ -215,7 +215,7 @@ def test_a_time_out_is_no_death_of_a_searchs_workers(slurm, tmp_path):
     line = "tune simplex --trials 4 --images 2 --budget 400 --run run"
     here = icobench(f"{line} --workers 2 --executor slurm --shards 1 --cpus 2", tmp_path, there)
     run = tmp_path / "run"
-    until(lambda: (run / "workers").is_dir() and len(list((run / "workers").glob("*-*"))) == 2)
+    until(lambda: (run / "search.json").exists() and count(load_search(run)[0], "RUNNING") == 2)
     job = json.loads((run / "cluster" / "jobs.json").read_text())["jobs"]["1"]["id"]
     time_out(job, slurm)
     code, text = ended(here)
@@ -226,7 +226,7 @@ def test_a_time_out_is_no_death_of_a_searchs_workers(slurm, tmp_path):
     again = [trial for trial in study.get_trials() if retried(trial) is not None]
     assert again
     assert all(trial.user_attrs["stops"] >= 1 for trial in again)
-    assert finished(study) == 4
+    assert count(study, *FINISHED) == 4
     log = run / "cluster" / "logs" / f"{job}_0_log.err"
     assert "Traceback" not in log.read_text()
 

@@ -10,14 +10,14 @@ import torch
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import quaternion_to_matrix
-from icobench.simulator import compiled, native
+from icobench.simulator import compiled
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.overlay import body_tensors, plan
 from icobench.simulator.simulator import Simulator
 from icobench.simulator.terms import segment_terms, term_slopes
 
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(compiled.compiler() is None, reason="no C++ compiler")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def through_kernel(monkeypatch):
 def test_kernel_gives_the_same_field_and_derivatives(through_kernel, monkeypatch, generator, threads):
     """One body alone in its bucket, ragged numbers of segments, blocks that do not fill sixteen lanes."""
     radius, quaternion = torch.tensor([40.0, 41.0, 70.0, 5.0]), random_orientations(4, generator)
-    monkeypatch.setattr(native, "SHARED_TERMS", 1)
+    monkeypatch.setattr(compiled, "SHARED_TERMS", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -120,7 +120,7 @@ def test_kernel_gives_the_same_terms_and_slopes(generator, kappa, dtype):
     radius = torch.linspace(5, 160, 20, dtype=torch.float64)
     where = plan(body, rotation)
     arguments = body, rotation, where, radius, torch.tensor(kappa, dtype=torch.float64), dtype
-    kernel = native.NativeKernel()
+    kernel = compiled.NativeKernel()
     found, *found_slopes = kernel.term_slopes(*arguments)
     expected, *expected_slopes = term_slopes(*arguments)
     live = torch.arange(where.edge.shape[1]) < where.live[:, None]
@@ -156,9 +156,9 @@ def test_kernel_survives_a_fork():
     """Threads do not: a child process must make its own."""
     code = """
 import os, torch
-from icobench.simulator import native
+from icobench.simulator import compiled
 from icobench.simulator.simulator import Simulator
-native.SHARED_TERMS = 1
+compiled.SHARED_TERMS = 1
 torch.set_num_threads(2)
 body = torch.tensor([60.0]), torch.tensor([[1.0, 0.2, 0.1, 0.3]])
 simulator = Simulator()
@@ -166,8 +166,8 @@ simulator.field(*body)
 child = os.fork()
 if child == 0:
     torch.set_num_threads(1)
-    native.torch.get_num_threads = lambda: 2
-    kernel = native.NativeKernel()
+    compiled.torch.get_num_threads = lambda: 2
+    kernel = compiled.NativeKernel()
     out = kernel.edge_sum(torch.rand(1, 64, 4, 4).double(), torch.rand(1, 64, 13) + 0.1,
                           torch.tensor([64]), torch.rand(4, 999).double(), torch.rand(4, 999))
     os._exit(0 if out.isfinite().all() else 1)

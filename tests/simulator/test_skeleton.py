@@ -15,7 +15,7 @@ from icobench.simulator.skeleton import build_skeleton, to_pixels
 def test_plane_waves(sine, dtype, tolerance, rng):
     experiment = Experiment(sin_theta_max=sine, pixels=64)
     radius = 60.0
-    skeleton = build_skeleton(experiment, radius, dtype, "cpu")
+    skeleton = build_skeleton(experiment, radius, dtype)
     points = rng.normal(size=(12, 3))
     points *= radius / np.linalg.norm(points, axis=1, keepdims=True)  # the surface is the hardest
     k, valid = experiment.wave_number, experiment.valid().numpy()

@@ -8,7 +8,7 @@ from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sliced import SLICES, voxel_slices
+from icobench.simulator.voxels import SLICES, voxel_slices
 
 PITCH = 13.5 / 8
 

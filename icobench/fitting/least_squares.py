@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt on radius and orientation, many fits at once.
+"""Least squares on radius and orientation, many fits at once: Levenberg-Marquardt, and error bars.
 
 The parameters are a rotation vector (lab axes) applied to the present orientation, the radius, the nuisance
 parameters if there are any, and last the intensity scale. The scale is linear and the objective profiles it
@@ -6,18 +6,21 @@ out, so it only enters the normal matrix. With the Poisson deviance the residual
 this Fisher scoring of the likelihood. A step is accepted where it lowers the objective.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from icobench.answer import Answer, Progress, Trace
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.objectives import Objective, turned
+from icobench.fitting.objectives import Objective
 from icobench.geometry.orientation import to_fundamental_domain
-from icobench.geometry.rotations import quaternion_normalize
+from icobench.geometry.rotations import quaternion_normalize, turned
 
-__all__ = ["LevenbergMarquardtOptions", "levenberg_marquardt", "normal_equations"]
+__all__ = [
+    "LevenbergMarquardtOptions", "LikelihoodOptions", "centre_steps", "cramer_rao", "levenberg_marquardt",
+    "maximum_likelihood", "normal_equations", "with_error_bars",
+]  # fmt: skip
 
 CHUNK = 32
 
@@ -46,7 +49,9 @@ class LevenbergMarquardtOptions:
     radius_range_nm: tuple[float, float] = (20.0, 170.0)
 
 
-def weighted(objective: Objective, image: Tensor, intensity: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+def _weighted(
+    objective: Objective, image: Tensor, intensity: Tensor, slopes: Tensor
+) -> tuple[Tensor, Tensor]:
     """Derivatives of the residuals (B, T + 1, H W) by the parameters of T slopes (B, T, H, W) and by the
     logarithm of the scale; residuals (B, H W); float64."""
     residuals, weight = objective.residuals(image, intensity)
@@ -68,7 +73,7 @@ def normal_equations(
         intensity, slopes = objective.model_jacobian(
             image[rows], radius[rows], quaternion[rows], nuisance.take(rows)
         )
-        columns, residuals = weighted(objective, image[rows], intensity, slopes)
+        columns, residuals = _weighted(objective, image[rows], intensity, slopes)
         matrices.append(columns @ columns.mT)
         gradients.append((columns @ residuals.unsqueeze(-1)).squeeze(-1))
         squares.append(residuals.square().sum(1))
@@ -173,4 +178,122 @@ def levenberg_marquardt(
         radius.cpu(), to_fundamental_domain(quaternion).cpu(), value.cpu(),
         objective.simulator.evaluations[chosen].clone(), converged.cpu(), nuisance=nuisance.to_columns(),
         trace=trace,
+    )  # fmt: skip
+
+
+COARSE = LevenbergMarquardtOptions(iterations=12, angle_tolerance_deg=0.05, radius_tolerance_nm=0.02)
+"""To well within the bound at 1e5 photons, where the second stage takes over."""
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions(LevenbergMarquardtOptions):
+    """Settings of the only stage, or of the second one, whose initial damping is ``near_damping``."""
+
+    near_damping: float = 1e-4
+
+
+def maximum_likelihood(
+    objective: Objective,
+    radius_nm: Tensor,
+    quaternion: Tensor,
+    options: LikelihoodOptions | None = None,
+    image: Tensor | None = None,
+    progress: Progress = lambda share: None,
+    nuisance: Nuisance | None = None,
+) -> Answer:
+    """Most likely parameters, from a start within some degrees and nanometres.
+
+    Fits of :meth:`~icobench.fitting.objectives.Objective.coarse` (for photon counts least squares of square
+    roots) converge from farther away, but are biased, so they only provide the start of the second stage. For
+    objectives without it this is :func:`levenberg_marquardt` itself. Arguments and answer are those of that.
+    """
+    options, coarse = options or LikelihoodOptions(), objective.coarse()
+    if coarse is None:
+        return levenberg_marquardt(objective, radius_nm, quaternion, options, image, progress, nuisance)
+    first = levenberg_marquardt(
+        coarse, radius_nm, quaternion, replace(COARSE, radius_range_nm=options.radius_range_nm), image,
+        lambda share: progress(0.7 * share), nuisance,
+    )  # fmt: skip
+    second = levenberg_marquardt(
+        objective, first.radius_nm, first.quaternion, replace(options, damping=options.near_damping), image,
+        lambda share: progress(0.7 + 0.3 * share), Nuisance.from_answer(first),
+    )  # fmt: skip
+    # The two stages minimise different things: only the second one's values are the objective's.
+    first.trace.objective = [torch.full_like(value, torch.nan) for value in first.trace.objective]
+    for name in ("evaluations", "radius_nm", "quaternion", "objective"):
+        setattr(second.trace, name, getattr(first.trace, name) + getattr(second.trace, name))
+    return second
+
+
+def centre_steps(objective: Objective, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the beam is from where the experiment has it, image by image.
+
+    All images of a run share the beam's position. At the fitted radii (N,) and orientations (N, 4) a
+    Gauss-Newton step of each image, in rotation, radius, scale and position at once, says how far the assumed
+    position is off.
+
+    Returns:
+        steps (N, 2) in pixels, x and y, and their standard deviations (N, 2) for Pearson residuals.
+    """
+    device = objective.simulator.device
+    steps, spreads = [], []
+    for image in torch.arange(len(radius_nm), device=device).split(CHUNK):
+        intensity, slopes = objective.simulator.intensity_jacobian(
+            image, radius_nm.to(device)[image], quaternion.to(device)[image], also=("centre",)
+        )
+        columns, residuals = _weighted(objective, image, intensity, slopes)
+        # Parameters of very different sizes: unit columns.
+        size = columns.norm(dim=2).clamp_min(1e-300)
+        columns = columns / size.unsqueeze(2)
+        gradient = columns @ residuals.unsqueeze(-1)
+        inverse = torch.linalg.pinv(columns @ columns.mT, rtol=1e-10, hermitian=True)
+        step = -(inverse @ gradient).squeeze(-1) / size
+        spread = inverse.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt() / size
+        # The columns of rotation and radius come first, that of the scale last.
+        steps.append(step[:, 4:6].cpu())
+        spreads.append(spread[:, 4:6].cpu())
+    return torch.cat(steps), torch.cat(spreads)
+
+
+def cramer_rao(
+    objective: Objective,
+    radius_nm: Tensor,
+    quaternion: Tensor,
+    nuisance: Nuisance | None = None,
+    image: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Standard deviations of radius (nm) and orientation (degrees), each (N,).
+
+    From the Fisher information J^T diag(1 / mu) J of all fitted parameters, the intensity scale included. The
+    orientation's is the root of the trace of its 3 x 3 covariance: the root mean square angle. Where the
+    objective does not know the noise (``noise_known``), the residuals' own variance is taken for it.
+
+    Args:
+        objective: images, masks and counting simulator; one Jacobian per image is counted.
+        radius_nm, quaternion, nuisance: (N,), (N, 4) and (N, P), where to take the bound: at the truth, or at
+            a solution for its error bars. Nuisance parameters count as unknown.
+        image: (N,) indices of the objective's images, all by default.
+    """
+    image = torch.arange(len(radius_nm)) if image is None else image
+    matrix, _, squares = normal_equations(objective, image, radius_nm, quaternion, nuisance)
+    # Scaled to unit diagonal first: radians, nanometres and a logarithm differ by orders.
+    size = matrix.diagonal(dim1=1, dim2=2).clamp_min(1e-300).sqrt()
+    scaled = matrix / (size[:, :, None] * size[:, None, :])
+    covariance = torch.linalg.pinv(scaled, hermitian=True) / (size[:, :, None] * size[:, None, :])
+    if not objective.noise_known:
+        freedom = (objective.usable[image] - matrix.shape[1]).clamp_min(1)
+        covariance = covariance * (squares / freedom)[:, None, None]
+    variance = covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
+    angle = torch.rad2deg(variance[:, :3].sum(1).sqrt())
+    return variance[:, 3].sqrt().cpu(), angle.cpu()
+
+
+def with_error_bars(objective: Objective, answer: Answer) -> Answer:
+    """The answer of a fit to all images of an objective with error bars: one Jacobian per image, counted."""
+    radius_std, orientation_std = cramer_rao(
+        objective, answer.radius_nm, answer.quaternion, Nuisance.from_answer(answer)
+    )
+    return replace(
+        answer, radius_std_nm=radius_std, orientation_std_deg=orientation_std,
+        evaluations=objective.simulator.evaluations.clone(),
     )  # fmt: skip

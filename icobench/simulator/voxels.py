@@ -1,10 +1,4 @@
-"""The paper's multi-slice Fourier transform on a binary voxel cube.
-
-192 slices of the body at pitch wavelength / 8, absorption by the material already crossed, each
-slice zero-padded to 512 and Fourier transformed, propagated by its phase, summed coherently
-and cropped (Stielow et al. 2020, appendix B). It repeats the paper's algorithm, for comparison, and is
-therefore slow.
-"""
+"""The methods on a binary voxel cube: 192 slices of the body at pitch wavelength / 8."""
 
 import math
 
@@ -15,7 +9,7 @@ from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["SLICES", "STEPS_PER_WAVELENGTH", "SlicedField", "VoxelField", "voxel_slices"]
+__all__ = ["SLICES", "STEPS_PER_WAVELENGTH", "PropagatedField", "SlicedField", "voxel_slices"]
 
 SLICES = 192
 STEPS_PER_WAVELENGTH = 8
@@ -29,38 +23,18 @@ MIDDLE = (SLICES - 1) / 2
 def voxel_slices(
     body: ConvexBody, radius: Tensor, rotation: Tensor, pitch: float, start: int, stop: int
 ) -> Tensor:
-    """Slices [start, stop) of the binary cube: True inside the body.
+    """Slices [start, stop) of the binary cube, True inside the body: (stop - start, 192, 192), [z, y, x].
 
-    Args:
-        radius: () circumradius in nm.
-        rotation: (3, 3), ``r_lab = M r_body``.
-        pitch: voxel edge in nm. Voxel centres lie at (i - 95.5) pitch.
-
-    Returns:
-        (stop - start, 192, 192) bool, [z, y, x].
+    The body has circumradius () in nm and rotation (3, 3); voxel centres lie at (i - 95.5) pitch.
     """
     centres = (torch.arange(SLICES, device=radius.device, dtype=radius.dtype) - MIDDLE) * pitch
     normals = torch.as_tensor(body.normals, dtype=radius.dtype, device=radius.device) @ rotation.T
     offsets = torch.as_tensor(body.offsets, dtype=radius.dtype, device=radius.device) * radius
     inside = torch.ones(stop - start, SLICES, SLICES, dtype=torch.bool, device=radius.device)
     for normal, offset in zip(normals, offsets, strict=True):
-        distance = (
-            normal[2] * centres[start:stop, None, None] + normal[1] * centres[:, None] + normal[0] * centres
-        )
-        inside &= distance <= offset
+        z, y, x = centres[start:stop, None, None], centres[:, None], centres
+        inside &= normal[2] * z + normal[1] * y + normal[0] * x <= offset
     return inside
-
-
-def centre_ramp(experiment: Experiment, padded: int, samples: Tensor, dtype: torch.dtype) -> Tensor:
-    """Phase factor that moves the transform of a slice by the beam's offset: (S, S), [y, x].
-
-    Args:
-        padded: samples of the transform.
-        samples: (S,) positions from the cube's centre, in voxels.
-    """
-    x, y = (2 * math.pi * offset / padded * samples for offset in experiment.centre_offset)
-    phase = (y[:, None] + x).to(dtype)
-    return torch.polar(torch.ones_like(phase), phase)
 
 
 class VoxelField(nn.Module):
@@ -75,7 +49,7 @@ class VoxelField(nn.Module):
         pitch: edge of a voxel in nm.
         padded: samples of the transform along each axis.
         depth: (pixels, pixels) q_z in 1/nm.
-        ramp: (192, 192) phase of the beam's offset, see :func:`centre_ramp`.
+        ramp: (192, 192) phase factor, [y, x], that moves the transform of a slice by the beam's offset.
     """
 
     method: str
@@ -85,9 +59,7 @@ class VoxelField(nn.Module):
 
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__()
-        self.experiment = experiment
-        self.body = body
-        self.dtype = dtype
+        self.experiment, self.body, self.dtype = experiment, body, dtype
         if not experiment.orthographic:
             raise ValueError("methods on voxels need the orthographic grid; use 'exact' for a flat detector")
         self.pitch = experiment.wavelength_nm / STEPS_PER_WAVELENGTH
@@ -102,8 +74,9 @@ class VoxelField(nn.Module):
         samples = torch.arange(SLICES, dtype=torch.float64) - MIDDLE
         self.register_buffer("depth", depth.to(dtype), persistent=False)
         self.register_buffer("valid", experiment.valid(), persistent=False)
-        ramp = centre_ramp(experiment, self.padded, samples, dtype)
-        self.register_buffer("ramp", ramp, persistent=False)
+        x, y = (2 * math.pi * offset / self.padded * samples for offset in experiment.centre_offset)
+        phase = (y[:, None] + x).to(dtype)
+        self.register_buffer("ramp", torch.polar(torch.ones_like(phase), phase), persistent=False)
 
     @torch.no_grad()
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
@@ -136,7 +109,11 @@ class VoxelField(nn.Module):
 
 
 class SlicedField(VoxelField):
-    """Field by the multi-slice Fourier transform of a voxel cube."""
+    """The paper's multi-slice Fourier transform (Stielow et al. 2020, appendix B), repeated for comparison.
+
+    Each slice, absorbed by the material already crossed, is zero-padded to 512 and Fourier transformed,
+    propagated by its phase, summed coherently and cropped. This is slow.
+    """
 
     method = "sliced"
 
@@ -157,3 +134,54 @@ class SlicedField(VoxelField):
             phase = -self.depth * heights[:, None, None].to(self.dtype)
             total += (cropped * torch.polar(torch.ones_like(phase), phase)).sum(0)
         return total * shift[:, None] * shift * self.pitch**3 * self.valid
+
+
+class PropagatedField(VoxelField):
+    """Field by split-step multi-slice propagation: refraction and multiple scattering included.
+
+    Each slice multiplies the wave by exp(i k dz (n - 1)) where there is material and lets it travel freely by
+    exp(i k_z dz); at the exit the empty-space wave is subtracted. The other methods leave these effects out,
+    so this one shows what a wrong model does to a reconstruction.
+
+    Scaled so that it equals the exact method's field in the limit of weak scattering: the exit wave's
+    deviation from the empty-space wave, divided by i kappa, carries the unit nm^3. For n = 1 the
+    limit itself is not defined and an error is raised.
+    """
+
+    method = "propagated"
+    step: Tensor
+    back: Tensor
+
+    def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
+        if experiment.kappa == 0:
+            raise ValueError("the propagated method needs a refractive index other than 1")
+        super().__init__(experiment, body, dtype)
+        k = experiment.wave_number
+        numbers = torch.fft.fftfreq(self.padded, 1 / self.padded, dtype=torch.float64)
+        pitch = 2 * math.pi / (self.padded * self.pitch)
+        # All waves are carried times the ramp, so that the beam's offset is in the grid of wave numbers.
+        x, y = ((numbers - offset) * pitch for offset in experiment.centre_offset)
+        kz = (k**2 - y[:, None] ** 2 - x**2).to(torch.complex128).sqrt()
+        # Relative to the empty-space wave, which travels with exp(i k dz). Evanescent waves decay; waves that
+        # travel around the edge of the periodic grid are not removed.
+        step = torch.exp(1j * (kz - k) * self.pitch)
+        back = torch.exp(-1j * (k * (experiment.cos_theta() - 1)) * (SLICES / 2 * self.pitch))
+        self.register_buffer("step", step.to(dtype.to_complex()), persistent=False)
+        self.register_buffer("back", back.to(dtype.to_complex()), persistent=False)
+
+    def image(self, radius: Tensor, rotation: Tensor) -> Tensor:
+        kappa = self.experiment.kappa
+        factor = complex(torch.exp(torch.tensor(1j * kappa * self.pitch, dtype=torch.complex128)))
+        # The scattered part of the wave, travelling relative to the empty-space wave of 1.
+        spectrum = torch.zeros_like(self.step)
+        half_step = self.step.sqrt()
+        for number in range(SLICES):
+            inside = voxel_slices(self.body, radius, rotation, self.pitch, number, number + 1)[0]
+            wave = torch.fft.ifft2(spectrum * half_step)
+            # (1 + s) t - 1 with t = factor inside and 1 outside; the 1 carries the ramp, too.
+            core = wave[:SLICES, :SLICES]
+            wave[:SLICES, :SLICES] = core + inside * (factor - 1) * (self.ramp + core)
+            spectrum = torch.fft.fft2(wave) * half_step
+        index, shift = self.detector_samples()
+        cropped = spectrum[index][:, index] * shift[:, None] * shift
+        return cropped * self.back * (self.pitch**2 / (1j * kappa)) * self.valid
