@@ -61,7 +61,7 @@ def stored(path: str) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def found(values: Any, *path: str) -> Any:
+def value_at(values: Any, *path: str) -> Any:
     """A value inside of nested dictionaries, None if it is not there."""
     for key in path:
         if not isinstance(values, dict) or key not in values:
@@ -93,7 +93,7 @@ def claims(runs: dict[str, RunFolder]) -> list[Row]:
     spent = iteration = crossing = None
     learned = clean.get("training_simulations", 0)
     if "clean" in runs:
-        accounts = {one.method: one for one in accounts_of(runs["clean"].results, runs["clean"].run)}
+        accounts = {costs.method: costs for costs in accounts_of(runs["clean"].results, runs["clean"].run)}
         if "simplex" in accounts:
             spent = float(accounts["simplex"].evaluations.mean())
             iteration = iteration_cost(runs["clean"])
@@ -101,28 +101,29 @@ def claims(runs: dict[str, RunFolder]) -> list[Row]:
     sets = evaluated.get("sets", {})
     good = [
         int(size)
-        for size, one in stored("figure4b.json").get("training_sets", {}).items()
-        if one["appendix_c_mean_median"] <= PAPER["mean_error"]
+        for size, errors in stored("figure4b.json").get("training_sets", {}).items()
+        if errors["appendix_c_mean_median"] <= PAPER["mean_error"]
     ]
     frugal = min(good) / spent if good and spent else None
 
     def error(name: str) -> float | None:
-        return scaled(found(sets, name, "appendix_c_mean", "median"), 100)
+        return scaled(value_at(sets, name, "appendix_c_mean", "median"), 100)
 
     return [
         Row(
             "one pattern by the multi-slice Fourier transform", PAPER["simulation_seconds"],
-            found(peers, "results", "icobench sliced", "seconds"), "s",
+            value_at(peers, "results", "icobench sliced", "seconds"), "s",
             "192 slices of voxels, as the paper; its time is that of six cores (`peers.md`)",
         ),
         Row(
             "the same pattern, any way", PAPER["simulation_seconds"],
-            found(peers, "results", "icobench exact, compiled", "seconds"), "s",
+            value_at(peers, "results", "icobench exact, compiled", "seconds"), "s",
             "closed form, no voxels; batches of 64 (`peers.md`)",
         ),
         Row(
-            "making the data set", PAPER["data_seconds"], found(made, "results", "seconds"), "s",
-            f"{found(made, 'results', 'images') or 0:,} images with the test set, on disk (`paper_set.json`)",
+            "making the data set", PAPER["data_seconds"], value_at(made, "results", "seconds"), "s",
+            f"{value_at(made, 'results', 'images') or 0:,} images with the test set, on disk "
+            "(`paper_set.json`)",
         ),
         Row(
             "training a network", PAPER["training_seconds"], clean.get("training_seconds"), "s",
@@ -140,7 +141,7 @@ def claims(runs: dict[str, RunFolder]) -> list[Row]:
         ),
         Row(
             "reconstructing one image with the network", 1000 * PAPER["network_seconds"],
-            found(evaluated, "speed", "one_image_ms"), "ms",
+            value_at(evaluated, "speed", "one_image_ms"), "ms",
             "two CPU cores; the paper's time is a GPU's (`evaluation/`)",
         ),
         Row(
@@ -187,7 +188,7 @@ def figure_3() -> str:
     shown = stored("figure3.json").get("images", [])
     if not shown:
         return "Not made yet."
-    angles = [one["disorientation_deg"] for one in shown]
+    angles = [image["disorientation_deg"] for image in shown]
     return (
         "The paper shows targets beside what its network makes of them. "
         f"Here {len(shown)} images with photon noise from the network's best to its worst of the run, "
@@ -218,9 +219,9 @@ def figure_4a() -> str:
     if not sets:
         return "Not made yet."
     parts = [
-        f"{name} {number(100 * one['appendix_c_mean']['median'])} % "
-        f"(99 % of images below {number(100 * one['appendix_c_mean']['99'])} %)"
-        for name, one in sets.items()
+        f"{name} {number(100 * errors['appendix_c_mean']['median'])} % "
+        f"(99 % of images below {number(100 * errors['appendix_c_mean']['99'])} %)"
+        for name, errors in sets.items()
     ]
     return (
         "The paper's mean error peaks well below 1 % of the allowed range, with a tail. "
@@ -235,8 +236,8 @@ def figure_4b() -> str:
     if not methods:
         return "Not made yet."
     parts = [
-        f"{name} {number(one['appendix_c_mean_median'] * 100)} % for {number(one['simulations'])}"
-        for name, one in methods.items()
+        f"{name} {number(answers['appendix_c_mean_median'] * 100)} % for {number(answers['simulations'])}"
+        for name, answers in methods.items()
     ]
     text = f"Median appendix C error for so many simulations an image: {'; '.join(parts)}."
     if {"simplex", "network+simplex", "dictionary+lm"} <= set(methods):
@@ -250,7 +251,9 @@ def figure_4b() -> str:
         )
     if sizes:
         ordered = sorted(sizes.items(), key=lambda pair: int(pair[0]))
-        texts = [f"{int(size):,}: {number(100 * one['appendix_c_mean_median'])} %" for size, one in ordered]
+        texts = [
+            f"{int(size):,}: {number(100 * errors['appendix_c_mean_median'])} %" for size, errors in ordered
+        ]
         text += (
             f" The network by size of its training set, at a fixed number of steps: {'; '.join(texts)}. "
             "Three seeds each scatter as much as sizes differ: so short a training (1,500 steps, eight "
@@ -266,12 +269,12 @@ def figure_5() -> str:
     answers = stored("figure5.json").get("answers", [])
     if not answers:
         return "Not made yet."
-    last = [one for one in answers if one["method"] == answers[-1]["method"]]
+    last = [answer for answer in answers if answer["method"] == answers[-1]["method"]]
     parts = [
-        f"{one['made_with']} (R = {number(one['true_radius_nm'])} nm) off by "
-        f"{number(one['disorientation_deg'])} degrees and {number(one['radius_error_nm'])} nm, "
-        f"{one['status']}"
-        for one in last
+        f"{answer['made_with']} (R = {number(answer['true_radius_nm'])} nm) off by "
+        f"{number(answer['disorientation_deg'])} degrees and {number(answer['radius_error_nm'])} nm, "
+        f"{answer['status']}"
+        for answer in last
     ]
     return (
         "The paper's experimental images are not published. In their place stand four that pyMSFT 1.0.2 "
@@ -284,14 +287,14 @@ def figure_5() -> str:
 
 def search_text() -> str:
     """What the search of the simplex found, and how that does on images it had not seen."""
-    found_there = stored("tune_simplex/summary.json")
-    if not found_there:
+    summary = stored("tune_simplex/summary.json")
+    if not summary:
         return "The search of the simplex is still owed."
-    cost = found_there["search"]
+    cost = summary["search"]
     points = [
         f"{number(row['objectives'][1])} simulations, 10^{row['objectives'][0]:.2f} "
         f"({row['named'] or 'found'}: {row['values']['starts']} starts, {row['values']['rounds']} rounds)"
-        for row in found_there["front"]
+        for row in summary["front"]
     ]
     text = (
         f"{cost['trials']} trials of accuracy against simulations, {cost['simulations']:,} simulations and "
@@ -353,21 +356,21 @@ def origins() -> str:
     lines = ["| result | command | commit | date | machine | seed |", "|---|---|---|---|---|---|"]
     for name in LOADED:
         folder = HERE / name
-        files = [folder / one for one in DESCRIBED] if folder.is_dir() else [folder.with_suffix(".json")]
+        files = [folder / file for file in DESCRIBED] if folder.is_dir() else [folder.with_suffix(".json")]
         if name == "paper_scale/small":
             files = [folder / "simulators" / "pieces" / "ceilings.json"]
-        known = next((json.loads(file.read_text()) for file in files if file.is_file()), None)
-        if known is None:
+        origin = next((json.loads(file.read_text()) for file in files if file.is_file()), None)
+        if origin is None:
             continue
-        known = known.get("origin", known)
-        if isinstance(known.get("origins"), list):
-            known = known["origins"][0]
-        machine = known.get("machine", {})
+        origin = origin.get("origin", origin)
+        if isinstance(origin.get("origins"), list):
+            origin = origin["origins"][0]
+        machine = origin.get("machine", {})
         device = f"{machine.get('processor', '?')}, {machine.get('cores', '?')} cores"
         lines.append(
-            f"| `{name}` | `{known.get('command', '?')}` | {(known.get('commit') or '?')[:7]} | "
-            f"{(known.get('created') or '?')[:10]} | {machine.get('gpu', device)} | "
-            f"{known.get('seed', '?')} |"
+            f"| `{name}` | `{origin.get('command', '?')}` | {(origin.get('commit') or '?')[:7]} | "
+            f"{(origin.get('created') or '?')[:10]} | {machine.get('gpu', device)} | "
+            f"{origin.get('seed', '?')} |"
         )
     return "\n".join(lines)
 

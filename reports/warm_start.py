@@ -22,23 +22,23 @@ def starts_text(folder: Path) -> str:
     runs = read_runs(folder) if folder.is_dir() else {}
     lines, tables = [], []
     for name, run in runs.items():
-        known = {one.method: one for one in accounts_of(run.results, run.run)}
-        pair = [known[method] for method in ("network+lm", "dictionary+lm") if method in known]
+        accounts = {costs.method: costs for costs in accounts_of(run.results, run.run)}
+        pair = [accounts[method] for method in ("network+lm", "dictionary+lm") if method in accounts]
         if len(pair) < 2:
             continue
-        costs = [
-            f"{one.method} takes {number(float(one.evaluations.mean()))} simulations and "
-            f"{number(1000 * float(one.seconds.mean()))} ms an image"
-            for one in pair
+        texts = [
+            f"{costs.method} takes {number(float(costs.evaluations.mean()))} simulations and "
+            f"{number(1000 * float(costs.seconds.mean()))} ms an image"
+            for costs in pair
         ]
-        results = run.results[run.results["method"].isin([one.method for one in pair])]
+        results = run.results[run.results["method"].isin([costs.method for costs in pair])]
         _, rows = break_even_table(results, pair)
         repaid = [
             f"the network's {number(pair[0].fixed_simulations)} simulations for training are repaid after "
             f"{by_simulations} images, its time after {by_time}"
             for _, _, by_time, by_simulations, _ in rows
         ]
-        lines.append(f"- {name}: {'; '.join((*costs, *repaid))}.")
+        lines.append(f"- {name}: {'; '.join((*texts, *repaid))}.")
         tables.append(
             f"{name}, {run.count} images:\n\n{summary_markdown(summary_table(run.results)).strip()}"
         )
