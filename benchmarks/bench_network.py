@@ -4,6 +4,8 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+import torch
+
 from benchmarks.common import (
     DEVICES,
     REPEAT,
@@ -64,7 +66,7 @@ class Training:
         now = clock(device)
         ends: list[float] = []
 
-        def note(step: int, loss: float) -> None:
+        def note(step: int, loss: float, network: torch.nn.Module) -> None:
             wait(device)
             ends.append(now())
             if len(ends) > steps:
