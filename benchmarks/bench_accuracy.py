@@ -108,7 +108,7 @@ class Fits:
     def setup_cache(self) -> dict[str, tuple[float, float, float]]:
         use_kernel("compiled")  # before the cache moves, where the kernel lies
         # A dictionary that another version of the code has left behind would be used.
-        os.environ["ICOBENCH_CACHE"] = os.getcwd()
+        os.environ["ICOBENCH_CACHE"] = os.path.abspath("cache")
         noisy, clean = patterns(count(50, 3), "counts"), patterns(count(32, 2), "intensity")
         return {method: figures(method, noisy, clean) for method in self.params[0]}
 
