@@ -10,7 +10,7 @@ from icobench.errors import InputError
 from icobench.methods.registry import Catalogue, defined_method
 from icobench.storage import read_toml
 
-__all__ = ["ComparisonSettings", "preset_names", "read_preset", "read_settings"]
+__all__ = ["ComparisonSettings", "read_preset", "read_settings"]
 
 
 @dataclass(frozen=True)
@@ -96,23 +96,14 @@ def read_settings(path: Path | str) -> ComparisonSettings:
     return _settings(path.stem, read_toml(path), str(path))
 
 
-def _presets() -> dict[str, Path]:
-    folder = Path(str(resources.files("icobench.runs") / "presets"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def preset_names() -> list[str]:
-    """The presets of the package."""
-    return list(_presets())
-
-
 def read_preset(name: str) -> ComparisonSettings:
     """A preset of the package.
 
     Raises:
         InputError: there is none of this name.
     """
-    presets = _presets()
+    folder = Path(str(resources.files("icobench.runs") / "presets"))
+    presets = {path.stem: path for path in sorted(folder.glob("*.toml"))}
     if name not in presets:
         raise InputError(f"unknown preset {name!r}; choose from {', '.join(presets)}")
     return read_settings(presets[name])
