@@ -180,8 +180,8 @@ class PieceStore:
         >>> store.open()
         >>> with store.writing("first.txt") as path:
         ...     _ = path.write_text("done")
-        >>> store.missing(["first.txt", "second.txt"])
-        ['second.txt']
+        >>> store.has("first.txt"), store.has("second.txt")
+        (True, False)
     """
 
     def __init__(
@@ -245,10 +245,6 @@ class PieceStore:
     def has(self, name: str) -> bool:
         """Whether a piece is stored."""
         return self.path(name).exists()
-
-    def missing(self, names: Sequence[str], shard: Shard = WHOLE) -> list[str]:
-        """The names in a shard whose pieces are not stored."""
-        return [name for name in share(names, shard) if not self.has(name)]
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:

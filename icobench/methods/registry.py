@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from icobench.errors import InputError
 from icobench.methods.base import Method
@@ -28,6 +28,10 @@ METHODS: Mapping[str, Method] = {
     method.name: method for method in (NETWORK, SIMPLEX, SIMPLEX_RACE, CMA_ES, *HYBRIDS)
 }
 """The methods of this package."""
+
+NOUNS = {Method: "method", TestSet: "test set"}
+
+Named = TypeVar("Named", Method, TestSet)
 
 ALLOWED = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-_")
 
@@ -87,16 +91,28 @@ class Catalogue:
     methods: tuple[Method, ...] = ()
     test_sets: tuple[TestSet, ...] = ()
 
-    def _extra_methods(self) -> dict[str, Method]:
-        added: dict[str, Method] = {}
+    def _in_files(self, kind: type[Named], taken: Mapping[str, Named]) -> dict[str, Named]:
+        """The methods or test sets that the files define, by name.
+
+        Raises:
+            InputError: a name that is taken.
+        """
+        added: dict[str, Named] = {}
         for path in self.files:
-            for method in _file_values(path)[0]:
-                if method.name in METHODS or method.name in added:
-                    raise InputError(f"{path}: there is a method {method.name} already")
-                added[method.name] = method
-        for name, values in json.loads(self.definitions).items():
-            added[name] = defined_method(name, values)
-        return added | {method.name: method for method in self.methods}
+            for value in _file_values(path):
+                if isinstance(value, kind):
+                    if value.name in taken or value.name in added:
+                        raise InputError(f"{path}: there is a {NOUNS[kind]} {value.name} already")
+                    added[value.name] = value
+        return added
+
+    def _extra_methods(self) -> dict[str, Method]:
+        defined = json.loads(self.definitions).items()
+        return (
+            self._in_files(Method, METHODS)
+            | {name: defined_method(name, values) for name, values in defined}
+            | {method.name: method for method in self.methods}
+        )
 
     def available_methods(self) -> dict[str, Method]:
         """All methods by name."""
@@ -116,13 +132,8 @@ class Catalogue:
         return methods[name]
 
     def _extra_test_sets(self) -> dict[str, TestSet]:
-        added: dict[str, TestSet] = {}
-        for path in self.files:
-            for test_set in _file_values(path)[1]:
-                if test_set.name in TEST_SETS or test_set.name in added:
-                    raise InputError(f"{path}: there is a test set {test_set.name} already")
-                added[test_set.name] = test_set
-        return added | {test_set.name: test_set for test_set in self.test_sets}
+        given = {test_set.name: test_set for test_set in self.test_sets}
+        return self._in_files(TestSet, TEST_SETS) | given
 
     def available_test_sets(self) -> dict[str, TestSet]:
         """All test sets by name."""
@@ -153,7 +164,7 @@ def _module(path: Path, modified: int) -> ModuleType:
     return module
 
 
-def _file_values(path: Path) -> tuple[list[Method], list[TestSet]]:
+def _file_values(path: Path) -> list[Method | TestSet]:
     """The methods and test sets that a Python file defines; what it imports from this package is left out.
 
     Raises:
@@ -162,18 +173,17 @@ def _file_values(path: Path) -> tuple[list[Method], list[TestSet]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    values = list(vars(_module(path.resolve(), path.stat().st_mtime_ns)).values())
-    methods = [
-        _checked(value, str(path)) for value in values
-        if isinstance(value, Method) and METHODS.get(value.name) is not value
+    registered = [*METHODS.values(), *TEST_SETS.values()]
+    values = [
+        value for value in vars(_module(path.resolve(), path.stat().st_mtime_ns)).values()
+        if isinstance(value, Method | TestSet) and not any(value is other for other in registered)
     ]  # fmt: skip
-    test_sets = [
-        value for value in values
-        if isinstance(value, TestSet) and TEST_SETS.get(value.name) is not value
-    ]  # fmt: skip
-    if not methods and not test_sets:
+    if not values:
         raise InputError(f"{path}: defines no icobench Method and no TestSet")
-    return methods, test_sets
+    for value in values:
+        if isinstance(value, Method):
+            _checked(value, str(path))
+    return values
 
 
 def defined_method(name: str, values: Any, where: str = "the definitions") -> Method:

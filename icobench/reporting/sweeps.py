@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame, Series
 
-__all__ = ["read_described", "read_points", "sweep_figure", "sweep_markdown", "sweep_table", "write_sweep"]
+__all__ = [
+    "read_described", "read_point", "read_points", "sweep_figure", "sweep_markdown", "sweep_table",
+    "write_sweep",
+]  # fmt: skip
 
 AXIS_LABELS = {
     "dataset": "simulated training images",
@@ -61,11 +64,28 @@ def read_described(folder: Path | str) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{folder}: no sweep (it has no sweep.json)")
     described = read_json(path)
-    points, seeds = described.get("points"), described.get("seeds")
+    identity, points, seeds = (described.get(name) for name in ("identity", "points", "seeds"))
     numbers = isinstance(points, list) and all(isinstance(value, int) for value in [*points, seeds])
-    if not numbers or "axis" not in (described.get("identity") or {}):
+    if not numbers or not isinstance(identity, dict) or "axis" not in identity:
         raise InputError(f"{path}: damaged; remove it and run the sweep again")
     return described
+
+
+def read_point(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """A stored point: axis, method, and in ``result`` a list for each column, or one value for all images.
+
+    Raises:
+        InputError: of another sweep, or damaged.
+    """
+    stored = read_json(path)
+    if stored.get("identity") != identity:
+        raise InputError(f"{path}: a point of another sweep; remove it")
+    result: Any = stored.get("result")
+    complete = isinstance(result, dict) and result.keys() >= POINT_COLUMNS
+    lengths = {len(values) for values in result.values() if isinstance(values, list)} if complete else set()
+    if len(lengths) != 1 or not {"method", "axis"} <= stored.keys():
+        raise InputError(f"{path}: damaged; remove it and run the sweep again")
+    return stored
 
 
 def read_points(folder: Path | str) -> "DataFrame":
@@ -83,13 +103,8 @@ def read_points(folder: Path | str) -> "DataFrame":
     identity = read_described(folder)["identity"]
     frames = []
     for path in sorted((Path(folder) / "points").glob("*.json")):
-        stored = read_json(path)
-        if stored.get("identity") != identity:
-            raise InputError(f"{path}: a point of another sweep; remove it")
-        result = stored.get("result") or {}
-        if not {"method", "axis"} <= stored.keys() or not result.keys() >= POINT_COLUMNS:
-            raise InputError(f"{path}: damaged; remove it and run the sweep again")
-        frame = pd.DataFrame(result)
+        stored = read_point(path, identity)
+        frame = pd.DataFrame(stored["result"])
         for name in ("axis", "method"):
             frame.insert(0, name, stored[name])
         frame.insert(2, "image", range(len(frame)))

@@ -208,9 +208,9 @@ class Run:
 
     def keep_images(self, images: ImageSet) -> None:
         """Store the test images."""
-        origin = provenance(self.seed, torch.device(self.device), self.experiment)
+        command = provenance(self.seed, torch.device(self.device), self.experiment)["command"]
         exact = self.file_images is not None or bool(self.options.augmentation)
-        origin = {"command": origin["command"], "seed": self.seed}
+        origin = {"command": command, "seed": self.seed}
         write_patterns(self.folder / "test_set.h5", images, origin, exact=exact)
 
     def part(self, piece: Block) -> str:

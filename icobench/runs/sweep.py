@@ -17,6 +17,7 @@ import torch
 from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.provenance import provenance
+from icobench.reporting.sweeps import read_described, read_point
 from icobench.runs.sweep_points import SweepSettings, measure
 from icobench.storage import PieceStore, atomic_path, differences, read_json, write_json
 
@@ -24,12 +25,6 @@ __all__ = ["Point", "Sweep", "merge_sweeps", "parse_points"]
 
 LARGEST_POINT = 10**12
 """Nobody simulates more, and names of files end somewhere."""
-
-COLUMNS = {
-    "point", "repetition", "fixed_simulations", "fixed_seconds", "seconds", "evaluations",
-    "disorientation_deg", "radius_error_nm", "appendix_c_mean", "appendix_c_max",
-}  # fmt: skip
-"""What every stored point has."""
 
 
 def parse_points(text: str, total: int | None = None) -> tuple[int, ...]:
@@ -141,42 +136,6 @@ class Sweep:
             temporary.write_text(json.dumps(stored) + "\n")
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    """What a folder's sweep is: identity, points, seeds and what else was noted.
-
-    Raises:
-        InputError: no sweep, or damaged.
-    """
-    path = folder / "sweep.json"
-    if not folder.is_dir():
-        raise InputError(f"{folder}: {'is a file, not a sweep' if folder.exists() else 'no such folder'}")
-    if not path.exists():
-        raise InputError(f"{folder}: no sweep (it has no sweep.json)")
-    stored = read_json(path)
-    identity, points = stored.get("identity"), stored.get("points")
-    numbers = [*points, stored.get("seeds")] if isinstance(points, list) else [None]
-    described = isinstance(identity, dict) and "axis" in identity
-    if not described or not all(isinstance(number, int) for number in numbers):
-        raise InputError(f"{path}: damaged; remove it and run the sweep again")
-    return stored
-
-
-def _read_result(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """The result in a point's file.
-
-    Raises:
-        InputError: of another sweep, or damaged.
-    """
-    stored = read_json(path)
-    if stored.get("identity") != identity:
-        raise InputError(f"{path}: a point of another sweep; remove it")
-    result: Any = stored.get("result")
-    values = result.values() if isinstance(result, dict) and set(result) >= COLUMNS else ()
-    if len({len(value) for value in values if isinstance(value, list)}) != 1:
-        raise InputError(f"{path}: damaged; remove it and run the sweep again")
-    return result
-
-
 def merge_sweeps(out: Path, folders: Sequence[Path]) -> int:
     """Bring the points of several folders of one sweep together; all is checked before anything is written.
 
@@ -191,7 +150,7 @@ def merge_sweeps(out: Path, folders: Sequence[Path]) -> int:
         InputError: folders of different sweeps, different results of one point, or points missing.
     """
     out, sources = Path(out), [Path(folder) for folder in folders]
-    descriptions = [_read_description(folder) for folder in sources]
+    descriptions = [read_described(folder) for folder in sources]
     first = descriptions[0]
     for folder, description in zip(sources, descriptions, strict=True):
         if description["identity"] != first["identity"]:
@@ -202,7 +161,7 @@ def merge_sweeps(out: Path, folders: Sequence[Path]) -> int:
     if out.exists() and any(out.iterdir()):
         if not (out / "sweep.json").exists():
             raise InputError(f"{out}: not empty and not a sweep; choose another name")
-        descriptions.append(_read_description(out))
+        descriptions.append(read_described(out))
         if descriptions[-1]["identity"] != first["identity"]:
             raise InputError(f"{out}: holds another sweep; choose another name")
         sources.insert(0, out)
@@ -235,7 +194,7 @@ def _distinct_points(folders: Sequence[Path], identity: dict[str, Any]) -> dict[
     files: dict[str, tuple[Path, Any]] = {}
     for folder in folders:
         for path in sorted((folder / "points").glob("*.json")):
-            result = _read_result(path, identity)
+            result = read_point(path, identity)["result"]
             # Times differ between two computations of one point; nothing else may.
             lasting = {name: value for name, value in result.items() if "seconds" not in name}
             other, theirs = files.setdefault(path.name, (path, lasting))

@@ -34,6 +34,14 @@ def test_blocks_are_the_stack(tmp_path, frames):
     assert not any(block.problems for block in blocks)
 
 
+@pytest.mark.parametrize("numbers", [[2, 0, 4], [5, 5, 1], [3]])
+def test_frames_are_read_in_any_order(tmp_path, frames, numbers):
+    with open_images(save(tmp_path / "a.npy", frames)) as source:
+        block = source.read(numbers)
+    assert block.numbers.tolist() == numbers
+    np.testing.assert_array_equal(block.images, frames[numbers])
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".npy", ".npz", ".tif"])
 def test_a_long_stack_is_never_held_whole(tmp_path, suffix):
     """3,000 frames of 32 x 32 floats, 12 MB: 32 at once take well below 3 MB. Deciding the kind takes 8."""

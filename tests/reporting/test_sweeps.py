@@ -94,6 +94,16 @@ def test_what_is_no_sweep_is_refused(sweep, tmp_path):
         path.write_text(content)
         with pytest.raises(InputError, match="damaged; remove it"):
             read_points(sweep)
+    path = stored_point(sweep, 1, 0)
+    stored = json.loads(path.read_text())
+    stored["result"]["radius_error_nm"].append(0.0)
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="damaged; remove it"):
+        read_points(sweep)
+    described = json.loads((sweep / "sweep.json").read_text())
+    (sweep / "sweep.json").write_text(json.dumps(described | {"identity": 3}))
+    with pytest.raises(InputError, match="damaged; remove it"):
+        read_points(sweep)
     (sweep / "sweep.json").unlink()
     with pytest.raises(InputError, match="no sweep"):
         read_points(sweep)
