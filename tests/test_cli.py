@@ -12,9 +12,6 @@ import pandas as pd
 import pytest
 
 from icobench import cli
-from icobench.commands.options import METHOD_NAMES, TEST_SET_NAMES
-from icobench.methods import METHODS
-from icobench.sets.test_sets import TEST_SETS
 
 DATA = Path(__file__).parent / "data"
 ROWS = [
@@ -76,17 +73,6 @@ def test_import_and_help_load_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_help_and_readme_name_all_methods_and_test_sets():
-    readme = Path(__file__).with_name("..").joinpath("README.md").resolve().read_text()
-    assert TEST_SET_NAMES.split(", ") == list(TEST_SETS)
-    single, _, pairs = METHOD_NAMES.partition("; ")
-    assert pairs == "dictionary or network, + simplex, lm or mle"
-    pairs = [f"{start}+{fit}" for start in ("dictionary", "network") for fit in ("simplex", "lm", "mle")]
-    assert {*single.split(", "), *pairs} == set(METHODS)
-    assert f"--test-sets {','.join(TEST_SETS)}" in readme
-    assert all(f"`{name}`" in readme for name in single.split(", "))
 
 
 def test_compare_leaves_a_report_and_continues(call, tmp_path):

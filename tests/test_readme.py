@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from icobench.commands.options import METHOD_NAMES, TEST_SET_NAMES
+from icobench.methods import METHODS
+from icobench.sets.test_sets import TEST_SETS
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 MAKEFILE = (Path(__file__).parents[1] / "Makefile").read_text()
 
@@ -13,6 +17,16 @@ MAKEFILE = (Path(__file__).parents[1] / "Makefile").read_text()
 def console_lines() -> list[str]:
     blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     return [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_help_and_readme_name_all_methods_and_test_sets():
+    assert TEST_SET_NAMES.split(", ") == list(TEST_SETS)
+    single, _, pairs = METHOD_NAMES.partition("; ")
+    assert pairs == "dictionary or network, + simplex, lm or mle"
+    pairs = [f"{start}+{fit}" for start in ("dictionary", "network") for fit in ("simplex", "lm", "mle")]
+    assert {*single.split(", "), *pairs} == set(METHODS)
+    assert f"--test-sets {','.join(TEST_SETS)}" in README
+    assert all(f"`{name}`" in README for name in single.split(", "))
 
 
 @pytest.mark.parametrize("line", console_lines())
