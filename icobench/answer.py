@@ -95,6 +95,7 @@ class Answer:
         radius_std_nm: (N,) estimated standard deviation.
         orientation_std_deg: (N,) estimated root mean square angle.
         seconds: (N,) wall time, shared evenly by images that were computed together.
+        core_seconds: (N,) likewise, of all processor cores together; on a GPU the time of the GPU.
         nuisance: fitted nuisance parameters, (N,) each, by column.
         hypotheses: the guesses behind the answer, None if there was only one.
         index: (N,) numbers of the images within their set.
@@ -117,6 +118,7 @@ class Answer:
     radius_std_nm: Tensor = None  # type: ignore[assignment]
     orientation_std_deg: Tensor = None  # type: ignore[assignment]
     seconds: Tensor = None  # type: ignore[assignment]
+    core_seconds: Tensor = None  # type: ignore[assignment]
     nuisance: dict[str, Tensor] = field(default_factory=dict)
     hypotheses: Hypotheses | None = None
     index: Tensor = None  # type: ignore[assignment]
@@ -129,8 +131,9 @@ class Answer:
         for name in ("objective", "radius_std_nm", "orientation_std_deg"):
             if getattr(self, name) is None:
                 setattr(self, name, torch.full((count,), torch.nan, dtype=torch.float64))
-        if self.seconds is None:
-            self.seconds = torch.zeros(count, dtype=torch.float64)
+        for name in ("seconds", "core_seconds"):
+            if getattr(self, name) is None:
+                setattr(self, name, torch.zeros(count, dtype=torch.float64))
         if self.evaluations is None:
             self.evaluations = torch.zeros(count, dtype=torch.long)
         if self.converged is None:
@@ -155,7 +158,7 @@ class Answer:
     def join(cls, parts: "Sequence[Answer]") -> "Answer":
         """The answers for several blocks of one set as one, in the order of the images; without traces."""
         names = ["radius_nm", "quaternion", "objective", "evaluations", "converged", "radius_std_nm",
-                 "orientation_std_deg", "seconds", "index"]  # fmt: skip
+                 "orientation_std_deg", "seconds", "core_seconds", "index"]  # fmt: skip
         order = torch.cat([part.index for part in parts]).argsort()
         columns: dict[str, Any] = {
             name: torch.cat([getattr(part, name) for part in parts])[order] for name in names

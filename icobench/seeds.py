@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     """Which images are in a portion of a training set."""
     SAMPLER = 11
     """Of a hyperparameter search, followed by the number of trials so far and the worker."""
+    BACKGROUND = 12
+    """Of log images; numbers are drawn by counting, see :mod:`icobench.images.philox`."""
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

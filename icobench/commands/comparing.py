@@ -48,7 +48,7 @@ def _compute_shard(comparison: "Comparison", device: str, workers: int, shard: S
 def compare(
     context: typer.Context,
     preset: Annotated[
-        str, typer.Option(help="quick (16 images), laptop (200) or paper (30, noise-free).")
+        str, typer.Option(help="quick (16 images), laptop (six sets of 200) or paper (30, as the paper's).")
     ] = "quick",
     config: Annotated[
         Path | None, typer.Option(help="TOML file of your own instead of a preset; copy one of those.")

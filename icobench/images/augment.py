@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from icobench.errors import InputError
-from icobench.images.philox import Draws
-from icobench.seeds import Purpose, seed_sequence
+from icobench.images.philox import Draws, draws_for
+from icobench.seeds import Purpose
 
 __all__ = ["FILTERS", "Augmented", "augment"]
 
@@ -271,8 +271,7 @@ def augment(
     if numbers.dtype != torch.int64 or numbers.shape != images.shape[:1]:
         raise ValueError(f"numbers must be int64 of shape (B,), got {numbers.dtype} {tuple(numbers.shape)}")
 
-    high, low = seed_sequence(seed, Purpose.AUGMENTATION).generate_state(2).tolist()
-    draws = Draws((high, low), numbers.to(images.device))
+    draws = draws_for(seed, Purpose.AUGMENTATION, numbers.to(images.device))
     mask = mask.to(images.device).expand(images.shape)
     if which == "random":
         index = draws.words(1)[:, 0] * len(FILTERS) >> 32

@@ -4,12 +4,15 @@ Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'
 counter of four 32-bit words under a key of two. Nothing is carried from one number to the next.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "philox4x32"]
+from icobench.seeds import Purpose, seed_sequence
+
+__all__ = ["Draws", "draws_for", "philox4x32"]
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -75,3 +78,14 @@ class Draws:
     def uniform(self, count: int) -> Tensor:
         """Multiples of 2^-24 in [0, 1), exact in every floating type: (B, count) float32."""
         return (self.words(count) >> 8) * 2.0**-24
+
+    def half_normal(self, count: int) -> Tensor:
+        """Moduli of normal deviates of standard deviation 1 (Box and Muller 1958): (B, count) float32."""
+        radius, angle = self.uniform(2 * count).unflatten(1, (2, count)).unbind(1)
+        return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle).abs()
+
+
+def draws_for(seed: int, purpose: Purpose, numbers: Tensor) -> Draws:
+    """The streams of images with the numbers (B,) int64, for one purpose, on the numbers' device."""
+    high, low = seed_sequence(seed, purpose).generate_state(2).tolist()
+    return Draws((high, low), numbers)

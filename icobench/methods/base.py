@@ -147,12 +147,16 @@ class Method:
         """
         if problem.nuisance and not self.fits_nuisance:
             raise InputError(f"{self.name} cannot fit {', '.join(problem.nuisance)} along; lm and mle can")
-        begin = time.perf_counter()
+        on_gpu = problem.simulator.device.type == "cuda"
+        begin, cores_begin = time.perf_counter(), time.process_time()
         answer = self.function(problem, self.options, progress)
-        if problem.simulator.device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize()
-        share = (time.perf_counter() - begin) / max(1, len(answer))
-        answer.seconds = torch.full((len(answer),), share, dtype=torch.float64)
+        seconds, cores = time.perf_counter() - begin, time.process_time() - cores_begin
+        count = len(answer)
+        answer.seconds = torch.full((count,), seconds / max(1, count), dtype=torch.float64)
+        cores = seconds if on_gpu else cores
+        answer.core_seconds = torch.full((count,), cores / max(1, count), dtype=torch.float64)
         answer.index = problem.images.numbers
         return answer
 

@@ -99,9 +99,12 @@ class Comparison:
         seeds = [self.seed + number for number in range(self.settings.seeds)]
         runs: dict[str, Run] = {}
         several = len(self.settings.test_sets) * len(seeds) > 1
-        for test_set in map(self.catalogue.test_set, self.settings.test_sets):
-            # A file's images are what they are; other seeds would only repeat them.
-            for seed in seeds[:1] if test_set.path else seeds:
+        test_sets = list(map(self.catalogue.test_set, self.settings.test_sets))
+        # Seed by seed: an unfinished comparison has all its test sets.
+        for seed in seeds:
+            for test_set in test_sets:
+                if test_set.path and seed != self.seed:
+                    continue  # a file's images are what they are: another seed would only repeat them
                 name = test_set.name if len(seeds) == 1 or test_set.path else f"{test_set.name}-{seed}"
                 if not several:
                     name = ""

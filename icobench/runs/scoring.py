@@ -87,6 +87,7 @@ def score(
         objective=answer.objective.double().numpy(),
         evaluations=answer.evaluations.numpy(),
         seconds=(answer.seconds / workers).numpy(),
+        core_seconds=answer.core_seconds.numpy(),
         radius_std_nm=answer.radius_std_nm.double().numpy(),
         orientation_std_deg=answer.orientation_std_deg.double().numpy(),
         bound_radius_nm=bounds[0].numpy(),
@@ -113,8 +114,7 @@ def course(answer: Answer, method: str, truth: ImageSet) -> "pd.DataFrame":
                 "image": truth.numbers.numpy(),
                 "step": step,
                 "evaluations": spent.numpy(),
-                "disorientation_deg": disorientation(quaternion.double(), truth.quaternion).numpy(),
-                "radius_error_nm": (radius - truth.radius_nm).abs().double().numpy(),
+                **{name: values.numpy() for name, values in errors(radius, quaternion, truth).items()},
                 "objective": value.double().numpy(),
             }
         )

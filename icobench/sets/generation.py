@@ -19,7 +19,7 @@ from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
 from icobench.provenance import provenance, versions
 from icobench.sets.pattern_file import CHUNK_IMAGES, TRUTH_GROUP, join_files, stored_settings, write_patterns
-from icobench.sets.patterns import PatternOptions, PatternSource, changed
+from icobench.sets.patterns import PAPER_BACKGROUND, PatternOptions, PatternSource, changed
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.storage import WHOLE, PieceStore, Shard, atomic_path
@@ -33,11 +33,14 @@ PAPER_SPLITS = (("train", 20_046), ("validation", 5_012), ("test", 5_000))
 
 PRESETS = {
     "paper": PatternOptions(
-        sum(count for _, count in PAPER_SPLITS), "log", Detector(), background=0.02, splits=PAPER_SPLITS
+        sum(count for _, count in PAPER_SPLITS),
+        "log",
+        Detector(),
+        background=PAPER_BACKGROUND,
+        splits=PAPER_SPLITS,
     )
 }
-"""The paper's 25,058 images, a fifth of them for validation, and 5,000 for the test. How strong the paper's
-background noise is has not been published; this one is faint."""
+"""The paper's 25,058 images, a fifth of them for validation, and 5,000 for the test."""
 
 
 def chosen_options(

@@ -14,15 +14,27 @@ from icobench.geometry.rotations import random_quaternions
 from icobench.images.augment import FILTERS, augment
 from icobench.images.detector import DETECTORS, Detector, DetectorModel
 from icobench.images.image_set import ImageSet
+from icobench.images.philox import draws_for
 from icobench.images.pixels import log_image
 from icobench.seeds import Purpose, torch_generator
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["PatternOptions", "PatternSource", "changed", "draw_truth", "generate_patterns"]
+__all__ = [
+    "PAPER_BACKGROUND",
+    "PatternOptions",
+    "PatternSource",
+    "changed",
+    "draw_truth",
+    "generate_patterns",
+]
 
 CHUNK = 128
 """Images made at once."""
+
+PAPER_BACKGROUND = 0.02
+"""Of the paper's log images. Stielow et al. 2020 do not say how strong their background noise is; this one is
+faint."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +143,9 @@ class PatternSource:
         if options.kind == "log":
             images = log_image(images, options.decades)
             if options.background:
-                noise = [torch.randn(images.shape[1:], generator=generator) for generator in generators]
-                images = torch.where(mask, images + options.background * torch.stack(noise).abs(), 0.0)
+                draws = draws_for(seed, Purpose.BACKGROUND, index)
+                noise = draws.half_normal(images[0].numel()).view(images.shape)
+                images = torch.where(mask, images + options.background * noise, 0.0)
             images = images.clamp(0, 1)
             if options.augmentation:
                 images, mask, _ = augment(images, options.augmentation, seed, index, mask)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
 from icobench.images.formats import IMAGE_SUFFIXES
-from icobench.sets.patterns import PatternOptions, changed
+from icobench.sets.patterns import PAPER_BACKGROUND, PatternOptions, changed
 
 __all__ = ["ENTRY_POINTS", "TEST_SETS", "TestSet", "available_test_sets", "find_test_set"]
 
@@ -31,7 +31,7 @@ class TestSet:
         summary: one line for help and reports.
         detector: what records them.
         method: simulator that makes them.
-        kind, augmentation: as for :class:`~icobench.sets.patterns.PatternOptions`.
+        kind, augmentation, background: as for :class:`~icobench.sets.patterns.PatternOptions`.
         path: a file of images to be used unchanged, instead of simulated ones.
 
     Example:
@@ -47,6 +47,7 @@ class TestSet:
     method: str = "exact"
     kind: str = "counts"
     augmentation: str = ""
+    background: float = 0.0
     path: Path | None = None
 
     def options(
@@ -62,7 +63,10 @@ class TestSet:
         if photons is not None and self.detector.photons == 0:
             raise InputError(f"the test set {self.name} has no noise; photons cannot be set")
         detector = changed(self.detector, photons=photons, hole_degrees=hole_degrees)
-        return PatternOptions(images, self.kind, detector, method=self.method, augmentation=self.augmentation)
+        return PatternOptions(
+            images, self.kind, detector, background=self.background, method=self.method,
+            augmentation=self.augmentation,
+        )  # fmt: skip
 
 
 COUNTING = DETECTORS["counting"]
@@ -70,6 +74,10 @@ COUNTING = DETECTORS["counting"]
 TEST_SETS = {
     test_set.name: test_set
     for test_set in (
+        TestSet(
+            "paper", "8-bit log images over six decades with background noise, as Stielow et al. 2020",
+            kind="log", background=PAPER_BACKGROUND,
+        ),
         TestSet("clean", "noise-free intensities from the fitters' own model", DETECTORS["clean"]),
         TestSet("counting", "1e5 photons and a 3 degree hole, the fitters' own model", COUNTING),
         TestSet(

@@ -58,7 +58,7 @@ def test_files_and_names(tmp_path):
         compared(tmp_path / "x", PATTERNS, photons=1e4).check()
     several = ComparisonSettings("test", 3, ("clean", str(PATTERNS)), seeds=2)
     runs = Comparison(tmp_path / "y", several, Experiment(), 1).runs
-    assert list(runs) == ["clean-1", "clean-2", "pymsft_patterns"]
+    assert list(runs) == ["clean-1", "pymsft_patterns", "clean-2"]
     np.save(tmp_path / "dark.npy", np.zeros((1, 128, 128), np.int32))
     with pytest.raises(InputError, match="empty"):
         compared(tmp_path / "dark", tmp_path / "dark.npy").check()

@@ -9,11 +9,15 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
 from icobench.images.formats import DATA_PATH, MASK_PATH
+from icobench.images.philox import draws_for
+from icobench.images.pixels import log_image
+from icobench.seeds import Purpose
 from icobench.sets import generation
 from icobench.sets.generation import (
     SetGeneration,
@@ -23,6 +27,7 @@ from icobench.sets.generation import (
 )
 from icobench.sets.pattern_file import TRUTH_GROUP, read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, PatternSource, generate_patterns
+from icobench.sets.test_sets import find_test_set
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 from icobench.storage import share
@@ -283,3 +288,28 @@ def test_background_brightens_log_images():
     expected = 0.05 * (2 / np.pi) ** 0.5
     assert float(gain.mean()) == pytest.approx(expected, abs=5 * 0.05 / len(gain) ** 0.5 + 0.5 / 255)
     assert (bright.images[~plain.mask] == 0).all()
+
+
+def test_background_is_half_normal_and_independent_of_the_batch():
+    numbers = torch.arange(40)
+    draws = draws_for(7, Purpose.BACKGROUND, numbers)
+    values = draws.half_normal(999)
+    assert scipy.stats.kstest(values.double().flatten().numpy(), "halfnorm").pvalue > 0.01
+    alone = draws_for(7, Purpose.BACKGROUND, numbers[5:6]).half_normal(999)
+    torch.testing.assert_close(alone[0], values[5], rtol=0, atol=0)
+    correlation = np.corrcoef(values[:2].numpy())[0, 1]
+    assert abs(correlation) < 5 / 999**0.5
+
+
+def test_the_test_set_paper_has_eight_bits_and_a_background():
+    """Appendix B of Stielow et al. 2020: six decades, 256 levels, noise that only brightens."""
+    made = generate_patterns(find_test_set("paper").options(3), EXPERIMENT, 0)
+    assert made.kind == "log"
+    levels = made.images * 255
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+    clean = Simulator(EXPERIMENT).intensity(made.radius_nm, made.quaternion)
+    expected = log_image(clean, 6.0)
+    dark = made.mask & (expected == 0)
+    assert (made.images[made.mask] >= expected[made.mask] - 0.5 / 255 - 1e-5).all()
+    if dark.any():
+        assert 0 < float(made.images[dark].mean()) < 0.05
