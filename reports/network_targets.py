@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from icobench.network.checkpoint import training_core_seconds
 from icobench.reporting.tables import number
 
 __all__ = ["targets_text"]
@@ -66,7 +67,7 @@ PRESET_TARGETS = (
 def _core_minutes(evaluation: dict[str, Any]) -> float | None:
     """What the network for clean images took to train."""
     cards = [card for card in evaluation.get("networks", []) if card["recipe"]["images"] == "clean"]
-    return min((card["training_seconds"] * card["threads"] / 60 for card in cards), default=None)
+    return min((training_core_seconds(card) / 60 for card in cards), default=None)
 
 
 def targets_text(evaluation: dict[str, Any]) -> str:

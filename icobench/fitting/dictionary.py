@@ -31,7 +31,7 @@ from icobench.storage import atomic_path
 
 __all__ = ["Dictionary", "DictionaryOptions", "best_apart", "build_dictionary", "dictionary_for", "sample"]
 
-FORMAT = "icobench-dictionary-1"
+FORMAT = "icobench-dictionary-2"
 
 ASPECT = 2.0
 """Arc between neighbouring directions at the body's surface over the step of the radius. A step of the radius
@@ -145,7 +145,8 @@ class Dictionary:
         radius_nm: (K,).
         quaternion: (K, 4).
         patterns: (K, RINGS, SECTORS) float16, log10 of the intensity over its maximum.
-        card: physics, body and options; simulations and seconds that the making took.
+        card: physics, body and options; what the making took: simulations, seconds, and core_seconds of all
+            processor cores together, on a GPU the time of the GPU.
     """
 
     radius_nm: Tensor
@@ -262,7 +263,7 @@ def simulate_dictionary(
     The simulator is that of the whole half space, see :func:`half_space_simulator`; ``batch`` patterns are
     simulated at once, and the options are stored on the card.
     """
-    begin = time.perf_counter()
+    begin, cores_begin = time.perf_counter(), time.process_time()
     patterns = []
     for rows in torch.arange(len(radius_nm)).split(batch):
         intensity = simulator.intensity(radius_nm[rows], quaternion[rows])
@@ -270,9 +271,11 @@ def simulate_dictionary(
         logs = torch.log10(relative.clamp_min(10**DEEPEST))
         patterns.append(polar_match.sample_polar(logs).clamp(DEEPEST, 0).half().cpu())
         progress(float(rows[-1] + 1) / len(radius_nm))
+    seconds, core_seconds = time.perf_counter() - begin, time.process_time() - cores_begin
     card = {
-        "identity": _identity(simulator, options), "simulations": len(radius_nm),
-        "seconds": time.perf_counter() - begin, "device": str(simulator.device),
+        "identity": _identity(simulator, options), "simulations": len(radius_nm), "seconds": seconds,
+        "core_seconds": seconds if simulator.device.type == "cuda" else core_seconds,
+        "device": str(simulator.device),
     }  # fmt: skip
     return Dictionary(radius_nm, quaternion, torch.cat(patterns), card)
 

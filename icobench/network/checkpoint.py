@@ -20,7 +20,7 @@ from icobench.storage import atomic_path
 
 __all__ = [
     "StoredWeights", "TrainedNetwork", "load_trained", "mismatch", "not_finite", "read_weights",
-    "save_network",
+    "save_network", "training_core_seconds",
 ]  # fmt: skip
 
 FORMAT = "icobench-2"
@@ -74,6 +74,17 @@ class StoredWeights(NamedTuple):
     weights: dict[str, torch.Tensor]
     card: dict[str, Any]
     digest: str
+
+
+def training_core_seconds(card: dict[str, Any]) -> float:
+    """What a training took of all processor cores together, of a GPU its time; 0 if the card does not tell.
+
+    Cards of earlier versions have wall time and threads.
+    """
+    if "training_core_seconds" in card:
+        return float(card["training_core_seconds"])
+    on_gpu = str(card.get("device")).startswith("cuda")
+    return float(card.get("training_seconds") or 0) * (1 if on_gpu else card.get("threads", 1))
 
 
 def not_finite(weights: dict[str, torch.Tensor]) -> str | None:

@@ -17,7 +17,14 @@ from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.network.architectures import Network, build_network
-from icobench.network.checkpoint import StoredWeights, TrainedNetwork, mismatch, not_finite, save_network
+from icobench.network.checkpoint import (
+    StoredWeights,
+    TrainedNetwork,
+    mismatch,
+    not_finite,
+    save_network,
+    training_core_seconds,
+)
 from icobench.network.inputs import require_canonical
 from icobench.network.optimisers import Schedule, make_optimisers
 from icobench.network.outputs import LOSSES
@@ -48,6 +55,7 @@ class TrainingResult(NamedTuple):
         finished: all steps done, or the plateau rule satisfied (otherwise the time limit stopped it).
         steps: steps done in total.
         seconds: training time in total, over all resumptions.
+        core_seconds: likewise, of all processor cores together; on a GPU the time of the GPU.
         simulations: images simulated for training, in total.
         network: the averaged network, in evaluation mode.
     """
@@ -55,6 +63,7 @@ class TrainingResult(NamedTuple):
     finished: bool
     steps: int
     seconds: float
+    core_seconds: float
     simulations: int
     network: Network
 
@@ -93,7 +102,7 @@ class _Run:
         self.schedule = Schedule(recipe)
         # As JSON gives it back, so that it compares equal to a stored one.
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.core_seconds = 0, 0.0, 0.0
 
     def apply_gradients(self, learning_rate: float, decay: float) -> None:
         """One step of the optimisers and of the moving average."""
@@ -128,6 +137,7 @@ class _Run:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "seconds": self.seconds,
+            "core_seconds": self.core_seconds,
             "schedule": {name: getattr(self.schedule, name) for name in ("best", "waited", "falls")},
             "identity": self.identity,
         }
@@ -154,6 +164,8 @@ class _Run:
         for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         self.step, self.seconds = stored["step"], stored["seconds"]
+        # Older checkpoints have wall time alone.
+        self.core_seconds = stored.get("core_seconds", self.seconds * torch.get_num_threads())
         if (name := self.not_finite()) is not None:
             raise InputError(f"{path}: {name} is not finite")
         for name, value in stored["schedule"].items():
@@ -246,8 +258,10 @@ def train(
         kept = f"; {checkpoint} holds the last good state" if checkpoint.exists() else ""
         return DivergedError(f"{problem} at step {run.step}{kept}")
 
+    core_clock = time.perf_counter if device.type == "cuda" else time.process_time
     begin = last_saved = time.perf_counter()
-    seconds_before, running_loss = run.seconds, 0.0
+    cores_begin, running_loss = core_clock(), 0.0
+    seconds_before, cores_before = run.seconds, run.core_seconds
     while not run.schedule.finished(run.step):
         inputs, quaternion, radius_nm = stream.batch(run.step)
         settling = run.schedule.settling(run.step)
@@ -273,6 +287,7 @@ def train(
 
         now = time.perf_counter()
         run.seconds = seconds_before + now - begin
+        run.core_seconds = cores_before + core_clock() - cores_begin
         late = max_minutes is not None and now - begin > 60 * max_minutes
         finished = run.schedule.finished(run.step)
         if not (finished or late or now - last_saved > 60 * checkpoint_minutes):
@@ -301,13 +316,15 @@ def train(
             break
 
     network = run.average
-    seconds, simulations = run.seconds, recipe.pool or run.step * recipe.batch // recipe.variants
+    seconds, core_seconds = run.seconds, run.core_seconds
+    simulations = recipe.pool or run.step * recipe.batch // recipe.variants
     if data is not None:
         simulations = len(data)
     if start is not None:
         # The cost of the weights that it started from is part of the total.
         simulations += int(start.card.get("training_simulations", 0))
         seconds += float(start.card.get("training_seconds", 0.0))
+        core_seconds += training_core_seconds(start.card)
     card = {
         "architecture": recipe.architecture,
         "network": network.options,
@@ -316,6 +333,7 @@ def train(
         "steps": run.step,
         "images": run.step * recipe.batch,
         "training_seconds": round(seconds, 1),
+        "training_core_seconds": round(core_seconds, 1),
         "training_simulations": simulations,
         "threads": torch.get_num_threads(),
         "device": str(device),
@@ -325,4 +343,5 @@ def train(
         "started_from": None if start is None else start.card,  # its cost is in the totals above
     }
     save_network(folder / "network.safetensors", network, card)
-    return TrainingResult(run.schedule.finished(run.step), run.step, seconds, simulations, network)
+    finished = run.schedule.finished(run.step)
+    return TrainingResult(finished, run.step, seconds, core_seconds, simulations, network)

@@ -91,9 +91,9 @@ def read_point(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 def read_points(folder: Path | str) -> "DataFrame":
     """All stored points of a sweep: one row for each point, repetition and test image.
 
-    Columns: axis, method, point, repetition, image, fixed_simulations, fixed_seconds, seconds (of the whole
-    point), evaluations, the errors, success, and where there is photon noise the Cramer-Rao bounds. Empty
-    where no point is stored yet.
+    Columns: axis, method, point, repetition, image, fixed_simulations, fixed_seconds, fixed_core_seconds
+    (not in older sweeps), seconds (of the whole point), evaluations, the errors, success, and where there is
+    photon noise the Cramer-Rao bounds. Empty where no point is stored yet.
 
     Raises:
         InputError: no such sweep, damaged files, or points of another sweep among them.

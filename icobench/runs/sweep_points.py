@@ -121,6 +121,7 @@ class _Reconstructed(NamedTuple):
     evaluations: Tensor
     fixed_simulations: int = 0
     fixed_seconds: float = 0.0
+    fixed_core_seconds: float = 0.0
 
 
 def _fit(
@@ -130,10 +131,10 @@ def _fit(
     method, networks = settings.varied(point), None
     if method.needs_network:
         networks = load_network(None, simulator.device).choose(settings.experiment, tests.kind)
-    fixed: tuple[int, float] = (0, 0.0)
+    fixed: tuple[int, float, float] = (0, 0.0, 0.0)
     if settings.axis == "dictionary":
         card = dictionary_for(simulator, DictionaryOptions(point)).card
-        fixed = card["simulations"], card["seconds"]
+        fixed = card["simulations"], card["seconds"], card["core_seconds"]
     answers: list[Answer] = []
     for rows in torch.arange(len(tests)).split(BLOCK):
 
@@ -187,7 +188,8 @@ def _train(
     answer = predict(trained, tests)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     nothing = torch.zeros(len(tests))
-    return _Reconstructed(answer.radius_nm, answer.quaternion, nothing, point, result.seconds)
+    costs = point, result.seconds, result.core_seconds
+    return _Reconstructed(answer.radius_nm, answer.quaternion, nothing, *costs)
 
 
 def measure(
@@ -227,6 +229,7 @@ def measure(
         "repetition": repetition,
         "fixed_simulations": answer.fixed_simulations,
         "fixed_seconds": round(answer.fixed_seconds, 3),
+        "fixed_core_seconds": round(answer.fixed_core_seconds, 3),
         "seconds": round(seconds, 3),
         "evaluations": answer.evaluations.tolist(),
     }

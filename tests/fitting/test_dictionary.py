@@ -140,6 +140,8 @@ def test_file_and_physics(small, tmp_path):
     assert torch.equal(again.patterns, small.patterns)
     assert again.card == small.card
     assert small.card["simulations"] == len(small.radius_nm)
+    assert small.card["seconds"] > 0
+    assert small.card["core_seconds"] > 0
     images = torch.ones(1, 128, 128)
     silver = Experiment(refractive_index=0.89 + 0.0859j)
     with pytest.raises(InputError, match="the dictionary was made for refractive_index"):

@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ import torch
 from icobench.errors import InputError
 from icobench.geometry.orientation import random_orientations
 from icobench.images.pixels import log_image
+from icobench.network import training
 from icobench.network.architectures import build_network
-from icobench.network.checkpoint import load_trained, read_weights
+from icobench.network.checkpoint import load_trained, read_weights, training_core_seconds
 from icobench.network.optimisers import Schedule
 from icobench.network.outputs import LOSSES
 from icobench.network.recipe import RECIPES, Recipe
@@ -182,6 +185,37 @@ def test_resuming_is_bit_for_bit(finished, tmp_path):
     first, second = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (folder, tmp_path))
     for name in ("network", "average"):
         assert all(torch.equal(first[name][key], second[name][key]) for key in first[name])
+
+
+@pytest.fixture
+def fast_clocks(monkeypatch):
+    """A processor that counts 12 core-seconds, and a wall 7 s, every time that somebody looks."""
+    ticks = {"process_time": itertools.count(0, 12), "perf_counter": itertools.count(0, 7)}
+    clocks = {name: lambda name=name: float(next(ticks[name])) for name in ticks}
+    monkeypatch.setattr(training, "time", SimpleNamespace(**clocks))
+
+
+def test_core_seconds_add_up_over_resumptions(tmp_path, fast_clocks):
+    """Each call does a step, between two looks at the processor's clock."""
+    for calls in (1, 2, 3):
+        result = train(TINY, EXPERIMENT, tmp_path, seed=3, max_minutes=0)
+        assert (result.seconds, result.core_seconds) == (7 * calls, 12 * calls)
+    card = read_weights(tmp_path / "network.safetensors").card
+    assert (card["training_seconds"], card["training_core_seconds"]) == (21.0, 36.0)
+    stored = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert stored.pop("core_seconds") == 36.0
+    # As an earlier version left it: wall time of so many threads.
+    torch.save(stored, tmp_path / "checkpoint.pt")
+    result = train(TINY, EXPERIMENT, tmp_path, seed=3, max_minutes=0)
+    assert result.core_seconds == 21 * torch.get_num_threads() + 12
+
+
+def test_core_seconds_of_cards():
+    card = {"training_seconds": 100.0, "threads": 2, "device": "cpu"}
+    assert training_core_seconds(card) == 200.0
+    assert training_core_seconds(card | {"training_core_seconds": 150.0}) == 150.0
+    assert training_core_seconds(card | {"device": "cuda:0", "threads": 8}) == 100.0
+    assert training_core_seconds({}) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -371,6 +405,7 @@ def test_going_on_from_weights(finished, tmp_path):
     # The cost is that of both runs.
     assert card["training_simulations"] == uninterrupted.simulations + 16 // 8 == result.simulations
     assert card["training_seconds"] >= begun.card["training_seconds"]
+    assert card["training_core_seconds"] >= begun.card["training_core_seconds"]
     with pytest.raises(InputError, match=f"start {begun.digest}, not None"):
         train(still, EXPERIMENT, tmp_path / "same", seed=3)
     wider = dataclasses.replace(still, network={"widths": [4, 4, 16], "hidden": 8})

@@ -199,7 +199,7 @@ def test_comparisons_sweeps_and_searches_are_as_of_one_process(slurm, tmp_path):
         ours.drop(columns=["seconds", "core_seconds"]), theirs.drop(columns=["seconds", "core_seconds"])
     )
     ours, theirs = (
-        read_points(tmp_path / name).drop(columns=["seconds", "fixed_seconds"])
+        read_points(tmp_path / name).drop(columns=["seconds", "fixed_seconds", "fixed_core_seconds"])
         for name in ("sweep-here", "sweep")
     )
     pd.testing.assert_frame_equal(ours, theirs)
@@ -307,6 +307,7 @@ def test_ctrl_c_leaves_the_jobs_or_takes_them_back(slurm, tmp_path):
     code, text = ended(icobench(f"{line} --run here", tmp_path, slurm))
     assert code == 0, text
     here, left = (
-        read_points(tmp_path / name).drop(columns=["seconds", "fixed_seconds"]) for name in ("here", "left")
+        read_points(tmp_path / name).drop(columns=["seconds", "fixed_seconds", "fixed_core_seconds"])
+        for name in ("here", "left")
     )
     pd.testing.assert_frame_equal(here, left)

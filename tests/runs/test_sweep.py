@@ -10,6 +10,7 @@ import torch
 from icobench import cli
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
+from icobench.network.checkpoint import read_weights
 from icobench.network.recipe import Recipe
 from icobench.reporting.sweeps import read_points, sweep_markdown, sweep_table, write_sweep
 from icobench.runs import sweep
@@ -250,6 +251,10 @@ def test_a_network_learns_from_as_many_images_as_are_asked(tmp_path):
     settings = replace(SETTINGS, axis="dataset", method="network", recipe=recipe, images=2)
     found = measure(settings, 3, 0, tmp_path / "training")
     assert found["fixed_simulations"] == 3
+    card = read_weights(tmp_path / "training" / "network.safetensors").card
+    for name in ("seconds", "core_seconds"):
+        assert found[f"fixed_{name}"] == pytest.approx(card[f"training_{name}"], abs=0.06)
+    assert found["fixed_core_seconds"] > 0
     assert len(found["disorientation_deg"]) == len(found["bound_orientation_deg"]) == 2
     assert (tmp_path / "training" / "network.safetensors").exists()
     assert not (tmp_path / "training" / "checkpoint.pt").exists()
