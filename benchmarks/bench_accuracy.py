@@ -1,54 +1,84 @@
 """Canaries: seeded figures of accuracy and cost, lower is better. They do not depend on the machine's speed.
 
-A kernel that sums in another order moves field errors of some 1e-6 a little; anything else that moves is a
-change of the results.
+A kernel that sums in another order moves field errors of some 1e-6, and what a training ends with, a little;
+anything else that moves is a change of the results.
 """
 
 import os
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from benchmarks.common import count, grid, patterns, problem, use_kernel
+from benchmarks.common import PUBLISHED, SEED, count, grid, patterns, problem, use_kernel
 from icobench.answer import Answer, solved
 from icobench.geometry.orientation import disorientation
 from icobench.images.image_set import ImageSet
 from icobench.methods.registry import find_method
+from icobench.network.recipe import RECIPES
 from icobench.reporting.statistics import expected_running_time
+from icobench.runs.scoring import course, errors
+from icobench.runs.sweep_points import SweepSettings, measure
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "data" / "closed_form.npz"
 
 TARGET_DEG, TARGET_NM = 0.1, 0.1
 
+FEWEST, MOST = 300, 4000
+"""Simulations between which the simplex's curve is looked at: the first simplices take 250."""
+
 Results = dict[str, tuple]
+Errors = dict[str, np.ndarray]
 
 
-def errors(method: str, truth: ImageSet) -> tuple[np.ndarray, np.ndarray, Answer]:
-    """Disorientations in degrees, radius errors in nm, and the method's answer."""
+def answered(
+    method: str, truth: ImageSet, weights: str | None = None, **options: int
+) -> tuple[Errors, Answer]:
+    """Errors of a method by name, (N,) each, and its answer; ``weights`` as for ``load_network``."""
     use_kernel("compiled")
-    answer = find_method(method).run(problem(truth))
-    turn = disorientation(answer.quaternion.double(), truth.quaternion)
-    return turn.numpy(), (answer.radius_nm - truth.radius_nm).abs().double().numpy(), answer
+    answer = find_method(method).with_options(**options).run(problem(truth, weights=weights))
+    miss = errors(answer.radius_nm, answer.quaternion, truth)
+    return {name: values.numpy() for name, values in miss.items()}, answer
 
 
 def figures(method: str, noisy: ImageSet, clean: ImageSet) -> tuple[float, float, float]:
     """Per cent of failures and mean evaluations on the first set, evaluations to the target on the second."""
-    turn, size, fits = errors(method, noisy)
-    failures = 100 * float((~solved(turn, size)).mean())
-    turn, size, course = errors(method, clean)
-    total = course.evaluations.double().numpy()
+    miss, fits = answered(method, noisy)
+    failures = 100 * float((~solved(miss["disorientation_deg"], miss["radius_error_nm"])).mean())
+    miss, answer = answered(method, clean)
+    total = answer.evaluations.double().numpy()
     # The answer counts as reached at the whole cost, if the course does not show it earlier.
-    hits = np.where((turn <= TARGET_DEG) & (size <= TARGET_NM), total, np.inf)
-    steps = zip(course.trace.evaluations, course.trace.radius_nm, course.trace.quaternion, strict=True)
+    reached = (miss["disorientation_deg"] <= TARGET_DEG) & (miss["radius_error_nm"] <= TARGET_NM)
+    hits = np.where(reached, total, np.inf)
+    steps = zip(answer.trace.evaluations, answer.trace.radius_nm, answer.trace.quaternion, strict=True)
     for spent, radius, quaternion in steps:
         near = disorientation(quaternion.double(), clean.quaternion) <= TARGET_DEG
         near &= (radius - clean.radius_nm).abs() <= TARGET_NM
         hits = np.minimum(hits, np.where(near.numpy(), spent.double().numpy(), np.inf))
     to_target = float(expected_running_time(hits[:, None], total)[0])
     return failures, float(fits.evaluations.double().mean()), to_target
+
+
+def mean_on_the_way(curves: "pd.DataFrame") -> float:
+    """Area under log10 of the error over log10 of the simulations, as the constant error that has the same.
+
+    Args:
+        curves: of :func:`~icobench.runs.scoring.course`; the mean over its images.
+    """
+    simulations = np.linspace(np.log10(FEWEST), np.log10(MOST), 100)
+    logs = [
+        np.interp(simulations, np.log10(steps["evaluations"]), np.log10(steps["appendix_c_mean"]))
+        for _, steps in curves.groupby("image")
+    ]
+    return 10 ** float(np.mean(logs))
 
 
 class Field:
@@ -74,29 +104,78 @@ class Field:
 
 
 class Network:
-    """The network alone on 500 fixed images: median and 90 % quantile of its errors."""
+    """The networks alone on 500 fixed images, and the published one where it is shipped."""
 
-    params = (grid("counts", "log"),)
-    param_names = ("kind",)
+    params = (grid("counts", "paper", *PUBLISHED),)
+    param_names = ("images",)
 
-    def setup_cache(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        images = count(500, 8)
-        return {kind: errors("network", patterns(images, kind))[:2] for kind in self.params[0]}
+    def setup_cache(self) -> dict[str, Errors]:
+        cases: dict[str, Errors] = {}
+        for case in self.params[0]:
+            published = case in PUBLISHED
+            images = patterns(count(500, 8), "paper" if published else case)
+            cases[case], _ = answered("network", images, "paper" if published else None)
+        return cases
 
     setup_cache.timeout = 600
 
-    def track_disorientation_median(self, results: Results, kind: str) -> float:
-        return float(np.median(results[kind][0]))
+    def track_disorientation_median(self, results: dict[str, Errors], case: str) -> float:
+        return float(np.median(results[case]["disorientation_deg"]))
 
-    def track_disorientation_90(self, results: Results, kind: str) -> float:
-        return float(np.quantile(results[kind][0], 0.9))
+    def track_disorientation_90(self, results: dict[str, Errors], case: str) -> float:
+        return float(np.quantile(results[case]["disorientation_deg"], 0.9))
 
-    def track_radius_error_median(self, results: Results, kind: str) -> float:
-        return float(np.median(results[kind][1]))
+    def track_radius_error_median(self, results: dict[str, Errors], case: str) -> float:
+        return float(np.median(results[case]["radius_error_nm"]))
+
+    def track_appendix_c_median(self, results: dict[str, Errors], case: str) -> float:
+        """Of the mean of the five components, the paper's error."""
+        return 100 * float(np.median(results[case]["appendix_c_mean"]))
 
     track_disorientation_median.unit = "deg"
     track_disorientation_90.unit = "deg"
     track_radius_error_median.unit = "nm"
+    track_appendix_c_median.unit = "%"
+
+
+class Simplex:
+    """The paper's 50 x 50 simplex on four images of the set ``paper``: 20 s of a core."""
+
+    def setup_cache(self) -> tuple[float, float]:
+        images = patterns(count(4, 1), "paper")
+        miss, answer = answered("simplex", images, starts=count(50, 2))
+        curves = course(answer, "simplex", images)
+        return 100 * float(np.median(miss["appendix_c_mean"])), 100 * mean_on_the_way(curves)
+
+    setup_cache.timeout = 600
+
+    def track_error(self, results: tuple[float, float]) -> float:
+        """Median of the mean error of appendix C at the end."""
+        return results[0]
+
+    def track_area_under_curve(self, results: tuple[float, float]) -> float:
+        """Of that error over the simulations, from 300 to 4,000 of them, as :func:`mean_on_the_way` says."""
+        return results[1]
+
+    track_error.unit = "%"
+    track_area_under_curve.unit = "%"
+
+
+class DatasetSize:
+    """A training of 60 steps of the recipe ``smoke`` on so many clean images, tested on 64 others."""
+
+    params = (grid(16, 128, 1024),)
+    param_names = ("training_images",)
+    unit = "deg"
+
+    def track_disorientation_median(self, size: int) -> float:
+        use_kernel("compiled")
+        recipe = replace(RECIPES["smoke"], images="clean", steps=count(60, 1))
+        settings = SweepSettings(
+            "dataset", count(64, 2), "clean", SEED, "network", 0, 0, recipe, None, Experiment()
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            return float(np.median(measure(settings, size, 0, Path(folder))["disorientation_deg"]))
 
 
 class Fits:

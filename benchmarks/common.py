@@ -6,17 +6,20 @@ asv calls ``setup`` anew before every sample, so whatever takes long is kept her
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from icobench.geometry.orientation import random_orientations
-from icobench.images.detector import DETECTORS
 from icobench.images.image_set import ImageSet
 from icobench.methods.base import Problem
+from icobench.network import selection
 from icobench.network.selection import Networks, load_network
-from icobench.sets.patterns import PatternOptions, generate_patterns
+from icobench.sets.patterns import generate_patterns
+from icobench.sets.test_sets import TEST_SETS
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -94,25 +97,32 @@ def bodies(batch: int, radius_nm: float, device: str = "cpu") -> tuple[torch.Ten
 def patterns(
     images: int, kind: str = "counts", low_nm: float = 30.0, high_nm: float = 160.0, device: str = "cpu"
 ) -> ImageSet:
-    """Seeded images of the kind "counts" (1e5 photons), "log" or "intensity" (both without noise)."""
+    """Seeded images of the kind "counts" (1e5 photons), "log" or "intensity" (both without noise), or "paper"
+    (log images of 8 bits over noise)."""
     use_kernel("compiled")
-    detector = DETECTORS["counting" if kind == "counts" else "clean"]
-    stored = "log" if kind == "log" else "counts"
-    options = PatternOptions(images, stored, detector, radius_range_nm=(low_nm, high_nm))
+    test_set = TEST_SETS[{"counts": "counting", "paper": "paper"}.get(kind, "clean")]
+    options = replace(test_set.options(images), radius_range_nm=(low_nm, high_nm))
+    if kind == "log":
+        options = replace(options, kind="log")
     made = generate_patterns(options, Experiment(), SEED)
     made.images, made.mask = made.images.to(device), made.mask.to(device)
     return made
 
 
+WEIGHTS = Path(selection.__file__).parent / "weights"
+PUBLISHED = ["paper, published network"] if any(WEIGHTS.glob("paper*")) else []
+"""The published network's images, where its weights are shipped."""
+
+
 @cache
-def networks(device: str = "cpu") -> Networks:
-    """The shipped ones."""
-    return load_network(device=device)
+def networks(device: str = "cpu", weights: str | None = None) -> Networks:
+    """The shipped ones, or those that ``load_network`` knows by a name."""
+    return load_network(weights, device)
 
 
-def problem(images: ImageSet, device: str = "cpu") -> Problem:
+def problem(images: ImageSet, device: str = "cpu", weights: str | None = None) -> Problem:
     """For a method, which may ask the networks."""
-    return Problem(images, simulator(device=device), networks(device), SEED)
+    return Problem(images, simulator(device=device), networks(device, weights), SEED)
 
 
 def fastest(

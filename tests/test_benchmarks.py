@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -76,6 +77,22 @@ def test_every_benchmark_runs_with_its_first_parameters(environment, tmp_path):
         value = benchmark.do_run()
         benchmark.do_teardown()
         assert np.isfinite(value["samples"] if isinstance(value, dict) else value).all(), benchmark.name
+
+
+def test_the_area_under_a_curve(environment):
+    """A power law's mean on logarithmic axes is its value in the middle; a constant's is the constant."""
+    environment.setenv("ICOBENCH_BENCHMARKS", "smallest")  # the module stays, for the test above
+    from benchmarks.bench_accuracy import mean_on_the_way
+
+    simulations = np.geomspace(200, 5000, 40)
+    falling, level = (
+        pd.DataFrame({"image": image, "evaluations": simulations, "appendix_c_mean": errors})
+        for image, errors in enumerate((2 * simulations**-1.5, np.full(40, 0.01)))
+    )
+    middle = 2 * (300 * 4000) ** -0.75
+    assert mean_on_the_way(falling) == pytest.approx(middle)
+    assert mean_on_the_way(level) == pytest.approx(0.01)
+    assert mean_on_the_way(pd.concat([falling, level])) == pytest.approx((0.01 * middle) ** 0.5)
 
 
 @pytest.mark.slow
