@@ -100,7 +100,8 @@ def _tune(context: typer.Context, task: "SimplexTask | NetworkTask", trials: int
     cost = summary["search"]
     if failed := summary["states"]["fail"]:
         say(f"{failed} trials failed or were lost with their workers; the storage says why")
-    say(f"{cost['trials']} trials took {cost['seconds']:.0f} s and {cost['simulations']:,} simulations")
+    took = f"{cost['core_seconds']:.0f} core-seconds and {cost['simulations']:,} simulations"
+    say(f"{cost['trials']} trials took {took}")
     say(f"preset: {folder / 'best.toml'}; figures: {', '.join(figures)}")
 
 

@@ -8,7 +8,6 @@ all orientations would need.
 import hashlib
 import json
 import math
-import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from icobench.geometry.rotations import matrix_to_quaternion, quaternion_to_matr
 from icobench.images.pixels import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.stopwatch import Stopwatch
 from icobench.storage import atomic_path
 
 __all__ = ["Dictionary", "DictionaryOptions", "best_apart", "build_dictionary", "dictionary_for", "sample"]
@@ -263,7 +263,7 @@ def simulate_dictionary(
     The simulator is that of the whole half space, see :func:`half_space_simulator`; ``batch`` patterns are
     simulated at once, and the options are stored on the card.
     """
-    begin, cores_begin = time.perf_counter(), time.process_time()
+    watch = Stopwatch(simulator.device)
     patterns = []
     for rows in torch.arange(len(radius_nm)).split(batch):
         intensity = simulator.intensity(radius_nm[rows], quaternion[rows])
@@ -271,11 +271,10 @@ def simulate_dictionary(
         logs = torch.log10(relative.clamp_min(10**DEEPEST))
         patterns.append(polar_match.sample_polar(logs).clamp(DEEPEST, 0).half().cpu())
         progress(float(rows[-1] + 1) / len(radius_nm))
-    seconds, core_seconds = time.perf_counter() - begin, time.process_time() - cores_begin
+    seconds, core_seconds = watch.read()
     card = {
         "identity": _identity(simulator, options), "simulations": len(radius_nm), "seconds": seconds,
-        "core_seconds": seconds if simulator.device.type == "cuda" else core_seconds,
-        "device": str(simulator.device),
+        "core_seconds": core_seconds, "device": str(simulator.device),
     }  # fmt: skip
     return Dictionary(radius_nm, quaternion, torch.cat(patterns), card)
 

@@ -7,7 +7,6 @@ through the objective, which counts.
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from icobench.fitting.objectives import Objective, objective_for
 from icobench.images.image_set import ImageSet
 from icobench.network.selection import Networks, predict
 from icobench.simulator.simulator import Simulator
+from icobench.stopwatch import Stopwatch
 
 __all__ = ["Method", "Problem"]
 
@@ -147,16 +147,14 @@ class Method:
         """
         if problem.nuisance and not self.fits_nuisance:
             raise InputError(f"{self.name} cannot fit {', '.join(problem.nuisance)} along; lm and mle can")
-        on_gpu = problem.simulator.device.type == "cuda"
-        begin, cores_begin = time.perf_counter(), time.process_time()
+        watch = Stopwatch(problem.simulator.device)
         answer = self.function(problem, self.options, progress)
-        if on_gpu:
+        if problem.simulator.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds, cores = time.perf_counter() - begin, time.process_time() - cores_begin
-        count = len(answer)
-        answer.seconds = torch.full((count,), seconds / max(1, count), dtype=torch.float64)
-        cores = seconds if on_gpu else cores
-        answer.core_seconds = torch.full((count,), cores / max(1, count), dtype=torch.float64)
+        shares = (spent / max(1, len(answer)) for spent in watch.read())
+        answer.seconds, answer.core_seconds = (
+            torch.full((len(answer),), share, dtype=torch.float64) for share in shares
+        )
         answer.index = problem.images.numbers
         return answer
 

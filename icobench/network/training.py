@@ -5,7 +5,6 @@ import csv
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ from icobench.network.stream import TrainingStream
 from icobench.network.validation import mean_loss, prediction_errors, spread_factors, validation_batches
 from icobench.seeds import Purpose, seed_word
 from icobench.simulator.experiment import Experiment
+from icobench.stopwatch import Stopwatch
 from icobench.storage import atomic_path, differences
 
 __all__ = ["DivergedError", "TrainingResult", "data_digest", "train"]
@@ -258,9 +258,7 @@ def train(
         kept = f"; {checkpoint} holds the last good state" if checkpoint.exists() else ""
         return DivergedError(f"{problem} at step {run.step}{kept}")
 
-    core_clock = time.perf_counter if device.type == "cuda" else time.process_time
-    begin = last_saved = time.perf_counter()
-    cores_begin, running_loss = core_clock(), 0.0
+    watch, last_saved, running_loss = Stopwatch(device), 0.0, 0.0
     seconds_before, cores_before = run.seconds, run.core_seconds
     while not run.schedule.finished(run.step):
         inputs, quaternion, radius_nm = stream.batch(run.step)
@@ -285,10 +283,9 @@ def train(
         report(run.step, running_loss, run.average)
         run.schedule.observe(run.step, lambda: mean_loss(run.average, recipe.loss, batches))
 
-        now = time.perf_counter()
-        run.seconds = seconds_before + now - begin
-        run.core_seconds = cores_before + core_clock() - cores_begin
-        late = max_minutes is not None and now - begin > 60 * max_minutes
+        now, cores = watch.read()
+        run.seconds, run.core_seconds = seconds_before + now, cores_before + cores
+        late = max_minutes is not None and now > 60 * max_minutes
         finished = run.schedule.finished(run.step)
         if not (finished or late or now - last_saved > 60 * checkpoint_minutes):
             continue

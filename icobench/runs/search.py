@@ -292,6 +292,8 @@ def search_cost(study: "optuna.Study") -> dict[str, Any]:
         "study": study.study_name,
         "trials": len(costs),
         "seconds": round(sum(cost.get("seconds", 0.0) for cost in costs), 1),
+        # Trials of earlier versions have the time of their worker, which is one thread.
+        "core_seconds": round(sum(cost.get("core_seconds", cost.get("seconds", 0.0)) for cost in costs), 1),
         "simulations": int(sum(cost.get("simulations", 0) for cost in costs)),
     }
 

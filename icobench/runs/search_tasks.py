@@ -1,6 +1,5 @@
 """What a search tries: settings of the simplex or training recipes, on the same images in every trial."""
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from icobench.sets.test_sets import find_test_set
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     import optuna
@@ -48,6 +48,11 @@ Report = Callable[[int, float], None]
 """Called with a step and its value; may raise ``optuna.TrialPruned``."""
 
 Note = Callable[[dict[str, float]], None]
+
+
+def _costs(watch: Stopwatch, simulations: int) -> dict[str, float]:
+    """What a trial has cost so far."""
+    return dict(zip(("seconds", "core_seconds"), watch.read(), strict=True)) | {"simulations": simulations}
 
 
 @lru_cache(maxsize=1)
@@ -130,7 +135,7 @@ class SimplexTask:
         images = _test_images(self.test_set, self.images, self.experiment, self.seed, device)
         simulator = Simulator(self.experiment, device=device)
         method = find_method("simplex-race").with_options(**simplex_options(values, self.budget))
-        begin = time.perf_counter()
+        watch = Stopwatch(torch.device(device))
         losses: list[float] = []
         simulations = successes = 0
         for rows in torch.arange(len(images)).split(BLOCK):
@@ -143,12 +148,8 @@ class SimplexTask:
             # The simplices' own, without those of the judgement that follows.
             simulations += int(answer.trace.evaluations[-1].sum())
             successes += int(solved(turn, radius).sum())
-            note(
-                {
-                    "seconds": time.perf_counter() - begin, "simulations": simulations, "images": len(losses),
-                    "success_rate": successes / len(losses), "evaluations": simulations / len(losses),
-                }
-            )  # fmt: skip
+            rates = {"success_rate": successes / len(losses), "evaluations": simulations / len(losses)}
+            note({**_costs(watch, simulations), "images": len(losses), **rates})
             for number in rows.tolist():
                 report(number, losses[number])
         return sum(losses) / len(losses), simulations / len(losses)
@@ -181,7 +182,7 @@ class NetworkTask:
 
     kind: ClassVar = "network"
     accuracy: ClassVar = "median disorientation (deg)"
-    cost: ClassVar = "training seconds"
+    cost: ClassVar = "training core-seconds"
     prune_every: ClassVar = 1
 
     @property
@@ -212,7 +213,7 @@ class NetworkTask:
     def evaluate(
         self, values: dict[str, Any], folder: Path, device: str, report: Report, note: Note
     ) -> tuple[float, float]:
-        """Median disorientation in degrees, and training seconds.
+        """Median disorientation in degrees, and core-seconds of training.
 
         Arguments as for the simplex; steps are ninths of the training, and ``folder`` is for its files.
 
@@ -222,7 +223,7 @@ class NetworkTask:
         recipe, seed = self.varied(values), self.seed + VALIDATION_SEED
         images = _test_images(JUDGED_ON[self.recipe.images], self.images, self.experiment, seed, device)
         watch_steps = max(1, recipe.steps // RUNGS)
-        begin = time.perf_counter()
+        watch = Stopwatch(torch.device(device))
 
         def median_error(network: Network) -> float:
             card = {"experiment": self.experiment.to_dict()}
@@ -235,7 +236,7 @@ class NetworkTask:
                 return
             simulations = step * recipe.batch // recipe.variants
             simulations = min(simulations, recipe.pool or simulations)
-            note({"seconds": time.perf_counter() - begin, "simulations": simulations})
+            note(_costs(watch, simulations))
             if (rung := step // watch_steps) < RUNGS:
                 report(rung, median_error(network))
 
@@ -243,10 +244,10 @@ class NetworkTask:
             result = train(recipe, self.experiment, folder, self.seed, device, report=judge)
         finally:
             (folder / "checkpoint.pt").unlink(missing_ok=True)
-        note({"seconds": time.perf_counter() - begin, "simulations": result.simulations})
         error = median_error(result.network)
+        note(_costs(watch, result.simulations))
         report(RUNGS, error)
-        return error, result.seconds
+        return error, result.core_seconds
 
     def preset(self, values: dict[str, Any], search: dict[str, Any]) -> dict[str, Any]:
         """A file for ``icobench train --config``."""

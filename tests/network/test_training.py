@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from icobench import stopwatch
 from icobench.errors import InputError
 from icobench.geometry.orientation import random_orientations
 from icobench.images.pixels import log_image
-from icobench.network import training
 from icobench.network.architectures import build_network
 from icobench.network.checkpoint import load_trained, read_weights, training_core_seconds
 from icobench.network.optimisers import Schedule
@@ -192,7 +192,7 @@ def fast_clocks(monkeypatch):
     """A processor that counts 12 core-seconds, and a wall 7 s, every time that somebody looks."""
     ticks = {"process_time": itertools.count(0, 12), "perf_counter": itertools.count(0, 7)}
     clocks = {name: lambda name=name: float(next(ticks[name])) for name in ticks}
-    monkeypatch.setattr(training, "time", SimpleNamespace(**clocks))
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(**clocks))
 
 
 def test_core_seconds_add_up_over_resumptions(tmp_path, fast_clocks):

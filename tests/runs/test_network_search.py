@@ -66,11 +66,14 @@ def test_a_small_network_is_searched_and_trained(tmp_path, monkeypatch):
     first = study.get_trials()[0]
     assert first.params == {"learning_rate": 1e-3}
     assert sorted(first.intermediate_values) == list(range(1, 10))
-    assert first.user_attrs["costs"]["simulations"] == 9 * 16 // recipe.variants
+    costs = first.user_attrs["costs"]
+    assert costs["simulations"] == 9 * 16 // recipe.variants
+    assert costs["core_seconds"] > 0
     summary = write_best(tuning, study)
     tuned, cost = read_recipe(tmp_path / "run" / "best.toml")
     assert tuned.learning_rate == summary["front"][0]["values"]["learning_rate"]
     assert cost == summary["search"]
+    assert cost["core_seconds"] == pytest.approx(costs["core_seconds"], abs=0.06)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["states"]["fail"] == 0
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
