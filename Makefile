@@ -54,6 +54,7 @@ reports: $(STAMP)
 	$(BIN)/python reports/figure4b.py
 	$(BIN)/python reports/figure5.py
 	$(BIN)/python reports/scaling.py
+	$(BIN)/python reports/tuned_network.py
 	$(BIN)/python reports/claims.py
 	$(BIN)/icobench report reports/laptop
 	$(BIN)/icobench report reports/warm_start

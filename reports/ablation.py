@@ -27,7 +27,7 @@ from icobench.network.architectures import PERIODS_NM
 from icobench.network.checkpoint import load_trained
 from icobench.network.recipe import RECIPES, Recipe
 from icobench.network.selection import Networks
-from icobench.network.training import train
+from icobench.network.training import TrainingResult, train
 from icobench.provenance import provenance
 from icobench.reporting.evaluation import summarise
 from icobench.reporting.figures import decade_labels, empty_figure, legend_below, styled
@@ -81,14 +81,19 @@ def recipe_of(changes: dict[str, Any], steps: int) -> Recipe:
     return replace(RECIPES["compact"], **{**once, **changes, "network": network})
 
 
+def trained_networks(recipe: Recipe, seed: int, device: torch.device) -> tuple[TrainingResult, Networks]:
+    """The end of a training, and its network as it is stored."""
+    prepare_kernel(device)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(recipe, Experiment(), Path(folder), seed, device)
+        return result, Networks((load_trained(Path(folder) / "network.safetensors"),))
+
+
 def run(name: str, seed: int, steps: int, images: int, path: Path, rank: int, where: str) -> None:
     """Train, test, store; for worker processes."""
     recipe = recipe_of(CHOICES[name][1], steps)
     experiment, device = Experiment(), torch.device(where)
-    prepare_kernel(device)
-    with tempfile.TemporaryDirectory() as folder:
-        trained = train(recipe, experiment, Path(folder), seed, device)
-        networks = Networks((load_trained(Path(folder) / "network.safetensors"),))
+    trained, networks = trained_networks(recipe, seed, device)
     evaluated = {
         test_set: evaluate(
             networks, generate_patterns(find_test_set(test_set).options(images), experiment, TEST_SEED)
@@ -100,7 +105,8 @@ def run(name: str, seed: int, steps: int, images: int, path: Path, rank: int, wh
         **provenance(seed, device, experiment),
         "command": " ".join(["python", "reports/ablation.py", *sys.argv[1:]]),
         "name": name, "meaning": CHOICES[name][0], "steps": steps,
-        "training_seconds": round(trained.seconds, 1), "simulations": trained.simulations,
+        "training_seconds": round(trained.seconds, 1),
+        "training_core_seconds": round(trained.core_seconds, 1), "simulations": trained.simulations,
         "recipe": recipe.to_dict(),
         "results": {test_set: summarise(result) for test_set, result in evaluated.items()},
         "boundary_distance_deg": [round(x, 2) for x in clean["boundary_distance_deg"]],

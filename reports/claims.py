@@ -15,6 +15,7 @@ from typing import Any
 
 from network_targets import targets_text
 from paper_scale.claims import PAPER
+from tuned_network import tuned_text
 from warm_start import starts_text
 
 from icobench.reporting.findings import overview, verdict
@@ -29,8 +30,9 @@ SAME = 1.05
 
 LOADED = (
     "laptop", "warm_start", "compare_quick", "compare_tuned", "fitters", "evaluation",
-    "evaluation_paper_small", "sweep_dataset", "tune_simplex", "paper_scale/small", "paper_set", "scaling",
-    "peers", "figure2", "figure3", "figure5", "photon_numbers", "choices",
+    "evaluation_paper_small", "sweep_dataset", "tune_simplex", "tune_network",
+    "tune_network/found_against_shipped", "paper_scale/small", "paper_set", "scaling", "peers", "figure2",
+    "figure3", "figure5", "photon_numbers", "choices",
 )  # fmt: skip
 DESCRIBED = ("campaign.json", "run.json", "evaluation.json", "sweep.json", "summary.json", "fitters.json")
 
@@ -395,6 +397,8 @@ def page(folder: Path) -> str:
         *(f"### {title}\n\n{text()}" for title, text in FIGURES),
         "## A better simplex",
         search_text(),
+        "## A searched network",
+        tuned_text(HERE / "tune_network"),
         "## Where everything comes from",
         origins(),
         "The other pages: [`ablation/ablation.md`](ablation/ablation.md) (what each choice in the network "
