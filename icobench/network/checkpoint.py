@@ -1,4 +1,7 @@
-"""Trained networks on disk: safetensors with the weights and, in the header, a card with their origin."""
+"""Trained networks on disk: safetensors with the weights and, in the header, a card with their origin.
+
+Large networks may be rounded to 8 bits, and be a folder of several files, the parts.
+"""
 
 import hashlib
 import json
@@ -20,13 +23,25 @@ from icobench.storage import atomic_path
 
 __all__ = [
     "StoredWeights", "TrainedNetwork", "load_trained", "mismatch", "not_finite", "read_weights",
-    "save_network", "training_core_seconds",
+    "rounded", "save_network", "save_rounded", "training_core_seconds", "unrounded",
 ]  # fmt: skip
 
 FORMAT = "icobench-2"
 
 LEAST_SINE = {"clean": 1.0, "augmented": 0.75, "realistic": 0.75}
 """Least ``sin_theta_max`` for networks of log images; those for counts have it in the recipe."""
+
+STEP = ".step"
+"""Ends the name of the tensor with the steps of one that is rounded to 8 bits."""
+
+MOST_STEPS = 127
+
+LEAST_ROUNDED = 4096
+"""Smaller tensors, such as a network's first and last layer, are kept in half precision: they hardly count,
+and rounding them shifts every radius."""
+
+PART_BYTES = 10 * 2**20
+"""Of weights in a file of a rounded network, about; a repository should have no large files."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class TrainedNetwork:
 
 
 class StoredWeights(NamedTuple):
-    """A file of weights: tensors by name, with card and digest as for :class:`TrainedNetwork`."""
+    """Weights that were read: tensors by name, with card and digest as for :class:`TrainedNetwork`."""
 
     weights: dict[str, torch.Tensor]
     card: dict[str, Any]
@@ -108,11 +123,86 @@ def mismatch(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
 
 def save_network(path: Path, network: Network, card: dict[str, Any]) -> None:
     """Write weights and card as safetensors, whole or not at all; an InputError names a weight not finite."""
+    state = _finite_state(path, network)
+    with atomic_path(path) as temporary:
+        save_file(state, str(temporary), metadata={"format": FORMAT, "card": json.dumps(card)})
+
+
+def _finite_state(path: Path, network: Network) -> dict[str, torch.Tensor]:
+    """The weights of a network that are to be written to a path."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     if (name := not_finite(state)) is not None:
         raise InputError(f"{path}: not written, {name} is not finite")
-    with atomic_path(path) as temporary:
-        save_file(state, str(temporary), metadata={"format": FORMAT, "card": json.dumps(card)})
+    return state
+
+
+def rounded(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights rounded to 8 bits, by a symmetric step for each output channel.
+
+    A tensor NAME (C, ...) of two or more dimensions and at least 4,096 numbers becomes int8, and NAME.step
+    (C,) float32 are the steps. The largest magnitude of a channel is 127 of them, so that no weight moves by
+    more than half a step. Other numbers are kept in half precision, integers as they are.
+    """
+    stored = {}
+    for name, value in weights.items():
+        if value.is_floating_point() and value.ndim > 1 and value.numel() >= LEAST_ROUNDED:
+            rows = value.float().flatten(1)
+            step = rows.abs().amax(1) / MOST_STEPS
+            steps = rows / torch.where(step > 0, step, 1.0)[:, None]
+            stored[name] = steps.round().to(torch.int8).reshape(value.shape)
+            stored[name + STEP] = step
+        else:
+            stored[name] = value.half() if value.is_floating_point() else value
+    return stored
+
+
+def unrounded(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of :func:`rounded`, which are float32 again; others as they are.
+
+    Raises:
+        ValueError: steps are missing.
+    """
+    weights = {}
+    for name, value in stored.items():
+        if name.endswith(STEP) and name.removesuffix(STEP) in stored:
+            continue
+        if value.dtype == torch.int8:
+            if name + STEP not in stored:
+                raise ValueError(f"there is no {name}{STEP}")
+            value = (value.flatten(1) * stored[name + STEP][:, None]).reshape(value.shape)
+        weights[name] = value
+    return weights
+
+
+def save_rounded(folder: Path, network: Network, card: dict[str, Any]) -> None:
+    """Write weights and card, rounded to 8 bits, into a folder, as parts of about the same size.
+
+    Every part has the card, the number of parts and the digest of all weights in its header. An InputError
+    names a weight not finite.
+    """
+    stored = rounded(_finite_state(folder, network))
+    total = sum(value.nbytes for value in stored.values())
+    count = -(-total // PART_BYTES)
+    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
+    before = 0
+    for name, value in sorted(stored.items()):
+        parts[before * count // total][name] = value
+        before += value.nbytes
+    header = {"format": FORMAT, "card": json.dumps(card), "parts": str(count), "digest": _digest(stored)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate(parts, 1):
+        with atomic_path(folder / f"part-{number}.safetensors") as temporary:
+            save_file(part, str(temporary), metadata=header)
+
+
+def _digest(weights: dict[str, torch.Tensor]) -> str:
+    """Of names and numbers alone, 12 hexadecimal digits: the same network may have another card."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        # As bytes: NumPy has no bfloat16.
+        digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 @contextmanager
@@ -126,30 +216,34 @@ def _refusing_foreign(path: Path | str) -> Iterator[None]:
 
 
 def read_weights(path: Path | str) -> StoredWeights:
-    """Read weights and card.
+    """Read weights and card, of a file or of a folder with all parts.
 
     Raises:
-        InputError: missing, damaged or foreign file, or a weight in it is infinite or NaN.
+        InputError: a missing, damaged or foreign file, a missing part, or a weight is infinite or NaN.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
+    path = Path(path)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise InputError(f"{path}: {'no weights in this folder' if path.is_dir() else 'no such file'}")
+    stored: dict[str, torch.Tensor] = {}
+    for file in files:
+        with _refusing_foreign(file):
+            with safe_open(str(file), framework="pt") as opened:
+                metadata = opened.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            stored |= load_file(str(file))
     with _refusing_foreign(path):
-        with safe_open(str(path), framework="pt") as opened:
-            metadata = opened.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        if len(files) != int(metadata.get("parts", 1)):
+            raise ValueError(f"{len(files)} of {metadata.get('parts', 1)} parts")
         card = json.loads(metadata["card"])
         Experiment.from_dict(card["experiment"])
-        weights = load_file(str(path))
-        if (name := not_finite(weights)) is not None:
+        if (name := not_finite(stored)) is not None:
             raise ValueError(f"{name} is not finite")
-        # Of names and numbers alone: the same network may have another card.
-        digest = hashlib.sha256()
-        for name in sorted(weights):
-            digest.update(name.encode())
-            # As bytes: NumPy has no bfloat16.
-            digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().tobytes())
-        return StoredWeights(weights, card, digest.hexdigest()[:12])
+        digest = _digest(stored)
+        if digest != metadata.get("digest", digest):
+            raise ValueError(f"digest {digest}, not {metadata['digest']}: a part is damaged or another's")
+        return StoredWeights(unrounded(stored), card, digest)
 
 
 def load_trained(path: Path | str, device: torch.device | str = "cpu") -> TrainedNetwork:

@@ -23,7 +23,12 @@ from icobench.network.orbit import DIMENSION, Decoded, decode, embed
 from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Networks", "agreeing", "answer", "complete", "load_network", "predict", "within_training"]
+__all__ = [
+    "SHIPPED", "Networks", "agreeing", "answer", "complete", "load_network", "predict", "within_training",
+]  # fmt: skip
+
+SHIPPED = Path(__file__).parent / "weights"
+"""The default networks, a file each; and folders, whose names :func:`load_network` knows."""
 
 CHUNK = 32
 """Images at a time: their features stay in a processor's caches."""
@@ -62,6 +67,16 @@ ORDERS = {
 }
 """For each kind of image, the training images of the networks that are preferred for it, best first."""
 
+SEEN = {
+    "counts": ("counts", "intensity"),
+    "clean": ("intensity", "log"),
+    "realistic": ("log",),
+    "augmented": ("log",),
+}
+"""For each kind of training images, the kinds of image that they stand for; others are converted."""
+
+KIND_WORDS = {"counts": "photon counts", "intensity": "noise-free intensities", "log": "log images"}
+
 
 @dataclass(frozen=True)
 class Networks:
@@ -98,6 +113,15 @@ class Networks:
         enough = fitting[0].recipe.images != "clean" or (kind == "intensity" and complete)
         return Networks(tuple(fitting[: 1 if enough else 2]))
 
+    def conversion(self, kind: str) -> str:
+        """What images of a kind are converted to for members that learned from others; empty if nothing."""
+        recipes = [member.recipe for member in self.members if kind not in SEEN[member.recipe.images]]
+        if not recipes:
+            return ""
+        log_images = f"log images over {recipes[0].decades:g} decades"
+        shown = log_images if recipes[0].log_images else "photon counts"
+        return f"{KIND_WORDS[kind]} were converted to {shown}, which the network learned from"
+
 
 def load_network(
     path: Path | str | Sequence[Path | str] | None = None, device: torch.device | str = "cpu"
@@ -105,11 +129,13 @@ def load_network(
     """Load one or several files of weights; the shipped ones by default.
 
     Args:
-        path: of one or several ``network.safetensors`` of :func:`~icobench.network.training.train`.
+        path: of one or several ``network.safetensors`` of :func:`~icobench.network.training.train`, or of
+            folders of parts; the string "paper" is the published network, which is shipped as well.
         device: where the networks will run.
 
     Raises:
-        InputError: a file is missing, damaged or holds no network of icobench.
+        InputError: a file is missing, damaged or holds no network of icobench, or the name of a shipped
+            network is also that of weights in the working directory.
 
     Example:
         >>> networks = load_network()
@@ -119,9 +145,19 @@ def load_network(
         ['counts']
     """
     if path is None:
-        path = sorted((Path(__file__).parent / "weights").glob("*.safetensors"))
+        path = sorted(SHIPPED.glob("*.safetensors"))
     paths = [path] if isinstance(path, str | Path) else path
-    return Networks(tuple(load_trained(path, device) for path in paths))
+    return Networks(tuple(load_trained(_place(path), device) for path in paths))
+
+
+def _place(path: Path | str) -> Path:
+    """Where weights are; a string that is a name alone, without ./ before it, may be that of shipped ones."""
+    if not isinstance(path, str) or path not in {folder.name for folder in SHIPPED.glob("*/")}:
+        return Path(path)
+    here = Path(path)
+    if here.is_file() or any(here.glob("*.safetensors")):
+        raise InputError(f"{path}: a shipped network, but weights here have this name; ./{path} are these")
+    return SHIPPED / path
 
 
 def predict(

@@ -11,13 +11,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from icobench.errors import InputError
+from icobench.network import checkpoint
 from icobench.network.architectures import build_network
 from icobench.network.checkpoint import (
     FORMAT,
     TrainedNetwork,
     load_trained,
     read_weights,
+    rounded,
     save_network,
+    save_rounded,
+    unrounded,
 )
 from icobench.network.stream import TrainingStream
 from icobench.simulator.experiment import Experiment
@@ -135,6 +139,78 @@ def test_weights_in_half_precision(copied):
     for first, second in zip(half.network.parameters(), whole.network.parameters(), strict=True):
         assert first.dtype == second.dtype
         torch.testing.assert_close(first, second, rtol=0.02, atol=1e-3)
+
+
+def test_rounding_moves_no_weight_by_more_than_half_a_step():
+    """A step is a 127th of the largest weight of an output channel; a channel of zeros stays zero."""
+    generator = torch.Generator().manual_seed(2)
+    large = torch.randn(16, 32, 3, 3, generator=generator) * torch.logspace(-6, 2, 16)[:, None, None, None]
+    large[5] = 0
+    weights = {"large": large, "small": torch.randn(5, 512, generator=generator), "count": torch.tensor(7)}
+    stored = rounded(weights)
+    assert {name: value.dtype for name, value in stored.items()} == {
+        "large": torch.int8, "large.step": torch.float32, "small": torch.float16, "count": torch.int64,
+    }  # fmt: skip
+    again = unrounded(stored)
+    assert list(again) == list(weights)
+    step = large.abs().amax((1, 2, 3)) / 127
+    moved = (again["large"] - large).abs().amax((1, 2, 3))
+    assert (moved <= step * (0.5 + 1e-4)).all()
+    assert (moved[step > 0] > 0.4 * step[step > 0]).all()  # of 288 weights some lie half-way
+    assert (again["large"][5] == 0).all()
+    torch.testing.assert_close(again["small"].float(), weights["small"], rtol=1e-3, atol=1e-7)
+    assert again["count"] == 7
+    with pytest.raises(ValueError, match=r"there is no large\.step"):
+        unrounded({"large": stored["large"]})
+
+
+@pytest.fixture
+def parts(finished, tmp_path, monkeypatch):
+    """A folder with a rounded network in three parts."""
+    monkeypatch.setattr(checkpoint, "LEAST_ROUNDED", 100)
+    trained = load_trained(finished[0] / "network.safetensors")
+    network = build_network("compact", TINY.network)
+    size = sum(value.nbytes for value in rounded(network.state_dict()).values())
+    monkeypatch.setattr(checkpoint, "PART_BYTES", size // 2 - 1)
+    save_rounded(tmp_path / "rounded", network, trained.card)
+    return tmp_path / "rounded"
+
+
+def test_parts_are_read_as_one_network(parts):
+    files = sorted(parts.iterdir())
+    assert [file.name for file in files] == [f"part-{number}.safetensors" for number in (1, 2, 3)]
+    together = load_trained(parts)
+    assert together.digest == load_trained(str(parts)).digest
+    assert together.recipe == TINY
+    assert any(value.dtype == torch.int8 for value in load_file(str(files[0])).values())
+    # However they are divided.
+    everything = {name: value for file in files for name, value in load_file(str(file)).items()}
+    header = {"format": FORMAT, "card": json.dumps(together.card)}
+    save_file(everything, str(parts.with_name("whole.safetensors")), header)
+    assert load_trained(parts.with_name("whole.safetensors")).digest == together.digest
+
+
+def test_parts_that_are_missing_damaged_or_anothers(parts, tmp_path):
+    second = parts / "part-2.safetensors"
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match=r"part-2\.safetensors: not a network of icobench"):
+        load_trained(parts)
+    second.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"rounded: not a network .*a part is damaged or another's"):
+        load_trained(parts)
+    second.unlink()
+    with pytest.raises(InputError, match=r"rounded: not a network .*\(2 of 3 parts\)"):
+        load_trained(parts)
+    with pytest.raises(InputError, match=r"part-1\.safetensors: .*\(1 of 3 parts\)"):
+        load_trained(parts / "part-1.safetensors")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: no weights in this folder"):
+        load_trained(tmp_path / "empty")
+    network = build_network("compact", TINY.network)
+    next(network.parameters()).data.fill_(math.nan)
+    with pytest.raises(InputError, match="not written"):
+        save_rounded(tmp_path / "other", network, {})
 
 
 def test_digest_is_that_of_the_numbers(copied):
