@@ -101,7 +101,8 @@ def compare(
         photons, hole_degrees: of the test images, instead of the test set's own.
         truth: table with the truth of a file of images.
         experiment: physics and grid.
-        model: weights of the networks, the shipped ones by default.
+        model: weights of the networks, or "paper"; the default ones if None. The methods of the paper's
+            network keep theirs.
         seed: of images and random starts.
         device: "auto", "cpu" or "cuda".
         workers: processes; 0 for one for each core or GPU. Methods that are given as objects are computed by
@@ -147,7 +148,7 @@ def _compared(
 
     comparison = Comparison(
         folder, settings, experiment or Experiment(), seed, str(device),
-        None if model is None else Path(model), catalogue, workers or automatic_workers(device),
+        model, catalogue, workers or automatic_workers(device),
     )  # fmt: skip
     comparison.check()
     compute_comparison(comparison, report=report)

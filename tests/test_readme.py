@@ -22,8 +22,9 @@ def console_lines() -> list[str]:
 def test_help_and_readme_name_all_methods_and_test_sets():
     assert TEST_SET_NAMES.split(", ") == list(TEST_SETS)
     single, _, pairs = METHOD_NAMES.partition("; ")
-    assert pairs == "dictionary or network, + simplex, lm or mle"
-    pairs = [f"{start}+{fit}" for start in ("dictionary", "network") for fit in ("simplex", "lm", "mle")]
+    assert pairs == "dictionary, network or paper-network, + simplex, lm or mle"
+    starts = ("dictionary", "network", "paper-network")
+    pairs = [f"{start}+{fit}" for start in starts for fit in ("simplex", "lm", "mle")]
     assert {*single.split(", "), *pairs} == set(METHODS)
     assert f"--test-sets {','.join(TEST_SETS)}" in README
     assert all(f"`{name}`" in README for name in single.split(", "))

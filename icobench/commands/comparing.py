@@ -119,6 +119,8 @@ def compare(
         return
     comparison.collect()
     _show(folder)
+    for line in comparison.conversions:
+        say(line)
     for name, reason in comparison.failures.items():
         say(f"{name} failed: {reason}")
     say(f"report: {write_report(folder)}")

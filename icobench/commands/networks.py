@@ -120,7 +120,8 @@ def evaluate(
         "clean,realistic,counting"
     ),
     model: Annotated[
-        list[Path] | None, typer.Option(help="Weights; repeat for several. The shipped ones by default.")
+        list[str] | None,
+        typer.Option(help="Weights, or paper; repeat for several. Three shipped networks by default."),
     ] = None,
     versions: Annotated[
         int, typer.Option(help="Turned and mirrored versions of an image to average.", min=1, max=8)
@@ -156,6 +157,8 @@ def evaluate(
             judged.append(
                 judge(networks, truth, test_set.name, where, versions, lambda share: update(0.5 + share / 2))
             )
+        if converted := networks.choose(experiment, truth.kind).conversion(truth.kind):
+            say(f"{test_set.name}: {converted}")
     typer.echo(evaluation_table(judged, pace))
     if out is not None:
         write_evaluation(out, judged, pace, networks.cards, experiment, seed, where)

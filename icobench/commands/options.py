@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
@@ -30,13 +29,22 @@ __all__ = [
     "changed", "complex_index", "console", "examples", "names", "progress_bar", "say", "with_options",
 ]  # fmt: skip
 
-METHOD_NAMES = "network, simplex, simplex-race, cma-es; dictionary or network, + simplex, lm or mle"
-TEST_SET_NAMES = "clean, counting, experiment, voxels, propagated, realistic"
+METHOD_NAMES = (
+    "network, paper-network, simplex, simplex-race, cma-es; dictionary, network or paper-network, + simplex, "
+    "lm or mle"
+)
+TEST_SET_NAMES = "paper, clean, counting, experiment, voxels, propagated, realistic"
 """For help, which must not load the registries; a test compares them."""
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Model = Annotated[Path | None, typer.Option(help="Weights (.safetensors); the shipped ones by default.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights: a file, a folder of parts, or paper, the published network (a folder here: ./paper). "
+        "By default three shipped networks. Methods of paper-network keep theirs."
+    ),
+]
 Workers = Annotated[
     int, typer.Option(help="Processes, of one thread each, on a GPU each; 0 for all cores or GPUs.", min=0)
 ]

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from icobench.answer import Answer, Progress
 from icobench.errors import InputError
 from icobench.fitting.objectives import Objective, objective_for
 from icobench.images.image_set import ImageSet
-from icobench.network.selection import Networks, predict
+from icobench.network.selection import SHIPPED, Networks, load_network, predict
 from icobench.simulator.simulator import Simulator
 from icobench.stopwatch import Stopwatch
 
@@ -32,7 +33,7 @@ class Problem:
     Attributes:
         images: with masks; a method must not look at their truth. Their ``numbers`` decide random starts.
         simulator: of the experiment that the user believes in.
-        networks: trained networks, None if no method needs one.
+        networks: trained networks, those of :meth:`Method.load_networks`; None for a method without.
         seed: of the run.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along, by methods that can.
         network_mask: (N, H, W) what the network sees, the images' masks by default.
@@ -82,7 +83,9 @@ class Method:
         summary: one line for help and reports.
         function: from a problem, options and a progress callback to an answer.
         options: settings, a frozen dataclass; one of its fields may be a dataclass of a solver's settings.
-        needs_network: whether it asks the trained networks.
+        needs_network: whether it asks trained networks.
+        weights: name of the shipped network that it asks, "paper"; empty for those of the run, which are the
+            default ones or the user's.
         needs_dictionary: whether it may ask the dictionary of stored patterns.
         fits_nuisance: whether it can fit nuisance parameters along.
         version: raise it when the code gives other results: stored ones are then made anew.
@@ -99,6 +102,7 @@ class Method:
     function: Callable[["Problem", Any, Progress], Answer]
     options: Any = None
     needs_network: bool = False
+    weights: str = ""
     needs_dictionary: bool = False
     fits_nuisance: bool = False
     version: int = 1
@@ -138,6 +142,22 @@ class Method:
     def digest(self) -> str:
         """Names version and options, 8 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
+
+    def load_networks(
+        self, model: Path | str | None = None, device: torch.device | str = "cpu"
+    ) -> Networks | None:
+        """The networks that it asks, None if it asks none.
+
+        Args:
+            model: the run's weights, the default ones if None; a method with ``weights`` keeps its own.
+            device: where they will run.
+
+        Raises:
+            InputError: as :func:`~icobench.network.selection.load_network`.
+        """
+        if not self.needs_network:
+            return None
+        return load_network(SHIPPED / self.weights if self.weights else model, device)
 
     def run(self, problem: Problem, progress: Progress = lambda share: None) -> Answer:
         """Reconstruct all images of the problem and take the time.

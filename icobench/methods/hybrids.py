@@ -1,4 +1,4 @@
-"""Fits that start from hypotheses: a network's two, or the nearest of the dictionary's stored patterns."""
+"""Fits that start from hypotheses: two of a network, or the nearest of the dictionary's stored patterns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,8 +130,12 @@ HYBRIDS = (
     ),
     *(
         Method(
-            f"network+{name}", f"{words} from the network's answer", partial(_from_network, solver),
-            NetworkFitOptions(settings), needs_network=True, needs_dictionary=True, fits_nuisance=nuisance,
+            f"{start}+{name}", f"{words} from the answer of {source}", partial(_from_network, solver),
+            NetworkFitOptions(settings), needs_network=True, weights=weights, needs_dictionary=True,
+            fits_nuisance=nuisance,
+        )
+        for start, weights, source in (
+            ("network", "", "the network"), ("paper-network", "paper", "the published network"),
         )
         for name, (words, solver, settings, nuisance) in REFINEMENTS.items()
     ),

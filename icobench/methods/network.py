@@ -1,4 +1,4 @@
-"""The trained network alone, without a fit."""
+"""A trained network alone, without a fit."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 from icobench.answer import Answer, Progress
 from icobench.methods.base import Method, Problem
 
-__all__ = ["NETWORK", "NetworkOptions"]
+__all__ = ["NETWORK", "PAPER_NETWORK", "NetworkOptions"]
 
 
 @dataclass(frozen=True)
@@ -30,3 +30,8 @@ def _run(problem: Problem, options: NetworkOptions, progress: Progress) -> Answe
 
 
 NETWORK = Method("network", "trained network alone, no fit", _run, NetworkOptions(), needs_network=True)
+
+PAPER_NETWORK = Method(
+    "paper-network", "the published network alone, for log images, no fit", _run, NetworkOptions(),
+    needs_network=True, weights="paper",
+)  # fmt: skip

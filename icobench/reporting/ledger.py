@@ -68,6 +68,8 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
     needs = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
     card = {**needs, **((run.get("methods") or {}).get(method) or {})}
     networks = (run.get("networks") or [run.get("network")]) if card.get("needs_network") else []
+    if "networks" in card:  # older runs had the same networks for all methods
+        networks = [network for network in networks if network["digest"] in card["networks"]]
     costs: list[Any] = [card.get("search")]
     for network in filter(None, networks):
         costs += [{unit: network.get(f"training_{unit}") for unit in CURRENCIES}, network.get("search")]

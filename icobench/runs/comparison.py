@@ -16,7 +16,7 @@ from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.methods import Catalogue, Method
-from icobench.network.selection import Networks, load_network
+from icobench.network.selection import Networks
 from icobench.provenance import provenance
 from icobench.runs.comparison_run import BLOCK, Block, Run
 from icobench.runs.pieces import Report, execute, missing_pieces
@@ -53,7 +53,7 @@ class Comparison:
         experiment: physics and grid.
         seed: of images and random starts of the first run; the others take the next ones.
         device: where to work.
-        model: weights of the networks, the shipped ones if None.
+        model: weights of the networks, or "paper"; the default ones if None.
         catalogue: methods and test sets beside those of the package.
         workers: processes that share the machine. A method's seconds are those of the whole machine: its time
             in one process over their number.
@@ -64,7 +64,7 @@ class Comparison:
     experiment: Experiment
     seed: int = 0
     device: str = "cpu"
-    model: Path | None = None
+    model: Path | str | None = None
     catalogue: Catalogue = field(default_factory=Catalogue)
     workers: int = 1
 
@@ -84,10 +84,11 @@ class Comparison:
         return [self.catalogue.method(name) for name in self.settings.methods]
 
     @cached_property
-    def networks(self) -> Networks | None:
-        """The networks, None if no method needs one."""
-        needed = any(method.needs_network for method in self.methods)
-        return load_network(self.model, self.device) if needed else None
+    def networks(self) -> dict[str, Networks]:
+        """The networks that methods ask, by the methods' ``weights``, those of the run first."""
+        asking = {method.weights: method for method in self.methods if method.needs_network}
+        loaded = {name: asking[name].load_networks(self.model, self.device) for name in sorted(asking)}
+        return {name: networks for name, networks in loaded.items() if networks is not None}
 
     @cached_property
     def runs(self) -> dict[str, "Run"]:
@@ -170,6 +171,15 @@ class Comparison:
             for name, run in self.runs.items()
             for method, reason in run.failures.items()
         }
+
+    @property
+    def conversions(self) -> list[str]:
+        """A line for each run whose images are converted for some methods' networks."""
+        return [
+            f"{name or run.test_set.name}, {', '.join(methods)}: {text}"
+            for name, run in self.runs.items()
+            for text, methods in run.conversions.items()
+        ]
 
     def collect(self) -> "pd.DataFrame":
         """Join the stored blocks into ``results.parquet`` and ``curves.parquet`` of each run.

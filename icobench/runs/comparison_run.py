@@ -1,7 +1,7 @@
 """One run of a comparison: a test set and a seed, and the blocks that methods have reconstructed."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +74,7 @@ class Run:
         settings: of the comparison.
         believed: physics and grid, whatever number of pixels a file's images have.
         methods: in the order of the table.
-        all_networks: to choose from, None if no method needs one.
+        all_networks: to choose from, by the ``weights`` of the methods that ask them.
         device: where to work.
         workers: processes that share the machine.
         failures: methods that raised an error, and what it said.
@@ -88,7 +88,7 @@ class Run:
     settings: ComparisonSettings
     believed: Experiment
     methods: Sequence[Method]
-    all_networks: Networks | None
+    all_networks: Mapping[str, Networks]
     device: str
     workers: int
     failures: dict[str, str] = field(default_factory=dict)
@@ -131,14 +131,40 @@ class Run:
         return self.settings.images if self.file_images is None else len(self.file_images)
 
     @cached_property
-    def networks(self) -> Networks | None:
-        """The networks that may be asked: no method pays for the training of another one."""
-        networks = self.all_networks
-        if networks is None:
-            return None
-        kind = self.options.stored_kind if self.file_images is None else self.file_images.kind
+    def kind(self) -> str:
+        """Of the images, one of :data:`~icobench.images.image_set.KINDS`."""
+        return self.options.stored_kind if self.file_images is None else self.file_images.kind
+
+    @cached_property
+    def networks(self) -> dict[str, Networks]:
+        """The networks that may be asked, by the methods' ``weights``: no method pays for another's training.
+
+        Raises:
+            InputError: none was made for the experiment.
+        """
         complete = self.file_images is None and self.options.detector == DETECTORS["clean"]
-        return networks.choose(self.experiment, kind, complete)
+        chosen = {}
+        for weights, networks in self.all_networks.items():
+            try:
+                chosen[weights] = networks.choose(self.experiment, self.kind, complete)
+            except InputError:
+                if not weights or self.settings.methods != ("all",):
+                    raise
+                chosen[weights] = networks  # its methods will fail, and the others of "all" go on
+        return chosen
+
+    def networks_of(self, method: Method) -> Networks | None:
+        """The networks that a method may ask, None if it asks none."""
+        return self.networks.get(method.weights) if method.needs_network else None
+
+    @property
+    def conversions(self) -> dict[str, list[str]]:
+        """What images are converted to for networks, in words, and the methods that ask these."""
+        methods: dict[str, list[str]] = {}
+        for method in self.methods:
+            if text := self._asked(method).get("converted"):
+                methods.setdefault(text, []).append(method.name)
+        return methods
 
     @cached_property
     def source(self) -> dict[str, str]:
@@ -180,17 +206,26 @@ class Run:
         if self.workers > 1:
             origin["machine"]["workers"] = self.workers
         settings = {**asdict(self.settings), **self.store.identity["settings"], "images": self.images}
-        cards = [] if self.networks is None else self.networks.cards
+        cards = {card["digest"]: card for networks in self.networks.values() for card in networks.cards}
         return {
             **origin,
-            "methods": {method.name: method.card for method in self.methods},
+            "methods": {method.name: method.card | self._asked(method) for method in self.methods},
             "failures": self.failures,
             "settings": settings | (noise if self.file_images is None else {}),
             "source": self.source.get("file"),
-            "network": cards[0] if cards else None,
-            "networks": cards,
+            "network": next(iter(cards.values()), None),
+            "networks": list(cards.values()),
             "dictionary": None if self.dictionary is None else self.dictionary.card,
         }
+
+    def _asked(self, method: Method) -> dict[str, Any]:
+        """The networks of a method's card, and what its images are converted to for them."""
+        networks = self.networks_of(method)
+        if networks is None:
+            return {}
+        asked: dict[str, Any] = {"networks": [member.digest for member in networks.members]}
+        converted = networks.conversion(self.kind)
+        return asked | ({"converted": converted} if converted else {})
 
     @property
     def lacks_images(self) -> bool:
@@ -216,7 +251,8 @@ class Run:
     def part(self, piece: Block) -> str:
         """Name of a block's file; another version, other options or other weights make other files."""
         method = next(method for method in self.methods if method.name == piece.method)
-        weights = f"-{self.networks.digest}" if method.needs_network and self.networks else ""
+        networks = self.networks_of(method)
+        weights = "" if networks is None else f"-{networks.digest}"
         return f"{method.name}-{method.digest}{weights}-{piece.block:04d}.parquet"
 
     @cached_property
@@ -237,10 +273,10 @@ class Run:
         radius = torch.linspace(*WARM_RADII_NM, WARM_IMAGES, dtype=torch.float64)
         upright = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64).expand(WARM_IMAGES, 4)
         self.simulator.intensity(radius.to(self.simulator.device), upright.to(self.simulator.device))
-        if self.networks is not None:
-            first = images.subset(torch.arange(min(BLOCK, len(images))))
+        first = images.subset(torch.arange(min(BLOCK, len(images))))
+        for networks in self.networks.values():
             with contextlib.suppress(Exception):  # a method that asks the networks will say what is wrong
-                predict(self.networks, replace(first, experiment=self.experiment))
+                predict(networks, replace(first, experiment=self.experiment))
         if any(method.needs_dictionary for method in self.methods):
             self.dictionary = dictionary_for(self.simulator)
 
@@ -265,7 +301,8 @@ class Run:
         first, last = piece.block * BLOCK, min((piece.block + 1) * BLOCK, self.images)
         block = self.test_images.subset(torch.arange(first, last))
         try:
-            answer = method.run(Problem(block, self.simulator, self.networks, self.seed), progress)
+            problem = Problem(block, self.simulator, self.networks_of(method), self.seed)
+            answer = method.run(problem, progress)
         except Exception as error:  # a user's method may raise anything: the others go on
             line = (str(error).strip().splitlines() or [""])[0]
             self.failures[piece.method] = f"{type(error).__name__}: {line}"

@@ -16,7 +16,7 @@ from icobench.images.image_set import ImageSet
 from icobench.images.resample import on_grid
 from icobench.images.source import ImageSource, open_arrays, open_images
 from icobench.methods import Catalogue, Method, Problem
-from icobench.network.selection import Networks, load_network
+from icobench.network.selection import Networks
 from icobench.runs.pool import chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
@@ -78,7 +78,8 @@ def reconstruct(
             them: they were trained with them, and are less accurate without, on voxels as well.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along.
         versions: turned and mirrored versions of an image that the network averages, 1 to 8.
-        model: weights of the network, the shipped ones by default.
+        model: weights of the network, or "paper"; the default ones if None. The methods of the paper's
+            network keep theirs.
         seed: of random starts.
         device: "auto", "cpu" or "cuda".
         catalogue: methods to choose from beside those of the package.
@@ -114,10 +115,11 @@ def reconstruct(
         else:
             opened = open_arrays(images, mask, kind)
         source, experiment = on_grid(opened, experiment, detector, centre, pixels)
-        networks = load_network(model, where) if chosen.needs_network else None
-        if networks is not None:
-            networks.choose(experiment, source.kind)
         notes = []
+        networks = chosen.load_networks(model, where)
+        if networks is not None:
+            converted = networks.choose(experiment, source.kind).conversion(source.kind)
+            notes += [converted] if converted else []
         if fit_centre:
             before = experiment.centre_offset
             experiment = _with_beam(source, chosen, experiment, where, networks, seed, fit_sin_theta)

@@ -17,7 +17,7 @@ from icobench.images.image_set import ImageSet
 from icobench.methods import Method, Problem, find_method
 from icobench.network.checkpoint import TrainedNetwork
 from icobench.network.recipe import Recipe
-from icobench.network.selection import Networks, load_network, predict
+from icobench.network.selection import Networks, predict
 from icobench.network.training import train
 from icobench.runs.scoring import bounds_at_truth, errors
 from icobench.runs.training_set import read_training_set
@@ -128,9 +128,10 @@ def _fit(
     settings: SweepSettings, point: int, seed: int, tests: ImageSet, simulator: Simulator, progress: Progress
 ) -> _Reconstructed:
     """With the method of the point, block by block."""
-    method, networks = settings.varied(point), None
-    if method.needs_network:
-        networks = load_network(None, simulator.device).choose(settings.experiment, tests.kind)
+    method = settings.varied(point)
+    networks = method.load_networks(None, simulator.device)
+    if networks is not None:
+        networks = networks.choose(settings.experiment, tests.kind)
     fixed: tuple[int, float, float] = (0, 0.0, 0.0)
     if settings.axis == "dictionary":
         card = dictionary_for(simulator, DictionaryOptions(point)).card

@@ -1,4 +1,4 @@
-"""The shipped network and the hybrids on real work."""
+"""The shipped networks and the hybrids on real work."""
 
 import numpy as np
 import pandas as pd
@@ -208,7 +208,9 @@ CHANGED = {
     "network": {"versions": 2}, "simplex": {"starts": 3}, "simplex-race": {"iterations": 2},
     "cma-es": {"generations": 2}, "dictionary+simplex": {"iterations": 3}, "dictionary+lm": {"candidates": 1},
     "dictionary+mle": {"iterations": 2}, "network+simplex": {"rotation_deg": 1.0},
-    "network+lm": {"iterations": 1}, "network+mle": {"iterations": 1},
+    "network+lm": {"iterations": 1}, "network+mle": {"iterations": 1}, "paper-network": {"versions": 2},
+    "paper-network+simplex": {"rotation_deg": 1.0}, "paper-network+lm": {"iterations": 1},
+    "paper-network+mle": {"iterations": 1},
 }  # fmt: skip
 """For every method an option and another value."""
 
@@ -220,9 +222,9 @@ QUICK = {
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_a_changed_option_changes_what_is_computed(network, name):
+def test_a_changed_option_changes_what_is_computed(name):
     tests = generate_patterns(PatternOptions(1, radius_range_nm=(60, 90)), Experiment(), 84)
-    problem = Problem(tests, Simulator(Experiment()), network)
+    problem = Problem(tests, Simulator(Experiment()), METHODS[name].load_networks())
     method = METHODS[name].with_options(**QUICK.get(name, {}))
     changed = method.with_options(**CHANGED[name])
     assert changed.digest != method.digest

@@ -13,15 +13,18 @@ from fakes import FakeMethod
 from icobench.answer import Answer
 from icobench.errors import InputError
 from icobench.geometry.orientation import disorientation
-from icobench.methods import Catalogue, Method, Problem
+from icobench.methods import METHODS, Catalogue, Method, Problem
 from icobench.reporting.findings import overview, verdict
+from icobench.reporting.ledger import account
 from icobench.reporting.report import write_report
 from icobench.reporting.run_folder import read_runs
 from icobench.runs import comparison_run
 from icobench.runs.comparison import COMPARISON_FILE, Comparison, automatic_workers, compute_comparison
 from icobench.runs.pieces import missing_pieces
 from icobench.runs.settings import ComparisonSettings, read_settings
+from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
 
 SETTINGS = ComparisonSettings("test", images=10, methods=("fake",))
 SEVERAL = ComparisonSettings("test", images=3, test_sets=("clean", "counting"), methods=("fake", "other"))
@@ -60,8 +63,58 @@ def test_only_networks_that_may_be_asked_are_charged(test_set, hole_degrees, cha
         "test", images=2, methods=("network",), test_sets=(test_set,), hole_degrees=hole_degrees
     )
     run = Comparison(tmp_path / "run", settings, Experiment(), 3).runs[""]
-    assert [member.recipe.images for member in run.networks.members] == charged
+    assert [member.recipe.images for member in run.networks[""].members] == charged
     assert [card["recipe"]["images"] for card in run.description()["networks"]] == charged
+
+
+def test_every_method_is_charged_for_its_networks_alone(tmp_path):
+    """Side by side: the published network cost 25,058 images and 149.4 s, the other its own training."""
+    methods = ("paper-network", "network", "paper-network+lm", "dictionary+lm")
+    settings = ComparisonSettings("test", images=2, methods=methods, test_sets=("paper", "counting"))
+    comparison = Comparison(tmp_path / "run", settings, Experiment(), 3)
+    results = computed(comparison)
+    assert comparison.failures == {}
+    for name in settings.test_sets:
+        run = json.loads((tmp_path / "run" / name / "run.json").read_text())
+        cards = {card["digest"]: card for card in run["networks"]}
+        assert [card["architecture"] for card in run["networks"]].count("paper") == 1
+        rows = results[results["run"] == name]
+        costs = {method: account(method, rows, run, 1.0) for method in methods}
+        assert costs["paper-network"].fixed_simulations == 25_058
+        assert costs["paper-network"].fixed_seconds == pytest.approx(149.4)
+        default = [card for card in cards.values() if card["architecture"] == "compact"]
+        paid = sum(card["training_simulations"] for card in default)
+        assert costs["network"].fixed_simulations == paid > 100_000
+        dictionary = run["dictionary"]["simulations"]
+        assert costs["paper-network+lm"].fixed_simulations == 25_058 + dictionary
+        assert costs["dictionary+lm"].fixed_simulations == dictionary
+        assert "networks" not in run["methods"]["dictionary+lm"]
+        # Only photon counts are converted, and only for the network that did not learn from them.
+        converted = {method for method in methods if "converted" in run["methods"][method]}
+        assert converted == ({"paper-network", "paper-network+lm"} if name == "counting" else set())
+        # A run of an earlier version: the same networks for all.
+        for card in run["methods"].values():
+            card.pop("networks", None)
+        older = account("paper-network", rows, run, 1.0)
+        assert older.fixed_simulations == paid + 25_058
+    (line,) = comparison.conversions
+    assert line.startswith("counting, paper-network, paper-network+lm: photon counts were converted to log")
+    page = write_report(tmp_path / "run").read_text()
+    assert page.count("For paper-network, photon counts were converted to log images over 6 decades") == 1
+
+
+def test_a_network_for_another_experiment(tmp_path):
+    """It is refused where it was asked for by name; with "all" its methods fail, and the others go on."""
+    silver = Experiment(refractive_index=0.89 + 0.0859j)
+    named = ComparisonSettings("test", images=1, methods=("network", "paper-network"))
+    with pytest.raises(InputError, match="weights were made for refractive index"):
+        Comparison(tmp_path / "named", named, silver, 3).check()
+    every = Comparison(tmp_path / "every", replace(named, methods=("all",)), silver, 3)
+    every.check()
+    method, images = METHODS["paper-network"], generate_patterns(PatternOptions(1), silver, 3)
+    problem = Problem(images, Simulator(silver), every.runs[""].networks_of(method))
+    with pytest.raises(InputError, match="weights were made for refractive index"):
+        method.run(problem)
 
 
 def test_folder_holds_what_is_promised_and_scores_are_right(tmp_path, fake):
