@@ -333,6 +333,25 @@ def test_train_on_a_stored_set_then_evaluate(call, tmp_path):
     }  # fmt: skip
 
 
+def test_the_published_network_by_its_name(call, tmp_path):
+    """A bare name is the shipped network; ./paper is a folder here, whatever is in it."""
+    from icobench.network.selection import SHIPPED
+
+    assert call("generate set.h5 --images 1 --kind log --detector clean --background 0.02 --seed 4")[0] == 0
+    code, _, err = call("reconstruct set.h5 --method network --model paper")
+    assert code == 0, err
+    assert "converted" not in err
+    by_name = pd.read_csv(tmp_path / "result.csv")
+    # The method keeps its weights, whatever the model.
+    assert call(f"reconstruct set.h5 --method paper-network --model {SHIPPED / 'clean.safetensors'}")[0] == 0
+    columns = [name for name in ROWS if name != "seconds"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "result.csv")[columns], by_name[columns])
+    (tmp_path / "paper").mkdir()
+    code, _, err = call("reconstruct set.h5 --method network --model ./paper")
+    assert code == 2
+    assert "paper: no weights in this folder" in one_line(err)
+
+
 def test_train_for_another_wavelength_and_material(call, tmp_path):
     """Streamed, or on a set, which says itself what it was made for."""
     from icobench.network.checkpoint import read_weights

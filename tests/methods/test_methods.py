@@ -223,7 +223,8 @@ QUICK = {
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_changed_option_changes_what_is_computed(name):
-    tests = generate_patterns(PatternOptions(1, radius_range_nm=(60, 90)), Experiment(), 84)
+    kind = "log" if name.startswith("paper") else "counts"
+    tests = generate_patterns(PatternOptions(1, kind, radius_range_nm=(60, 90)), Experiment(), 84)
     problem = Problem(tests, Simulator(Experiment()), METHODS[name].load_networks())
     method = METHODS[name].with_options(**QUICK.get(name, {}))
     changed = method.with_options(**CHANGED[name])
