@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,20 +14,66 @@ from icobench.simulator import closed_form
 from icobench.simulator.compiled import kernels
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["Speed", "bodies", "field_error", "measure_speed"]
+__all__ = ["Rounds", "Speed", "bodies", "field_error", "measure_speed", "timed_rounds"]
+
+ROUNDS = 5
+"""Repetitions of everything that is timed, at least."""
+
+
+class Rounds(NamedTuple):
+    """The median of what several rounds gave, the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Any) -> "Rounds":
+        """Of the values (N,) of N rounds."""
+        return cls(float(np.median(values)), float(np.min(values)), float(np.max(values)))
+
+
+def timed_rounds(
+    function: Callable[[], Any],
+    device: torch.device,
+    rounds: int = ROUNDS,
+    calls: int = 1,
+    seconds: float = 0.0,
+) -> np.ndarray:
+    """Seconds of a call in each round of so many calls: (N,).
+
+    There are at least ``rounds`` rounds, and as many as fill the given ``seconds``. A first call, in which
+    tables and kernels are made, is not timed.
+    """
+    function()
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < rounds:
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return np.array(times) / calls
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Time per image of one call with a batch of bodies, the best of several.
+    """Time per image of a call with a batch of bodies, the median of several rounds.
 
-    ``jacobian_seconds`` is NaN where the method has no derivatives; ``compiled`` is of the kernel.
+    ``field_rounds`` has the fastest and the slowest round too. ``jacobian_seconds`` is NaN where the method
+    has no derivatives; ``compiled`` is of the kernel.
     """
 
     batch: int
-    field_seconds: float
+    field_rounds: Rounds
     jacobian_seconds: float
     compiled: bool
+
+    @property
+    def field_seconds(self) -> float:
+        """The median."""
+        return self.field_rounds.median
 
 
 def bodies(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,27 +86,20 @@ def bodies(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: int = 0) -> Speed:
     """Time the intensity and its Jacobian for one size of batch on the simulator's device.
 
-    So many ``seconds`` are spent on repetitions of each, of which there are at least three.
+    So many ``seconds`` are spent on rounds of each, of which there are at least five.
     """
     radius, quaternion = (table.to(simulator.device) for table in bodies(batch, seed))
 
-    def best(function: Callable[..., Any]) -> float:
-        """Least seconds per image."""
-        function(radius, quaternion)  # tables and kernels are made at the first call
-        times: list[float] = []
-        while sum(times) < seconds or len(times) < 3:
-            start = time.perf_counter()
-            function(radius, quaternion)
-            if simulator.device.type == "cuda":
-                torch.cuda.synchronize(simulator.device)
-            times.append(time.perf_counter() - start)
-        return min(times) / batch
+    def rounds(function: Callable[..., Any]) -> Rounds:
+        """Seconds per image."""
+        times = timed_rounds(lambda: function(radius, quaternion), simulator.device, seconds=seconds)
+        return Rounds.of(times / batch)
 
-    field_seconds = best(simulator.intensity)
+    field = rounds(simulator.intensity)
     if simulator.method != "exact":
-        return Speed(batch, field_seconds, math.nan, False)
+        return Speed(batch, field, math.nan, False)
     compiled = kernels(simulator.device, simulator.dtype, 0).fused
-    return Speed(batch, field_seconds, best(simulator.intensity_jacobian), compiled)
+    return Speed(batch, field, rounds(simulator.intensity_jacobian).median, compiled)
 
 
 def field_error(simulator: Simulator, count: int = 6, seed: int = 0) -> list[float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from icobench.reporting.evaluation import typical
 from icobench.reporting.ledger import CURRENCIES, Account, break_even
 from paper_scale.figures import figure_4b
 from paper_scale.fits import table_of
@@ -94,7 +95,7 @@ def _paper_account(folder: Path, per_simulation: float, images: int) -> Account 
         return None
     return Account(
         "paper network", trained["training_seconds"] + made["seconds"], float(made["images"]),
-        np.full(images, pace["one_image_ms"] / 1000), np.zeros(images), per_simulation,
+        np.full(images, typical(pace["one_image_ms"]) / 1000), np.zeros(images), per_simulation,
     )  # fmt: skip
 
 
