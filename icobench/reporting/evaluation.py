@@ -61,10 +61,8 @@ def summarise(evaluated: Evaluated) -> dict[str, Any]:
     turn, size = table["disorientation_deg"], table["radius_error_nm"]
     summary: dict[str, Any] = {"images": len(table), "networks": evaluated.networks}
     for column in ERRORS:
-        summary[column] = {
-            name: float(error_quantile(table[column].to_numpy(dtype=float), part))
-            for name, part in QUANTILES.items()
-        }
+        errors = table[column].to_numpy(dtype=float)
+        summary[column] = {name: float(error_quantile(errors, part)) for name, part in QUANTILES.items()}
     summary["success_rate"] = float(solved(turn, size).mean())
     summary["second_hypothesis_nearer"] = float((table["second_disorientation_deg"] < turn).mean())
     if table["radius_std_nm"].notna().all():
@@ -97,9 +95,8 @@ def evaluation_table(evaluated: Sequence[Evaluated], pace: dict[str, Any]) -> st
     ``pace`` has the time of one image and the images a second, see ``icobench.runs.evaluation.speed``.
     """
     summaries = {item.name: summarise(item) for item in evaluated}
-    return render(
-        "evaluation.md.j2", summaries=summaries, errors=ERRORS, pace=pace, pace_text=pace_text
-    ).rstrip()
+    values = {"summaries": summaries, "errors": ERRORS, "pace": pace, "pace_text": pace_text}
+    return render("evaluation.md.j2", **values).rstrip()
 
 
 def write_evaluation(

@@ -11,7 +11,14 @@ from icobench.answer import OK, RESCUED
 from icobench.reporting.ledger import accounts_of, break_even
 from icobench.reporting.page import sentences
 from icobench.reporting.run_folder import RunFolder
-from icobench.reporting.statistics import as_accurate, differences, holm, rms_over_bound, success_interval
+from icobench.reporting.statistics import (
+    SIGNIFICANT,
+    as_accurate,
+    differences,
+    holm,
+    rms_over_bound,
+    success_interval,
+)
 from icobench.reporting.tables import Table, number, summary_table
 
 if TYPE_CHECKING:
@@ -57,7 +64,7 @@ def _as_accurate(table: "DataFrame", results: "DataFrame", best: str) -> "DataFr
     """The rows of a method and of those that are shown to be as accurate, by tests that Holm corrects."""
     others = [method for method in table["method"] if method != best]
     p = dict(zip(others, holm([as_accurate(results, other, best).p for other in others]), strict=True))
-    return table[[method == best or p[method] <= 0.05 for method in table["method"]]]
+    return table[[method == best or p[method] <= SIGNIFICANT for method in table["method"]]]
 
 
 def _over_bounds(results: "DataFrame", method: str) -> list[Any] | None:
@@ -193,11 +200,13 @@ def overview(runs: dict[str, RunFolder]) -> Table:
             answers = run.results[run.results["method"] == row.method]
             shares = ["truth unknown", *["-"] * 4]
             if run.truth_known:
-                interval = f"({100 * row.success_low:.0f} to {100 * row.success_high:.0f})"
-                errors = row.disorientation_median_deg, row.radius_median_nm
-                shares = [f"{100 * row.success_rate:.1f} {interval}", *map(number, errors)]
-                shares += [_covered(answers, "disorientation_deg", "orientation_std_deg")]
-                shares += [_covered(answers, "radius_error_nm", "radius_std_nm")]
+                rates = 100 * row.success_rate, 100 * row.success_low, 100 * row.success_high
+                shares = [
+                    "{:.1f} ({:.0f} to {:.0f})".format(*rates),
+                    number(row.disorientation_median_deg), number(row.radius_median_nm),
+                    _covered(answers, "disorientation_deg", "orientation_std_deg"),
+                    _covered(answers, "radius_error_nm", "radius_std_nm"),
+                ]  # fmt: skip
             abstains = 100 * (1 - answers["status"].isin((OK, RESCUED)).mean())
             rows.append([name, row.method, str(row.images), *shares, f"{abstains:.1f}"])
     return headers, rows

@@ -206,26 +206,23 @@ def _pooled(folder: Path, runs: Sequence[RunFolder]) -> RunFolder:
     import pandas as pd
 
     first = runs[0]
-    for run in runs:
-        if run.experiment != first.experiment:
-            raise InputError(f"{run.folder}: not the experiment of {first.folder}")
+    if others := [run.folder for run in runs if run.experiment != first.experiment]:
+        raise InputError(f"{others[0]}: not the experiment of {first.folder}")
     starts = list(accumulate((run.count for run in runs), initial=0))
 
-    def joined(tables: Sequence["DataFrame"], *columns: str) -> "DataFrame":
-        moved = [
-            table.assign(**{column: table[column] + start for column in columns})
-            for table, start in zip(tables, starts, strict=False)
-        ]
-        return pd.concat(moved, ignore_index=True)
+    def joined(name: str, columns: list[str]) -> "DataFrame":
+        tables = [getattr(run, name).copy() for run in runs]
+        for table, start in zip(tables, starts, strict=False):
+            table[columns] += start
+        return pd.concat(tables, ignore_index=True)
 
     def load(numbers: Sequence[int]) -> ImageSet:
         places = [bisect_right(starts, number) - 1 for number in numbers]
         pairs = zip(numbers, places, strict=True)
         return ImageSet.join([runs[place].load([number - starts[place]]) for number, place in pairs])
 
-    results = joined([run.results for run in runs], "image", "block")
+    results, curves = joined("results", ["image", "block"]), joined("curves", ["image"])
     results["name"] += " of " + results["run"]
-    curves = joined([run.curves for run in runs], "image")
     commits = dict.fromkeys(str(run.run["commit"]) for run in runs if run.run.get("commit"))
     described = {**first.run, "commit": ", ".join(commits)}
     return RunFolder(folder, results, curves, described, first.experiment, first.kind, starts[-1], load)

@@ -42,14 +42,11 @@ def speed_table(
         f"median {statistics.median(errors):.1e}, worst {max(errors):.1e} ({len(errors)} bodies)",
     )
     for row in rows:
-        spread = " to ".join(f"{ends * 1e3:.2f}" for ends in row.field_rounds[1:])
+        spread = " to ".join(f"{end * 1e3:.2f}" for end in row.field_range)
         field, jacobian = row.field_seconds, row.jacobian_seconds
         times = (
-            f"{field * 1e3:.2f}",
-            spread,
-            f"{1 / field:,.0f}",
-            f"{jacobian * 1e3:.2f}",
-            f"{jacobian / field:.1f}",
-        )
+            f"{field * 1e3:.2f}", spread, f"{1 / field:,.0f}",
+            f"{jacobian * 1e3:.2f}", f"{jacobian / field:.1f}",
+        )  # fmt: skip
         table.add_row(str(row.batch), *times)
     return table

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
-    "ANSWER", "BOTH_ERRORS", "TARGETS", "AsAccurate", "Equivalence", "Interval", "as_accurate", "bootstrap",
-    "differences", "efficiency", "equivalence", "error_quantile", "expected_running_time", "first_hits",
-    "holm", "log_ratios", "median", "median_ratio", "paired_test", "resampled", "rms_over_bound",
-    "success_interval",
+    "ANSWER", "BOTH_ERRORS", "FEWEST", "SIGNIFICANT", "TARGETS", "AsAccurate", "Equivalence", "Interval",
+    "as_accurate", "bootstrap", "differences", "efficiency", "equivalence", "error_quantile",
+    "expected_running_time", "first_hits", "holm", "log_ratios", "median", "median_ratio", "paired_test",
+    "resampled", "rms_over_bound", "success_interval",
 ]  # fmt: skip
 
 RESAMPLES = 2000
-LEVEL = 0.95
+LEVEL, SIGNIFICANT = 0.95, 0.05
 
 MARGIN = 1.1
 """Methods are as accurate as each other if the mean ratio of their errors is below this, either way round."""
@@ -178,7 +178,7 @@ class Equivalence(NamedTuple):
     @property
     def shown(self) -> bool:
         """Whether the errors are shown to be the same."""
-        return self.p <= 1 - LEVEL
+        return self.p <= SIGNIFICANT
 
 
 def equivalence(results: "DataFrame", first: str, second: str, error: str = BOTH_ERRORS[0]) -> Equivalence:
@@ -210,8 +210,8 @@ class AsAccurate(NamedTuple):
 
     @property
     def shown(self) -> bool:
-        """Whether it is shown to be as accurate."""
-        return self.p <= 1 - LEVEL
+        """Whether it is shown."""
+        return self.p <= SIGNIFICANT
 
 
 def as_accurate(
@@ -221,11 +221,6 @@ def as_accurate(
 
     All tests must pass, so the p value is the largest one. It is 1 where a method solves no image, however
     much the errors are alike.
-
-    Args:
-        results: see above.
-        first, second: methods.
-        errors: columns.
     """
     tests = {error: equivalence(results, first, second, error) for error in errors}
     solving = results[results["success"]]["method"]

@@ -12,6 +12,7 @@ import numpy as np
 from icobench.reporting.statistics import (
     BOTH_ERRORS,
     FEWEST,
+    SIGNIFICANT,
     Interval,
     bootstrap,
     differences,
@@ -60,7 +61,7 @@ PAIRS = (
     ("network+lm", "dictionary+lm"), ("network+simplex", "simplex"), ("paper-network+lm", "network+lm"),
     ("simplex-race", "simplex"),
 )  # fmt: skip
-"""The pairs of methods that are tested against each other: named before there were any results."""
+"""The pairs of methods that are tested against each other, whatever the results are."""
 
 TARGETS_SHOWN = ((3.0, 3.0), (1.0, 1.0), (0.3, 0.3), (0.1, 0.1))
 """Degrees and nanometres."""
@@ -212,16 +213,13 @@ def paired_table(results: "DataFrame") -> Table:
     present = set(results["method"])
     asked = [(*pair, error) for pair in PAIRS if present.issuperset(pair) for error in BOTH_ERRORS]
     tests = [(paired_test(results, *pair), equivalence(results, *pair)) for pair in asked]
-    differ = holm([p for (*_, p), _ in tests])
-    same = holm([equal.p for _, equal in tests])
+    differ, same = holm([test[2] for test, _ in tests]), holm([equal.p for _, equal in tests])
     rows = []
-    for (first, second, error), ((images, ratio, _), equal), p, p_same in zip(
-        asked, tests, differ, same, strict=True
-    ):
-        shown = f"{'yes' if p_same <= 0.05 else 'no'}, {p_same:.2g}" if images >= FEWEST else "too few images"
-        name = error.rsplit("_", 1)[0].replace("_", " ")
-        texts = str(images), interval_text(ratio), f"{p:.2g}", interval_text(equal.ratio), shown
-        rows.append([first, second, name, *texts])
+    for pair, ((images, ratio, _), equal), p, p_same in zip(asked, tests, differ, same, strict=True):
+        shown = f"{'yes' if p_same <= SIGNIFICANT else 'no'}, {p_same:.2g}"
+        error = pair[2].rsplit("_", 1)[0].replace("_", " ")
+        texts = str(images), interval_text(ratio), f"{p:.2g}", interval_text(equal.ratio)
+        rows.append([*pair[:2], error, *texts, shown if images >= FEWEST else "too few images"])
     return headers, rows
 
 

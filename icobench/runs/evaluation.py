@@ -3,6 +3,7 @@
 import time
 from functools import partial
 
+import numpy as np
 import torch
 
 from icobench.answer import Progress
@@ -16,7 +17,7 @@ from icobench.runs.scoring import bounds_at_truth, errors
 from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.speed import ROUNDS, Rounds, timed_rounds
+from icobench.simulator.speed import ROUNDS, timed_rounds
 
 __all__ = ["evaluate", "speed"]
 
@@ -93,6 +94,8 @@ def speed(networks: Networks, experiment: Experiment, rounds: int = ROUNDS) -> d
         # A single image takes milliseconds: a round is many of them, or a short burst of other work decides.
         single = timed_rounds(partial(predict, networks, one), device, rounds, calls=40)
         batch = timed_rounds(partial(predict, networks, images), device, rounds)
-        pace[f"{prefix}one_image_ms"] = Rounds.of(1e3 * single)._asdict()
-        pace[f"{prefix}images_per_second"] = Rounds.of(len(images) / batch)._asdict()
+        measured = {"one_image_ms": 1e3 * single, "images_per_second": len(images) / batch}
+        for name, values in measured.items():
+            spread = {"median": np.median(values), "low": values.min(), "high": values.max()}
+            pace[prefix + name] = {part: float(value) for part, value in spread.items()}
     return pace

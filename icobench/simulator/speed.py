@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +14,10 @@ from icobench.simulator import closed_form
 from icobench.simulator.compiled import kernels
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["Rounds", "Speed", "bodies", "field_error", "measure_speed", "timed_rounds"]
+__all__ = ["ROUNDS", "Speed", "bodies", "field_error", "measure_speed", "timed_rounds"]
 
 ROUNDS = 5
 """Repetitions of everything that is timed, at least."""
-
-
-class Rounds(NamedTuple):
-    """The median of what several rounds gave, the lowest and the highest."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Any) -> "Rounds":
-        """Of the values (N,) of N rounds."""
-        return cls(float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
 
 def timed_rounds(
@@ -42,8 +29,7 @@ def timed_rounds(
 ) -> np.ndarray:
     """Seconds of a call in each round of so many calls: (N,).
 
-    There are at least ``rounds`` rounds, and as many as fill the given ``seconds``. A first call, in which
-    tables and kernels are made, is not timed.
+    There are at least ``rounds``, and as many as fill the ``seconds``, after a first call that makes tables.
     """
     function()
     times: list[float] = []
@@ -61,19 +47,15 @@ def timed_rounds(
 class Speed:
     """Time per image of a call with a batch of bodies, the median of several rounds.
 
-    ``field_rounds`` has the fastest and the slowest round too. ``jacobian_seconds`` is NaN where the method
+    ``field_range`` is that of the fastest and the slowest round. ``jacobian_seconds`` is NaN where the method
     has no derivatives; ``compiled`` is of the kernel.
     """
 
     batch: int
-    field_rounds: Rounds
+    field_seconds: float
+    field_range: tuple[float, float]
     jacobian_seconds: float
     compiled: bool
-
-    @property
-    def field_seconds(self) -> float:
-        """The median."""
-        return self.field_rounds.median
 
 
 def bodies(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,16 +72,16 @@ def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: 
     """
     radius, quaternion = (table.to(simulator.device) for table in bodies(batch, seed))
 
-    def rounds(function: Callable[..., Any]) -> Rounds:
+    def rounds(function: Callable[..., Any]) -> np.ndarray:
         """Seconds per image."""
-        times = timed_rounds(lambda: function(radius, quaternion), simulator.device, seconds=seconds)
-        return Rounds.of(times / batch)
+        return timed_rounds(lambda: function(radius, quaternion), simulator.device, seconds=seconds) / batch
 
-    field = rounds(simulator.intensity)
+    times = rounds(simulator.intensity)
+    field = float(np.median(times)), (float(times.min()), float(times.max()))
     if simulator.method != "exact":
-        return Speed(batch, field, math.nan, False)
+        return Speed(batch, *field, math.nan, False)
     compiled = kernels(simulator.device, simulator.dtype, 0).fused
-    return Speed(batch, field, rounds(simulator.intensity_jacobian).median, compiled)
+    return Speed(batch, *field, float(np.median(rounds(simulator.intensity_jacobian))), compiled)
 
 
 def field_error(simulator: Simulator, count: int = 6, seed: int = 0) -> list[float]:
