@@ -4,10 +4,10 @@ Throughout, ``table`` is the summary of a run, see :func:`icobench.reporting.tab
 ``results`` has one row per image and method.
 """
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from icobench.answer import OK, RESCUED
+from icobench.network.checkpoint import training_core_seconds
 from icobench.reporting.ledger import accounts_of, break_even
 from icobench.reporting.page import sentences
 from icobench.reporting.run_folder import RunFolder
@@ -105,7 +105,8 @@ def training_cost(card: dict[str, Any] | None, table: "DataFrame") -> str:
     best = _rows(untrained)[best_fitting_method(untrained)] if len(untrained) else None
     seconds, simulations = card.get("training_seconds"), card.get("training_simulations")
     costs = {"parameters": card.get("parameters"), "seconds": seconds, "simulations": simulations}
-    words = sentences("training", **costs, untrained=best)
+    on_gpu, core_hours = str(card.get("device")).startswith("cuda"), training_core_seconds(card) / 3600
+    words = sentences("training", **costs, on_gpu=on_gpu, core_hours=core_hours, untrained=best)
     return words or "The network's card does not say what its training cost."
 
 
@@ -135,9 +136,9 @@ def _training(run: RunFolder) -> list[str]:
     untrained = [costs for costs in accounts if "network" not in costs.method]
     if not trained or not untrained:
         return []
-    images = break_even(trained[0], untrained[0], "seconds").images.value
     names = {"trained": trained[0].method, "untrained": untrained[0].method}
-    return [sentences("training_repaid", **names, images=images if math.isfinite(images) else None)]
+    images = break_even(trained[0], untrained[0], "seconds").text
+    return [sentences("training_repaid", **names, images=images)]
 
 
 def _without_truth(name: str, run: RunFolder) -> str:

@@ -5,9 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icobench.reporting.examples import RESIDUAL_SIGMAS, colours_of_scales, examples
-from icobench.reporting.figures import plot_errors, plot_targets_reached, svg
+from icobench.reporting.figures import plot_break_even, plot_errors, plot_targets_reached, svg
 from icobench.reporting.findings import overview, reading, training_cost, verdict
-from icobench.reporting.ledger import accounts_of, break_even_table, ledger_table, published_text
+from icobench.reporting.ledger import (
+    PUBLISHED_SECONDS,
+    accounts_of,
+    break_even_table,
+    ledger_notes,
+    ledger_table,
+    published_text,
+)
 from icobench.reporting.page import data_uri, render, sentences, text, write_file
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.tables import (
@@ -62,17 +69,23 @@ def _contents(name: str, run: RunFolder) -> dict[str, Any]:
         "images": sentences("images", run=run, radii=results["true_radius_nm"]),
         "training": training_cost(run.network, summary),
         "ledger": ledger_table(accounts),
+        "ledger_notes": ledger_notes(accounts),
     }
     if not run.truth_known:
         return {**contents, "agreement": agreement_table(results)}
+    marks = {"here": accounts[0].pace} if accounts[0].pace else {}
+    surface = plot_break_even(results, accounts, {**marks, "the paper": PUBLISHED_SECONDS})
     figures = {
         "errors_figure": ("error_against_evaluations.svg", svg(plot_errors(results, curves))),
         "targets_figure": ("targets_reached.svg", svg(plot_targets_reached(results, curves))),
     }
+    if surface:
+        figures["surface_figure"] = "break_even.svg", svg(surface)
     for file, content in figures.values():
         write_file(run.folder / (f"{name}_{file}" if run.seeds > 1 else file), content)
     return {
         **contents,
+        "surface_figure": None,
         **{name: data_uri(content, "svg+xml") for name, (_, content) in figures.items()},
         "reading": reading(summary, results),
         "summary": (HEADERS, summary_cells(summary)),

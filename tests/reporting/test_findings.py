@@ -1,6 +1,5 @@
 """What a comparison cost and what is said of it."""
 
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +7,6 @@ import pandas as pd
 
 from icobench.provenance import short_commit
 from icobench.reporting.findings import best_fitting_method, reading, training_cost, verdict
-from icobench.reporting.ledger import accounts_of, break_even_table, ledger_table, published_text
 from icobench.reporting.tables import efficiency_table, number, paired_table, summary_table
 from tests.reporting.made_runs import COST, IMAGES, made_results
 
@@ -94,32 +92,6 @@ def test_training_cost():
     assert "No network" in training_cost(None, table)
 
 
-def test_ledger_in_both_currencies():
-    results = made_results()
-    run = {
-        "network": {"training_seconds": 7200.0, "training_simulations": 450_000},
-        "dictionary": {"seconds": 9.0, "simulations": 1000},
-        "methods": {name: {"needs_network": "network" in name} for name in COST},
-    }
-    accounts = accounts_of(results, run)
-    headers, rows = ledger_table(accounts)
-    assert [row[0] for row in rows] == list(COST)
-    assert all(len(row) == len(headers) for row in rows)
-    by_name = {row[0]: row for row in rows}
-    assert by_name["network"][1:3] == ["450,000", "7,200"]
-    assert by_name["simplex"][1:3] == ["0", "0"]
-    _, cells = break_even_table(results, accounts)
-    pairs = {(first, second): images for first, second, *images, _ in cells}
-    spent = results[results["method"] == "simplex"]["evaluations"].mean()
-    by_time, by_simulations = pairs[("network", "simplex")]
-    assert by_simulations.startswith(f"{math.ceil(450_000 / spent):,} (")
-    assert by_time.startswith(f"{math.ceil(7200 / 4.5):,} (")
-    assert not any(first == "simplex" for first, _ in pairs)
-    text = published_text(accounts)
-    assert "break-even at 3.1 images" in text
-    assert f"break-even at {450_000 / spent:.1f} images" in text
-
-
 def test_pairs_are_tested_and_efficiencies_given():
     results = made_results()
     headers, rows = paired_table(results)
@@ -131,11 +103,3 @@ def test_pairs_are_tested_and_efficiencies_given():
     assert [row[0] for row in rows] == list(COST)
     without = results.assign(bound_orientation_deg=np.nan, bound_radius_nm=np.nan)
     assert efficiency_table(without)[1] == []
-
-
-def test_a_method_that_failed_half_way_has_no_break_even():
-    results = made_results()
-    results = results[(results["method"] != "network") | (results["image"] < 3)]
-    run = {"network": {"training_seconds": 7200.0, "training_simulations": 450_000}}
-    _, rows = break_even_table(results, accounts_of(results, run))
-    assert not any("network" in row[:2] for row in rows)

@@ -8,7 +8,6 @@ import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import nct, ttest_rel, wilcoxon
 
-from icobench.reporting.ledger import Account, account, break_even, ledger_table, seconds_per_simulation
 from icobench.reporting.statistics import (
     TARGETS,
     as_accurate,
@@ -234,56 +233,3 @@ def test_first_hits_and_running_time_by_hand():
     assert np.isfinite(hits).sum() == 20 + 1
     none, _ = first_hits(curves[:0], results[:0], "a")
     assert none.shape == (0, 20)
-
-
-def costs(name, fixed, each, images=100):
-    return Account(name, fixed, 10 * fixed, np.full(images, each), np.full(images, 10 * each), 0.1)
-
-
-def test_break_even_by_hand():
-    network, simplex = costs("network", 300.0, 0.0), costs("simplex", 0.0, 100.0)
-    found = break_even(network, simplex, "simulations")
-    assert found.images == (3.0, 3.0, 3.0)
-    assert found.as_accurate
-    assert break_even(simplex, network, "seconds").images.value == 0
-    slow = costs("slow", 300.0, 200.0)
-    assert break_even(slow, simplex, "seconds").images.value == math.inf
-    _, rows = ledger_table([network, simplex])
-    assert rows[0][1:4] == ["3,000", "300", "3,000"]
-    assert rows[1][4:] == ["1,000", "100", "1,000"]
-    solved = np.ones(100, dtype=bool)
-    lost = solved.copy()
-    lost[:20] = False
-    assert not break_even(network, simplex, "seconds", (lost, solved)).as_accurate
-    assert break_even(network, simplex, "seconds", (solved, lost)).as_accurate
-
-
-def test_break_even_has_an_interval(rng):
-    uneven = Account("uneven", 0.0, 0.0, rng.lognormal(sigma=1.0, size=80), np.zeros(80), 1.0)
-    found = break_even(costs("network", 50.0, 0.0, 80), uneven, "seconds").images
-    assert found.low < found.value < found.high
-    assert found.value == pytest.approx(50 / uneven.seconds.mean())
-
-
-def test_accounts_read_the_run():
-    results = pd.DataFrame(
-        {
-            "method": ["network+lm"] * 2 + ["simplex"] * 2, "image": [0, 1, 0, 1],
-            "seconds": [0.1, 0.3, 4.0, 6.0], "evaluations": [20, 30, 4000, 6000],
-        }
-    )  # fmt: skip
-    run = {
-        "methods": {
-            "network+lm": {"needs_network": True, "needs_dictionary": True, "search": None},
-            "simplex": {"needs_network": False, "needs_dictionary": False, "search": None},
-        },
-        "network": {"training_seconds": 100.0, "training_simulations": 5000},
-        "dictionary": {"seconds": 2.0, "simulations": 1000},
-    }
-    per_simulation = seconds_per_simulation(results)
-    assert per_simulation == pytest.approx(1e-3)
-    hybrid = account("network+lm", results, run, per_simulation)
-    assert (hybrid.fixed_seconds, hybrid.fixed_simulations) == (102.0, 6000.0)
-    assert hybrid.evaluations.tolist() == [20, 30]
-    free = account("simplex", results, run, per_simulation)
-    assert free.fixed_simulations == 0
