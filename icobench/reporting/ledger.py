@@ -97,7 +97,8 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
     networks = (run.get("networks") or [run.get("network")]) if card.get("needs_network") else []
     networks = list(filter(None, networks))
     searches = filter(None, (named.get("search") for named in (card, *networks)))
-    costs = [_Cost(search["seconds"], search["simulations"]) for search in searches]
+    # Trials of older searches had one thread.
+    costs = [_Cost(cost.get("core_seconds", cost["seconds"]), cost["simulations"]) for cost in searches]
     for network in networks:
         simulations, streamed = network.get("training_simulations") or 0, network.get("data") is None
         costs.append(_Cost(training_core_seconds(network), simulations, _on_gpu(network), timed=streamed))

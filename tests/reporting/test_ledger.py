@@ -167,7 +167,7 @@ RUN = {
     "networks": [
         {
             "training_seconds": 100.0, "threads": 2, "training_simulations": 5000, "device": "cpu",
-            "search": {"seconds": 30.0, "simulations": 1000},
+            "search": {"seconds": 99.0, "core_seconds": 30.0, "simulations": 1000},
         }
     ],
     "dictionary": {"seconds": 2.0, "simulations": 1000, "device": "cpu"},
