@@ -53,6 +53,7 @@ reports: $(STAMP)
 	$(BIN)/python reports/figure4a.py
 	$(BIN)/python reports/figure4b.py
 	$(BIN)/python reports/figure5.py
+	$(BIN)/python reports/break_even.py
 	$(BIN)/python reports/scaling.py
 	$(BIN)/python reports/tuned_network.py
 	$(BIN)/python reports/claims.py

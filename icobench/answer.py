@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "AMBIGUOUS", "FAILED", "NOT_CONVERGED", "OK", "POOR", "RESCUED", "SOLVED_DEG", "SOLVED_NM", "UNTRAINED",
-    "Answer", "Hypotheses", "Progress", "Trace", "solved",
+    "AMBIGUOUS", "BLOCK", "FAILED", "NOT_CONVERGED", "OK", "POOR", "RESCUED", "SOLVED_DEG", "SOLVED_NM",
+    "UNTRAINED", "Answer", "Hypotheses", "Progress", "Trace", "solved",
 ]  # fmt: skip
 
 OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED, UNTRAINED = (
@@ -30,6 +30,9 @@ FAILED = "failed: "
 
 Progress = Callable[[float], None]
 """Called with the finished share of some work, 0 to 1."""
+
+BLOCK = 8
+"""Images of a comparison that are reconstructed together and share a time."""
 
 SOLVED_DEG, SOLVED_NM = 1.0, 1.0
 """An image counts as solved when both errors are below these."""

@@ -47,18 +47,16 @@ class ComparisonResult:
     failures: dict[str, str]
 
     def table(self) -> "pd.DataFrame":
-        """The summary that the command line prints: a row per method, of every run."""
+        """The summary that the command line prints: a row per method and test set, over all seeds."""
         import pandas as pd
 
         from icobench.reporting.tables import summary_table
 
-        if "run" not in self.results:
+        if "test_set" not in self.results:
             return summary_table(self.results)
-        tables = {
-            name: summary_table(rows.drop(columns=["run", "test_set"]))
-            for name, rows in self.results.groupby("run", sort=False)
-        }
-        return pd.concat(tables, names=["run"]).reset_index(level="run")
+        by_test_set = self.results.groupby("test_set", sort=False)
+        tables = {name: summary_table(rows) for name, rows in by_test_set}
+        return pd.concat(tables, names=["test_set"]).reset_index(level="test_set")
 
     def plot(self) -> "Figure":
         """Error against simulated images, as in the report; of the first run if there are several."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["provenance", "versions", "without_passwords"]
+__all__ = ["provenance", "short_commit", "versions", "without_passwords"]
 
 
 def without_passwords(text: str) -> str:
@@ -57,6 +57,11 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if dirty else "")
+
+
+def short_commit(commit: str | None) -> str:
+    """The first seven digits of a commit, and its "+" where there were uncommitted changes; "?" for None."""
+    return commit[:7] + "+" * commit.endswith("+") if commit else "?"
 
 
 def provenance(seed: int, device: torch.device, experiment: Any) -> dict[str, Any]:

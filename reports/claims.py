@@ -18,6 +18,8 @@ from paper_scale.claims import PAPER
 from tuned_network import tuned_text
 from warm_start import starts_text
 
+from icobench.provenance import short_commit
+from icobench.reporting.evaluation import typical
 from icobench.reporting.findings import overview, verdict
 from icobench.reporting.ledger import accounts_of, published_text
 from icobench.reporting.run_folder import RunFolder, read_runs
@@ -143,7 +145,7 @@ def claims(runs: dict[str, RunFolder]) -> list[Row]:
         ),
         Row(
             "reconstructing one image with the network", 1000 * PAPER["network_seconds"],
-            value_at(evaluated, "speed", "one_image_ms"), "ms",
+            typical(value_at(evaluated, "speed", "one_image_ms")), "ms",
             "two CPU cores; the paper's time is a GPU's (`evaluation/`)",
         ),
         Row(
@@ -370,7 +372,7 @@ def origins() -> str:
         machine = origin.get("machine", {})
         device = f"{machine.get('processor', '?')}, {machine.get('cores', '?')} cores"
         lines.append(
-            f"| `{name}` | `{origin.get('command', '?')}` | {(origin.get('commit') or '?')[:7]} | "
+            f"| `{name}` | `{origin.get('command', '?')}` | {short_commit(origin.get('commit'))} | "
             f"{(origin.get('created') or '?')[:10]} | {machine.get('gpu', device)} | "
             f"{origin.get('seed', '?')} |"
         )

@@ -28,7 +28,7 @@ def starts_text(folder: Path) -> str:
             continue
         texts = [
             f"{costs.method} takes {number(float(costs.evaluations.mean()))} simulations and "
-            f"{number(1000 * float(costs.seconds.mean()))} ms an image"
+            f"{number(1000 * float(costs.seconds.mean()))} core-ms an image"
             for costs in pair
         ]
         results = run.results[run.results["method"].isin([costs.method for costs in pair])]

@@ -11,13 +11,15 @@ from icobench.answer import solved
 from icobench.errors import InputError
 from icobench.provenance import provenance
 from icobench.reporting.page import render, write_file
+from icobench.reporting.statistics import error_quantile, rms_over_bound
+from icobench.reporting.tables import number
 from icobench.simulator.experiment import Experiment
 from icobench.storage import atomic_path, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Evaluated", "evaluation_table", "summarise", "write_evaluation"]
+__all__ = ["Evaluated", "evaluation_table", "pace_text", "summarise", "typical", "write_evaluation"]
 
 ERRORS = {
     "disorientation_deg": ("disorientation, deg", 1.0, "bound_orientation_deg"),
@@ -51,7 +53,7 @@ class Evaluated:
 def summarise(evaluated: Evaluated) -> dict[str, Any]:
     """Quantiles of every error, success rate, calibration and, where known, the ratio to the bound.
 
-    The ratios are median error over median bound, and root mean square error over root mean square bound.
+    The ratio is root mean square error over root mean square bound, with its interval of 95 % over images.
     Coverage is the share of radii within one predicted standard deviation (0.68 if the spreads are
     right) and of orientations within the predicted root mean square angle (0.61).
     """
@@ -59,35 +61,48 @@ def summarise(evaluated: Evaluated) -> dict[str, Any]:
     turn, size = table["disorientation_deg"], table["radius_error_nm"]
     summary: dict[str, Any] = {"images": len(table), "networks": evaluated.networks}
     for column in ERRORS:
-        summary[column] = {name: float(table[column].quantile(part)) for name, part in QUANTILES.items()}
+        errors = table[column].to_numpy(dtype=float)
+        summary[column] = {name: float(error_quantile(errors, part)) for name, part in QUANTILES.items()}
     summary["success_rate"] = float(solved(turn, size).mean())
     summary["second_hypothesis_nearer"] = float((table["second_disorientation_deg"] < turn).mean())
     if table["radius_std_nm"].notna().all():
         summary["coverage_radius"] = float((size <= table["radius_std_nm"]).mean())
         summary["coverage_orientation"] = float((turn <= table["orientation_std_deg"]).mean())
     for error, (_, _, bound) in ERRORS.items():
-        if bound in table:
+        if bound in table and (ratio := rms_over_bound(table, error, bound)):
             summary[f"{bound}_median"] = float(table[bound].median())
-            summary[f"{error}_over_bound_median"] = float(table[error].median() / table[bound].median())
-            mean_square = table[error].pow(2).mean() / table[bound].pow(2).mean()
-            summary[f"{error}_over_bound_rms"] = float(mean_square**0.5)
+            summary[f"{error}_over_bound_rms"] = ratio.value
+            summary[f"{error}_over_bound_rms_interval"] = [ratio.low, ratio.high]
     summary["seconds_per_image"] = evaluated.seconds / len(table)
     return summary
 
 
-def evaluation_table(evaluated: Sequence[Evaluated], pace: dict[str, float]) -> str:
+def typical(timed: Any) -> Any:
+    """The median of a stored time's rounds; older evaluations have a number, that of the best round."""
+    return timed["median"] if isinstance(timed, dict) else timed
+
+
+def pace_text(timed: Any) -> str:
+    """A stored time with its lowest and highest round; see :func:`typical`."""
+    if isinstance(timed, dict):
+        return f"{number(timed['median'])} ({number(timed['low'])} to {number(timed['high'])})"
+    return f"{number(timed)} (the best round)"
+
+
+def evaluation_table(evaluated: Sequence[Evaluated], pace: dict[str, Any]) -> str:
     """Markdown: median, 90 % and 99 % quantile of every error and test set, then the rest in words.
 
     ``pace`` has the time of one image and the images a second, see ``icobench.runs.evaluation.speed``.
     """
     summaries = {item.name: summarise(item) for item in evaluated}
-    return render("evaluation.md.j2", summaries=summaries, errors=ERRORS, pace=pace).rstrip()
+    values = {"summaries": summaries, "errors": ERRORS, "pace": pace, "pace_text": pace_text}
+    return render("evaluation.md.j2", **values).rstrip()
 
 
 def write_evaluation(
     folder: Path,
     evaluated: Sequence[Evaluated],
-    pace: dict[str, float],
+    pace: dict[str, Any],
     cards: list[dict[str, Any]],
     experiment: Experiment,
     seed: int,

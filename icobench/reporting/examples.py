@@ -157,6 +157,7 @@ def _cards(run: RunFolder, rows: list[tuple[str, "Series"]]) -> list[dict[str, A
         cards.append(
             {
                 **row[["image", "radius_nm", "status"]],
+                "label": row["name"],
                 "name": name,
                 "errors": errors if np.isfinite(errors[0]) else None,
                 "body": body_svg(simulator.body, answer[0], answer[1:], truth),

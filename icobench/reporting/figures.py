@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icobench.reporting.break_even import (
+    Account,
+    break_even_curve,
+    not_worse,
+    trained_and_competitors,
+)
 from icobench.reporting.statistics import error_quantile, first_hits
 
 if TYPE_CHECKING:
@@ -21,8 +27,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
-    "carried_forward", "courses", "decade_labels", "empty_figure", "legend_below", "plot_errors",
-    "plot_targets_reached", "styled", "svg",
+    "carried_forward", "courses", "decade_labels", "empty_figure", "legend_below", "plot_break_even",
+    "plot_errors", "plot_targets_reached", "styled", "svg",
 ]  # fmt: skip
 
 COLOURS = (0, 1, 2, 3, 4, 9, 7)
@@ -40,6 +46,9 @@ ERRORS = [column for column, *_ in PANELS]
 
 POINTS_PER_DECADE = 20
 """Of evaluations, where courses are drawn."""
+
+MOST_IMAGES = 1e8
+"""To break-even; more is drawn as never."""
 
 INFINITE = 1e30
 """Stands for the infinite error of a missing answer, and for the cost of a target that is never met, because
@@ -264,4 +273,54 @@ def plot_targets_reached(results: "DataFrame", curves: "DataFrame") -> "Figure":
     panels[0].set(ylim=(0, 101), ylabel="image-target pairs solved (%)", xlabel="simulated images per image")
     panels[1].set_xlabel("seconds per image")
     legend_below(figure)
+    return figure
+
+
+@styled()
+def plot_break_even(
+    results: "DataFrame", accounts: list[Account], marks: dict[str, float]
+) -> "Figure | None":
+    """Images from which each method with a network is cheaper, a panel for each competitor.
+
+    A line ends where there is no break-even; bands are intervals of 95 %.
+
+    Args:
+        results: of a run.
+        accounts: of its methods, all or some.
+        marks: seconds of one simulation by what takes them, drawn as vertical lines.
+
+    Returns:
+        None if there is no method with a network or no competitor.
+    """
+    import seaborn
+    from matplotlib.ticker import EngFormatter
+
+    trained, competitors = trained_and_competitors(accounts)
+    if not trained or not competitors:
+        return None
+    figure = empty_figure(10.5, 5.2)
+    figure.set_layout_engine("constrained", wspace=0.05)
+    colours, duration = seaborn.color_palette("colorblind"), EngFormatter("s")
+    cost = np.geomspace(1e-5, 10.0, 121)
+    panels = figure.subplots(1, len(competitors), sharey=True, squeeze=False)[0]
+    for axes, competitor in zip(panels, competitors, strict=True):
+        for place, network in zip(cycle(COLOURS), trained, strict=False):
+            value, low, high = np.clip(break_even_curve(network, competitor, cost), 1.0, MOST_IMAGES)
+            value[value == MOST_IMAGES] = low[low == MOST_IMAGES] = np.nan
+            dashes = "-" if not_worse(results, network.method, competitor.method) else "--"
+            axes.plot(cost, value, dashes, color=colours[place], label=network.method)
+            axes.fill_between(cost, low, high, color=colours[place], alpha=0.2, linewidth=0)
+        for name, seconds in marks.items():
+            axes.axvline(seconds, color="0.35", linestyle=":", linewidth=1.2)
+            axes.text(
+                1.04 * seconds, 0.99, f"{name}: {duration(float(f'{seconds:.3g}'))}", rotation=90, va="top",
+                fontsize=8.5, color="0.25", transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
+        axes.set(xscale="log", xlim=cost[[0, -1]], title=f"against {competitor.method}")
+        axes.set_xlabel("cost of one simulation (core-seconds, or seconds of a GPU)")
+        axes.xaxis.set_major_formatter(duration)
+    panels[0].plot([], [], "--", color="0.4", label="dashed: not shown to be as accurate")
+    panels[0].set(ylabel="images to break-even", yscale="log", ylim=(0.8, 1.3 * MOST_IMAGES))
+    decade_labels(panels[0].yaxis)
+    legend_below(figure, columns=6)
     return figure

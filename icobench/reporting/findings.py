@@ -4,13 +4,21 @@ Throughout, ``table`` is the summary of a run, see :func:`icobench.reporting.tab
 ``results`` has one row per image and method.
 """
 
-import math
 from typing import TYPE_CHECKING, Any
 
+from icobench.answer import OK, RESCUED
+from icobench.network.checkpoint import training_core_seconds
 from icobench.reporting.ledger import accounts_of, break_even
 from icobench.reporting.page import sentences
 from icobench.reporting.run_folder import RunFolder
-from icobench.reporting.statistics import differences, success_interval
+from icobench.reporting.statistics import (
+    SIGNIFICANT,
+    as_accurate,
+    differences,
+    holm,
+    rms_over_bound,
+    success_interval,
+)
 from icobench.reporting.tables import Table, number, summary_table
 
 if TYPE_CHECKING:
@@ -18,11 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["best_fitting_method", "overview", "reading", "training_cost", "verdict"]
 
-MAIN_ORDER = ("counting", "experiment", "voxels", "propagated", "clean")
+MAIN_ORDER = ("counting", "experiment", "voxels", "propagated", "paper", "clean")
 """Test sets in the order of their weight: the verdict is about the first of them."""
 
-ALIKE = 1.1
-"""Median errors within this factor of the best one are not called worse."""
+ENOUGH = 0.9
+"""All methods fail on a test set if none solves so large a share of the images."""
+
+BOUNDED = ("disorientation_deg", "bound_orientation_deg"), ("radius_error_nm", "bound_radius_nm")
+"""Each error and its Cramer-Rao bound."""
 
 
 def best_fitting_method(table: "DataFrame") -> str:
@@ -49,22 +60,34 @@ def _rows(table: "DataFrame") -> dict[str, Any]:
     return {row.method: row for row in table.itertuples(index=False)}
 
 
+def _as_accurate(table: "DataFrame", results: "DataFrame", best: str) -> "DataFrame":
+    """The rows of a method and of those that are shown to be as accurate, by tests that Holm corrects."""
+    others = [method for method in table["method"] if method != best]
+    p = dict(zip(others, holm([as_accurate(results, other, best).p for other in others]), strict=True))
+    return table[[method == best or p[method] <= SIGNIFICANT for method in table["method"]]]
+
+
+def _over_bounds(results: "DataFrame", method: str) -> list[Any] | None:
+    """Root mean square errors of a method over those of the bound; None without bound."""
+    answers = results[results["method"] == method]
+    ratios = [rms_over_bound(answers, *columns) for columns in BOUNDED]
+    return ratios if all(ratios) else None
+
+
 def reading(table: "DataFrame", results: "DataFrame") -> str:
     """One paragraph: which method solves most, at what cost, how near the limit, and what is cheaper."""
     ranked = _with_intervals(table).sort_values("evaluations_mean", kind="stable")
     leaders = list(ranked[ranked["success_rate"] == ranked["success_rate"].max()].itertuples(index=False))
     lead = leaders[0]
-    cheaper = ranked[
-        (ranked["success_rate"] >= lead.success_low) & (ranked["evaluations_mean"] < lead.evaluations_mean)
-    ]
-    bounds = results.drop_duplicates("image")[["bound_orientation_deg", "bound_radius_nm"]]
+    equals = _as_accurate(ranked, results, lead.method)
+    cheaper = equals[equals["evaluations_mean"] < lead.evaluations_mean]
     return sentences(
         "reading",
         images=results["image"].nunique(),
         methods=len(table),
         leaders=leaders,
-        bounds=bounds.median().tolist() if bounds["bound_orientation_deg"].notna().any() else None,
-        cheaper=next(cheaper.itertuples(index=False), None) if lead.success_rate > 0 else None,
+        ratios=_over_bounds(results, lead.method),
+        cheaper=next(cheaper.itertuples(index=False), None),
         fastest=next(table.sort_values("seconds_mean", kind="stable").itertuples(index=False)),
     )
 
@@ -82,21 +105,26 @@ def training_cost(card: dict[str, Any] | None, table: "DataFrame") -> str:
     best = _rows(untrained)[best_fitting_method(untrained)] if len(untrained) else None
     seconds, simulations = card.get("training_seconds"), card.get("training_simulations")
     costs = {"parameters": card.get("parameters"), "seconds": seconds, "simulations": simulations}
-    words = sentences("training", **costs, untrained=best)
+    on_gpu, core_hours = str(card.get("device")).startswith("cuda"), training_core_seconds(card) / 3600
+    words = sentences("training", **costs, on_gpu=on_gpu, core_hours=core_hours, untrained=best)
     return words or "The network's card does not say what its training cost."
 
 
-def _accuracy(table: "DataFrame", name: str) -> list[str]:
-    """The best method of a run, and the cheapest one that cannot be told from it by rate and median."""
+def _failing(tables: dict[str, "DataFrame"]) -> str:
+    """Where all methods fail, and how often the best of them succeeds there."""
+    best = {name: table.loc[table["success_rate"].idxmax()] for name, table in tables.items()}
+    failing = {name: row for name, row in best.items() if row["success_rate"] < ENOUGH}
+    return sentences("failing", rows=failing, enough=ENOUGH, sets=len(tables))
+
+
+def _accuracy(table: "DataFrame", results: "DataFrame", name: str) -> list[str]:
+    """The best method of a run, and the cheapest one that is shown to be as accurate."""
     best = _rows(table)[best_fitting_method(table)]
-    alike = table[
-        (table["success_rate"] >= best.success_low)
-        & (table["disorientation_median_deg"] <= ALIKE * best.disorientation_median_deg)
-    ]
-    others = [method for method in alike["method"] if method != best.method]
-    cheapest = next(alike.sort_values("seconds_mean", kind="stable").itertuples(index=False))
+    equals = _as_accurate(table, results, best.method)
+    others = [method for method in equals["method"] if method != best.method]
+    cheapest = next(equals.sort_values("seconds_mean", kind="stable").itertuples(index=False))
     return [
-        sentences("most_accurate", name=name, best=best, alike=others, margin=100 * ALIKE - 100),
+        sentences("most_accurate", name=name, best=best, equals=others),
         sentences("cheapest", best=best, row=cheapest),
     ]
 
@@ -108,9 +136,9 @@ def _training(run: RunFolder) -> list[str]:
     untrained = [costs for costs in accounts if "network" not in costs.method]
     if not trained or not untrained:
         return []
-    images = break_even(trained[0], untrained[0], "seconds").images.value
     names = {"trained": trained[0].method, "untrained": untrained[0].method}
-    return [sentences("training_repaid", **names, images=images if math.isfinite(images) else None)]
+    images = break_even(trained[0], untrained[0], "seconds").text
+    return [sentences("training_repaid", **names, images=images)]
 
 
 def _without_truth(name: str, run: RunFolder) -> str:
@@ -127,45 +155,59 @@ def _without_truth(name: str, run: RunFolder) -> str:
 
 
 def verdict(runs: dict[str, RunFolder]) -> list[str]:
-    """At most five lines: the best, the cheapest, the network alone, its training, other test sets.
+    """A few lines: where all methods fail, the best, the cheapest, networks alone, training, other test sets.
 
     Where no truth is known, a line for each run says which method fits best.
 
     Args:
         runs: by name, as in the folder of the comparison.
     """
-
-    def weight(name: str) -> int:
-        test_set = name if name in MAIN_ORDER else name.rsplit("-", 1)[0]  # runs of several seeds end in them
-        return MAIN_ORDER.index(test_set) if test_set in MAIN_ORDER else len(MAIN_ORDER)
-
-    tables = {name: summary_table(run.results) for name, run in runs.items() if run.truth_known}
+    tables = {
+        name: _with_intervals(summary_table(run.results)) for name, run in runs.items() if run.truth_known
+    }
     if not tables:
         return [_without_truth(name, run) for name, run in runs.items()]
-    main = min(tables, key=weight)
-    run, table = runs[main], _with_intervals(tables.pop(main))
-    lines = _accuracy(table, main)
-    if network := _rows(table).get("network"):
-        bound = run.results.drop_duplicates("image")["bound_orientation_deg"].median()
-        lines.append(sentences("network_alone", row=network, bound=bound))
+    lines = [_failing(tables)]
+    main = min(tables, key=lambda name: (*MAIN_ORDER, name).index(name))
+    run, table = runs[main], tables.pop(main)
+    lines += _accuracy(table, run.results, main)
+    for name in ("network", "paper-network"):
+        if network := _rows(table).get(name):
+            lines.append(sentences("network_alone", row=network, ratios=_over_bounds(run.results, name)))
     lines += _training(run)
     best = best_fitting_method(table)
     elsewhere = {name: _rows(other)[best] for name, other in tables.items() if best in set(other["method"])}
     return [*lines, sentences("elsewhere", rows=elsewhere)] if elsewhere else lines
 
 
+def _covered(answers: "DataFrame", error: str, estimate: str) -> str:
+    """Share of the errors within a method's estimate, in %, of the images that it has one for."""
+    told = answers[answers[estimate].notna()]
+    return f"{100 * (told[error] <= told[estimate]).mean():.0f}" if len(told) else "-"
+
+
 def overview(runs: dict[str, RunFolder]) -> Table:
-    """Every method's share of solved images and median errors on every test set."""
-    rows = {name: _rows(summary_table(run.results)) for name, run in runs.items()}
-
-    def cell(name: str, method: str) -> str:
-        if not runs[name].truth_known:
-            return "truth unknown"
-        if not (row := rows[name].get(method)):
-            return "-"
-        errors = f"{number(row.disorientation_median_deg)}, {number(row.radius_median_nm)}"
-        return f"{100 * row.success_rate:.1f}, {errors}"
-
-    methods = dict.fromkeys(method for by_method in rows.values() for method in by_method)
-    headers = [("method", ""), *((name, "solved %, deg, nm") for name in runs)]
-    return headers, [[method, *(cell(name, method) for name in runs)] for method in methods]
+    """Every method on every test set: solved images, errors, honesty of the error bars, abstention."""
+    headers = [
+        ("test set", ""), ("method", ""), ("images", ""), ("solved", "%, 95 %"),
+        ("disorientation", "deg, median"), ("radius error", "nm, median"),
+        ("orientation within its error bar", "%, 61 expected"),
+        ("radius within its error bar", "%, 68 expected"), ("abstains", "%"),
+    ]  # fmt: skip
+    rows = []
+    for name, run in runs.items():
+        table = _with_intervals(summary_table(run.results))
+        for row in table.itertuples(index=False):
+            answers = run.results[run.results["method"] == row.method]
+            shares = ["truth unknown", *["-"] * 4]
+            if run.truth_known:
+                rates = 100 * row.success_rate, 100 * row.success_low, 100 * row.success_high
+                shares = [
+                    "{:.1f} ({:.0f} to {:.0f})".format(*rates),
+                    number(row.disorientation_median_deg), number(row.radius_median_nm),
+                    _covered(answers, "disorientation_deg", "orientation_std_deg"),
+                    _covered(answers, "radius_error_nm", "radius_std_nm"),
+                ]  # fmt: skip
+            abstains = 100 * (1 - answers["status"].isin((OK, RESCUED)).mean())
+            rows.append([name, row.method, str(row.images), *shares, f"{abstains:.1f}"])
+    return headers, rows

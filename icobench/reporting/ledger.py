@@ -1,61 +1,87 @@
 """The ledger: what a method costs before the first image and for each one, and when another gets cheaper."""
 
 import math
-from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from icobench.network.checkpoint import training_core_seconds
+from icobench.reporting.break_even import (
+    CURRENCIES,
+    EXCHANGE,
+    Account,
+    break_even,
+    break_even_curve,
+    complete,
+    not_worse,
+    time_text,
+)
 from icobench.reporting.page import sentences
-from icobench.reporting.statistics import Interval, resampled
 from icobench.reporting.tables import Table, number
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
-    "CURRENCIES", "PUBLISHED", "Account", "account", "accounts_of", "break_even", "break_even_table",
-    "ledger_table", "published_text", "seconds_per_simulation",
+    "CURRENCIES", "PUBLISHED", "PUBLISHED_SECONDS", "Account", "account", "accounts_of", "break_even",
+    "break_even_curve", "break_even_table", "ledger_notes", "ledger_table", "published_text",
 ]  # fmt: skip
 
-CURRENCIES = ("seconds", "simulations")
-"""A machine's time, and simulated images; training counts with both."""
-
-NOT_WORSE = 0.02
-"""A method is as accurate as another if it solves at most so much smaller a share of the images, with 95 %
-confidence."""
-
 PUBLISHED = {"network": (31_000.0, 0.0), "simplex": (0.0, 10_000.0)}
-"""Simulations before the first image and for each one, as Stielow et al. 2020 count them."""
+"""Simulations before the first image and for each one, as Stielow et al. 2020 count them: 25,058 images
+and 4 hours of training, at :data:`PUBLISHED_SECONDS` a simulation."""
+
+PUBLISHED_SECONDS = 2.5
 
 
-@dataclass(frozen=True)
-class Account:
-    """Costs of one method.
+def _with_core_seconds(results: "DataFrame") -> "DataFrame":
+    return results if "core_seconds" in results else results.assign(core_seconds=results["seconds"])
 
-    Attributes:
-        fixed_seconds, fixed_simulations: before the first image: training set, training, dictionary.
-        seconds, evaluations: (N,) of each image.
-        seconds_per_simulation: of this machine, to convert.
+
+def _on_gpu(card: dict[str, Any]) -> bool:
+    """Whether a run or a training used a GPU."""
+    return str(card.get("device")).startswith("cuda")
+
+
+def _quickest(results: "DataFrame") -> tuple[str, float]:
+    """The method with the least time for each simulation, and that time; NaN if none simulated."""
+    sums = results.groupby("method")[["core_seconds", "evaluations"]].sum()
+    paces = sums["core_seconds"] / sums["evaluations"].where(sums["evaluations"] > 0)
+    return (str(paces.idxmin()), float(paces.min())) if paces.notna().any() else ("", math.nan)
+
+
+def _blocks(results: "DataFrame") -> "DataFrame":
+    """By image, in order: its run and its block, numbered from 0, and how slow the machine was in that block.
+
+    In tables that do not name blocks each image is alone. Slowness is the quickest method's time for a
+    simulation over its mean.
     """
+    import pandas as pd
 
-    method: str
-    fixed_seconds: float
-    fixed_simulations: float
-    seconds: np.ndarray
-    evaluations: np.ndarray
-    seconds_per_simulation: float
+    images = results.drop_duplicates("image").set_index("image").sort_index()
+    labels = {"run": images.get("run", 0), "block": images.get("block", images.index)}
+    table = pd.DataFrame(labels, images.index)
+    table["run"] = table["run"].factorize()[0]
+    table["block"] = table.groupby(["run", "block"]).ngroup()
+    quickest, pace = _quickest(results)
+    answers = results[results["method"] == quickest].set_index("image")
+    sums = answers[["core_seconds", "evaluations"]].groupby(table["block"]).transform("sum")
+    return table.assign(slowness=sums["core_seconds"] / sums["evaluations"] / pace).fillna(1.0)
 
 
-def seconds_per_simulation(results: "DataFrame") -> float:
-    """Of the machine that made the results: time over evaluations of the method that simulated most.
+class _Cost(NamedTuple):
+    """Before the first image: seconds, simulations; whether of a GPU, and whether they hold simulations."""
 
-    NaN if none simulated.
-    """
-    sums = results.groupby("method")[["seconds", "evaluations"]].sum()
-    most = sums.sort_values("evaluations").iloc[-1]
-    return float(most["seconds"] / most["evaluations"]) if most["evaluations"] > 0 else math.nan
+    seconds: float
+    simulations: float
+    gpu: bool = False
+    timed: bool = True
+
+
+def _dictionary_cost(run: dict[str, Any]) -> _Cost:
+    card, machine = (run.get(name) or {} for name in ("dictionary", "machine"))
+    # Older cards have the time on the clock.
+    seconds = card.get("core_seconds", card.get("seconds", 0.0) * machine.get("threads", 1))
+    return _Cost(seconds, card.get("simulations", 0), _on_gpu(card))
 
 
 def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulation: float) -> Account:
@@ -63,6 +89,7 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
 
     The run's card of the method says whether it needs networks or a dictionary, their cards what they cost.
     """
+    results = _with_core_seconds(results)
     answers = results[results["method"] == method].sort_values("image")
     # The cards of older runs do not say what a method needs; its name does.
     needs = {"needs_network": "network" in method, "needs_dictionary": "dictionary" in method}
@@ -70,113 +97,99 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
     networks = (run.get("networks") or [run.get("network")]) if card.get("needs_network") else []
     if "networks" in card:  # older runs had the same networks for all methods
         networks = [network for network in networks if network["digest"] in card["networks"]]
-    costs: list[Any] = [card.get("search")]
-    for network in filter(None, networks):
-        costs += [{unit: network.get(f"training_{unit}") for unit in CURRENCIES}, network.get("search")]
+    networks = list(filter(None, networks))
+    searches = filter(None, (named.get("search") for named in (card, *networks)))
+    # Trials of older searches had one thread.
+    costs = [_Cost(cost.get("core_seconds", cost["seconds"]), cost["simulations"]) for cost in searches]
+    for network in networks:
+        simulations, streamed = network.get("training_simulations") or 0, network.get("data") is None
+        costs.append(_Cost(training_core_seconds(network), simulations, _on_gpu(network), timed=streamed))
     if card.get("needs_dictionary"):
-        costs.append(run.get("dictionary"))
-    time, simulations = (sum(float(cost[unit] or 0) for cost in costs if cost) for unit in CURRENCIES)
-    seconds, evaluations = (answers[name].to_numpy(dtype=float) for name in ("seconds", "evaluations"))
-    return Account(method, time, simulations, seconds, evaluations, per_simulation)
+        costs.append(_dictionary_cost(run))
+    on_gpu, pace = _on_gpu(run), 0.0 if math.isnan(per_simulation) else per_simulation
+    own = [cost for cost in costs if cost.gpu == on_gpu]
+    other = (max(0.0, cost.seconds - cost.timed * cost.simulations * pace) for cost in own)
+    blocks = _blocks(results).loc[answers["image"]]
+    seconds, evaluations = (answers[name].to_numpy(dtype=float) for name in ("core_seconds", "evaluations"))
+    return Account(
+        method, sum(cost.seconds for cost in own), sum(cost.simulations for cost in costs), seconds,
+        evaluations, per_simulation, on_gpu=on_gpu, trained=bool(card.get("needs_network")),
+        fixed_other_seconds=sum(other),
+        foreign_seconds=sum(cost.seconds for cost in costs if cost.gpu != on_gpu),
+        # The machine's pace drifts: a block is judged by the time of a simulation in the same block.
+        other_seconds=seconds - evaluations * pace * blocks["slowness"].to_numpy(),
+        runs=blocks["run"].to_numpy(), blocks=blocks["block"].to_numpy(),
+    )  # fmt: skip
 
 
 def accounts_of(results: "DataFrame", run: dict[str, Any]) -> list[Account]:
     """The account of every method of a run, in order of appearance."""
-    per_simulation = seconds_per_simulation(results)
+    results = _with_core_seconds(results)
+    paces = [_quickest(results)[1]]
+    if (made := _dictionary_cost(run)).simulations and made.gpu == _on_gpu(run):
+        paces.append(made.seconds / made.simulations)
+    per_simulation = min(paces, key=lambda pace: math.inf if math.isnan(pace) else pace)
     return [account(str(name), results, run, per_simulation) for name in dict.fromkeys(results["method"])]
 
 
 def ledger_table(accounts: list[Account]) -> Table:
-    """Costs before the first image and for each, in simulations, seconds, and seconds as simulations."""
+    """Costs before the first image and for each: simulations, time, and both as simulations."""
+    on_gpu = any(costs.on_gpu for costs in accounts)
+    unit, other = ("GPU-s", "core-s") if on_gpu else ("core-s", "GPU-s")
+    foreign = [("before: other time", other)] if any(costs.foreign_seconds for costs in accounts) else []
     headers = [
-        ("method", ""), ("before: simulations", ""), ("before: time", "s"), ("that time", "simulations"),
-        ("each: simulations", ""), ("each: time", "s"), ("that time", "simulations"),
+        ("method", ""), ("before: simulations", ""), ("before: time", unit), *foreign,
+        ("before: all as", "simulations"), ("each: simulations", ""), ("each: time", unit),
+        ("each: all as", "simulations"),
     ]  # fmt: skip
     rows = []
     for costs in accounts:
-        seconds = costs.fixed_seconds, costs.seconds.mean()
-        before, each = ((time, time / costs.seconds_per_simulation) for time in seconds)
-        numbers = costs.fixed_simulations, *before, costs.evaluations.mean(), *each
-        rows.append([costs.method, *map(number, numbers)])
+        evaluations, pace = costs.evaluations.mean(), costs.seconds_per_simulation
+        before = [costs.fixed_simulations, costs.fixed_seconds]
+        before += [costs.foreign_seconds] if foreign else []
+        each = evaluations + max(0.0, costs.other_seconds.mean()) / pace
+        cells = [*map(number, [*before, costs.fixed_cost(pace) / pace, evaluations])]
+        rows.append([costs.method, *cells, time_text(costs), number(each)])
     return headers, rows
-
-
-class BreakEven(NamedTuple):
-    """From how many images on a method is cheaper than another: 0 if from the start, infinite if never.
-
-    ``as_accurate`` says whether it solves as many images.
-    """
-
-    images: Interval
-    as_accurate: bool
-
-    @property
-    def text(self) -> str:
-        """The number of images with its interval."""
-        value, *ends = ("never" if math.isinf(count) else f"{math.ceil(count):,}" for count in self.images)
-        return value if value == "never" else f"{value} ({' to '.join(ends)})"
-
-
-def _crossing(fixed: float, saved: np.ndarray) -> np.ndarray:
-    """Images until the savings on each repay the cost before: fixed / saved, 0 or infinity at the ends."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        images = fixed / saved
-    return np.where(saved > 0, np.maximum(images, 0.0), 0.0 if fixed < 0 else np.inf)
-
-
-def break_even(
-    first: Account, second: Account, currency: str, solved: tuple[np.ndarray, np.ndarray] | None = None
-) -> BreakEven:
-    """Number of images from which ``first`` is cheaper, with a paired bootstrap interval of 95 %.
-
-    It is 0 where the first method costs less before the first image and more for each: it is then cheaper
-    from the start, although only up to a number of images.
-
-    Args:
-        first, second: accounts over the same images.
-        currency: one of :data:`CURRENCIES`.
-        solved: (N,) bool of both methods, to judge the accuracy; taken as equal if not given.
-    """
-    saved = second.seconds - first.seconds
-    fixed = first.fixed_seconds - second.fixed_seconds
-    if currency == "simulations":
-        saved = second.evaluations - first.evaluations
-        fixed = first.fixed_simulations - second.fixed_simulations
-    index = resampled(len(saved))
-    value = float(_crossing(fixed, saved.mean(keepdims=True))[0])
-    images = Interval.of_draws(value, _crossing(fixed, saved[index].mean(1)))
-    if solved is None:
-        return BreakEven(images, True)
-    behind = solved[1].astype(float) - solved[0].astype(float)
-    return BreakEven(images, bool(np.quantile(behind[index].mean(1), 0.975) <= NOT_WORSE))
 
 
 def break_even_table(results: "DataFrame", accounts: list[Account]) -> Table:
     """From how many images on a method is cheaper than one that needs less before the first image."""
     headers = [
         ("method", ""), ("cheaper than", ""), ("by time from", "images"), ("by simulations from", "images"),
-        ("solves as many", ""),
+        ("at least as accurate", ""),
     ]  # fmt: skip
-    solved = results.pivot(index="image", columns="method", values="success").fillna(False).astype(bool)
-    # A method that failed half-way is not on the same images.
-    complete = [costs for costs in accounts if len(costs.seconds) == len(solved)]
     rows = []
-    for first, second in permutations(complete, 2):
-        if first.fixed_seconds > second.fixed_seconds:
-            both = solved[first.method].to_numpy(), solved[second.method].to_numpy()
-            by_time, by_simulations = (break_even(first, second, currency, both) for currency in CURRENCIES)
-            accurate = "yes" if by_time.as_accurate else "no"
-            rows.append([first.method, second.method, by_time.text, by_simulations.text, accurate])
+    for first, second in permutations(complete(accounts), 2):
+        if first.fixed_cost(first.pace) > second.fixed_cost(second.pace):
+            texts = [break_even(first, second, currency).text for currency in CURRENCIES]
+            accurate = "yes" if not_worse(results, first.method, second.method) else "not shown"
+            rows.append([first.method, second.method, *texts, accurate])
     return headers, rows
 
 
-def published_text(accounts: list[Account]) -> str:
-    """The paper's break-even, recomputed from this run."""
-    by_name = {costs.method: costs for costs in accounts}
+def ledger_notes(accounts: list[Account]) -> str:
+    """What the ledger's time is, how a GPU's counts, and what is not charged."""
     return sentences(
-        "published",
-        before=PUBLISHED["network"][0],
-        each=PUBLISHED["simplex"][1],
-        network=by_name.get("network"),
-        simplex=by_name.get("simplex"),
+        "ledger_notes",
+        on_gpu=any(costs.on_gpu for costs in accounts),
+        foreign=any(costs.foreign_seconds for costs in accounts),
+        trained=any(costs.trained for costs in accounts),
+        exchange=EXCHANGE,
     )
+
+
+def published_text(accounts: list[Account]) -> str:
+    """The paper's break-even, and the same count for a network here: the paper's if it took part."""
+    by_name = {costs.method: costs for costs in accounts}
+    network, simplex = by_name.get("paper-network") or by_name.get("network"), by_name.get("simplex")
+    measured: dict[str, Any] = {}
+    if network and simplex and len(complete([network, simplex])) == 2 and network.pace:
+        by_time, by_simulations = (break_even(network, simplex, currency).text for currency in CURRENCIES)
+        measured = {
+            "method": network.method, "images": network.fixed_simulations, "pace": network.pace,
+            "time": network.fixed_cost(0.0) / network.pace, "spent": simplex.evaluations.mean(),
+            "by_time": by_time, "by_simulations": by_simulations, "foreign": network.foreign_seconds,
+        }  # fmt: skip
+    before, each = PUBLISHED["network"][0], PUBLISHED["simplex"][1]
+    return sentences("published", before=before, each=each, seconds=PUBLISHED_SECONDS, measured=measured)

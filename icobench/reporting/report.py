@@ -5,9 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icobench.reporting.examples import RESIDUAL_SIGMAS, colours_of_scales, examples
-from icobench.reporting.figures import plot_errors, plot_targets_reached, svg
+from icobench.reporting.figures import plot_break_even, plot_errors, plot_targets_reached, svg
 from icobench.reporting.findings import overview, reading, training_cost, verdict
-from icobench.reporting.ledger import accounts_of, break_even_table, ledger_table, published_text
+from icobench.reporting.ledger import (
+    PUBLISHED_SECONDS,
+    accounts_of,
+    break_even_table,
+    ledger_notes,
+    ledger_table,
+    published_text,
+)
 from icobench.reporting.page import data_uri, render, sentences, text, write_file
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.tables import (
@@ -45,14 +52,14 @@ def _worst(results: "DataFrame") -> Table:
     ]  # fmt: skip
     order = {"ascending": False, "na_position": "first", "kind": "stable"}
     rows = [
-        [str(method), str(row["image"]), *map(number, row[columns]), row["status"]]
+        [str(method), row["name"], *map(number, row[columns]), row["status"]]
         for method, answers in results.groupby("method", sort=False)
         for _, row in answers.sort_values("disorientation_deg", **order).head(WORST).iterrows()
     ]
     return headers, rows
 
 
-def _contents(run: RunFolder) -> dict[str, Any]:
+def _contents(name: str, run: RunFolder) -> dict[str, Any]:
     """What the template shows of a run; its figures are also written beside the results."""
     results, curves = run.results, run.curves
     summary, accounts = summary_table(results), accounts_of(results, run.run)
@@ -62,17 +69,23 @@ def _contents(run: RunFolder) -> dict[str, Any]:
         "images": sentences("images", run=run, radii=results["true_radius_nm"]),
         "training": training_cost(run.network, summary),
         "ledger": ledger_table(accounts),
+        "ledger_notes": ledger_notes(accounts),
     }
     if not run.truth_known:
         return {**contents, "agreement": agreement_table(results)}
+    marks = {"here": accounts[0].pace} if accounts[0].pace else {}
+    surface = plot_break_even(results, accounts, {**marks, "the paper": PUBLISHED_SECONDS})
     figures = {
         "errors_figure": ("error_against_evaluations.svg", svg(plot_errors(results, curves))),
         "targets_figure": ("targets_reached.svg", svg(plot_targets_reached(results, curves))),
     }
+    if surface:
+        figures["surface_figure"] = "break_even.svg", svg(surface)
     for file, content in figures.values():
-        write_file(run.folder / file, content)
+        write_file(run.folder / (f"{name}_{file}" if run.seeds > 1 else file), content)
     return {
         **contents,
+        "surface_figure": None,
         **{name: data_uri(content, "svg+xml") for name, (_, content) in figures.items()},
         "reading": reading(summary, results),
         "summary": (HEADERS, summary_cells(summary)),
@@ -98,6 +111,8 @@ def provenance_facts(run: dict[str, Any]) -> dict[str, Any]:
 def write_report(folder: Path | str) -> Path:
     """Write ``report.html`` into the folder of a comparison, and figures as SVG beside each run.
 
+    The figures of pooled seeds lie beside the report.
+
     Every run must hold ``results.parquet``, ``curves.parquet`` and ``run.json`` as ``icobench compare``
     leaves them, and ``test_set.h5`` unless its images can be made anew. The reconstructions that are shown
     are simulated anew.
@@ -112,6 +127,7 @@ def write_report(folder: Path | str) -> Path:
     runs = read_runs(folder)
     first = next(iter(runs.values()))
     preset = first.settings.get("preset")
+    commits = dict.fromkeys(str(run.run["commit"]) for run in runs.values() if run.run.get("commit"))
     page = render(
         "report.html.j2",
         title=f"Comparison of reconstructions{f' ({preset})' if preset else ''}",
@@ -119,11 +135,11 @@ def write_report(folder: Path | str) -> Path:
         first=first,
         verdict=verdict({name or run.test_set: run for name, run in runs.items()}),
         overview=overview(runs) if len(runs) > 1 else None,
-        runs={name: _contents(run) for name, run in runs.items()},
+        runs={name: _contents(name, run) for name, run in runs.items()},
         residual_sigmas=RESIDUAL_SIGMAS,
         **colours_of_scales(),
         page_command=f"icobench report {shlex.quote(str(folder))}",
-        provenance=provenance_facts(first.run),
+        provenance=provenance_facts({**first.run, "commit": ", ".join(commits)}),
     )
     path = folder / "report.html"
     write_file(path, page.encode())

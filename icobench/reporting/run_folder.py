@@ -1,12 +1,16 @@
-"""The files of a finished comparison, read and checked."""
+"""The files of a finished comparison, read and checked; the seeds of a test set are pooled."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from icobench.answer import BLOCK
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.reporting.gallery import as_intensities
@@ -31,19 +35,28 @@ RESULT_COLUMNS = (
     "bound_orientation_deg", "status",
 )  # fmt: skip
 CURVE_COLUMNS = ("method", "image", "step", "evaluations", "disorientation_deg", "radius_error_nm")
+LATER_COLUMNS = {
+    "results.parquet": ("core_seconds", "radius_std_nm"),
+    "curves.parquet": ("appendix_c_mean", "appendix_c_max"),
+}
+"""Columns that older runs lack, by file."""
+
 TEXT_COLUMNS = ("method", "status")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A finished comparison on one set of test images.
+    """A finished comparison on one set of test images, of one seed or of several.
 
     Attributes:
-        results: one row per image and method.
+        folder: of the run; of all runs where seeds are pooled.
+        results: one row per image and method. Beside the stored columns: ``run`` and ``seed`` of the image,
+            its ``name`` for pages, and ``block``, the first of the images that were reconstructed together:
+            they share a time.
         curves: one row per method, image and step of the fit.
-        run: ``run.json``: command, created, versions, machine, settings and so on.
+        run: ``run.json``: command, created, versions, machine, settings and so on; of the first seed.
         kind: of the images, "counts", "log" or "intensity".
-        count: number of test images, N.
+        count: number of test images, N. The images of several seeds are numbered one seed after the other.
         load: from n image numbers to their images as counts or intensities; log images become intensities
             relative to their maximum. Pixels outside the half space are masked.
     """
@@ -65,6 +78,11 @@ class RunFolder:
     def truth_known(self) -> bool:
         """Whether the images' true radii and orientations are known, so that there are errors."""
         return bool(self.results["true_radius_nm"].notna().any())
+
+    @property
+    def seeds(self) -> int:
+        """Number of runs that are pooled here."""
+        return int(self.results["run"].nunique())
 
     @property
     def test_set(self) -> str:
@@ -94,6 +112,7 @@ def _table(path: Path, columns: tuple[str, ...]) -> "DataFrame":
         raise InputError(f"{path}: no column {', '.join(missing)}")
     try:
         # Only answers may be missing, and a missing answer is NaN.
+        table = table.assign(**{name: nan for name in LATER_COLUMNS[path.name] if name not in table})
         table = table.astype({name: str if name in TEXT_COLUMNS else float for name in columns})
         if "success" in columns:
             table["success"] = table["success"].fillna(0).astype(bool)
@@ -146,6 +165,14 @@ def read_run(folder: Path | str) -> RunFolder:
     curves = _table(folder / "curves.parquet", CURVE_COLUMNS)
     if not len(results):
         raise InputError(f"{folder / 'results.parquet'}: holds no result")
+    machine = run.get("machine") or {}
+    threads = 1 if "gpu" in machine else machine.get("threads", 1)
+    # Not measured by older versions: at most this, if every thread was busy all the time.
+    core_seconds = results["seconds"] * machine.get("workers", 1) * threads
+    results = results.assign(
+        core_seconds=results["core_seconds"].fillna(core_seconds), run=folder.name, seed=run.get("seed"),
+        name=results["image"].astype(str), block=results["image"] - results["image"] % BLOCK,
+    )  # fmt: skip
     path = folder / "test_set.h5"
     source = None if path.exists() else _pattern_source(run, experiment)
     if source is None:
@@ -170,8 +197,41 @@ def read_run(folder: Path | str) -> RunFolder:
     return RunFolder(folder, results, curves, run, experiment, kind, count, load)
 
 
+def _pooled(folder: Path, runs: Sequence[RunFolder]) -> RunFolder:
+    """Runs of one test set with different seeds as one.
+
+    Raises:
+        InputError: their experiments are not the same.
+    """
+    import pandas as pd
+
+    first = runs[0]
+    if others := [run.folder for run in runs if run.experiment != first.experiment]:
+        raise InputError(f"{others[0]}: not the experiment of {first.folder}")
+    starts = list(accumulate((run.count for run in runs), initial=0))
+
+    def joined(name: str, columns: list[str]) -> "DataFrame":
+        tables = [getattr(run, name).copy() for run in runs]
+        for table, start in zip(tables, starts, strict=False):
+            table[columns] += start
+        return pd.concat(tables, ignore_index=True)
+
+    def load(numbers: Sequence[int]) -> ImageSet:
+        places = [bisect_right(starts, number) - 1 for number in numbers]
+        pairs = zip(numbers, places, strict=True)
+        return ImageSet.join([runs[place].load([number - starts[place]]) for number, place in pairs])
+
+    results, curves = joined("results", ["image", "block"]), joined("curves", ["image"])
+    results["name"] += " of " + results["run"]
+    commits = dict.fromkeys(str(run.run["commit"]) for run in runs if run.run.get("commit"))
+    described = {**first.run, "commit": ", ".join(commits)}
+    return RunFolder(folder, results, curves, described, first.experiment, first.kind, starts[-1], load)
+
+
 def read_runs(folder: Path | str) -> dict[str, RunFolder]:
     """The runs of a comparison by name, in their order; a single run has the name "".
+
+    Runs of one test set with several seeds are pooled under its name: other seeds are other bodies.
 
     Raises:
         InputError: as :func:`read_run`, or the list of the runs is damaged.
@@ -180,7 +240,17 @@ def read_runs(folder: Path | str) -> dict[str, RunFolder]:
     path = folder / RUNS_FILE
     if not path.exists():
         return {"": read_run(folder)}
-    names = read_json(path).get("runs")
-    if not names:
+    described = read_json(path).get("runs")
+    if not described:
         raise InputError(f"{path}: names no run")
-    return {name: read_run(folder / name) for name in names}
+    entries = described if isinstance(described, dict) else dict.fromkeys(described)
+    by_test_set: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        test_set = entry.get("test_set", name) if isinstance(entry, dict) else name
+        by_test_set.setdefault(test_set, []).append(name)
+    runs = {}
+    for test_set, names in by_test_set.items():
+        parts = [read_run(folder / name) for name in names]
+        several = len(parts) > 1
+        runs[test_set if several else names[0]] = _pooled(folder, parts) if several else parts[0]
+    return runs

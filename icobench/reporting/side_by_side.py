@@ -8,7 +8,7 @@ from icobench.reporting.findings import verdict
 from icobench.reporting.page import render, text, write_file
 from icobench.reporting.report import provenance_facts
 from icobench.reporting.run_folder import RunFolder, read_runs
-from icobench.reporting.statistics import bootstrap, median
+from icobench.reporting.statistics import log_ratios, median_ratio
 from icobench.reporting.tables import Headers, Table, interval_text, number, summary_table
 
 __all__ = ["same_images", "side_by_side_table", "write_side_by_side"]
@@ -35,9 +35,11 @@ def _ratios(first: RunFolder, second: RunFolder, method: str) -> tuple[str, str]
         run.results[run.results["method"] == method].set_index("image").sort_index()
         for run in (first, second)
     )
-    ratios = (other["disorientation_deg"] / base["disorientation_deg"]).dropna().to_numpy()
-    comparable = same_images(first, second) and len(ratios)
-    error = interval_text(bootstrap(ratios, median)) if comparable else "-"
+    error = "-"
+    if same_images(first, second):
+        base, other = base.align(other, axis=0)
+        change = log_ratios(*(table["disorientation_deg"].to_numpy(dtype=float) for table in (other, base)))
+        error = interval_text(median_ratio(change))
     return error, number(other["seconds"].mean() / base["seconds"].mean())
 
 

@@ -33,16 +33,20 @@ def speed_table(
     errors = field_error(simulator, seed=seed)
     rows = [measure_speed(simulator, batch, seed=seed) for batch in BATCHES[method]]
     kernel = "compiled" if rows[0].compiled else "uncompiled"
-    headings = ("batch", "ms/image", "images/s", "Jacobian ms/image", "Jacobian / image")
+    headings = ("batch", "ms/image", "lowest to highest", "images/s", "Jacobian ms/image", "Jacobian / image")
     table = Table(
         *(Column(heading, justify="right") for heading in headings),
         title=f"{method}, {shape_name}, {experiment.pixels} x {experiment.pixels} pixels, "
         f"float32, {kernel}, {device.type}, {torch.get_num_threads()} threads",
-        caption=f"relative error of the field against the closed form: median "
-        f"{statistics.median(errors):.1e}, worst {max(errors):.1e} ({len(errors)} bodies)",
+        caption="times: median of at least five rounds; relative error of the field against the closed form: "
+        f"median {statistics.median(errors):.1e}, worst {max(errors):.1e} ({len(errors)} bodies)",
     )
     for row in rows:
+        spread = " to ".join(f"{end * 1e3:.2f}" for end in row.field_range)
         field, jacobian = row.field_seconds, row.jacobian_seconds
-        times = f"{field * 1e3:.2f}", f"{1 / field:,.0f}", f"{jacobian * 1e3:.2f}", f"{jacobian / field:.1f}"
+        times = (
+            f"{field * 1e3:.2f}", spread, f"{1 / field:,.0f}",
+            f"{jacobian * 1e3:.2f}", f"{jacobian / field:.1f}",
+        )  # fmt: skip
         table.add_row(str(row.batch), *times)
     return table

@@ -1,4 +1,4 @@
-"""Quantiles of errors, intervals, paired tests, efficiency, and what it costs to reach a target.
+"""Quantiles of errors, intervals, tests of pairs, the photon limit, and what it costs to reach a target.
 
 Everything is paired by image: all methods saw the same images, and images differ more than methods do.
 Throughout, ``results`` is the table of a run, one row per image and method, as in ``results.parquet``,
@@ -21,12 +21,23 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
-    "ANSWER", "TARGETS", "Interval", "bootstrap", "differences", "efficiency", "error_quantile",
-    "expected_running_time", "first_hits", "holm", "median", "paired_test", "resampled", "success_interval",
+    "ANSWER", "BOTH_ERRORS", "FEWEST", "SIGNIFICANT", "TARGETS", "AsAccurate", "Equivalence", "Interval",
+    "as_accurate", "bootstrap", "differences", "efficiency", "equivalence", "error_quantile",
+    "expected_running_time", "first_hits", "holm", "log_ratios", "median", "median_ratio", "paired_test",
+    "resampled", "rms_over_bound", "success_interval",
 ]  # fmt: skip
 
 RESAMPLES = 2000
-LEVEL = 0.95
+LEVEL, SIGNIFICANT = 0.95, 0.05
+
+MARGIN = 1.1
+"""Methods are as accurate as each other if the mean ratio of their errors is below this, either way round."""
+
+FEWEST = 30
+"""Images without which nothing is called as accurate."""
+
+BOTH_ERRORS = ("disorientation_deg", "radius_error_nm")
+"""Columns of the two errors that a method is judged by."""
 
 TARGETS = tuple((angle, radius) for angle in (10.0, 3.0, 1.0, 0.3, 0.1) for radius in (3.0, 1.0, 0.3, 0.1))
 """Degrees and nanometres; both errors must be at most these."""
@@ -110,22 +121,111 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return raised.clip(upper=1.0).cummax().sort_index().tolist()
 
 
-def paired_test(results: "DataFrame", first: str, second: str) -> tuple[int, Interval, float]:
-    """Wilcoxon's signed-rank test of two methods' disorientations on the images that both answered.
+def log_ratios(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Logarithm of the ratios of two methods' errors (N,) on the same images.
+
+    A missing error counts as infinite: the ratio is infinite where the first method has no answer, 0 where
+    the second has none, and NaN where neither has or both errors are 0.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        top, bottom = (np.log(np.where(np.isnan(errors), np.inf, errors)) for errors in (first, second))
+        return top - bottom
+
+
+def median_ratio(change: np.ndarray) -> Interval:
+    """The median of ratios with its interval, from their logarithms (N,), of which NaN is a tie."""
+    return Interval(*np.exp(bootstrap(np.where(np.isnan(change), 0.0, change), median)).tolist())
+
+
+def _paired(results: "DataFrame", first: str, second: str, error: str) -> np.ndarray:
+    """The logarithmic ratios of two methods on every image of the results."""
+    table = results.pivot(index="image", columns="method", values=error)
+    return log_ratios(*table[[first, second]].to_numpy(dtype=float).T)
+
+
+def paired_test(
+    results: "DataFrame", first: str, second: str, error: str = BOTH_ERRORS[0]
+) -> tuple[int, Interval, float]:
+    """Wilcoxon's signed-rank test of whether two methods' errors differ.
+
+    An image that one method left unanswered has the highest rank against it; one that both did is a tie.
 
     Returns:
-        number of these images, median ratio of the first method's error to the second's, and the p value of
-        the test on its logarithm.
+        number of images, median ratio of the first method's error to the second's with its bootstrap interval
+        of 95 %, and the p value of the test on its logarithm.
     """
     from scipy.stats import wilcoxon
 
-    table = results.pivot(index="image", columns="method", values="disorientation_deg")
-    errors = table[[first, second]].to_numpy(dtype=float)
-    logarithms = np.log(np.maximum(errors[np.isfinite(errors).all(1)], 1e-12))
-    change = logarithms[:, 0] - logarithms[:, 1]
-    ratio = np.exp(bootstrap(change, median)) if len(change) else np.full(3, np.nan)
-    p = float(wilcoxon(change).pvalue) if np.any(change != 0) else 1.0
-    return len(change), Interval(*ratio), p
+    change = _paired(results, first, second, error)
+    ranked = change[~np.isnan(change)]
+    p = float(wilcoxon(ranked).pvalue) if np.any(ranked != 0) else 1.0
+    return len(change), median_ratio(change), p
+
+
+class Equivalence(NamedTuple):
+    """Whether two methods' errors are the same within 10 %.
+
+    Attributes:
+        images: number of them.
+        ratio: geometric mean of the first method's errors over the second's, and its interval of 90 %.
+        p: of the hypothesis that they are not; at most 0.05 where the interval lies between 1 / 1.1 and 1.1.
+    """
+
+    images: int
+    ratio: Interval
+    p: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the errors are shown to be the same."""
+        return self.p <= SIGNIFICANT
+
+
+def equivalence(results: "DataFrame", first: str, second: str, error: str = BOTH_ERRORS[0]) -> Equivalence:
+    """Two one-sided t tests on the logarithms of the errors' paired ratios.
+
+    After D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15, 657 (1987): one test rejects that the first
+    method's error is larger by 10 % or more, the other that the second's is, and p is the larger of the two.
+    It is 1 on fewer than 30 images, and where an image was left unanswered: an infinite error has no mean.
+    The mean is tested because a median would not see that a method goes astray now and then.
+    """
+    from scipy.stats import t
+
+    change = _paired(results, first, second, error)
+    images, p, interval = len(change), 1.0, Interval(*[math.nan] * 3)
+    if images > 1 and np.isfinite(change).all():
+        mean, deviation = change.mean(), max(change.std(ddof=1) / math.sqrt(images), 1e-12)
+        half = float(t.ppf(LEVEL, images - 1)) * deviation
+        interval = Interval(*np.exp([mean, mean - half, mean + half]).tolist())
+        if images >= FEWEST:
+            p = float(t.sf((math.log(MARGIN) - abs(mean)) / deviation, images - 1))
+    return Equivalence(images, interval, p)
+
+
+class AsAccurate(NamedTuple):
+    """Whether one method is as accurate as another: the test of each error, and the p value of them all."""
+
+    errors: dict[str, Equivalence]
+    p: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is shown."""
+        return self.p <= SIGNIFICANT
+
+
+def as_accurate(
+    results: "DataFrame", first: str, second: str, errors: Sequence[str] = BOTH_ERRORS
+) -> AsAccurate:
+    """Whether two methods are as accurate as each other: :func:`equivalence` in every error.
+
+    All tests must pass, so the p value is the largest one. It is 1 where a method solves no image, however
+    much the errors are alike.
+    """
+    tests = {error: equivalence(results, first, second, error) for error in errors}
+    solving = results[results["success"]]["method"]
+    p = max(test.p for test in tests.values()) if {first, second} <= set(solving) else 1.0
+    return AsAccurate(tests, p)
 
 
 def efficiency(answers: "DataFrame", error: str, bound: str) -> Interval | None:
@@ -139,8 +239,20 @@ def efficiency(answers: "DataFrame", error: str, bound: str) -> Interval | None:
     errors = bounded[error].fillna(np.inf).to_numpy(dtype=float) ** 2
     bounds = bounded[bound].to_numpy(dtype=float) ** 2
     index = resampled(len(bounded))
-    draws = bounds[index].mean(-1) / errors[index].mean(-1)
-    return Interval.of_draws(bounds.mean() / errors.mean(), draws)
+    with np.errstate(divide="ignore"):
+        return Interval.of_draws(
+            bounds.mean() / errors.mean(), bounds[index].mean(-1) / errors[index].mean(-1)
+        )
+
+
+def rms_over_bound(answers: "DataFrame", error: str, bound: str) -> Interval | None:
+    """Root mean square error over root mean square bound, 1 at the limit; see :func:`efficiency`."""
+    used = efficiency(answers, error, bound)
+    if used is None:
+        return None
+    with np.errstate(divide="ignore"):
+        value, high, low = 1 / np.sqrt(used)
+    return Interval(float(value), float(low), float(high))
 
 
 def first_hits(
@@ -161,7 +273,7 @@ def first_hits(
     hits = np.full((len(answers), len(limits)), np.inf)
     steps = curves[(curves["method"] == method) & curves["image"].isin(rows)]
     for table in (steps, answers):
-        errors = table[["disorientation_deg", "radius_error_nm"]].to_numpy(dtype=float)
+        errors = table[list(BOTH_ERRORS)].to_numpy(dtype=float)
         met = (errors[:, None] <= limits).all(-1)
         spent = table["evaluations"].to_numpy(dtype=float)[:, None]
         np.minimum.at(hits, table["image"].map(rows).to_numpy(dtype=int), np.where(met, spent, np.inf))

@@ -5,16 +5,19 @@
 
 import math
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from icobench.reporting.statistics import (
+    BOTH_ERRORS,
+    FEWEST,
+    SIGNIFICANT,
     Interval,
     bootstrap,
     differences,
     efficiency,
+    equivalence,
     error_quantile,
     expected_running_time,
     first_hits,
@@ -28,9 +31,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "FORMATS", "HEADERS", "Headers", "Table", "agreement_table", "efficiency_table", "interval_table",
-    "interval_text", "markdown_table", "number", "paired_table", "print_summary", "running_time_table",
-    "summary_cells", "summary_markdown", "summary_table",
+    "FORMATS", "HEADERS", "PAIRS", "Headers", "Table", "agreement_table", "efficiency_table",
+    "interval_table", "interval_text", "markdown_table", "number", "paired_table", "print_summary",
+    "running_time_table", "summary_cells", "summary_markdown", "summary_table",
 ]  # fmt: skip
 
 Headers = list[tuple[str, str]]
@@ -52,6 +55,13 @@ HEADERS: Headers = [
     ("appendix C mean", "%"), ("appendix C max", "%"), ("simulations", "per image"), ("time", "s per image"),
 ]  # fmt: skip
 """Header and unit of each column of the printed summary; error columns hold median / 90 % quantile."""
+
+PAIRS = (
+    ("network", "simplex"), ("paper-network", "simplex"), ("paper-network", "network"),
+    ("network+lm", "dictionary+lm"), ("network+simplex", "simplex"), ("paper-network+lm", "network+lm"),
+    ("simplex-race", "simplex"),
+)  # fmt: skip
+"""The pairs of methods that are tested against each other, whatever the results are."""
 
 TARGETS_SHOWN = ((3.0, 3.0), (1.0, 1.0), (0.3, 0.3), (0.1, 0.1))
 """Degrees and nanometres."""
@@ -158,39 +168,58 @@ FORMATS = {"md": summary_markdown, "latex": summary_latex, "csv": lambda table: 
 """Text of the summary by the name of its format; CSV has the unrounded numbers."""
 
 
+def _over_seeds(answers: "DataFrame", column: str, statistic: Any) -> str:
+    """The lowest and the highest value of a statistic of the seeds."""
+    values = [statistic(run[column].to_numpy(dtype=float)) for _, run in answers.groupby("run", sort=False)]
+    return f"{number(min(values))} to {number(max(values))}"
+
+
 def interval_table(results: "DataFrame") -> Table:
-    """Share of solved images, medians and 90 % quantiles of both errors, each with its interval of 95 %."""
+    """Share of solved images, medians and 90 % quantiles of both errors, each with its interval of 95 %.
+
+    Where several seeds are pooled, their lowest and highest share and medians too.
+    """
     headers = [
         ("method", ""), ("solved", "%"), ("disorientation, median", "deg"), ("disorientation, 90 %", "deg"),
         ("radius error, median", "nm"), ("radius error, 90 %", "nm"),
     ]  # fmt: skip
+    pooled = "run" in results and results["run"].nunique() > 1
+    if pooled:
+        headers += [(f"seeds: {name}", unit) for name, unit in (headers[1], headers[2], headers[4])]
+    middle = partial(error_quantile, fraction=0.5)
     rows = []
     for method, answers in results.groupby("method", sort=False):
         images, successes = len(answers), int(answers["success"].sum())
         low, high = success_interval(successes, images)
         cells = [str(method), f"{100 * successes / images:.1f} ({100 * low:.1f} to {100 * high:.1f})"]
-        for column in ("disorientation_deg", "radius_error_nm"):
+        for column in BOTH_ERRORS:
             errors = answers[column].fillna(np.inf).to_numpy(dtype=float)
             for fraction in (0.5, 0.9):
                 quantile = partial(error_quantile, fraction=fraction)
                 cells.append(interval_text(bootstrap(errors, quantile)))
+        if pooled:
+            cells.append(_over_seeds(answers, "success", lambda solved: 100 * solved.mean()))
+            cells += [_over_seeds(answers, column, middle) for column in BOTH_ERRORS]
         rows.append(cells)
     return headers, rows
 
 
 def paired_table(results: "DataFrame") -> Table:
-    """Neighbours in the order of their median errors, tested against each other."""
+    """Those of :data:`PAIRS` that took part: whether their errors differ, and whether they are the same."""
     headers = [
-        ("method", ""), ("against", ""), ("images", ""), ("error ratio", "median, 95 %"), ("p", "Holm"),
+        ("method", ""), ("against", ""), ("error", ""), ("images", ""), ("ratio", "median, 95 %"),
+        ("differ", "p, Holm"), ("mean ratio", "geometric, 90 %"), ("same within 10 %", "p, Holm"),
     ]  # fmt: skip
-    errors = results.assign(error=results["disorientation_deg"].fillna(np.inf))
-    order = errors.groupby("method", sort=False)["error"].median().sort_values(kind="stable").index
-    tests = [(*pair, *paired_test(results, *pair)) for pair in pairwise(order)]
-    adjusted = holm([p for *_, p in tests])
-    rows = [
-        [first, second, str(images), interval_text(ratio), f"{p:.2g}"]
-        for (first, second, images, ratio, _), p in zip(tests, adjusted, strict=True)
-    ]
+    present = set(results["method"])
+    asked = [(*pair, error) for pair in PAIRS if present.issuperset(pair) for error in BOTH_ERRORS]
+    tests = [(paired_test(results, *pair), equivalence(results, *pair)) for pair in asked]
+    differ, same = holm([test[2] for test, _ in tests]), holm([equal.p for _, equal in tests])
+    rows = []
+    for pair, ((images, ratio, _), equal), p, p_same in zip(asked, tests, differ, same, strict=True):
+        shown = f"{'yes' if p_same <= SIGNIFICANT else 'no'}, {p_same:.2g}"
+        error = pair[2].rsplit("_", 1)[0].replace("_", " ")
+        texts = str(images), interval_text(ratio), f"{p:.2g}", interval_text(equal.ratio)
+        rows.append([*pair[:2], error, *texts, shown if images >= FEWEST else "too few images"])
     return headers, rows
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from icobench.answer import Progress
+from icobench.answer import BLOCK, Progress
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.methods import Catalogue, Method
 from icobench.network.selection import Networks
 from icobench.provenance import provenance
-from icobench.runs.comparison_run import BLOCK, Block, Run
+from icobench.runs.comparison_run import Block, Run
 from icobench.runs.pieces import Report, execute, missing_pieces
 from icobench.runs.pool import WorkerPool, default_workers, one_thread
 from icobench.runs.settings import ComparisonSettings

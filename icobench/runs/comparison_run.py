@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icobench.answer import Progress
+from icobench.answer import BLOCK, Progress
 from icobench.errors import InputError
 from icobench.fitting.dictionary import Dictionary, dictionary_for
 from icobench.images.detector import DETECTORS
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Block", "Run"]
-
-BLOCK = 8
-"""Images reconstructed and stored together."""
 
 WARM_RADII_NM, WARM_IMAGES = (28.0, 164.0), 32
 """Simulated before anything is timed: close enough to need every table of that range."""

@@ -1,7 +1,9 @@
 """What trained networks are worth: errors on fresh images, calibration, the physical limit, speed."""
 
 import time
+from functools import partial
 
+import numpy as np
 import torch
 
 from icobench.answer import Progress
@@ -15,6 +17,7 @@ from icobench.runs.scoring import bounds_at_truth, errors
 from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.simulator.speed import ROUNDS, timed_rounds
 
 __all__ = ["evaluate", "speed"]
 
@@ -72,32 +75,27 @@ def evaluate(
     return Evaluated(name, table, seconds, chosen.digest)
 
 
-def speed(networks: Networks, experiment: Experiment, repeats: int = 5) -> dict[str, float]:
-    """Best times of prediction: one image in ms, and images/s in batches of 256.
+def speed(networks: Networks, experiment: Experiment, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
+    """Times of prediction: one image in ms, and images/s in batches of 256.
 
-    Keys "one_image_ms" and "images_per_second" for photon counts; with "log_" before them for clean log
-    images, for which two networks are asked.
+    Each is a dictionary with the "median" of the rounds, the lowest ("low") and the highest ("high"). Keys
+    "one_image_ms" and "images_per_second" for photon counts; with "log_" before them for clean log images,
+    for which two networks are asked.
     """
     counts = generate_patterns(PatternOptions(256), experiment, 0)
     clean = generate_patterns(PatternOptions(256, detector=DETECTORS["clean"]), experiment, 0)
     clean.images, clean.kind = log_image(clean.images), "log"
     device = next(networks.members[0].network.parameters()).device
-
-    def best(images: ImageSet) -> float:
-        times = []
-        # A single image takes milliseconds: measure a second of them, or a short burst of other work decides.
-        for _ in range(1 + repeats * (40 if len(images) == 1 else 1)):
-            begin = time.perf_counter()
-            predict(networks, images)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - begin)
-        return min(times[1:])
-
     pace = {}
     for prefix, images in (("", counts), ("log_", clean)):
         if prefix and not any(member.recipe.log_images for member in networks.members):
             continue
-        pace[f"{prefix}one_image_ms"] = 1e3 * best(images.subset(torch.arange(1)))
-        pace[f"{prefix}images_per_second"] = len(images) / best(images)
+        one = images.subset(torch.arange(1))
+        # A single image takes milliseconds: a round is many of them, or a short burst of other work decides.
+        single = timed_rounds(partial(predict, networks, one), device, rounds, calls=40)
+        batch = timed_rounds(partial(predict, networks, images), device, rounds)
+        measured = {"one_image_ms": 1e3 * single, "images_per_second": len(images) / batch}
+        for name, values in measured.items():
+            spread = {"median": np.median(values), "low": values.min(), "high": values.max()}
+            pace[prefix + name] = {part: float(value) for part, value in spread.items()}
     return pace

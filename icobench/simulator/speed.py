@@ -14,18 +14,46 @@ from icobench.simulator import closed_form
 from icobench.simulator.compiled import kernels
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["Speed", "bodies", "field_error", "measure_speed"]
+__all__ = ["ROUNDS", "Speed", "bodies", "field_error", "measure_speed", "timed_rounds"]
+
+ROUNDS = 5
+"""Repetitions of everything that is timed, at least."""
+
+
+def timed_rounds(
+    function: Callable[[], Any],
+    device: torch.device,
+    rounds: int = ROUNDS,
+    calls: int = 1,
+    seconds: float = 0.0,
+) -> np.ndarray:
+    """Seconds of a call in each round of so many calls: (N,).
+
+    There are at least ``rounds``, and as many as fill the ``seconds``, after a first call that makes tables.
+    """
+    function()
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < rounds:
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return np.array(times) / calls
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Time per image of one call with a batch of bodies, the best of several.
+    """Time per image of a call with a batch of bodies, the median of several rounds.
 
-    ``jacobian_seconds`` is NaN where the method has no derivatives; ``compiled`` is of the kernel.
+    ``field_range`` is that of the fastest and the slowest round. ``jacobian_seconds`` is NaN where the method
+    has no derivatives; ``compiled`` is of the kernel.
     """
 
     batch: int
     field_seconds: float
+    field_range: tuple[float, float]
     jacobian_seconds: float
     compiled: bool
 
@@ -40,27 +68,20 @@ def bodies(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: int = 0) -> Speed:
     """Time the intensity and its Jacobian for one size of batch on the simulator's device.
 
-    So many ``seconds`` are spent on repetitions of each, of which there are at least three.
+    So many ``seconds`` are spent on rounds of each, of which there are at least five.
     """
     radius, quaternion = (table.to(simulator.device) for table in bodies(batch, seed))
 
-    def best(function: Callable[..., Any]) -> float:
-        """Least seconds per image."""
-        function(radius, quaternion)  # tables and kernels are made at the first call
-        times: list[float] = []
-        while sum(times) < seconds or len(times) < 3:
-            start = time.perf_counter()
-            function(radius, quaternion)
-            if simulator.device.type == "cuda":
-                torch.cuda.synchronize(simulator.device)
-            times.append(time.perf_counter() - start)
-        return min(times) / batch
+    def rounds(function: Callable[..., Any]) -> np.ndarray:
+        """Seconds per image."""
+        return timed_rounds(lambda: function(radius, quaternion), simulator.device, seconds=seconds) / batch
 
-    field_seconds = best(simulator.intensity)
+    times = rounds(simulator.intensity)
+    field = float(np.median(times)), (float(times.min()), float(times.max()))
     if simulator.method != "exact":
-        return Speed(batch, field_seconds, math.nan, False)
+        return Speed(batch, *field, math.nan, False)
     compiled = kernels(simulator.device, simulator.dtype, 0).fused
-    return Speed(batch, field_seconds, best(simulator.intensity_jacobian), compiled)
+    return Speed(batch, *field, float(np.median(rounds(simulator.intensity_jacobian))), compiled)
 
 
 def field_error(simulator: Simulator, count: int = 6, seed: int = 0) -> list[float]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from icobench.reporting.ledger import CURRENCIES, Account, break_even
+from icobench.reporting.break_even import CURRENCIES, Account, break_even, not_worse
+from icobench.reporting.evaluation import typical
 from paper_scale.figures import figure_4b
 from paper_scale.fits import table_of
 from paper_scale.stage import Piece, Stage, stored_pieces
@@ -49,15 +51,15 @@ def _joules(folder: Path, stage: str, *starts: str) -> float | None:
     return sum(joules) if joules and None not in joules else None
 
 
-def _accounts(folder: Path) -> dict[str, tuple[Account, np.ndarray | None]]:
-    """Of every method that was run, with which images it solved."""
+def _accounts(folder: Path) -> dict[str, tuple[Account, pd.DataFrame | None]]:
+    """Of every method that was run, with its results."""
     per_simulation = math.nan
     speed = value(folder, "simulators", "speed exact 64", "images_per_second")
     if speed:
         per_simulation = 1 / speed
     networks = value(folder, "hybrids", "networks") or []
     dictionary = value(folder, "hybrids", "dictionary") or {}
-    found: dict[str, tuple[Account, np.ndarray | None]] = {}
+    found: dict[str, tuple[Account, pd.DataFrame | None]] = {}
     for stage, method in METHODS:
         rows = table_of(folder, stage, method)
         if rows is None:
@@ -69,23 +71,19 @@ def _accounts(folder: Path) -> dict[str, tuple[Account, np.ndarray | None]]:
         if method.startswith("dictionary"):
             seconds += float(dictionary.get("seconds", 0))
             simulations += float(dictionary.get("simulations", 0))
-        rows = rows.sort_values("image")
-        found[method] = (
-            Account(
-                method, seconds, simulations, rows["seconds"].to_numpy(float),
-                rows["evaluations"].to_numpy(float), per_simulation,
-            ),
-            rows["success"].to_numpy(bool),
-        )  # fmt: skip
-    paper = _paper_account(
-        folder, per_simulation, len(found["simplex"][0].seconds) if "simplex" in found else 1
-    )
+        rows = rows.sort_values("image").assign(method=method)
+        times, spent = (rows[name].to_numpy(float) for name in ("seconds", "evaluations"))
+        blocks = np.cumsum(np.diff(times, prepend=times[0]) != 0)  # whose images share their time
+        costs = Account(method, seconds, simulations, times, spent, per_simulation, blocks=blocks)
+        found[method] = costs, rows
+    blocks = found["simplex"][0].blocks if "simplex" in found else np.zeros(1)
+    paper = _paper_account(folder, per_simulation, blocks)
     if paper:
         found["paper network"] = (paper, None)
     return found
 
 
-def _paper_account(folder: Path, per_simulation: float, images: int) -> Account | None:
+def _paper_account(folder: Path, per_simulation: float, blocks: np.ndarray) -> Account | None:
     """The published network: its data set, its training, its time for an image; no simulation after that."""
     trained = value(folder, "paper-network", "training paper", unfinished=True)
     pace = value(folder, "paper-network", "evaluation paper", "speed", unfinished=True)
@@ -94,7 +92,8 @@ def _paper_account(folder: Path, per_simulation: float, images: int) -> Account 
         return None
     return Account(
         "paper network", trained["training_seconds"] + made["seconds"], float(made["images"]),
-        np.full(images, pace["one_image_ms"] / 1000), np.zeros(images), per_simulation,
+        np.full(len(blocks), typical(pace["one_image_ms"]) / 1000), np.zeros(len(blocks)), per_simulation,
+        blocks=blocks,
     )  # fmt: skip
 
 
@@ -112,18 +111,20 @@ def _costs(folder: Path) -> dict[str, Any]:
     for first, second in PAIRS:
         if first not in accounts or second not in accounts:
             continue
-        (one, solved), (other, others) = accounts[first], accounts[second]
+        (one, rows_of_one), (other, rows_of_other) = accounts[first], accounts[second]
         if len(one.seconds) != len(other.seconds):
             continue
-        both = None if solved is None or others is None else (solved, others)
+        as_accurate = None
+        if rows_of_one is not None and rows_of_other is not None:
+            as_accurate = not_worse(pd.concat((rows_of_one, rows_of_other)), first, second)
         for currency in CURRENCIES:
-            crossing = break_even(one, other, currency, both)
+            crossing = break_even(one, other, currency)
             images = crossing.images
             found.append(
                 {
                     "first": first, "second": second, "currency": currency, "images": images.value,
                     "low": images.low, "high": images.high,
-                    "as_accurate": None if both is None else crossing.as_accurate,
+                    "as_accurate": as_accurate,
                 }
             )  # fmt: skip
     return {"accounts": rows, "break_even": found}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from icobench.provenance import short_commit
 from icobench.storage import atomic_path
 from paper_scale.claims import claims
 from paper_scale.figures import sweep_points
@@ -35,7 +36,7 @@ def _head(folder: Path, scale: Scale, stages: Sequence[str], owed: bool) -> Iter
     machines = sorted({origin["machine"]["processor"] for origin in origins} | set(gpus))
     seeds = sorted({origin["seed"] for origin in origins})
     cores = sorted({str(origin["machine"]["cores"]) for origin in origins})
-    commits = sorted({str(origin["commit"])[:12] for origin in origins})
+    commits = sorted({short_commit(origin["commit"]) for origin in origins})
     yield (
         f"Scale: **{scale.name}**. `python reports/paper_scale.py --scale {scale.name}` on "
         f"{', '.join(machines)} ({'/'.join(cores)} cores), commit {', '.join(commits)}, "

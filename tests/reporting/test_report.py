@@ -10,14 +10,17 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from icobench.errors import InputError
 from icobench.images.pixels import usable_pixels
+from icobench.reporting.findings import overview
 from icobench.reporting.report import write_report
 from icobench.reporting.run_folder import read_run, read_runs
+from icobench.reporting.tables import interval_table, number, summary_table
 from icobench.sets.patterns import PatternSource
 from icobench.sets.test_sets import find_test_set
-from tests.reporting.made_runs import COST, IMAGES
+from tests.reporting.made_runs import COST, IMAGES, made_results
 
 
 class _Page(HTMLParser):
@@ -44,8 +47,8 @@ def test_report_is_complete_and_self_contained(finished):
     page = _Page()
     page.feed(text)
     assert page.open == []
-    # Two figures, three pictures for each of three images of every method, and an icon.
-    assert len(page.sources) == 2 + 3 * 3 * len(COST) + 1
+    # Three figures, three pictures for each of three images of every method, and an icon.
+    assert len(page.sources) == 3 + 3 * 3 * len(COST) + 1
     assert all(source.startswith("data:") for source in page.sources)
     assert page.tags.count("script") == 1
     assert not re.search(r"(src|href)=.https?://|<script src|@import|url\(", text)
@@ -62,9 +65,9 @@ def test_report_leaves_figures_and_no_temporary_files(finished):
     names = {path.name for path in finished.parent.iterdir()}
     assert names == {
         "results.parquet", "curves.parquet", "test_set.h5", "run.json",
-        "report.html", "error_against_evaluations.svg", "targets_reached.svg",
+        "report.html", "error_against_evaluations.svg", "targets_reached.svg", "break_even.svg",
     }  # fmt: skip
-    for name in ("error_against_evaluations.svg", "targets_reached.svg"):
+    for name in ("error_against_evaluations.svg", "targets_reached.svg", "break_even.svg"):
         ElementTree.parse(finished.parent / name)
 
 
@@ -167,9 +170,9 @@ def test_images_that_were_left_out_are_made_anew(run_folder):
     images = run.load([2, 0])
     options = find_test_set("counting").options(IMAGES, 2e4)
     expected = PatternSource(options, run.experiment, 5).block(range(IMAGES))
-    for place, number in enumerate((2, 0)):
-        assert (images.images[place] == expected.images[number]).all()
-        assert (images.mask[place] == (expected.mask[number] & run.experiment.valid())).all()
+    for place, image in enumerate((2, 0)):
+        assert (images.images[place] == expected.images[image]).all()
+        assert (images.mask[place] == (expected.mask[image] & run.experiment.valid())).all()
 
 
 def test_runs_of_one_folder_keep_their_order(inputs, tmp_path):
@@ -183,6 +186,111 @@ def test_runs_of_one_folder_keep_their_order(inputs, tmp_path):
     (tmp_path / "campaign.json").write_text(json.dumps({"runs": []}))
     with pytest.raises(InputError, match="names no run"):
         read_runs(tmp_path)
+
+
+@pytest.fixture
+def seeds(inputs, tmp_path):
+    """Two runs of one test set with other images and answers, and a third of another test set."""
+    runs = {"mine-5": ("mine", 5), "yours": ("yours", 5), "mine-6": ("mine", 6)}
+    for name in runs:
+        shutil.copytree(inputs, tmp_path / name)
+        _rewritten(tmp_path / name, "run.json", lambda run, name=name: run.update(commit=f"{name}+"))
+    second = tmp_path / "mine-6"
+    other = made_results(seed=9)
+    other.loc[other["method"] == "simplex", "success"] = False
+    other.to_parquet(second / "results.parquet")
+    _rewritten(second, "run.json", lambda run: run.update(seed=6))
+    with h5py.File(second / "test_set.h5", "r+") as stream:
+        stream["/entry_1/data_1/data"][...] = stream["/entry_1/data_1/data"][()] + 1
+    described = {name: {"test_set": test_set, "seed": seed} for name, (test_set, seed) in runs.items()}
+    (tmp_path / "campaign.json").write_text(json.dumps({"runs": described}))
+    return tmp_path
+
+
+def test_seeds_of_a_test_set_are_pooled(seeds):
+    runs = read_runs(seeds)
+    assert list(runs) == ["mine", "yours"]
+    pooled, parts = runs["mine"], [read_run(seeds / name) for name in ("mine-5", "mine-6")]
+    assert (pooled.count, pooled.seeds, runs["yours"].seeds) == (2 * IMAGES, 2, 1)
+    for method in COST:
+        answers = pooled.results[pooled.results["method"] == method]
+        assert sorted(answers["image"]) == list(range(2 * IMAGES))
+        assert answers["run"].tolist() == ["mine-5"] * IMAGES + ["mine-6"] * IMAGES
+        assert answers["seed"].tolist() == [5] * IMAGES + [6] * IMAGES
+        assert answers["block"].nunique() == 2  # of at most eight images, none with images of two runs
+    own = [part.results for part in parts]
+    for column in ("disorientation_deg", "seconds", "success"):
+        assert sorted(pooled.results[column]) == sorted([*own[0][column], *own[1][column]])
+    rates = [table.groupby("method", sort=False)["success"].mean() for table in own]
+    table = summary_table(pooled.results).set_index("method")
+    assert table["success_rate"].to_dict() == pytest.approx(((rates[0] + rates[1]) / 2).to_dict())
+    assert set(pooled.curves["image"]) == set(range(2 * IMAGES))
+    # Images come from the right run: those of the second have a count more.
+    numbers = [IMAGES + 2, 2, 0]
+    shown = pooled.load(numbers).images
+    for place, (part, image) in enumerate(((parts[1], 2), (parts[0], 2), (parts[0], 0))):
+        assert torch.equal(shown[place], part.load([image]).images[0])
+    assert not torch.equal(shown[0], shown[1])
+
+
+def test_report_of_pooled_seeds(seeds):
+    page = write_report(seeds).read_text()
+    assert page.count("<h2>Summary</h2>") == 2
+    assert f"{2 * IMAGES} test images of known truth" in page
+    assert "simulated diffraction images from 2 seeds" in page
+    assert re.search(r"image \d of mine-6", page)
+    assert "mine-5+, mine-6+, yours+" in page  # uncommitted changes stay marked
+    assert (seeds / "mine_targets_reached.svg").exists()
+    assert (seeds / "yours" / "targets_reached.svg").exists()
+    headers, rows = interval_table(read_runs(seeds)["mine"].results)
+    row = dict(zip([name for name, _ in headers], rows[1], strict=True))
+    first = read_run(seeds / "mine-5").results
+    rate = 100 * first[first["method"] == "simplex"]["success"].mean()
+    assert row["seeds: solved"] == f"0 to {number(rate)}"
+    medians = [
+        table[table["method"] == "simplex"]["disorientation_deg"].median()
+        for table in (first, read_run(seeds / "mine-6").results)
+    ]
+    assert row["seeds: disorientation, median"] == f"{number(min(medians))} to {number(max(medians))}"
+    (seeds / "mine-6" / "run.json").write_text(
+        (seeds / "mine-6" / "run.json").read_text().replace('"wavelength_nm": 13.5', '"wavelength_nm": 13')
+    )
+    with pytest.raises(InputError, match="not the experiment of"):
+        read_runs(seeds)
+
+
+def test_older_runs_lack_columns(run_folder):
+    """Core-seconds are then those of all threads of all processes; on a GPU, of all processes' GPUs."""
+    machine = {"processor": "abacus", "cores": 8, "threads": 3, "workers": 2}
+    _rewritten(run_folder, "run.json", lambda run: run.update(machine=machine))
+    run = read_run(run_folder)
+    assert np.allclose(run.results["core_seconds"], 6 * run.results["seconds"])
+    assert run.curves["appendix_c_mean"].isna().all()
+    _rewritten(run_folder, "run.json", lambda run: run.update(machine={**machine, "gpu": "fast"}))
+    run = read_run(run_folder)
+    assert np.allclose(run.results["core_seconds"], 2 * run.results["seconds"])
+    _rewritten(run_folder, "results.parquet", lambda table: table.assign(core_seconds=0.5))
+    assert (read_run(run_folder).results["core_seconds"] == 0.5).all()
+
+
+def test_overview_of_error_bars_and_abstention(run_folder):
+    """Errors about a third and twice as large as the bars; one image in seven is given up."""
+
+    def judged(table):
+        table = table.assign(disorientation_deg=0.1, radius_error_nm=0.2, orientation_std_deg=0.3)
+        table["radius_std_nm"] = np.where(table["image"] < 2, 0.4, 0.1)
+        table.loc[table["method"] == "network", ["orientation_std_deg", "radius_std_nm"]] = np.nan
+        table["status"] = np.where(
+            table["image"] == 3, "poor-fit", np.where(table["image"] == 4, "ok-race", "ok")
+        )
+        return table
+
+    _rewritten(run_folder, "results.parquet", judged)
+    _, rows = overview({"mine": read_run(run_folder)})
+    assert {row[1]: row[6:] for row in rows} == {
+        "network": ["-", "-", "14.3"],
+        **{method: ["100", "29", "14.3"] for method in COST if method != "network"},
+    }
 
 
 def test_report_says_what_it_costs(finished):

@@ -57,6 +57,22 @@ def test_figure_4b_stands_on_stored_courses(run, tmp_path):
     assert {name: one["simulations"] for name, one in shown.items()} == spent.to_dict()
 
 
+def test_break_even_is_drawn_and_its_numbers_kept(run, tmp_path):
+    script("break_even.py", "--run", run, "--out", tmp_path / "break_even.svg")
+    assert b"<svg" in (tmp_path / "break_even.svg").read_bytes()
+    shown = json.loads((tmp_path / "break_even.json").read_text())
+    assert shown["test_set"] == "clean"
+    pairs = {(row["method"], row["against"]): row for row in shown["break_even"]}
+    assert set(pairs) == {("network", "dictionary+lm"), ("network+lm", "dictionary+lm")}
+    network, fit = (shown["accounts"][name] for name in ("network", "dictionary+lm"))
+    dear = (network["fixed_simulations"] - fit["fixed_simulations"]) / fit["evaluations"]
+    row = pairs[("network", "dictionary+lm")]
+    assert row["dear_simulations"]["value"] == pytest.approx(dear)
+    assert row["at"]["the paper"]["value"] == pytest.approx(dear, rel=0.1)
+    assert set(row["at"]) == set(shown["marks"])
+    assert shown["not_charged"]["trainings"] >= 30
+
+
 def test_claims_are_read_from_the_results(run, tmp_path):
     script("claims.py", "--run", run, "--out", tmp_path / "README.md")
     text = (tmp_path / "README.md").read_text()

@@ -55,4 +55,6 @@ def test_errors_are_those_of_the_answer(networks, counting):
 
 
 def test_speed_is_positive(networks):
-    assert all(value > 0 for value in speed(networks, EXPERIMENT, repeats=1).values())
+    pace = speed(networks, EXPERIMENT, rounds=2)
+    assert set(pace) == {"one_image_ms", "images_per_second", "log_one_image_ms", "log_images_per_second"}
+    assert all(0 < times["low"] <= times["median"] <= times["high"] for times in pace.values())
