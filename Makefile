@@ -54,11 +54,13 @@ reports: $(STAMP)
 	$(BIN)/python reports/figure4b.py
 	$(BIN)/python reports/figure5.py
 	$(BIN)/python reports/break_even.py
+	$(BIN)/python reports/photon_numbers.py
+	$(BIN)/python reports/ablation.py --steps 500
+	$(BIN)/python reports/fitters.py --page
 	$(BIN)/python reports/scaling.py
 	$(BIN)/python reports/tuned_network.py
 	$(BIN)/python reports/claims.py
 	$(BIN)/icobench report reports/laptop
-	$(BIN)/icobench report reports/warm_start
 
 train: $(STAMP)
 	$(BIN)/icobench train --preset compact --run runs/train-compact

@@ -1,6 +1,6 @@
 """Simulated patterns and what the network makes of them, for figure 3 of Stielow et al. 2020.
 
-    python reports/figure3.py [--run reports/warm_start/counting] [--method network] [--out FILE.png]
+    python reports/figure3.py [--run reports/laptop/counting-0] [--method network] [--out FILE.png]
 
 Six images of a stored run, evenly from the best to the worst of the method's answers: target, reconstruction
 and difference. The images are made anew from the run's seed and settings (`run.json`), the answers are the
@@ -27,10 +27,13 @@ from icobench.storage import atomic_path, write_json
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("reports/warm_start/counting"))
+    parser.add_argument("--run", type=Path, default=Path("reports/laptop/counting-0"))
     parser.add_argument("--method", default="network")
     parser.add_argument("--out", type=Path, default=Path("reports/figure3.png"))
     arguments = parser.parse_args()
+    if not arguments.run.is_dir():
+        print(f"{arguments.run}: still owed")
+        return
     run = read_run(arguments.run)
     answers = run.results[run.results["method"] == arguments.method].dropna(subset="radius_nm")
     ranked = answers.sort_values("disorientation_deg", kind="stable")
@@ -56,6 +59,7 @@ def main() -> None:
         **provenance(run.run["seed"], torch.device("cpu"), run.experiment),
         "command": f"python reports/figure3.py --run {arguments.run} --method {arguments.method}",
         "run": {name: run.run[name] for name in ("command", "commit", "created", "machine")},
+        "networks": [card["digest"] for card in run.run.get("networks") or []],
         "detector": asdict(options.detector),
         "images": rows[shown].to_dict("records"),
     }

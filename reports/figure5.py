@@ -81,8 +81,8 @@ def main() -> None:
     described = {
         **provenance(0, torch.device("cpu"), believed),
         "command": f"python reports/figure5.py --methods {arguments.methods}",
-        "answers": answers,
-    }
+        "networks": networks.digest, "answers": answers,
+    }  # fmt: skip
     described.pop("experiment")  # each image has its own, in the table of the truth
     write_json(arguments.out.with_suffix(".json").resolve(), described)
 

@@ -3,6 +3,7 @@
     icobench compare --preset laptop --test-sets clean --methods all --run reports/fitters/clean
     icobench compare --preset laptop --test-sets counting --methods ... --run reports/fitters/counting
     python reports/fitters.py [--shapes 100] [--out reports/fitters]
+    python reports/fitters.py --page    # from what is stored
 
 The first two commands reconstruct; this script reads their results.parquet, adds what no comparison holds
 (other shapes, two particles, SciPy's Nelder-Mead on the same simulator) and writes fitters.json and
@@ -10,6 +11,7 @@ fitters.md.
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.optimize import minimize
+from stored import digests_of, retired_text
 
 from icobench.answer import solved
 from icobench.fitting.simplex import RADIUS_UNIT_NM, SimplexFits, SimplexOptions, random_starts
@@ -149,13 +152,16 @@ def against_scipy(seed: int, starts: int = 6) -> dict[str, float]:
     }  # fmt: skip
 
 
-def markdown(document: dict[str, Any]) -> str:
-    """The tables, as text."""
+def markdown(document: dict[str, Any], folder: Path) -> str:
+    """The tables, as text; the runs in the folder say which networks took part."""
     machine = document["machine"]
+    runs = (json.loads(path.read_text()) for path in sorted(folder.glob("*/run.json")))
+    retired = retired_text(digest for run in runs for digest in digests_of(run))
     lines = [
         "# The fitters against their targets\n",
         f"`{document['command']}` on {machine.get('processor', 'this machine')}, commit "
-        f"{document['commit']}, seed {document['seed']}; the runs are in the folders beside this file.\n",
+        f"{document['commit']}, seed {document['seed']}; the runs are in the folders beside this file."
+        f"{' ' * bool(retired)}{retired}\n",
         f"Solved: below {TIGHT_DEG} degrees and {TIGHT_NM} nm. RMSE over the Cramer-Rao bound: R >= "
         f"{LARGE_NM:g} nm. Covered: share of errors within the reported standard deviation (68 % for the "
         "radius if right; for the orientation, root of a sum of three variances, 61 % if those are equal).\n",
@@ -205,7 +211,12 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, default=100, help="images of each shape")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("reports/fitters"))
+    parser.add_argument("--page", action="store_true", help="write fitters.md anew from fitters.json")
     given = parser.parse_args()
+    if given.page:
+        document = json.loads((given.out / "fitters.json").read_text())
+        write_file(given.out.resolve() / "fitters.md", markdown(document, given.out).encode())
+        return
     runs = {
         name: pd.read_parquet(given.out / name / "results.parquet")
         for name in ("clean", "counting")
@@ -222,8 +233,9 @@ def main() -> None:
         "shapes": statuses(given.shapes, given.seed),
     }
     write_json(given.out.resolve() / "fitters.json", document)
-    write_file(given.out.resolve() / "fitters.md", markdown(document).encode())
-    print(markdown(document))
+    page = markdown(document, given.out)
+    write_file(given.out.resolve() / "fitters.md", page.encode())
+    print(page)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,27 @@
 """How the network's errors and the physical limit fall with the number of photons.
 
-    python reports/photon_numbers.py [--images 400] [--out reports/photon_numbers.png]
+    python reports/photon_numbers.py                  # draws what is stored
+    python reports/photon_numbers.py --images 400     # measures anew
 
 Photon counts with a 3 degree hole, radii uniform in 30 to 160 nm. Above the number that the networks were
-trained with (1e7), images are scaled down to it. A `.json` beside the figure holds the numbers.
+trained with (1e7), images are scaled down to it. Root mean squares, of the errors and of the Cramer-Rao
+bound: a median of errors over a median of bounds flatters, since an efficient fit scores 0.77 by it. A
+`.json` beside the figure holds the numbers.
 """
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from icobench.images.detector import DETECTORS
 from icobench.network.selection import load_network
 from icobench.provenance import provenance
 from icobench.reporting.evaluation import summarise
-from icobench.reporting.figures import empty_figure, legend_below, styled
+from icobench.reporting.figures import decade_labels, empty_figure, legend_below, styled
 from icobench.runs.evaluation import evaluate
 from icobench.sets.patterns import PatternOptions, generate_patterns
 from icobench.simulator.compiled import prepare_kernel
@@ -30,55 +33,71 @@ if TYPE_CHECKING:
 
 PHOTONS = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7)
 SEED = 21_000
+BOUNDS = {
+    "disorientation_deg": ("bound_orientation_deg", "disorientation, RMS (deg)"),
+    "radius_error_nm": ("bound_radius_nm", "radius error, RMS (nm)"),
+}
+"""Column of the bound and label of each error."""
+
+ALLOWED = 3.0
+"""Times the bound: the target."""
 
 
 @styled()
 def draw(results: dict[str, dict[str, Any]]) -> "Figure":
-    """Median, 90 % quantile and median bound of both errors against the number of photons."""
-    import seaborn
-
+    """Root mean squares of both errors and of their bounds against the number of photons."""
     figure = empty_figure(9, 3.9)
-    labels = {"disorientation_deg": "disorientation (deg)", "radius_error_nm": "radius error (nm)"}
-    bounds = {"disorientation_deg": "bound_orientation_deg", "radius_error_nm": "bound_radius_nm"}
-    for axes, (error, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
-        lines = pd.DataFrame(
-            {
-                "median": {photons: row[error]["median"] for photons, row in results.items()},
-                "90 % quantile": {photons: row[error]["90"] for photons, row in results.items()},
-                "Cramér-Rao bound (median)": {
-                    photons: row[f"{bounds[error]}_median"] for photons, row in results.items()
-                },
-            }
-        )
-        lines.index = lines.index.astype(float)
-        seaborn.lineplot(lines, markers=True, palette="colorblind", ax=axes)
+    photons = [float(name) for name in results]
+    for axes, (error, (bound, label)) in zip(figure.subplots(1, 2), BOUNDS.items(), strict=True):
+        reached = [row[f"{error}_rms"] for row in results.values()]
+        limit = [row[f"{bound}_rms"] for row in results.values()]
+        axes.plot(photons, reached, "o-", label="network")
+        axes.plot(photons, limit, "k--", label="Cramér-Rao bound")
+        axes.plot(photons, [ALLOWED * value for value in limit], "k:", label=f"{ALLOWED:g} times the bound")
         axes.set(xlabel="photons in an image", ylabel=label, xscale="log", yscale="log")
+        decade_labels(axes.yaxis)
     legend_below(figure)
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--out", type=Path, default=Path("reports/photon_numbers.png"))
-    arguments = parser.parse_args()
+def measure(images: int) -> dict[str, Any]:
+    """Errors of the shipped network on so many images for each number of photons."""
     prepare_kernel(torch.device("cpu"))
     experiment, networks = Experiment(), load_network()
     results = {}
     for photons in PHOTONS:
-        options = PatternOptions(arguments.images, detector=replace(DETECTORS["counting"], photons=photons))
+        options = PatternOptions(images, detector=replace(DETECTORS["counting"], photons=photons))
         evaluated = evaluate(networks, generate_patterns(options, experiment, SEED))
-        summary = summarise(evaluated)
-        results[f"{photons:g}"] = summary
-        print(photons, summary["disorientation_deg"], flush=True)
+        columns = [name for error, (bound, _) in BOUNDS.items() for name in (error, bound)]
+        squares = {f"{name}_rms": float(evaluated.table[name].pow(2).mean() ** 0.5) for name in columns}
+        results[f"{photons:g}"] = summarise(evaluated) | squares
+        print(photons, squares, flush=True)
+    return {
+        **provenance(SEED, torch.device("cpu"), experiment),
+        "command": f"python reports/photon_numbers.py --images {images}",
+        "networks": networks.choose(experiment, "counts").digest, "results": results,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--images", type=int, help="measure anew with so many images for each number of photons"
+    )
+    parser.add_argument("--out", type=Path, default=Path("reports/photon_numbers.png"))
+    arguments = parser.parse_args()
+    path = arguments.out.with_suffix(".json").resolve()
+    if arguments.images:
+        write_json(path, measure(arguments.images))
+    if not path.is_file():
+        print(f"{path.name}: still owed")
+        return
+    results = json.loads(path.read_text())["results"]
+    if any("radius_error_nm_rms" not in row for row in results.values()):
+        print(f"{path.name}: stored without root mean squares; measure anew")
+        return
     with atomic_path(arguments.out.resolve()) as temporary:
         draw(results).savefig(temporary, format="png", dpi=150)
-    described = {
-        **provenance(SEED, torch.device("cpu"), experiment),
-        "command": f"python reports/photon_numbers.py --images {arguments.images}",
-        "networks": networks.digest, "results": results,
-    }  # fmt: skip
-    write_json(arguments.out.with_suffix(".json").resolve(), described)
 
 
 if __name__ == "__main__":

@@ -1,54 +1,41 @@
-"""What the shipped networks save as starts of fits, against a dictionary.
+"""What the shipped networks save as starts of fits, against a dictionary."""
 
-    icobench compare --preset laptop --methods network,dictionary+lm,network+simplex,network+lm \\
-        --run reports/warm_start
-"""
-
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from icobench.reporting.ledger import accounts_of, break_even_table
-from icobench.reporting.run_folder import read_runs
-from icobench.reporting.tables import number, summary_markdown, summary_table
+from icobench.reporting.tables import number
 
-__all__ = ["starts_text"]
+if TYPE_CHECKING:
+    from icobench.reporting.run_folder import RunFolder
+
+__all__ = ["starts"]
+
+PAIR = ("network+lm", "dictionary+lm")
 
 
-def starts_text(folder: Path) -> str:
-    """Markdown: simulations and time of both starts on every test set, and when the training is repaid.
+def starts(runs: "dict[str, RunFolder]") -> list[str]:
+    """A sentence for each test set: simulations and time of both starts, and when the training is repaid.
 
     Args:
-        folder: of a run that has the methods network+lm and dictionary+lm.
+        runs: of `icobench compare`; those without one of the two methods are passed over.
     """
-    runs = read_runs(folder) if folder.is_dir() else {}
-    lines, tables = [], []
+    lines = []
     for name, run in runs.items():
         accounts = {costs.method: costs for costs in accounts_of(run.results, run.run)}
-        pair = [accounts[method] for method in ("network+lm", "dictionary+lm") if method in accounts]
-        if len(pair) < 2:
+        pair = [accounts[method] for method in PAIR if method in accounts]
+        if len(pair) < len(PAIR):
             continue
         texts = [
-            f"{costs.method} takes {number(float(costs.evaluations.mean()))} simulations and "
-            f"{number(1000 * float(costs.seconds.mean()))} core-ms an image"
+            f"{costs.method} takes {number(costs.evaluations.mean())} simulations and "
+            f"{number(1000 * costs.seconds.mean())} core-ms an image"
             for costs in pair
         ]
-        results = run.results[run.results["method"].isin([costs.method for costs in pair])]
+        results = run.results[run.results["method"].isin(PAIR)]
         _, rows = break_even_table(results, pair)
         repaid = [
-            f"the network's {number(pair[0].fixed_simulations)} simulations for training are repaid after "
-            f"{by_simulations} images, its time after {by_time}"
+            f"the {number(pair[0].fixed_simulations)} simulations of the training are repaid after "
+            f"{by_simulations} images, with the time of training after {by_time}"
             for _, _, by_time, by_simulations, _ in rows
         ]
-        lines.append(f"- {name}: {'; '.join((*texts, *repaid))}.")
-        tables.append(
-            f"{name}, {run.count} images:\n\n{summary_markdown(summary_table(run.results)).strip()}"
-        )
-    if not lines:
-        return "The run is still owed."
-    return "\n\n".join(
-        (
-            "The shipped networks beside 1,000 stored patterns, on the images of the comparison above, in "
-            "one run (`warm_start`; 95 % intervals in parentheses):",
-            "\n".join(lines),
-            *tables,
-        )
-    )
+        lines.append(f"{name or run.test_set}: {'; '.join((*texts, *repaid))}.")
+    return lines

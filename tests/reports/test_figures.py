@@ -26,7 +26,9 @@ def script(name: str, *words: object) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "small"
-    words = "compare --images 7 --test-sets clean,counting --methods network,network+lm,dictionary+lm"
+    words = (
+        "compare --images 4 --seeds 2 --test-sets paper,counting --methods network,network+lm,dictionary+lm"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "icobench.cli", *words.split(), "--run", str(folder)],
         cwd=ROOT,
@@ -38,23 +40,39 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_figure_3_shows_the_best_and_the_worst(run, tmp_path):
-    script("figure3.py", "--run", run / "counting", "--out", tmp_path / "figure3.png")
+    script("figure3.py", "--run", run / "counting-1", "--out", tmp_path / "figure3.png")
     assert (tmp_path / "figure3.png").read_bytes().startswith(b"\x89PNG")
     shown = json.loads((tmp_path / "figure3.json").read_text())["images"]
-    results = pd.read_parquet(run / "counting" / "results.parquet")
+    results = pd.read_parquet(run / "counting-1" / "results.parquet")
     errors = results[results["method"] == "network"]["disorientation_deg"]
     assert shown[0]["disorientation_deg"] == errors.min()
     assert shown[-1]["disorientation_deg"] == errors.max()
 
 
-def test_figure_4b_stands_on_stored_courses(run, tmp_path):
+def test_figure_4b_stands_on_stored_results(run, tmp_path):
     out = tmp_path / "figure4b.svg"
-    script("figure4b.py", "--run", run / "clean", "--sweep", tmp_path / "none", "--out", out)
+    script("figure4b.py", "--run", run, "--sweep", tmp_path / "none", "--out", out)
     assert b"<svg" in out.read_bytes()
-    shown = json.loads((tmp_path / "figure4b.json").read_text())["methods"]
-    results = pd.read_parquet(run / "clean" / "results.parquet")
-    spent = results.groupby("method")["evaluations"].mean()
-    assert {name: one["simulations"] for name, one in shown.items()} == spent.to_dict()
+    shown = json.loads((tmp_path / "figure4b.json").read_text())
+    results = pd.concat([pd.read_parquet(run / f"paper-{seed}" / "results.parquet") for seed in (0, 1)])
+    for name, answers in results.groupby("method"):
+        row = shown["methods"][name]
+        assert row["images"] == 8
+        assert row["simulations"] == answers["evaluations"].mean()
+        assert row["appendix_c_mean"]["median"] == pytest.approx(answers["appendix_c_mean"].median())
+    cards = json.loads((run / "paper-0" / "run.json").read_text())["networks"]
+    assert shown["methods"]["network"]["simulated_before"] == sum(
+        card["training_simulations"] for card in cards
+    )
+    assert shown["methods"]["dictionary+lm"]["before"]["here"] == pytest.approx(1000, rel=0.2)
+    # The complete one of the published set's parts has as many images as the paper's, and its training time.
+    assert [row["images"] for row in shown["parts"]] == sorted(row["images"] for row in shown["parts"])
+    assert shown["parts"][-1]["images"] == 25_058
+    assert shown["parts"][-1]["before"]["paper"] == pytest.approx(
+        25_058 + shown["parts"][-1]["gpu_seconds"] / 2.5
+    )
+    script("figure4b.py", "--run", tmp_path / "none", "--out", tmp_path / "owed.svg")
+    assert not (tmp_path / "owed.svg").exists()
 
 
 def test_break_even_is_drawn_and_its_numbers_kept(run, tmp_path):
@@ -74,13 +92,13 @@ def test_break_even_is_drawn_and_its_numbers_kept(run, tmp_path):
 
 
 def test_claims_are_read_from_the_results(run, tmp_path):
-    script("claims.py", "--run", run, "--out", tmp_path / "README.md")
+    script("claims.py", "--run", run, "--figures", tmp_path, "--out", tmp_path / "README.md")
     text = (tmp_path / "README.md").read_text()
-    assert "Most accurate on counting: " in text
-    assert "7 images each" in text
-    assert "- clean: network+lm takes " in text
+    assert "| counting | network+lm | 8 |" in text
+    assert "- paper: network+lm takes " in text
+    assert "36.7" not in text
     # Without a simplex in the run, what is said of it is not measured.
     (line,) = [line for line in text.splitlines() if line.startswith("| simulations for an image")]
     assert "not measured yet" in line
-    script("claims.py", "--run", tmp_path / "none", "--out", tmp_path / "empty.md")
+    script("claims.py", "--run", tmp_path / "none", "--figures", tmp_path, "--out", tmp_path / "empty.md")
     assert "The laptop run is still owed." in (tmp_path / "empty.md").read_text()
