@@ -135,6 +135,7 @@ def main() -> None:
         {
             "command": f"python reports/break_even.py --run {arguments.run} --test-set {run.test_set}",
             "run": {name: run.run.get(name) for name in ("command", "commit", "created", "machine", "seed")},
+            "networks": [card["digest"] for card in run.run.get("networks") or []],
             "test_set": run.test_set, "images": run.count,
             "seconds": f"core-seconds; a second of a GPU counts as {EXCHANGE:g}, as one of the machine that "
             "simulates (foreign_seconds)",

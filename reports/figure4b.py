@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from icobench.reporting.break_even import Account
 
+from icobench.reporting.break_even import Account
 from icobench.reporting.figures import decade_labels, empty_figure, legend_below, styled, svg
 from icobench.reporting.ledger import PUBLISHED, PUBLISHED_SECONDS, accounts_of
 from icobench.reporting.page import write_file
@@ -196,6 +196,7 @@ def gather(run: Path, sweep_folder: Path, parts_folder: Path) -> dict[str, Any]:
         described["run"] = {
             name: paper.run.get(name) for name in ("command", "commit", "created", "machine", "seed")
         }
+        described["networks"] = [card["digest"] for card in paper.run.get("networks") or []]
         described["methods"] = methods(paper, accounts, each)
         simplex = paper.curves[paper.curves["method"] == "simplex"]
         if len(simplex) and ERROR in simplex:

@@ -9,7 +9,8 @@ from icobench.provenance import short_commit
 __all__ = ["origins_table"]
 
 RESULTS = (
-    "laptop", "paper_network", "evaluation_paper/paper-network", "evaluation_paper/network", "evaluation",
+    "laptop", "paper_network", "paper_network.json", "evaluation_paper/paper-network",
+    "evaluation_paper/network", "evaluation",
     "sweep_dataset", "compare_quick", "compare_tuned", "tune_simplex", "tune_network", "fitters", "choices",
     "photon_numbers", "paper_set", "scaling", "peers", "paper_scale/small",
 )  # fmt: skip
@@ -30,7 +31,7 @@ def _described(name: str) -> dict[str, Any]:
     """What is stored of a result's origin, empty if there is no such result."""
     folder = HERE / name
     if not folder.is_dir():
-        return stored(f"{name}.json")
+        return stored(name if name.endswith(".json") else f"{name}.json")
     return next((found for file in DESCRIBED if (found := stored(f"{name}/{file}"))), {})
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from icobench.reporting.break_even import Account, break_even
 from stored import evaluation_rows, stored, value_at
 
 from icobench.network.checkpoint import training_core_seconds
+from icobench.reporting.break_even import Account, break_even
 from icobench.reporting.findings import best_fitting_method
 from icobench.reporting.ledger import accounts_of
 from icobench.reporting.statistics import Interval, as_accurate, efficiency, resampled, success_interval

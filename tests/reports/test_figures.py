@@ -79,7 +79,7 @@ def test_break_even_is_drawn_and_its_numbers_kept(run, tmp_path):
     script("break_even.py", "--run", run, "--out", tmp_path / "break_even.svg")
     assert b"<svg" in (tmp_path / "break_even.svg").read_bytes()
     shown = json.loads((tmp_path / "break_even.json").read_text())
-    assert shown["test_set"] == "clean"
+    assert shown["test_set"] == "paper"
     pairs = {(row["method"], row["against"]): row for row in shown["break_even"]}
     assert set(pairs) == {("network", "dictionary+lm"), ("network+lm", "dictionary+lm")}
     network, fit = (shown["accounts"][name] for name in ("network", "dictionary+lm"))

@@ -189,8 +189,9 @@ def test_a_dirty_tree_stays_marked(tmp_path, monkeypatch):
 
 def test_break_even_by_images_is_the_former_rule():
     """Without scatter there is nothing to resample: fixed costs over savings."""
-    from icobench.reporting.break_even import Account
     from worse import _by_images
+
+    from icobench.reporting.break_even import Account
 
     flat = np.full(40, 2.0)
     first = Account("first", 100.0, 0.0, flat, np.zeros(40), 1.0)
