@@ -49,10 +49,14 @@ def bin_names() -> list[str]:
 
 
 def read_evaluation(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows of a stored evaluation on the test set `paper`, and what evaluation.json says of it."""
+    """The rows of a stored evaluation on the paper's images, and what evaluation.json says of it.
+
+    That is the test set `paper`, or what the paper-scale report calls "paper test" of its set.
+    """
     table = pd.read_parquet(folder / "evaluation.parquet")
     described = json.loads((folder / "evaluation.json").read_text())
-    return table[table["test_set"].astype(str) == "paper"].reset_index(drop=True), described
+    paper = table["test_set"].astype(str).isin(("paper", "paper test"))
+    return table[paper].reset_index(drop=True), described
 
 
 def far_by_distance(table: pd.DataFrame) -> list[dict[str, float]]:

@@ -145,12 +145,13 @@ def _energy(folder: Path) -> dict[str, Any]:
 
 
 def _figure_4a(folder: Path) -> str:
-    folders = [folder / f"evaluation-{name}" for name in ("paper", "compact")]
-    there = ",".join(str(one) for one in folders if (one / "evaluation.json").exists())
-    if not there:
+    folders = {name: folder / f"evaluation-{name}" for name in ("paper", "compact")}
+    stored = {name: path for name, path in folders.items() if (path / "evaluation.json").exists()}
+    if not stored:
         return "no evaluation yet"
     reports = Path(__file__).parents[1]
-    words = [sys.executable, str(reports / "figure4a.py"), "--evaluations", there]
+    words = [sys.executable, str(reports / "figure4a.py")]
+    words += [word for name, path in stored.items() for word in ("--network", f"{name}={path}")]
     # The package need not be installed; what is found by the path of this call is still needed.
     paths = [str(reports.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     subprocess.run(
