@@ -3,13 +3,14 @@
 A fit may be a race: many short runs, of which the best few go on (Jamieson and Talwalkar, AISTATS 2016).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from icobench.answer import Answer, Progress, Trace
+from icobench.answer import UNTRAINED, Answer, Progress, Trace
 from icobench.fitting.nelder_mead import NelderMead
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
@@ -18,12 +19,18 @@ from icobench.geometry.rotations import turned
 from icobench.seeds import Purpose, torch_generator
 
 __all__ = [
-    "RADIUS_UNIT_NM", "SimplexFits", "SimplexOptions", "monte_carlo_simplex", "random_starts",
-    "refine_simplex",
+    "RADIUS_UNIT_NM", "SimplexFits", "SimplexOptions", "monte_carlo_simplex", "predicted_edges",
+    "random_starts", "refine_simplex",
 ]  # fmt: skip
 
 RADIUS_UNIT_NM = 10.0
 """Radii are counted in this unit, so that one tolerance serves radians and radii."""
+
+SPREADS = 2.0
+"""Edges of a simplex that starts from a prediction, in predicted standard deviations."""
+
+LEAST_EDGES = (0.05, 0.01)
+"""Its least edges in degrees and nm, above the tolerance at which a simplex stops."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class SimplexOptions:
     Attributes:
         starts: random starts per image (Monte Carlo only).
         iterations: most Nelder-Mead iterations of the simplices that are left after the rounds.
-        rotation_deg, radius_nm: edges of the initial simplex.
+        rotation_deg, radius_nm: edges of the initial simplex; the largest ones where a prediction's spread
+            gives the edges.
         radius_range_nm, margin_nm: range of random starts, and by how much fits may leave it.
         angle_tolerance_deg: a simplex stops once it is smaller than this, and in the radius than the same
             fraction of :data:`RADIUS_UNIT_NM` to a radian, and flat to 1e-6; 0 never stops.
@@ -68,10 +76,26 @@ def random_starts(
     return torch.stack(radii), torch.stack(orientations)
 
 
+def predicted_edges(guess: Answer, options: SimplexOptions) -> Tensor:
+    """Edges (N, 2) in degrees and nm of simplices that start from a guess with error bars.
+
+    They are :data:`SPREADS` times the predicted standard deviations of one component of the rotation and of
+    the radius, between :data:`LEAST_EDGES` and the edges of the options. Where the error bars are missing or
+    do not hold, they are the edges of the options.
+    """
+    # The root mean square angle is that of three components.
+    spread = torch.stack((guess.orientation_std_deg / math.sqrt(3), guess.radius_std_nm), 1)
+    largest = spread.new_tensor((options.rotation_deg, options.radius_nm))
+    edges = (SPREADS * spread).maximum(spread.new_tensor(LEAST_EDGES)).minimum(largest)
+    known = torch.tensor([status != UNTRAINED for status in guess.status]) & spread.isfinite().all(1)
+    return torch.where(known[:, None], edges, largest)
+
+
 class SimplexFits:
     """Simplices in radius and in the rotation vector from their start, several for every image.
 
-    Arguments as for :func:`refine_simplex`. Of its S starts, fewer are left after :meth:`keep`.
+    Arguments as for :func:`refine_simplex`, but ``edges`` (N, 2) are those of the N images that are fitted.
+    Of the S starts of an image, fewer are left after :meth:`keep`.
     """
 
     def __init__(
@@ -81,6 +105,7 @@ class SimplexFits:
         radius_nm: Tensor,
         quaternion: Tensor,
         options: SimplexOptions,
+        edges: Tensor | None = None,
     ) -> None:
         self.objective = objective
         device = objective.simulator.device
@@ -96,8 +121,12 @@ class SimplexFits:
         self.solver = NelderMead(self._value, lower, upper, tolerance, 1e-6 if tolerance else 0.0)
         origin = torch.zeros(len(self.anchor), 1, 4, dtype=torch.float64, device=device)
         origin[:, 0, 3] = radius_nm.to(device, torch.float64).flatten() / RADIUS_UNIT_NM
-        edges = [np.radians(options.rotation_deg)] * 3 + [options.radius_nm / RADIUS_UNIT_NM]
-        corners = origin + torch.diag(self.anchor.new_tensor(edges))
+        if edges is None:
+            edges = self.anchor.new_tensor([[options.rotation_deg, options.radius_nm]])
+            edges = edges.expand(self.images, 2)
+        edges = edges.to(device, torch.float64).repeat_interleave(self.starts, 0)
+        steps = torch.cat((torch.deg2rad(edges[:, :1]).expand(-1, 3), edges[:, 1:] / RADIUS_UNIT_NM), 1)
+        corners = origin + torch.diag_embed(steps)
         self.state = self.solver.start(torch.cat((origin, corners), 1))
 
     def _parameters(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,6 +168,7 @@ def refine_simplex(
     image: Tensor | None = None,
     progress: Progress = lambda share: None,
     nuisance: Nuisance | None = None,
+    edges: Tensor | None = None,
 ) -> Answer:
     """Nelder-Mead from one or more starts per image; the best end is the answer.
 
@@ -151,10 +181,12 @@ def refine_simplex(
         image: (N,) indices of the objective's images, all by default.
         progress: called with the finished share.
         nuisance: ignored, here for the signature of other solvers; only the scale is fitted too.
+        edges: (M, 2) of the initial simplices in degrees and nm, for all M images of the objective; those of
+            the options by default.
     """
     chosen = torch.arange(len(radius_nm)) if image is None else image.cpu()
     starts = radius_nm.reshape(len(chosen), -1), quaternion.reshape(len(chosen), -1, 4)
-    fits = SimplexFits(objective, chosen, *starts, options)
+    fits = SimplexFits(objective, chosen, *starts, options, None if edges is None else edges[chosen])
     trace = Trace()
     trace.add(objective.simulator.evaluations[chosen], *fits.best())
     rounds = [*options.rounds, (options.iterations, 1)]

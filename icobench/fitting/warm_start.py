@@ -28,7 +28,7 @@ orientations (N, 4) and the keywords ``image`` (N,), ``progress`` and ``nuisance
 by ``functools.partial``."""
 
 WARM_SIMPLEX = SimplexOptions(iterations=150, rotation_deg=3.0, radius_nm=2.0, angle_tolerance_deg=0.02)
-"""A simplex the size of the network's error, run until it has shrunk to a fraction of the bound."""
+"""Run until the simplex has shrunk to a fraction of the bound; large for a start of unknown error."""
 
 LM_ROUNDS = ((2, 3), (5, 1))
 """Levenberg-Marquardt steps of a round, and how many fits of every image go on after it."""

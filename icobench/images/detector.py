@@ -97,17 +97,21 @@ class DetectorModel:
             raise InputError("the detector has no usable pixel: look at its hole and its angle range")
 
     def record(self, intensity: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Expose the detector to patterns (B, H, W) of any unit, on the CPU.
+        """Expose the detector to patterns (B, H, W) of any unit.
 
-        Each image has a random generator of its own, so that it does not depend on the others.
+        Each image has a random generator on the CPU of its own, so that it does not depend on the others. A
+        detector without photons needs none.
 
         Returns:
-            readings (B, H, W) float32, whole photons or noise-free and scaled to :data:`CLEAN_PHOTONS`, 0
-            where masked; and the mask (B, H, W), True where usable.
+            readings (B, H, W) float32, whole photons on the CPU, or noise-free on the patterns' device and
+            scaled to :data:`CLEAN_PHOTONS`, 0 where masked; and the mask (B, H, W), True where usable.
         """
         detector = self.detector
-        mean = expected_counts(intensity, self.mask, detector.photons or CLEAN_PHOTONS)
-        mask = self.mask.expand(mean.shape)
+        if detector.photons:
+            intensity = intensity.cpu()
+        mask = self.mask.to(intensity.device)
+        mean = expected_counts(intensity, mask, detector.photons or CLEAN_PHOTONS)
+        mask = mask.expand(mean.shape)
         if detector.photons == 0:
             return mean.float(), mask
         # torch draws in one thread, and without holding Python's lock.

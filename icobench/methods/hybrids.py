@@ -19,7 +19,7 @@ from icobench.fitting.least_squares import (
 )
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
-from icobench.fitting.simplex import refine_simplex
+from icobench.fitting.simplex import predicted_edges, refine_simplex
 from icobench.fitting.warm_start import WARM_SIMPLEX, Refine, judge, lm_race
 from icobench.methods.base import Method, Problem
 
@@ -98,9 +98,11 @@ def _fit(
 
 
 def _from_network(refine: Refine, problem: Problem, options: NetworkFitOptions, progress: Progress) -> Answer:
-    starts = problem.ask_network(options.versions).hypotheses
-    assert starts is not None
-    return _fit(refine, problem, options, problem.objective(), starts, progress)
+    guess = problem.ask_network(options.versions)
+    assert guess.hypotheses is not None
+    if refine is refine_simplex:
+        refine = partial(refine, edges=predicted_edges(guess, options.fit))
+    return _fit(refine, problem, options, problem.objective(), guess.hypotheses, progress)
 
 
 def _from_dictionary(
@@ -132,7 +134,7 @@ HYBRIDS = (
         Method(
             f"{start}+{name}", f"{words} from the answer of {source}", partial(_from_network, solver),
             NetworkFitOptions(settings), needs_network=True, weights=weights, needs_dictionary=True,
-            fits_nuisance=nuisance,
+            fits_nuisance=nuisance, version=2 if name == "simplex" else 1,
         )
         for start, weights, source in (
             ("network", "", "the network"), ("paper-network", "paper", "the published network"),

@@ -133,17 +133,18 @@ class PatternSource:
         self.detector = DetectorModel(options.detector, experiment, seed)
 
     def block(self, numbers: range) -> ImageSet:
-        """The patterns with these numbers."""
+        """The patterns with these numbers, on the CPU; what draws no photons is computed on the device."""
         options, seed, device = self.options, self.seed, self.simulator.device
         radius, quaternion = draw_truth(options.radius_range_nm, seed, numbers)
-        intensity = self.simulator.intensity(radius.to(device), quaternion.to(device)).cpu()
-        generators = [torch_generator(seed, Purpose.TEST_IMAGES, number, 1) for number in numbers]
+        intensity = self.simulator.intensity(radius.to(device), quaternion.to(device))
+        drawn = numbers if options.detector.photons else ()
+        generators = [torch_generator(seed, Purpose.TEST_IMAGES, number, 1) for number in drawn]
         images, mask = self.detector.record(intensity, generators)
         index = torch.tensor(list(numbers), dtype=torch.int64)
         if options.kind == "log":
             images = log_image(images, options.decades)
             if options.background:
-                draws = draws_for(seed, Purpose.BACKGROUND, index)
+                draws = draws_for(seed, Purpose.BACKGROUND, index.to(images.device))
                 noise = draws.half_normal(images[0].numel()).view(images.shape)
                 images = torch.where(mask, images + options.background * noise, 0.0)
             images = images.clamp(0, 1)
@@ -151,7 +152,8 @@ class PatternSource:
                 images, mask, _ = augment(images, options.augmentation, seed, index, mask)
             else:
                 images = (images * 255).round() / 255
-        return ImageSet(images, mask, options.stored_kind, self.experiment, radius, quaternion, index)
+        kind = options.stored_kind
+        return ImageSet(images.cpu(), mask.cpu(), kind, self.experiment, radius, quaternion, index)
 
 
 def generate_patterns(

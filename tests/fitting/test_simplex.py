@@ -1,9 +1,17 @@
 """Simplex fits: they find the truth, and random starts are each image's own."""
 
+import numpy as np
 import torch
 from problems import displaced, problem
+from scipy.spatial.transform import Rotation
 
-from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex, random_starts, refine_simplex
+from icobench.fitting.simplex import (
+    SimplexFits,
+    SimplexOptions,
+    monte_carlo_simplex,
+    random_starts,
+    refine_simplex,
+)
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
 
 
@@ -39,6 +47,46 @@ def test_only_the_chosen_images_are_fitted(generator):
     assert float(disorientation(result.quaternion, truth[chosen]).max()) < 2
     assert objective.simulator.evaluations[1] == 0
     assert torch.equal(result.evaluations, objective.simulator.evaluations[chosen])
+
+
+def test_edges_are_each_images_own(generator):
+    """The corners of the initial simplices of two of three images, against rotation vectors of SciPy."""
+    objective, radius, truth = problem(3, generator, radius=(30.0, 35.0))
+    edges = torch.tensor([[0.5, 0.1], [9.0, 9.0], [2.0, 0.4]])
+    chosen = torch.tensor([2, 0])
+    starts = radius[chosen, None], truth[chosen, None]
+    fits = SimplexFits(objective, chosen, *starts, SimplexOptions(), edges[chosen])
+    rows = torch.arange(2).repeat_interleave(5)
+    sizes, turns = fits._parameters(rows, fits.state.points.flatten(0, 1))
+    anchor = Rotation.from_quat(truth[chosen][rows], scalar_first=True)
+    angle = (Rotation.from_quat(turns, scalar_first=True) * anchor.inv()).magnitude()
+    angle = np.sort(np.degrees(angle).reshape(2, 5), axis=1)
+    np.testing.assert_allclose(angle, [[0, 0, 2, 2, 2], [0, 0, 0.5, 0.5, 0.5]], atol=1e-6)
+    wider = (sizes - radius[chosen][rows]).reshape(2, 5).sort(1).values
+    np.testing.assert_allclose(wider, [[0, 0, 0, 0, 0.4], [0, 0, 0, 0, 0.1]], atol=1e-6)
+    # refine_simplex takes the edges of all images, and those of the options where there are none.
+    options = SimplexOptions(iterations=1, rotation_deg=9.0, radius_nm=9.0)
+    given, default = (
+        refine_simplex(objective, radius[:, None], truth[:, None], options, edges=size)
+        for size in (edges[1:2].expand(3, 2), None)
+    )
+    assert torch.equal(given.quaternion, default.quaternion)
+    assert torch.equal(given.radius_nm, default.radius_nm)
+    several = refine_simplex(objective, radius[:, None], truth[:, None], options, edges=edges)
+    alone = refine_simplex(objective, *starts, options, chosen, edges=edges)
+    torch.testing.assert_close(several.objective[chosen], alone.objective, rtol=1e-5, atol=0)
+
+
+def test_a_small_simplex_expands(generator):
+    """Two degrees and a nanometre off, forty times its edges."""
+    objective, radius, truth = problem(3, generator, radius=(45.0, 55.0))
+    options = SimplexOptions(iterations=150, angle_tolerance_deg=0.02)
+    edges = torch.tensor([[0.05, 0.01]]).expand(3, 2)
+    start = radius[:, None] + 1, displaced(truth, 2.0, generator)[:, None]
+    result = refine_simplex(objective, *start, options, edges=edges)
+    assert float(disorientation(result.quaternion, truth).max()) < 2
+    at_truth = objective.value(torch.arange(3), radius, truth).double()
+    assert (result.objective < at_truth + 0.01).all()
 
 
 def test_radii_stay_within_their_margin(generator):

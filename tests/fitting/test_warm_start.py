@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import displaced, problem
 
-from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer, Hypotheses
+from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, UNTRAINED, Answer, Hypotheses
 from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.least_squares import (
     LevenbergMarquardtOptions,
@@ -16,7 +16,7 @@ from icobench.fitting.least_squares import (
 )
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import PoissonDeviance
-from icobench.fitting.simplex import refine_simplex
+from icobench.fitting.simplex import predicted_edges, refine_simplex
 from icobench.fitting.warm_start import WARM_SIMPLEX, judge, judged
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
@@ -43,6 +43,20 @@ def test_the_better_hypothesis_is_taken(refine, generator):
     assert answer.status == [OK, OK]
     assert float(disorientation(answer.quaternion, truth).max()) < 2
     assert torch.equal(answer.evaluations, objective.simulator.evaluations)
+
+
+def test_edges_follow_the_predicted_spread():
+    """Two standard deviations of a component, within bounds; the fixed size where nothing is predicted."""
+    deg = torch.tensor([0.3, 1e-4, 50.0, 0.3, math.nan, 0.3], dtype=torch.float64)
+    nm = torch.tensor([0.1, 1e-4, 50.0, 0.1, 0.1, math.inf], dtype=torch.float64)
+    guess = Answer(
+        torch.full((6,), 60.0), torch.zeros(6, 4), radius_std_nm=nm, orientation_std_deg=deg,
+        status=[OK, OK, AMBIGUOUS, UNTRAINED, OK, OK],
+    )  # fmt: skip
+    fixed = [WARM_SIMPLEX.rotation_deg, WARM_SIMPLEX.radius_nm]
+    expected = [[2 * 0.3 / math.sqrt(3), 0.2], [0.05, 0.01], fixed, fixed, fixed, fixed]
+    edges = predicted_edges(guess, WARM_SIMPLEX)
+    torch.testing.assert_close(edges, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_the_next_hypothesis_is_tried_where_the_first_fails(generator):

@@ -13,7 +13,7 @@ from icobench.images.detector import DETECTORS, Detector
 from icobench.images.image_set import ImageSet
 from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.images.source import open_images
-from icobench.methods import METHODS, Problem, base
+from icobench.methods import METHODS, Problem, base, hybrids
 from icobench.network.selection import load_network, predict
 from icobench.runs.reconstruct import reconstruct
 from icobench.sets.pattern_file import write_patterns
@@ -79,6 +79,21 @@ def test_noise_free_images_are_solved(network, name):
     assert miss.max() < 0.1
     assert outcome.status == ["ok"] * 8
     assert outcome.evaluations.double().mean() < 60
+
+
+def test_a_simplex_of_the_predicted_size_is_cheaper(network, monkeypatch):
+    """Than that of a fixed size, 3 degrees and 2 nm, and ends at the same place."""
+    tests = generate_patterns(PatternOptions(6, detector=DETECTORS["clean"]), Experiment(), 81)
+    work = Problem(tests, Simulator(Experiment()), network)
+    scaled = METHODS["network+simplex"].run(work)
+    monkeypatch.setattr(hybrids, "predicted_edges", lambda guess, options: None)
+    fixed = METHODS["network+simplex"].run(work)
+    assert scaled.evaluations.double().mean() < 0.75 * fixed.evaluations.double().mean()
+    for outcome in (scaled, fixed):
+        angle, miss = errors(outcome, tests)
+        assert outcome.status == ["ok"] * 6
+        assert angle.max() < 0.02
+        assert miss.max() < 0.01
 
 
 def test_other_shapes_are_not_ok(network):
@@ -207,9 +222,9 @@ def test_a_beam_far_away_is_not_found(offset, seed, tmp_path):
 CHANGED = {
     "network": {"versions": 2}, "simplex": {"starts": 3}, "simplex-race": {"iterations": 2},
     "cma-es": {"generations": 2}, "dictionary+simplex": {"iterations": 3}, "dictionary+lm": {"candidates": 1},
-    "dictionary+mle": {"iterations": 2}, "network+simplex": {"rotation_deg": 1.0},
+    "dictionary+mle": {"iterations": 2}, "network+simplex": {"iterations": 3},
     "network+lm": {"iterations": 1}, "network+mle": {"iterations": 1}, "paper-network": {"versions": 2},
-    "paper-network+simplex": {"rotation_deg": 1.0}, "paper-network+lm": {"iterations": 1},
+    "paper-network+simplex": {"iterations": 3}, "paper-network+lm": {"iterations": 1},
     "paper-network+mle": {"iterations": 1},
 }  # fmt: skip
 """For every method an option and another value."""

@@ -87,6 +87,25 @@ def test_log_images(few):
     np.testing.assert_allclose(logs.images[seen], 1 + np.log10(relative[seen]) / 6, atol=0.51 / 255)
 
 
+def test_log_images_with_a_background_are_the_same_in_every_block():
+    options = find_test_set("paper").options(5)
+    together = generate_patterns(options, EXPERIMENT, seed=11)
+    assert torch.equal(PatternSource(options, EXPERIMENT, 11).block(range(3, 5)).images, together.images[3:])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["paper", "clean", "counting", "realistic"])
+def test_a_gpu_makes_the_same_images(name):
+    """But for rounding, which moves few pixels by one step of 255, or a photon."""
+    options = find_test_set(name).options(4)
+    sources = (PatternSource(options, EXPERIMENT, 11, device) for device in ("cpu", "cuda"))
+    here, there = (source.block(range(4)) for source in sources)
+    assert there.images.device.type == there.mask.device.type == "cpu"
+    assert torch.equal(here.quaternion, there.quaternion) and torch.equal(here.mask, there.mask)
+    close = torch.isclose(here.images, there.images, rtol=1e-3, atol=1e-4)
+    assert float(close.double().mean()) > 0.99
+
+
 def test_realistic_images_are_augmented_log_images():
     """Image by image, whatever the block; only the clean pattern is shared with others of that seed."""
     options = find_test_set("realistic").options(5)
