@@ -1,6 +1,7 @@
 """One pattern under each of the eleven augmentations, as in figure 2 of Stielow et al. 2020.
 
     python reports/figure2.py [--radius 80] [--quaternion W,X,Y,Z] [--seed 854] [--out reports/figure2.png]
+        [--blur-radius-is sigma|wolfram]
 
 The pattern is simulated without noise; masked pixels are grey. A `.json` beside the figure says where it
 comes from.
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from icobench.images.augment import FILTERS, Augmented, augment
+from icobench.images.augment import BLUR_RADIUS_IS, FILTERS, Augmented, augment
 from icobench.images.pixels import log_image, usable_pixels
 from icobench.provenance import provenance
 from icobench.simulator.experiment import Experiment
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--radius", type=float, default=80.0, help="circumradius in nm")
     parser.add_argument("--quaternion", default="0.95,0.1,0.2,0.05", help="orientation, scalar first")
     parser.add_argument("--seed", type=int, default=854, help="854: every effect is easy to see")
+    parser.add_argument("--blur-radius-is", choices=BLUR_RADIUS_IS, default="sigma")
     parser.add_argument("--out", type=Path, default=Path("reports/figure2.png"))
     arguments = parser.parse_args()
 
@@ -51,11 +53,13 @@ def main() -> None:
     quaternion = torch.tensor([[float(part) for part in arguments.quaternion.split(",")]])
     quaternion /= quaternion.norm()
     image = log_image(Simulator(experiment).intensity(torch.tensor([arguments.radius]), quaternion))
-    gallery(augment(image, "all", arguments.seed, mask=usable_pixels(experiment)), arguments.out)
+    meaning = arguments.blur_radius_is
+    shown = augment(image, "all", arguments.seed, mask=usable_pixels(experiment), blur_radius_is=meaning)
+    gallery(shown, arguments.out)
     origin = provenance(arguments.seed, torch.device("cpu"), experiment)
     origin["command"] = (
         f"python reports/figure2.py --radius {arguments.radius:g} --quaternion {arguments.quaternion} "
-        f"--seed {arguments.seed}"
+        f"--seed {arguments.seed}" + (f" --blur-radius-is {meaning}" if meaning != "sigma" else "")
     )
     write_json(arguments.out.with_suffix(".json").resolve(), origin)
 

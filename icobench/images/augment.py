@@ -1,7 +1,7 @@
 """The eleven augmentations of appendix D of Stielow et al. 2020, Mach. Learn.: Sci. Technol. 1 045007.
 
 They imitate what detectors do to log images, for whole batches. The largest noise and the largest blur are
-the paper's; the other ranges are this package's choice. All filters have one signature:
+the paper's; the other ranges are this package's choice (``docs/paper.md``). All filters have one signature:
 
     images: (B, H, W) float in [0, 1], 0 where masked; the beam is at pixel (H/2, W/2).
     mask: (B, H, W) bool, True where usable.
@@ -33,11 +33,16 @@ SALT_AND_PEPPER = 0.1
 BLUR = 5.0  # pixels
 JITTER = 3  # pixels
 CROP = 1 / 4  # of S lost at each edge
+BLIND_SPOTS = 3  # the most
+BLIND_RADIUS = (1 / 64, 1 / 16)  # of S, both ends
 HOLE = (1 / 64, 1 / 8)  # of S, both ends
 SHIFT = 1 / 16  # of S
 SENSITIVITY = 0.5
 
 REALISTIC_REACH = 0.5
+
+BLUR_RADIUS_IS = {"sigma": 1.0, "wolfram": 0.5}
+"""Sigma of a blur of radius 1: the same number, or half of it as in the Wolfram language's GaussianFilter."""
 
 
 def _between(draws: Draws, low: float, high: float, images: Tensor) -> Tensor:
@@ -122,11 +127,24 @@ def jitter(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tu
 
 
 def crop(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Lose all beyond a centred square whose half side is S/4 to S/2 pixels: 0 and masked there."""
-    side = min(images.shape[1:])
+    """Lose all beyond a centred square whose half side is S/4 to S/2 pixels, and 0 to 3 blind spots.
+
+    Blind spots are discs with a radius of S/64 to S/16 pixels anywhere in the image. Lost pixels are 0 and
+    masked.
+    """
+    height, width = images.shape[1:]
+    side, most, (low, high) = min(height, width), int(BLIND_SPOTS * reach), BLIND_RADIUS
     half = side / 2 - _between(draws, 0, CROP * reach * side, images)
     rows, columns = _steps(images)
-    return _masked(images, mask & (torch.maximum(rows.abs(), columns.abs()) <= half))
+    mask = mask & (torch.maximum(rows.abs(), columns.abs()) <= half)
+    shares = draws.branch(0).uniform(3 * most + 1).to(images.dtype)[:, :, None, None]
+    number = (shares[:, 0] * (most + 1)).floor()
+    for spot in range(most):
+        y, x, size = shares[:, 3 * spot + 1 : 3 * spot + 4].unbind(1)
+        down, right = rows + height // 2 - height * y, columns + width // 2 - width * x
+        radius = side * (low + (high - low) * reach * size)
+        mask = mask & ((down.square() + right.square() >= radius.square()) | (spot >= number))
+    return _masked(images, mask)
 
 
 def hole(images: Tensor, mask: Tensor, draws: Draws, reach: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -181,20 +199,27 @@ ORDER = (shift, blur, jitter, sensitivity, noise, salt_and_pepper, hole, crop)
 then the pixels' gains, background and broken pixels, at last the detector's hole and edge."""
 
 
-def combination(images: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Each of the eight single filters with probability 1/2, in the order of :func:`realistic`."""
+def combination(images: Tensor, mask: Tensor, draws: Draws, sigma: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Each of the eight single filters with probability 1/2, in the order of :func:`realistic`.
+
+    ``sigma`` is that of a blur of radius 1, see :data:`BLUR_RADIUS_IS`.
+    """
     images, mask = images.clone(), mask.clone()
     chosen = draws.branch(len(ORDER)).uniform(len(ORDER)) < 0.5
     for index, apply in enumerate(ORDER):
-        rows = chosen[:, index].nonzero().squeeze(1)
-        images[rows], mask[rows] = apply(images[rows], mask[rows], draws.rows(rows).branch(index))
+        rows, reach = chosen[:, index].nonzero().squeeze(1), sigma if apply is blur else 1.0
+        images[rows], mask[rows] = apply(images[rows], mask[rows], draws.rows(rows).branch(index), reach)
     return images, mask
 
 
-def realistic(images: Tensor, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """All eight single filters in the order in which they act in an experiment, each over half its range."""
+def realistic(images: Tensor, mask: Tensor, draws: Draws, sigma: float = 1.0) -> tuple[Tensor, Tensor]:
+    """All eight single filters in the order in which they act in an experiment, each over half its range.
+
+    ``sigma`` as for :func:`combination`.
+    """
     for index, apply in enumerate(ORDER):
-        images, mask = apply(images, mask, draws.branch(index), REALISTIC_REACH)
+        reach = REALISTIC_REACH * (sigma if apply is blur else 1.0)
+        images, mask = apply(images, mask, draws.branch(index), reach)
     return images, mask
 
 
@@ -226,6 +251,7 @@ def augment(
     seed: int,
     numbers: Tensor | None = None,
     mask: Tensor | None = None,
+    blur_radius_is: str = "sigma",
 ) -> Augmented:
     """Log images as a detector with flaws would show them.
 
@@ -239,12 +265,14 @@ def augment(
             depends on the seed, its number and its filter, not on the batch that it is in nor, but for
             rounding, on the device.
         mask: (B, H, W) or (H, W) bool, True where usable; all usable by default.
+        blur_radius_is: what the paper's radius of a blur, up to 5 pixels, means: "sigma", or "wolfram", the
+            Wolfram language's, whose sigma is half the radius.
 
     Returns:
         B images for a name or "random", B times the number of names otherwise.
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown name or convention.
         ValueError: wrong shape or type, or negative seed.
 
     Example:
@@ -258,6 +286,8 @@ def augment(
     if unknown or not wanted:
         raise InputError(f"unknown filter {', '.join(map(repr, unknown)) or '(none)'}; "
                          f"choose from {', '.join(names)}, all, random")  # fmt: skip
+    if blur_radius_is not in BLUR_RADIUS_IS:
+        raise InputError(f"blur_radius_is must be {' or '.join(BLUR_RADIUS_IS)}, got {blur_radius_is!r}")
     if images.ndim != 3 or not images.is_floating_point():
         raise ValueError(
             f"images must be floats of shape (B, H, W), got {images.dtype} {tuple(images.shape)}"
@@ -278,6 +308,8 @@ def augment(
     else:
         places = torch.tensor([names.index(name) for name in wanted], device=images.device)
         index = places.repeat_interleave(len(images))
+    sigma = BLUR_RADIUS_IS[blur_radius_is]
+    options = {blur: {"reach": sigma}, combination: {"sigma": sigma}, realistic: {"sigma": sigma}}
     out = images.new_empty(len(index), *images.shape[1:])
     usable = mask.new_empty(out.shape)
     for place, apply in enumerate(FILTERS.values()):
@@ -286,5 +318,6 @@ def augment(
             source = chunk % len(images)
             before = mask[source]
             values = torch.where(before, images[source], 0)  # masked pixels may hold anything, also NaN
-            out[chunk], usable[chunk] = apply(values, before, draws.rows(source).branch(place))
+            stream = draws.rows(source).branch(place)
+            out[chunk], usable[chunk] = apply(values, before, stream, **options.get(apply, {}))
     return Augmented(out, usable, index)

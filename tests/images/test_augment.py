@@ -1,5 +1,7 @@
 """The eleven augmentations against oracles that share nothing with them, and their random numbers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from scipy import ndimage, stats
 import icobench.images.augment as filters
 from icobench.errors import InputError
 from icobench.images.augment import FILTERS, augment
-from icobench.images.philox import Draws, philox4x32
+from icobench.images.philox import Draws, draws_for, philox4x32
+from icobench.seeds import Purpose
 
 NAMES = list(FILTERS)
 WORD = 0xFFFFFFFF
@@ -178,6 +181,23 @@ def test_blur_range():
     np.testing.assert_allclose(peak[wide], 1 / (2 * np.pi * sigma[:300, 0][wide] ** 2), rtol=1e-3)
 
 
+def test_a_blurs_radius_may_be_that_of_the_wolfram_language(images, mask, monkeypatch):
+    """Its sigma is half the radius."""
+    halved = augment(images.double(), "blur", 3, blur_radius_is="wolfram")
+    stream = draws_for(3, Purpose.AUGMENTATION, torch.arange(6)).branch(NAMES.index("blur"))
+    for image, blurred, u in zip(images.numpy(), halved.images.numpy(), stream.uniform(1)[:, 0], strict=True):
+        expected = ndimage.gaussian_filter(image.astype(float), 2.5 * (1 - float(u)), truncate=6)
+        np.testing.assert_allclose(blurred[24:40, 24:40], expected[24:40, 24:40], atol=1e-6)
+    first = augment(images, "all", 3, mask=mask)
+    wolfram = augment(images, "all", 3, mask=mask, blur_radius_is="wolfram")
+    changed = (first.images != wolfram.images).flatten(1).any(1).view(11, 6).any(1)
+    assert [name for name, differs in zip(NAMES, changed.tolist(), strict=True) if differs] == [
+        "blur", "combination", "realistic"
+    ]  # fmt: skip
+    monkeypatch.setattr(filters, "BLUR", 2.5)
+    assert torch.equal(augment(images, "all", 3, mask=mask).images, wolfram.images)
+
+
 def test_jitter_moves_pixels_by_few_pixels():
     size = 32
     images = positions(60, size)
@@ -201,7 +221,8 @@ def test_jitter_moves_pixels_by_few_pixels():
         assert stats.chisquare(counts[counts > 0]).pvalue > 1e-3
 
 
-def test_crop_keeps_a_centred_square():
+def test_crop_keeps_a_centred_square(monkeypatch):
+    monkeypatch.setattr(filters, "BLIND_SPOTS", 0)
     out, mask = filters.crop(*flat(200), draws(200))
     y, x = beam_steps(128)
     reach = np.maximum(abs(y), abs(x))
@@ -211,6 +232,34 @@ def test_crop_keeps_a_centred_square():
         np.testing.assert_array_equal(usable, reach <= halves[-1])
     assert 32 <= min(halves) < 35 and 61 < max(halves) <= 64
     assert torch.equal(out, flat(200)[0] * mask)
+
+
+@pytest.mark.parametrize(("reach", "most", "largest"), [(1.0, 3, 8.0), (0.5, 1, 5.0)])
+def test_crop_has_up_to_three_blind_spots(monkeypatch, reach, most, largest):
+    """All numbers are equally likely, and radii are uniform from 2 pixels to the largest."""
+    monkeypatch.setattr(filters, "CROP", 0)
+    out, mask = filters.crop(*flat(600), draws(600), reach)
+    assert torch.equal(out, flat(600)[0] * mask)
+    lost = ~mask.numpy()
+    assert max(ndimage.label(image)[1] for image in lost) == most
+    none = float((~lost.any((1, 2))).mean())
+    assert none == pytest.approx(1 / (most + 1), abs=5 * math.sqrt(0.25 / 600))
+    # The mean of pi r^2; some 4 % of the area lie beyond the edges, and overlaps are rare.
+    area = most / 2 * math.pi * (2**2 + 2 * largest + largest**2) / 3
+    assert lost.sum() / 600 == pytest.approx(0.96 * area, rel=0.15)
+
+
+def test_a_blind_spot_is_a_disc(monkeypatch):
+    monkeypatch.setattr(filters, "CROP", 0)
+    _, mask = filters.crop(*flat(600), draws(600), 0.5)
+    radii = []
+    for lost in ~mask.numpy():
+        y, x = np.nonzero(lost)
+        if len(y) and min(y.min(), x.min()) > 0 and max(y.max(), x.max()) < 127:
+            radii.append(math.sqrt(len(y) / math.pi))
+            inside = np.hypot(y - y.mean(), x - x.mean())
+            assert inside.max() < radii[-1] + 0.8
+    assert stats.kstest(radii, stats.uniform(2, 3).cdf).pvalue > 1e-3
 
 
 def test_hole_is_a_central_disc():
@@ -271,8 +320,8 @@ def test_sensitivity_is_a_smooth_gain():
 def test_combination_uses_each_filter_half_of_the_time(images):
     """Traces of single filters among 600 combinations; 5 standard deviations are 0.1."""
     out = augment(images[:1].expand(600, -1, -1) * 0.3, "combination", 4)
-    holed = ~out.mask[:, 32, 32]
-    # Nothing but a hole masks the beam; nothing but salt is 1 here, not even noise.
+    holed = ~out.mask[:, 32, 32]  # or, rarely, a blind spot
+    # Nothing but salt is 1 here, not even noise.
     salted = (out.images == 1).any(2).any(1)
     edges = (~out.mask[:, 0]).all(1) | (~out.mask[:, :, 0]).all(1)
     assert float(holed.double().mean()) == pytest.approx(0.5, abs=0.1)
@@ -281,7 +330,8 @@ def test_combination_uses_each_filter_half_of_the_time(images):
     assert float(edges.double().mean()) == pytest.approx(1 - 0.5 * (0.5 + 0.5 * 25 / 81), abs=0.1)
 
 
-def test_realistic_shows_all_effects_at_half_reach(images):
+def test_realistic_shows_all_effects_at_half_reach(images, monkeypatch):
+    monkeypatch.setattr(filters, "BLIND_SPOTS", 0)
     out = augment(images[:1].expand(200, -1, -1) * 0.3, "realistic", 4)
     y, x = (torch.as_tensor(steps) for steps in beam_steps(64))
     distance = torch.maximum(y.abs(), x.abs())
@@ -378,6 +428,8 @@ def test_errors(images, mask):
         augment(images, ["noise", "random"], 0)
     with pytest.raises(InputError):
         augment(images, [], 0)
+    with pytest.raises(InputError, match="blur_radius_is must be sigma or wolfram, got 'fwhm'"):
+        augment(images, "blur", 0, blur_radius_is="fwhm")
     with pytest.raises(ValueError, match="images must be"):
         augment(images[0], "noise", 0)
     with pytest.raises(ValueError, match="images must be"):
