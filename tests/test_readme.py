@@ -54,6 +54,17 @@ def test_command_parses(line):
     assert context.params
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/paper.md"])
+def test_files_that_pages_name_are_there(page):
+    root = Path(__file__).parents[1]
+    text = (root / page).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    named = re.findall(r"`((?:images|network)/\w+\.py|reports/\w+\.py)", text)
+    assert links or named
+    assert all((root / page).parent.joinpath(link).exists() for link in links)
+    assert all((root / name).exists() or (root / "icobench" / name).exists() for name in named)
+
+
 def test_python_runs():
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(block, "README.md", "exec"), {})

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from icobench.errors import InputError
@@ -76,6 +77,14 @@ def test_merging_norms_changes_nothing(generator):
         before = network(images)
         torch.testing.assert_close(network.fold()(images), before, rtol=1e-4, atol=1e-5)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+
+
+def test_the_published_network_has_36_weighted_layers():
+    """Two for each of its 3 + 4 + 6 + 4 blocks, the first and the last; 1 x 1 shortcuts do not count."""
+    layers = [m for m in build_network("paper", {}).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    shortcuts = [m for m in layers if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert len(layers) - len(shortcuts) == 36
+    assert len(shortcuts) == 4
 
 
 def test_bad_options():
