@@ -50,13 +50,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     experiment = Experiment()
+    # Before the figure is written, which would mark the tree as changed.
+    origin = provenance(arguments.seed, torch.device("cpu"), experiment)
     quaternion = torch.tensor([[float(part) for part in arguments.quaternion.split(",")]])
     quaternion /= quaternion.norm()
     image = log_image(Simulator(experiment).intensity(torch.tensor([arguments.radius]), quaternion))
     meaning = arguments.blur_radius_is
     shown = augment(image, "all", arguments.seed, mask=usable_pixels(experiment), blur_radius_is=meaning)
     gallery(shown, arguments.out)
-    origin = provenance(arguments.seed, torch.device("cpu"), experiment)
     origin["command"] = (
         f"python reports/figure2.py --radius {arguments.radius:g} --quaternion {arguments.quaternion} "
         f"--seed {arguments.seed}" + (f" --blur-radius-is {meaning}" if meaning != "sigma" else "")
