@@ -32,6 +32,9 @@ SPREADS = 2.0
 LEAST_EDGES = (0.05, 0.01)
 """Its least edges in degrees and nm, above the tolerance at which a simplex stops."""
 
+FLATNESS = 3e-6
+"""Spread of values at which a small simplex stops. A deviance in float32 is not smooth to 1e-6."""
+
 
 @dataclass(frozen=True)
 class SimplexOptions:
@@ -44,7 +47,7 @@ class SimplexOptions:
             gives the edges.
         radius_range_nm, margin_nm: range of random starts, and by how much fits may leave it.
         angle_tolerance_deg: a simplex stops once it is smaller than this, and in the radius than the same
-            fraction of :data:`RADIUS_UNIT_NM` to a radian, and flat to 1e-6; 0 never stops.
+            fraction of :data:`RADIUS_UNIT_NM` to a radian, and flat to :data:`FLATNESS`; 0 never stops.
         rounds: of a race: iterations of a round, and how many simplices of every image go on after it.
     """
 
@@ -118,7 +121,7 @@ class SimplexFits:
         lower = self.anchor.new_tensor([-torch.pi] * 3 + [smallest / RADIUS_UNIT_NM])
         upper = self.anchor.new_tensor([torch.pi] * 3 + [largest / RADIUS_UNIT_NM])
         tolerance = np.radians(options.angle_tolerance_deg)
-        self.solver = NelderMead(self._value, lower, upper, tolerance, 1e-6 if tolerance else 0.0)
+        self.solver = NelderMead(self._value, lower, upper, tolerance, FLATNESS if tolerance else 0.0)
         origin = torch.zeros(len(self.anchor), 1, 4, dtype=torch.float64, device=device)
         origin[:, 0, 3] = radius_nm.to(device, torch.float64).flatten() / RADIUS_UNIT_NM
         if edges is None:

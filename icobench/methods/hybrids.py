@@ -126,7 +126,7 @@ HYBRIDS = (
         Method(
             f"dictionary+{name}", f"{words} from the nearest of 1,000 stored patterns",
             partial(_from_dictionary, solver), DictionaryFitOptions(settings),
-            needs_dictionary=True, fits_nuisance=nuisance,
+            needs_dictionary=True, fits_nuisance=nuisance, version=2 if name == "simplex" else 1,
         )
         for name, (words, solver, settings, nuisance) in REFINEMENTS.items()
     ),
@@ -134,7 +134,7 @@ HYBRIDS = (
         Method(
             f"{start}+{name}", f"{words} from the answer of {source}", partial(_from_network, solver),
             NetworkFitOptions(settings), needs_network=True, weights=weights, needs_dictionary=True,
-            fits_nuisance=nuisance, version=2 if name == "simplex" else 1,
+            fits_nuisance=nuisance, version=3 if name == "simplex" else 1,
         )
         for start, weights, source in (
             ("network", "", "the network"), ("paper-network", "paper", "the published network"),

@@ -220,4 +220,5 @@ def defined_method(name: str, values: Any, where: str = "the definitions") -> Me
     method = SIMPLEX.with_options(starts=starts, iterations=iterations, rounds=rounds, **edges)
     going_on = "".join(f", {left} after {steps} more iterations" for steps, left in rounds)
     summary = f"{starts} random starts{going_on}, {iterations} iterations at the end"
-    return replace(method, name=name, summary=summary, search=values.get("search"))
+    version = SIMPLEX_RACE.version if method.options.angle_tolerance_deg else SIMPLEX.version
+    return replace(method, name=name, summary=summary, search=values.get("search"), version=version)

@@ -24,4 +24,5 @@ SIMPLEX_RACE = Method(
     SimplexOptions(
         starts=60, iterations=90, angle_tolerance_deg=0.02, rounds=((6, 20), (10, 6), (15, 2))
     ),
+    version=2,
 )  # fmt: skip

@@ -59,13 +59,13 @@ def test_hybrids_reach_the_bound(problem, name):
     assert np.median(miss) < 0.15
     # Reported errors are of the size of the actual ones: a chi-square of 4 parameters
     # over 6 images stays below 5 per parameter.
-    # (One in five simplex fits runs out of iterations at the bound and says so.)
-    ok = np.array([status in ("ok", "not-converged") for status in outcome.status])
+    ok = np.array([status == "ok" for status in outcome.status])
     assert ok.sum() >= 5
     assert np.mean((angle[ok] / outcome.orientation_std_deg.numpy()[ok]) ** 2) < 5
     assert np.mean((miss[ok] / outcome.radius_std_nm.numpy()[ok]) ** 2) < 5
     assert (outcome.evaluations > 2 * JACOBIAN_COST).all()
-    assert (outcome.evaluations < 400).all()
+    # No simplex waits for values that are flatter than the rounding of a deviance in float32.
+    assert (outcome.evaluations < 150).all()
 
 
 @pytest.mark.parametrize("name", ["network+lm", "dictionary+lm"])
