@@ -22,6 +22,7 @@ from icobench.network.training import train
 from icobench.runs.scoring import bounds_at_truth, errors
 from icobench.runs.training_set import read_training_set
 from icobench.seeds import Purpose, random_generator
+from icobench.sets.own_images import file_digest
 from icobench.sets.patterns import generate_patterns
 from icobench.sets.test_sets import find_test_set
 from icobench.simulator.compiled import prepare_kernel
@@ -59,6 +60,12 @@ AXES = {
 }
 
 
+@lru_cache(maxsize=8)
+def _content(path: Path, modified: int) -> dict[str, str]:
+    """Name and content of a file: the same set may lie elsewhere on another machine."""
+    return {"file": path.name, "sha256": file_digest(path)}
+
+
 @dataclass(frozen=True)
 class SweepSettings:
     """All that a point's result depends on, but the point and the repetition.
@@ -90,7 +97,7 @@ class SweepSettings:
     def identity(self) -> dict[str, Any]:
         """As JSON gives it back."""
         values = asdict(self) | {"experiment": self.experiment.to_dict()}
-        values["data"] = None if self.data is None else str(self.data)
+        values["data"] = None if self.data is None else _content(self.data, self.data.stat().st_mtime_ns)
         return json.loads(json.dumps(values))
 
     def __hash__(self) -> int:

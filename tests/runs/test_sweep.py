@@ -273,3 +273,14 @@ def test_the_iterations_of_a_simplex_and_the_photons_of_an_image_are_varied(tmp_
     ratio = np.divide(dim["bound_orientation_deg"], bright["bound_orientation_deg"])
     np.testing.assert_allclose(ratio, 10, rtol=0.05)
     assert min(bright["evaluations"]) > 0
+
+
+def test_a_stored_set_is_known_by_its_content(tmp_path):
+    settings = []
+    for folder, content in (("here", b"one"), ("there", b"one"), ("else", b"two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "set.h5").write_bytes(content)
+        settings.append(replace(SETTINGS, axis="dataset", data=tmp_path / folder / "set.h5"))
+    first, same, other = (each.identity["data"] for each in settings)
+    assert first == same != other
+    assert str(tmp_path) not in str(first)
