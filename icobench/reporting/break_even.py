@@ -153,7 +153,8 @@ class _Means(NamedTuple):
 def _spread_text(interval: Interval, runs: tuple[float, ...], show: Any) -> str:
     """A value with its interval; the lowest and the highest of several runs if one is outside of it."""
     if len(runs) > 1 and not interval.low <= min(runs) <= max(runs) <= interval.high:
-        return f"{show(min(runs))} to {show(max(runs))} in {len(runs)} runs"
+        lowest, highest = show(min(runs)), show(max(runs))
+        return lowest if lowest == highest else f"{lowest} to {highest} in {len(runs)} runs"
     value, low, high = map(show, interval)
     return value if value == low == high else f"{value} ({low} to {high})"
 

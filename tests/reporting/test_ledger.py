@@ -146,7 +146,7 @@ def test_the_paper_is_counted_as_it_counts():
     text = published_text([network, simplex])
     assert "break-even at 3.1 images" in text
     assert "25,058 simulations and the time of 5,760 more" in text
-    assert "break-even at 4 images" in text  # 3.08, and whole images
+    assert "Number of images at break-even: 4;" in text  # 3.08, and whole images
     assert "Counted so" not in published_text([simplex])
 
 
