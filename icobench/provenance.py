@@ -46,14 +46,21 @@ def _git(source: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+CODE = ("icobench", "*.py", "*.toml", "constraints.txt")
+"""Paths of all that decides a result, as git matches them."""
+
+
 def _commit() -> str | None:
-    """The commit of the source tree, None outside of one; "+" marks uncommitted changes."""
+    """The commit of the source tree, None outside of one; "+" marks uncommitted changes of the code.
+
+    Results and pages do not count: making one must not mark the next.
+    """
     source = Path(__file__).resolve().parents[1]
     if not (source / ".git").exists():
         return None
     try:
         commit = _git(source, "rev-parse", "HEAD")
-        dirty = _git(source, "status", "--porcelain", "-uno")
+        dirty = _git(source, "status", "--porcelain", "-uno", "--", *CODE)
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if dirty else "")
