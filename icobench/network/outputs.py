@@ -21,6 +21,9 @@ LEAST_LOG_SPREAD, MOST_LOG_SPREAD = -10.0, 1.0
 SPREAD_SHARE = 0.01
 """Weight of the spreads' likelihood in a loss: so small that it does not shape the features."""
 
+LEAST_RELATIVE_SPREAD = 0.1
+"""Of a batch's images, over the median, in the weights of :func:`weighted_loss`."""
+
 
 class Layout(NamedTuple):
     """The order of a network's numbers: orientation (``target``), radius (``size``), spreads."""
@@ -103,5 +106,30 @@ def square_loss(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: T
     return loss + SPREAD_SHARE * loss.detach() * (spreads - spreads.detach())
 
 
-LOSSES = {"log": logarithmic_loss, "mse": mean_square_loss, "square": square_loss}
+def weighted_loss(output: Tensor, layout: Layout, quaternion: Tensor, radius_nm: Tensor) -> Tensor:
+    """As :func:`square_loss`, but each squared error counts by the inverse of its predicted variance.
+
+    Photon numbers differ by factors of hundreds. With equal weights the noise of dim images, which no network
+    can remove, would hide the errors that remain on bright ones. The weights have a mean of 1 over the batch.
+    Spreads count as :data:`LEAST_RELATIVE_SPREAD` times the batch's median or more, so that no image rules.
+    """
+    if output.shape[1] == layout.dimension:
+        return square_loss(output, layout, quaternion, radius_nm)
+    of_radius, of_angle = (_weights(spread) for spread in layout.log_spreads(output.detach().float()))
+    orientation, size = layout.squared_errors(output, quaternion, radius_nm)
+    loss = (of_angle * orientation + of_radius * size).mean()
+    spreads = _spread_likelihood(output, layout, quaternion, radius_nm)
+    return loss + SPREAD_SHARE * loss.detach() * (spreads - spreads.detach())
+
+
+def _weights(log_spread: Tensor) -> Tensor:
+    """Inverse variances (B,) over their mean."""
+    relative = (log_spread - log_spread.median()).clamp_min(math.log(LEAST_RELATIVE_SPREAD))
+    weights = torch.exp(-2 * relative)
+    return weights / weights.mean()
+
+
+LOSSES = {
+    "log": logarithmic_loss, "mse": mean_square_loss, "square": square_loss, "weighted": weighted_loss,
+}  # fmt: skip
 """Losses by name: of output (B, D + S or more), layout, true orientations (B, 4) and radii (B,) in nm."""

@@ -17,6 +17,7 @@ from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.geometry.rotations import random_quaternions
 from icobench.images.image_set import KINDS, ImageSet
 from icobench.images.symmetry import DIHEDRAL, dihedral_images, dihedral_orientations
+from icobench.network.architectures import single_precision
 from icobench.network.checkpoint import TrainedNetwork, load_trained
 from icobench.network.inputs import CANONICAL_PIXELS, brightness, is_canonical, network_input, valid_pixels
 from icobench.network.orbit import DIMENSION, Decoded, decode, embed
@@ -304,6 +305,7 @@ def _outputs(trained: TrainedNetwork, images: ImageSet, versions: int) -> tuple[
 
 
 @torch.no_grad()
+@single_precision()
 def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versions: int = 1) -> Answer:
     """Reconstruct images with one trained network; arguments and errors as for :func:`predict`."""
     pixels = images.known_experiment.pixels

@@ -15,7 +15,7 @@ from torch import Tensor
 from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
-from icobench.network.architectures import Network, build_network
+from icobench.network.architectures import Network, build_network, single_precision
 from icobench.network.checkpoint import (
     StoredWeights,
     TrainedNetwork,
@@ -188,6 +188,7 @@ def _check_trainable(recipe: Recipe, experiment: Experiment, network: Network, d
         )
 
 
+@single_precision()
 def train(
     recipe: Recipe,
     experiment: Experiment,

@@ -63,12 +63,13 @@ def pace(stage: Stage, recipe: Recipe, minutes: float, name: str) -> dict[str, A
     shutil.rmtree(folder, ignore_errors=True)
     # One step, then four blocks of those whose bodies are simulated together. The first block compiles,
     # the second is timed; from the third on it settles, which compiles again, and the fourth is timed.
-    steps = 1 + 4 * AHEAD
-    short = replace(recipe, steps=steps, settle_share=2 * AHEAD / steps, patience=None)
+    ahead = AHEAD[stage.run.device.type]
+    steps = 1 + 4 * ahead
+    short = replace(recipe, steps=steps, settle_share=2 * ahead / steps, patience=None)
     train(short, stage.run.experiment, folder, stage.run.seed, stage.run.device,
           report=lambda step, loss, network: times.append(time.perf_counter()))  # fmt: skip
-    early = (times[2 * AHEAD] - times[AHEAD]) / AHEAD
-    late = (times[-1] - times[-1 - AHEAD]) / AHEAD
+    early = (times[2 * ahead] - times[ahead]) / ahead
+    late = (times[-1] - times[-1 - ahead]) / ahead
     mean = (1 - recipe.settle_share) * early + recipe.settle_share * late
     return {"seconds_per_step": mean, "steps": max(LEAST_STEPS, int(60 * minutes / mean))}
 

@@ -81,7 +81,7 @@ def test_loss_is_least_at_the_truth(name, size, loss, generator):
         assert LOSSES[loss](worse, layout, quaternion, radius) > best
 
 
-@pytest.mark.parametrize("loss", ["log", "square"])
+@pytest.mark.parametrize("loss", ["log", "square", "weighted"])
 def test_spreads_are_fitted_to_the_errors(loss, generator):
     """Gaussian errors of known size: the gradient leads to their standard deviations, and ends there."""
     target = ORBIT.target
@@ -129,6 +129,25 @@ def test_square_loss_is_the_sum_of_squares(generator):
     output[:, target.dimension] += 0.2
     result = LOSSES["square"](output, ORBIT, quaternion, radius)
     torch.testing.assert_close(result, torch.tensor(0.3**2 + 0.2**2))
+
+
+def test_the_weighted_loss_counts_errors_by_their_predicted_spreads(generator):
+    """Twice the spread, a quarter of the pull on the answer; equal spreads give the square loss."""
+    quaternion, radius = random_orientations(8, generator), torch.linspace(40, 150, 8)
+    answer = torch.randn(8, ORBIT.dimension, generator=generator)
+
+    def pull(loss, spread):
+        leaf = answer.clone().requires_grad_()
+        LOSSES[loss](torch.cat((leaf, spread), 1), ORBIT, quaternion, radius).backward()
+        return leaf.grad
+
+    equal, mixed = torch.full((8, 2), -3.0), torch.full((8, 2), -3.0)
+    torch.testing.assert_close(pull("weighted", equal), pull("square", equal))
+    mixed[:3, 0] += math.log(2)
+    change = pull("weighted", mixed) / pull("weighted", equal)
+    of_size = change[:, ORBIT.target.dimension :]
+    torch.testing.assert_close(4 * of_size[0], of_size[-1])
+    torch.testing.assert_close(change[:, : ORBIT.target.dimension], torch.ones(8, ORBIT.target.dimension))
 
 
 def test_networks_without_spreads_have_no_error_bars():

@@ -254,7 +254,7 @@ def networked(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fits, "find_method", with_small_dictionary)
     monkeypatch.setattr(networks, "speed", lambda *_: {"one_image_ms": 1.0, "images_per_second": 1.0})
-    monkeypatch.setattr(networks, "AHEAD", 1)
+    monkeypatch.setattr(networks, "AHEAD", {"cpu": 1})
     monkeypatch.setattr(networks, "LEAST_STEPS", 2)
     trained, train = [], networks.train
 
