@@ -1,12 +1,10 @@
 """The closed-form simulator: edge sum on a skeleton of Ewald-sphere nodes, batched."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from icobench.geometry.convex import ConvexBody
@@ -15,13 +13,10 @@ from icobench.simulator.compiled import EAGER, Kernels, kernels
 from icobench.simulator.edge_sum import SHARED_SUMS, wave_weights
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.overlay import BodyTensors, body_tensors, plan
-from icobench.simulator.skeleton import Skeleton, build_skeleton, to_pixels
+from icobench.simulator.skeleton import Skeleton, SkeletonField, to_pixels
 from icobench.simulator.terms import Terms
 
 __all__ = ["ExactField"]
-
-BUCKET_BAND = 5.0
-"""Width of a radius bucket in units of k R; bodies of one bucket share a skeleton."""
 
 CACHED_ELEMENTS, FUSED_ELEMENTS, GPU_ELEMENTS = 1 << 17, 1 << 26, 1 << 25
 """Segments times nodes per piece: a few arrays that fit the caches in eager torch on a CPU; for the compiled
@@ -37,52 +32,24 @@ def _differentiated(tensor: Tensor) -> bool:
     return reverse or forward_ad.unpack_dual(tensor).tangent is not None
 
 
-class ExactField(nn.Module):
+class ExactField(SkeletonField):
     """Field of a convex body in closed form, without voxels or a ray grid.
 
     ``F(q) = integral exp(-i q.r) exp(i kappa (z - z_in(x, y))) d^3r`` as a sum over the segments of the
     projected body (:mod:`~icobench.simulator.edge_sum`), evaluated at the nodes of a
-    :mod:`~icobench.simulator.skeleton`. Skeletons are built when they are first needed and kept as
-    non-persistent buffers.
+    :mod:`~icobench.simulator.skeleton`.
     """
 
     body_normals: Tensor
 
     def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.experiment, self.dtype = experiment, dtype
+        super().__init__(experiment, dtype)
         for name, value in body_tensors(body)._asdict().items():
             self.register_buffer(f"body_{name}", value, persistent=False)
 
     @property
-    def largest_radius_nm(self) -> float:
-        """Radius at which fringes become finer than two pixels of the detector, or of one with 128 pixels."""
-        experiment = self.experiment
-        sine = experiment.sin_theta_max if experiment.orthographic else float(experiment.sin_theta().max())
-        return self.experiment.wavelength_nm * max(self.experiment.pixels, 128) / (4 * sine)
-
-    @property
     def _body(self) -> BodyTensors:
         return BodyTensors(*(getattr(self, f"body_{name}") for name in BodyTensors._fields))
-
-    def _skeleton(self, bucket: int) -> Skeleton:
-        if not hasattr(self, f"skeleton_{bucket}_waves"):
-            radius = bucket * BUCKET_BAND / self.experiment.wave_number
-            # Simulators of the same grid share their tables.
-            grid = replace(self.experiment, refractive_index=1, solid_angle_factor=False, pixel_average=False)
-            for name, table in build_skeleton(grid, radius, self.dtype)._asdict().items():
-                table = table.to(self.body_normals.device)
-                self.register_buffer(f"skeleton_{bucket}_{name}", table, persistent=False)
-        return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
-
-    def _buckets(self, radius: Tensor) -> Iterator[tuple[Skeleton, list[int]]]:
-        """Items that share a skeleton."""
-        band = radius.detach() * (self.experiment.wave_number / BUCKET_BAND)
-        members: dict[int, list[int]] = {}
-        for item, bucket in enumerate(band.ceil().clamp_min(1).long().tolist()):
-            members.setdefault(bucket, []).append(item)
-        for bucket, items in members.items():
-            yield self._skeleton(bucket), items
 
     def _at_nodes(
         self,
@@ -142,7 +109,8 @@ class ExactField(nn.Module):
         longest = terms.live.tolist()
         pixels, rows = self.experiment.pixels, 1 + sum(slope.shape[1] for slope in slopes[:1])
         fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=self.dtype.to_complex())
-        for skeleton, items in self._buckets(radius):
+        for bucket, items in self._buckets(radius):
+            skeleton = self._skeleton(bucket, radius.device)
             dtype = torch.float64 if slopes and self._cancels(radius[items[0]]) else self.dtype
             values = self._at_nodes(program, terms, skeleton, items, longest, *slopes, dtype=dtype)
             nodes = torch.complex(values[0::2], values[1::2])

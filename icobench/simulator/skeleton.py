@@ -8,17 +8,19 @@ Tal-Ezer, J. Comput. Phys. 104, 457, 1993) and carried to the pixels by small ma
 """
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.special import jv
-from torch import Tensor
+from torch import Tensor, nn
 
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Skeleton", "build_skeleton", "to_pixels"]
+__all__ = ["Skeleton", "SkeletonField", "build_skeleton", "to_pixels"]
 
 
 class Skeleton(NamedTuple):
@@ -193,3 +195,44 @@ def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
             image = torch.bmm(level.permute(2, 0, 1), skeleton.columns).permute(1, 2, 0)
         pieces.append(image[: len(piece)])
     return torch.cat(pieces)
+
+
+BUCKET_BAND = 5.0
+"""Width of a radius bucket in units of k R; bodies of one bucket share a skeleton."""
+
+
+class SkeletonField(nn.Module):
+    """A field that is evaluated at the nodes of skeletons, which serve all materials of a grid.
+
+    Skeletons are built when they are first needed and kept as non-persistent buffers.
+    """
+
+    def __init__(self, experiment: Experiment, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.experiment, self.dtype = experiment, dtype
+
+    @property
+    def largest_radius_nm(self) -> float:
+        """Radius at which fringes become finer than two pixels of the detector, or of one with 128 pixels."""
+        experiment = self.experiment
+        sine = experiment.sin_theta_max if experiment.orthographic else float(experiment.sin_theta().max())
+        return experiment.wavelength_nm * max(experiment.pixels, 128) / (4 * sine)
+
+    def _bucket_radius_nm(self, bucket: int) -> float:
+        return bucket * BUCKET_BAND / self.experiment.wave_number
+
+    def _skeleton(self, bucket: int, device: torch.device) -> Skeleton:
+        if not hasattr(self, f"skeleton_{bucket}_waves"):
+            # Simulators of the same grid share their tables.
+            grid = replace(self.experiment, refractive_index=1, solid_angle_factor=False, pixel_average=False)
+            for name, table in build_skeleton(grid, self._bucket_radius_nm(bucket), self.dtype)._asdict().items():
+                self.register_buffer(f"skeleton_{bucket}_{name}", table.to(device), persistent=False)
+        return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
+
+    def _buckets(self, radius: Tensor) -> Iterator[tuple[int, list[int]]]:
+        """Buckets with the items (B,) that belong to them."""
+        band = radius.detach() * (self.experiment.wave_number / BUCKET_BAND)
+        members: dict[int, list[int]] = {}
+        for item, bucket in enumerate(band.ceil().clamp_min(1).long().tolist()):
+            members.setdefault(bucket, []).append(item)
+        yield from members.items()
