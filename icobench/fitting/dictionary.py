@@ -185,8 +185,7 @@ class Dictionary:
             if value != stored.get(name):
                 raise InputError(f"the dictionary was made for {name} {stored.get(name)}, not {value}")
         spread = polar_match.PolarSpread(experiment, images.device)
-        factor = experiment.solid_angle() if experiment.solid_angle_factor else torch.ones(mask.shape[1:])
-        factor = (factor.nan_to_num(posinf=0.0) * experiment.valid()).float().to(images.device)
+        factor = experiment.gain().float().to(images.device)
         if kind == "intensity":
             images = log_image(images * mask)
 

@@ -64,6 +64,8 @@ class TrainedNetwork:
         """What the network was trained for where an experiment differs, in words; empty if it fits."""
         trained, recipe = Experiment.from_dict(self.card["experiment"]), self.recipe
         problems = []
+        if experiment.physics != trained.physics:
+            problems.append(f"{trained.physics} waves, not {experiment.physics}")
         if not experiment.orthographic:
             problems.append("the orthographic grid, not a flat detector")
         if abs(experiment.wavelength_nm / trained.wavelength_nm - 1) > 1e-3:

@@ -18,7 +18,7 @@ from icobench.simulator.experiment import Experiment
 
 __all__ = [
     "CANONICAL_PIXELS", "brightness", "canonical_counts", "count_brightness", "is_canonical", "network_input",
-    "require_canonical", "valid_pixels",
+    "require_canonical", "unpolarized", "valid_pixels",
 ]  # fmt: skip
 
 CANONICAL_PIXELS = 128
@@ -28,6 +28,9 @@ QUASI_PHOTONS = 1e6
 
 MOST_PHOTONS = 1e7
 """Brighter images are scaled down to this, the brightest in training."""
+
+LEAST_POLARIZATION = 0.25
+"""Pixels with a smaller polarisation factor are masked: divided by it, their noise would rule."""
 
 LEAST_COVERED = 0.75
 """Share of a canonical pixel that usable detector pixels must cover. One that is half covered would show half
@@ -57,6 +60,7 @@ def require_canonical(experiment: Experiment, where: str = "") -> None:
         f"sin_theta_max {experiment.sin_theta_max:g}": experiment.sin_theta_max != 1,
         "an off-centre beam": experiment.centre_offset != (0.0, 0.0),
         "a solid-angle factor": experiment.solid_angle_factor,
+        "a polarised beam": experiment.polarization is not None,
     }
     if problems := [name for name, present in deviations.items() if present]:
         raise InputError(
@@ -78,7 +82,7 @@ def _overlap(experiment: Experiment, axis: int) -> Tensor:
 
 
 def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Counts (B, 128, 128), float32, and mask on the canonical grid, the solid-angle factor divided out.
+    """Counts (B, 128, 128), float32, and mask on the canonical grid, the experiment's gain divided out.
 
     Intensities are scaled to 1e6 photons; photon counts are kept, up to 1e7.
     """
@@ -88,6 +92,9 @@ def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
     counts = torch.where(mask, images.images, 0.0).float()
     if experiment.solid_angle_factor:
         counts = counts * experiment.cos_theta(torch.float32).to(device)
+    if experiment.polarization is not None:
+        factor = experiment.polarization_factor().float().to(device)
+        counts, mask = unpolarized(counts, mask, factor)
     if not is_canonical(experiment):
         x, y = (_overlap(experiment, axis).to(device, torch.float32) for axis in (0, 1))
         counts = y @ counts @ x.T
@@ -100,6 +107,12 @@ def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
     is_counts = images.kind == "counts"
     photons = total.clamp_max(MOST_PHOTONS) if is_counts else torch.full_like(total, QUASI_PHOTONS)
     return counts * (photons / total)[:, None, None], mask
+
+
+def unpolarized(counts: Tensor, mask: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts (B, H, W) and masks as of a scalar wave, given the polarisation factor (H, W) or (B, H, W)."""
+    mask = mask & (factor >= LEAST_POLARIZATION)
+    return torch.where(mask, counts / factor.clamp_min(LEAST_POLARIZATION), 0.0), mask
 
 
 def count_brightness(counts: Tensor) -> Tensor:
@@ -116,7 +129,8 @@ def brightness(images: ImageSet, log_images: bool, decades: float = 6.0) -> tupl
     """
     experiment = images.known_experiment
     if images.kind == "log":
-        if log_images and is_canonical(experiment) and not experiment.solid_angle_factor:
+        scalar = not experiment.solid_angle_factor and experiment.polarization is None
+        if log_images and is_canonical(experiment) and scalar:
             mask = images.mask & valid_pixels(experiment).to(images.mask.device)
             return torch.where(mask, images.images, 0.0).float(), mask
         images = replace(images, images=intensity_from_log(images.images, decades), kind="intensity")

@@ -24,6 +24,7 @@ BOUNDS = {
     "settle_share": (0, 1), "radius_nm": (1e-3, 1e6), "decades": (1e-3, 300), "background": (0, 1),
     "photons": (1e-3, 1e12), "hole_degrees": (0, 80), "sine": (0.01, 1), "whole_share": (0, 1),
     "refraction": (-10, 0.999), "absorption": (0, 10), "default_index_share": (0, 1), "warm_share": (0, 1),
+    "polarised": (0, 1),
 }  # fmt: skip
 """Least and largest sensible values, for detectors as in :class:`~icobench.images.detector.Detector`."""
 
@@ -67,6 +68,8 @@ class Recipe:
         refraction: range of 1 - Re n of the bodies that do not have the experiment's refractive index.
         absorption: range of their Im n.
         default_index_share: share of bodies with the experiment's refractive index.
+        polarised: share of photon counts from a beam that is polarised along a random direction; the network
+            sees them with the polarisation factor divided out.
         warm_share: share of the steps over which photon counts get harder, from bright, whole images to the
             full range.
 
@@ -99,6 +102,7 @@ class Recipe:
     refraction: tuple[float, float] = (0.0, 0.12)
     absorption: tuple[float, float] = (0.075, 0.095)
     default_index_share: float = 0.8
+    polarised: float = 0.0
     warm_share: float = 0.35
     patience: int | None = None
     validate_steps: int = 500

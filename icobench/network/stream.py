@@ -13,7 +13,7 @@ from icobench.images.augment import augment
 from icobench.images.image_set import ImageSet
 from icobench.images.pixels import log_image
 from icobench.images.symmetry import dihedral_images, dihedral_orientations
-from icobench.network.inputs import count_brightness, network_input
+from icobench.network.inputs import count_brightness, network_input, unpolarized
 from icobench.network.recipe import Recipe
 from icobench.seeds import Purpose, random_generator
 from icobench.simulator.experiment import Experiment
@@ -88,6 +88,7 @@ class TrainingStream:
         self.device = torch.device(device)
         self.simulator = Simulator(experiment, device=self.device)
         x, y = experiment.transverse(torch.float32)
+        self.transverse = torch.stack((x, y)).to(self.device)
         self.sine = experiment.sin_theta(torch.float32).to(self.device)
         self.edge = torch.maximum(x.abs(), y.abs()).to(self.device)
         self.valid = experiment.valid().to(self.device)
@@ -267,5 +268,14 @@ class TrainingStream:
 
         mask = self.valid & (self.sine >= self._column(hole)) & (self.edge <= self._column(sine) + 1e-6)
         usable = intensity * mask
+        polarised = rng.random(count) < recipe.polarised if recipe.polarised else np.zeros(count, dtype=bool)
+        if polarised.any():
+            angle = rng.uniform(0, np.pi, count)
+            along = self._column(np.cos(angle) * polarised) * self.transverse[0]
+            factor = 1 - (along + self._column(np.sin(angle) * polarised) * self.transverse[1]).square()
+            usable = usable * factor
         mean = usable * (self._column(photons) / usable.sum((-2, -1), keepdim=True))
-        return count_brightness(_poisson(mean, generator)), mask
+        counts = _poisson(mean, generator)
+        if polarised.any():
+            counts, mask = unpolarized(counts, mask, factor)
+        return count_brightness(counts), mask

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Experiment", "FlatDetector"]
+__all__ = ["PHYSICS", "Experiment", "FlatDetector"]
+
+PHYSICS = ("straight", "propagated")
+"""How waves cross the body: along straight rays (the paper), or with refraction and multiple scattering."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Experiment:
             counts on the whole pixel does, instead of taking it at the centre.
         centre_offset: (x, y) of the beam from pixel (pixels / 2, pixels / 2) of the orthographic grid, in
             pixels; the pattern moves with the beam.
+        physics: of :data:`PHYSICS`: "straight" rays, the paper's model, or "propagated" waves.
+        polarization: direction of the beam's linear polarisation in degrees from x towards y, or "circular";
+            None for a scalar wave, as in the paper.
 
     Example:
         >>> silver = icobench.Experiment(refractive_index=0.89 + 0.0859j)
@@ -81,8 +87,18 @@ class Experiment:
     detector: FlatDetector | None = None
     centre_offset: tuple[float, float] = (0.0, 0.0)
     pixel_average: bool = False
+    physics: str = "straight"
+    polarization: float | str | None = None
 
     def __post_init__(self) -> None:
+        if self.physics not in PHYSICS:
+            raise ValueError(f"physics must be one of {', '.join(PHYSICS)}, got {self.physics!r}")
+        if self.polarization is not None and self.polarization != "circular":
+            if isinstance(self.polarization, str) or not math.isfinite(self.polarization):
+                raise ValueError(
+                    f"polarization must be an angle in degrees, 'circular' or None, got {self.polarization!r}"
+                )
+            object.__setattr__(self, "polarization", float(self.polarization))
         object.__setattr__(self, "refractive_index", complex(self.refractive_index))
         object.__setattr__(self, "centre_offset", tuple(map(float, self.centre_offset)))
         if not all(abs(offset) <= self.pixels / 4 for offset in self.centre_offset):
@@ -173,6 +189,28 @@ class Experiment:
         if self.detector is not None:
             return self.cos_theta() ** 3
         return 1 / self.cos_theta().clamp_min(1e-9)
+
+    def polarization_factor(self) -> Tensor:
+        """Share of the scalar intensity that the polarised wave has, (pixels, pixels) float64.
+
+        ``1 - (e . k_out / k)^2`` of a beam polarised along the unit vector e, as of a dipole (Bohren and
+        Huffman 1983, section 5.2); its mean over all e for circular polarisation; 1 for a scalar wave.
+        """
+        x, y = self.transverse()
+        if self.polarization is None:
+            return torch.ones_like(x)
+        if isinstance(self.polarization, str):
+            return 1 - (x.square() + y.square()) / 2
+        angle = math.radians(self.polarization)
+        return 1 - (x * math.cos(angle) + y * math.sin(angle)).square()
+
+    def gain(self) -> Tensor:
+        """What the pixels measure over the scalar intensity, (pixels, pixels) float64; 0 where invalid.
+
+        The product of :meth:`polarization_factor` and, with ``solid_angle_factor``, :meth:`solid_angle`.
+        """
+        gain = self.polarization_factor() * self.valid()
+        return gain * self.solid_angle() if self.solid_angle_factor else gain
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings for JSON; the index as [re, im]."""

@@ -1,5 +1,6 @@
 """One interface to the three ways of simulating a diffraction image."""
 
+import math
 from copy import copy
 from dataclasses import replace
 
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.simulator.exact import ExactField
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.voxels import PropagatedField, SlicedField
+from icobench.simulator.propagated import PropagatedField
+from icobench.simulator.skeleton import SkeletonField
+from icobench.simulator.voxels import SlicedField
 
 __all__ = ["FURTHER_PARAMETERS", "SIMULATORS", "Simulator"]
 
@@ -18,6 +21,9 @@ FURTHER_PARAMETERS = ("refractive_index", "centre")
 """Parameters of :meth:`Simulator.intensity_jacobian` beyond rotation and radius."""
 
 SIMULATORS = {"exact": ExactField, "sliced": SlicedField, "propagated": PropagatedField}
+
+METHODS = {"straight": "exact", "propagated": "propagated"}
+"""The method for each physics of an experiment."""
 
 REACH = 3
 """Pixels to either side that the average over a pixel is taken from."""
@@ -64,13 +70,14 @@ class Simulator(nn.Module):
     """Wide-angle diffraction of a convex body, batched.
 
     The field is ``F(q) = integral over the body of exp(-i q.r) exp(i k (n - 1)(z - z_in(x, y))) d^3r`` in
-    nm^3, with z_in where the ray through (x, y) enters; the intensity is |F|^2, times k / k_z
-    if the experiment has its ``solid_angle_factor``. All constants are buffers.
+    nm^3, with z_in where the ray through (x, y) enters; the method "propagated" adds refraction and multiple
+    scattering. The intensity is |F|^2 times :meth:`Experiment.gain`. All constants are buffers.
 
     Args:
         experiment: wavelength, material, detector grid.
         method: "exact" (closed form, differentiable), "sliced" (the paper's multi-slice Fourier
-            transform on voxels) or "propagated" (split-step, with refraction).
+            transform on voxels) or "propagated" (split-step, with refraction); that for the experiment's
+            ``physics`` by default.
         device, dtype: where and how to compute; dtype float32 or float64.
         body: the convex body; the icosahedron by default.
 
@@ -90,23 +97,23 @@ class Simulator(nn.Module):
     def __init__(
         self,
         experiment: Experiment | None = None,
-        method: str = "exact",
+        method: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         body: ConvexBody | None = None,
     ) -> None:
         super().__init__()
+        experiment = experiment or Experiment()
+        method = method or METHODS[experiment.physics]
         if method not in SIMULATORS:
             raise ValueError(f"unknown method {method!r}, choose from {', '.join(SIMULATORS)}")
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be float32 or float64, got {dtype}")
-        self.experiment, self.body = experiment or Experiment(), body or icosahedron()
+        self.experiment, self.body = experiment, body or icosahedron()
         self.method, self.dtype = method, dtype
         self._field = SIMULATORS[method](self.experiment, self.body, dtype)
-        valid = self.experiment.valid()
-        factor = self.experiment.solid_angle() if self.experiment.solid_angle_factor else valid.double()
-        self.register_buffer("factor", (factor * valid).to(dtype), persistent=False)
-        self.register_buffer("valid", valid, persistent=False)
+        self.register_buffer("factor", self.experiment.gain().to(dtype), persistent=False)
+        self.register_buffer("valid", self.experiment.valid(), persistent=False)
         averages = self.experiment.pixel_average
         self._average = _PixelAverage(self.experiment, dtype) if averages else nn.Identity()
         self.to(device)
@@ -118,11 +125,11 @@ class Simulator(nn.Module):
     def with_refractive_index(self, refractive_index: complex) -> "Simulator":
         """The same simulator for another material; tables are shared where the method allows it."""
         experiment = replace(self.experiment, refractive_index=refractive_index)
-        if not isinstance(self._field, ExactField):
+        if not isinstance(self._field, SkeletonField):
             return Simulator(experiment, self.method, self.device, self.dtype, self.body)
         other = copy(self)
         other.experiment = experiment
-        # The skeletons depend on the grid alone: both fields keep them in one dictionary of buffers.
+        # All tables depend on the grid alone: both fields keep them in one dictionary of buffers.
         field = copy(self._field)
         field.experiment = experiment
         other._modules = {**self._modules, "_field": field}
@@ -138,7 +145,7 @@ class Simulator(nn.Module):
             )
         if not bool((torch.isfinite(radius_nm) & (radius_nm > 0)).all()):
             raise ValueError("radius_nm must be positive and finite")
-        if isinstance(self._field, ExactField) and len(radius_nm):
+        if isinstance(self._field, SkeletonField) and len(radius_nm):
             largest = self._field.largest_radius_nm
             radius = float(radius_nm.detach().max())
             if radius > largest:
@@ -170,7 +177,7 @@ class Simulator(nn.Module):
         return self._average(intensity * self.factor)
 
     def intensity(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
-        """|F|^2 in nm^6 (times k / k_z with the solid-angle factor): (B, pixels, pixels)."""
+        """|F|^2 in nm^6 times the experiment's gain: (B, pixels, pixels)."""
         return self.read(self.field(radius_nm, quaternion))
 
     def read(self, field: Tensor) -> Tensor:
@@ -224,19 +231,39 @@ class Simulator(nn.Module):
             # A pixel further along x: k_x more by the pitch, k_y the same; the factor k / k_z grows.
             pitch = experiment.sin_theta_max / (experiment.pixels // 2)
             steps = torch.full_like(x, pitch), torch.zeros_like(x), torch.full_like(x, pitch)
-            gain = torch.stack((x, y)) * pitch / z**2
+            slope = torch.stack((x, y)) * pitch / z**2
         else:
             # sin and cos along the ray to (x, y) / distance; the factor is cos^3.
             closer = experiment.detector.pixel_mm / experiment.detector.distance_mm * z
             steps = closer * (1 - x * x), -closer * x * y, closer * (1 - y * y)
-            gain = -3 * closer * torch.stack((x, y))
+            slope = -3 * closer * torch.stack((x, y))
         along_x, mixed, along_y = (experiment.wave_number * step.to(by_wave) for step in steps)
         by_x, by_y = by_wave.unbind(1)
         moved = torch.stack((by_x * along_x + by_y * mixed, by_x * mixed + by_y * along_y), 1)
+        # The gain moves with the beam, too: by the slope of its logarithm.
         if experiment.solid_angle_factor:
-            moved = moved + intensity.unsqueeze(1) * gain.to(by_wave)
+            moved = moved + intensity.unsqueeze(1) * slope.to(by_wave)
+        if experiment.polarization is not None:
+            moved = moved + intensity.unsqueeze(1) * _polarization_slope(experiment, steps).to(by_wave)
         return -moved
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """The same as :meth:`intensity`."""
         return self.intensity(radius_nm, quaternion)
+
+
+def _polarization_slope(experiment: Experiment, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Derivatives (2, pixels, pixels) of the polarisation factor's logarithm by a pixel along x and y.
+
+    ``steps`` are the derivatives dx/dj, dx/di = dy/dj and dy/di of (k_x, k_y) / k by column j and row i.
+    """
+    x, y = experiment.transverse()
+    along_x, mixed, along_y = steps
+    by_x, by_y = torch.stack((along_x, mixed)), torch.stack((mixed, along_y))
+    if isinstance(experiment.polarization, str):
+        change = -(x * by_x + y * by_y)
+    else:
+        angle = math.radians(experiment.polarization or 0.0)
+        cosine, sine = math.cos(angle), math.sin(angle)
+        change = -2 * (cosine * x + sine * y) * (cosine * by_x + sine * by_y)
+    return change / experiment.polarization_factor().clamp_min(1e-9)

@@ -224,8 +224,13 @@ class SkeletonField(nn.Module):
     def _skeleton(self, bucket: int, device: torch.device) -> Skeleton:
         if not hasattr(self, f"skeleton_{bucket}_waves"):
             # Simulators of the same grid share their tables.
-            grid = replace(self.experiment, refractive_index=1, solid_angle_factor=False, pixel_average=False)
-            for name, table in build_skeleton(grid, self._bucket_radius_nm(bucket), self.dtype)._asdict().items():
+            grid = replace(
+                self.experiment, refractive_index=1, solid_angle_factor=False, pixel_average=False,
+                physics="straight", polarization=None,
+            )  # fmt: skip
+            for name, table in (
+                build_skeleton(grid, self._bucket_radius_nm(bucket), self.dtype)._asdict().items()
+            ):
                 self.register_buffer(f"skeleton_{bucket}_{name}", table.to(device), persistent=False)
         return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
 
