@@ -6,6 +6,7 @@ Where the beam has moved by a fraction of a pixel, images are shifted by local i
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,13 @@ FURTHER_COST = 1
 JACOBIAN_COST = 4
 """Evaluations charged for one image with its four derivatives: 3 to 4 by the time of ``intensity_jacobian``
 over that of ``intensity`` in batches of 8 to 64 on two cores (``benchmarks/bench_ratios.py``)."""
+
+PROPAGATED_COST = 20
+"""Evaluations charged for one propagated image: by its time over that of one by straight rays
+(``benchmarks/bench_ratios.py``)."""
+
+DIFFERENCES = 5
+"""Propagated images in one with its four derivatives."""
 
 TAPS = 10
 
@@ -75,9 +83,18 @@ def shifted(values: Tensor, offset: Tensor) -> Tensor:
     return down @ values @ across
 
 
+class Memory(NamedTuple):
+    """The last propagated image of each of N images: parameters (N, 5 + P) and intensity (N, H, W)."""
+
+    given: Tensor
+    intensity: Tensor
+
+
 @dataclass
 class CountingSimulator:
     """The simulator as fits see it: every call is counted.
+
+    A propagated image, which takes long, is not made again for the same parameters, and not counted again.
 
     Attributes:
         simulator: does the work; ``experiment`` and ``device`` are its.
@@ -91,6 +108,8 @@ class CountingSimulator:
     def __post_init__(self) -> None:
         self.evaluations = torch.zeros(self.images, dtype=torch.long)
         self.experiment, self.device = self.simulator.experiment, self.simulator.device
+        self.propagated = self.simulator.method == "propagated"
+        self.memory: Memory | None = None
 
     def charge(self, image: Tensor, cost: int = 1) -> None:
         """Count ``cost`` evaluations for each entry of ``image`` (indices, repeats allowed)."""
@@ -104,8 +123,28 @@ class CountingSimulator:
         A refractive index and a centre among the nuisance parameters (B, P) are taken into account, a
         background is not: the objective adds it.
         """
-        self.charge(image)
         nuisance = nuisance or Nuisance.none(len(radius_nm))
+        if not self.propagated:
+            self.charge(image)
+            return self._simulated(radius_nm, quaternion, nuisance)
+        # Fits ask for the derivatives where they have just asked for the intensity.
+        given = torch.cat((radius_nm[:, None], quaternion, nuisance.values.to(radius_nm)), 1).double()
+        if self.memory is None or self.memory.given.shape[1] != given.shape[1]:
+            self.memory = Memory(
+                given.new_full((self.images, given.shape[1]), torch.nan),
+                self.simulator.factor.new_zeros(self.images, *self.simulator.factor.shape),
+            )
+        place = image.to(given.device)
+        rows = (self.memory.given[place] != given).any(1).nonzero()[:, 0]
+        self.charge(place[rows], PROPAGATED_COST)
+        intensity = self.memory.intensity[place]
+        if len(rows):
+            intensity[rows] = self._simulated(radius_nm[rows], quaternion[rows], nuisance.take(rows))
+        self.memory.given[place], self.memory.intensity[place] = given, intensity
+        return intensity
+
+    def _simulated(self, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance) -> Tensor:
+        """Intensities (B, H, W) for the refractive indices and centres among the nuisance parameters."""
         offset = nuisance.of("centre")
         parts = []
         for rows, simulator in self._materials(nuisance):
@@ -126,9 +165,13 @@ class CountingSimulator:
     ) -> tuple[Tensor, Tensor]:
         """Intensities (B, H, W) and derivatives (B, T, H, W), T = 4 and 2 for each name in ``also``.
 
-        An image is charged :data:`JACOBIAN_COST`, and :data:`FURTHER_COST` for every further derivative.
+        An image is charged :data:`JACOBIAN_COST`, and :data:`FURTHER_COST` for every further derivative; a
+        propagated one :data:`DIFFERENCES` images, and 2 more for the refractive index.
         """
-        self.charge(image, JACOBIAN_COST + 2 * FURTHER_COST * len(also))
+        if self.propagated:
+            self.charge(image, PROPAGATED_COST * (DIFFERENCES + 2 * len(also)))
+        else:
+            self.charge(image, JACOBIAN_COST + 2 * FURTHER_COST * len(also))
         nuisance = nuisance or Nuisance.none(len(radius_nm))
         parts = [
             simulator.intensity_jacobian(radius_nm[rows], quaternion[rows], also)

@@ -18,6 +18,7 @@ from torch import Tensor
 from icobench.answer import Answer, Progress
 from icobench.errors import InputError
 from icobench.fitting.objectives import Objective, objective_for
+from icobench.fitting.propagated import fit_propagated
 from icobench.images.image_set import ImageSet
 from icobench.network.selection import SHIPPED, Networks, load_network, predict
 from icobench.simulator.simulator import Simulator
@@ -52,12 +53,12 @@ class Problem:
     network_mask: Tensor | None = None
 
     def objective(self) -> Objective:
-        """A fresh objective with a counter at zero.
+        """A fresh objective with a counter at zero, which simulates by straight rays.
 
         It is the Poisson deviance for photon counts, the error of square roots for noise-free intensities and
         the error of logarithms for log images.
         """
-        return objective_for(self.images, self.simulator, self.nuisance)
+        return objective_for(self.images, self.simulator.straight(), self.nuisance)
 
     def ask_network(self, versions: int = 1) -> Answer:
         """The networks' answer for all images, with hypotheses.
@@ -162,6 +163,9 @@ class Method:
     def run(self, problem: Problem, progress: Progress = lambda share: None) -> Answer:
         """Reconstruct all images of the problem and take the time.
 
+        Where the simulator is the propagating one, a fit goes on from its answer by
+        :func:`~icobench.fitting.propagated.fit_propagated`.
+
         Raises:
             InputError: nuisance parameters for a method without, or a network that is missing or misfit.
         """
@@ -169,6 +173,9 @@ class Method:
             raise InputError(f"{self.name} cannot fit {', '.join(problem.nuisance)} along; lm and mle can")
         watch = Stopwatch(problem.simulator.device)
         answer = self.function(problem, self.options, progress)
+        if problem.simulator.method == "propagated" and bool(answer.evaluations.any()):
+            objective = objective_for(problem.images, problem.simulator, problem.nuisance)
+            answer = fit_propagated(objective, answer, guesses=self.needs_network)
         if problem.simulator.device.type == "cuda":
             torch.cuda.synchronize()
         shares = (spent / max(1, len(answer)) for spent in watch.read())

@@ -93,7 +93,9 @@ def _fit(
 
     nuisance = Nuisance.start(problem.nuisance, len(problem.images), problem.simulator.experiment)
     solver = partial(refine, options=options.fit)
-    answer = judge(objective, starts, solver, rescue if options.rescue else None, nuisance, progress)
+    # Straight rays hardly ever explain what propagated waves make.
+    rescued = options.rescue and problem.simulator.method != "propagated"
+    answer = judge(objective, starts, solver, rescue if rescued else None, nuisance, progress)
     return with_error_bars(objective, answer)
 
 
