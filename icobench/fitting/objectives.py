@@ -21,7 +21,7 @@ from icobench.simulator.simulator import Simulator
 
 __all__ = [
     "LogImageError", "Misfit", "Objective", "PoissonDeviance", "SquareRootError", "deviance_moments",
-    "objective_for", "ring_averages",
+    "objective_for",
 ]  # fmt: skip
 
 CHUNK = 512
@@ -82,7 +82,7 @@ def _deviance_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return grid, np.array(expected), np.array(variance)
 
 
-def ring_averages(intensity: Tensor, experiment: Experiment) -> Tensor:
+def _ring_averages(intensity: Tensor, experiment: Experiment) -> Tensor:
     """Intensities (B, H, W) averaged over rings around the beam that are about a pixel wide, same shape."""
     valid = experiment.valid()
     sine = experiment.sin_theta() * valid
@@ -216,7 +216,7 @@ class Objective:
             value: (B,) float64, what it gave, on the CPU.
             parameters: how many were fitted to each image, the scale included.
         """
-        rings = ring_averages(intensity, self.simulator.experiment)
+        rings = _ring_averages(intensity, self.simulator.experiment)
         ratio = value / self.compare(image, rings).double().cpu()
         return Misfit(ratio, ratio > POOR_RINGS, ratio > UNLIKE_RINGS)
 

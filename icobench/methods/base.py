@@ -18,7 +18,7 @@ from torch import Tensor
 from icobench.answer import Answer, Progress
 from icobench.errors import InputError
 from icobench.fitting.objectives import Objective, objective_for
-from icobench.fitting.propagated import fit_propagated
+from icobench.fitting.warm_start import fit_propagated
 from icobench.images.image_set import ImageSet
 from icobench.network.selection import SHIPPED, Networks, load_network, predict
 from icobench.simulator.simulator import Simulator
@@ -164,7 +164,7 @@ class Method:
         """Reconstruct all images of the problem and take the time.
 
         Where the simulator is the propagating one, a fit goes on from its answer by
-        :func:`~icobench.fitting.propagated.fit_propagated`.
+        :func:`~icobench.fitting.warm_start.fit_propagated`.
 
         Raises:
             InputError: nuisance parameters for a method without, or a network that is missing or misfit.
