@@ -81,6 +81,13 @@ class Hypotheses(NamedTuple):
     score: Tensor
 
 
+COLUMNS = (
+    "radius_nm", "quaternion", "objective", "evaluations", "converged", "radius_std_nm",
+    "orientation_std_deg", "seconds", "core_seconds", "index",
+)  # fmt: skip
+"""Tensors of an answer with a row for each image."""
+
+
 @dataclass
 class Answer:
     """Radius and orientation of N images, with what is known of their quality; all tensors on the CPU.
@@ -100,6 +107,7 @@ class Answer:
         seconds: (N,) wall time, shared evenly by images that were computed together.
         core_seconds: (N,) likewise, of all processor cores together; on a GPU the time of the GPU.
         nuisance: fitted nuisance parameters, (N,) each, by column.
+        physics: N words, which physics made the fit, where both were tried.
         hypotheses: the guesses behind the answer, None if there was only one.
         index: (N,) numbers of the images within their set.
         trace: course of the fit, for curves.
@@ -123,6 +131,7 @@ class Answer:
     seconds: Tensor = None  # type: ignore[assignment]
     core_seconds: Tensor = None  # type: ignore[assignment]
     nuisance: dict[str, Tensor] = field(default_factory=dict)
+    physics: list[str] = field(default_factory=list)
     hypotheses: Hypotheses | None = None
     index: Tensor = None  # type: ignore[assignment]
     trace: Trace = field(default_factory=Trace)
@@ -160,13 +169,15 @@ class Answer:
     @classmethod
     def join(cls, parts: "Sequence[Answer]") -> "Answer":
         """The answers for several blocks of one set as one, in the order of the images; without traces."""
-        names = ["radius_nm", "quaternion", "objective", "evaluations", "converged", "radius_std_nm",
-                 "orientation_std_deg", "seconds", "core_seconds", "index"]  # fmt: skip
         order = torch.cat([part.index for part in parts]).argsort()
         columns: dict[str, Any] = {
-            name: torch.cat([getattr(part, name) for part in parts])[order] for name in names
+            name: torch.cat([getattr(part, name) for part in parts])[order] for name in COLUMNS
         }
         status = [word for part in parts for word in part.status]
+        physics: list[str] = []
+        if any(part.physics for part in parts):
+            words = [word for part in parts for word in part.physics or [""] * len(part)]
+            physics = [words[place] for place in order.tolist()]
         further = dict.fromkeys(name for part in parts for name in part.nuisance)
         nuisance = {
             name: torch.cat(
@@ -174,13 +185,27 @@ class Answer:
             )[order]
             for name in further
         }
-        return cls(**columns, status=[status[place] for place in order.tolist()], nuisance=nuisance)
+        status = [status[place] for place in order.tolist()]
+        return cls(**columns, status=status, nuisance=nuisance, physics=physics)
+
+    def replace_rows(self, rows: Tensor, other: "Answer", taken: Tensor) -> None:
+        """Take over images (M,) of another answer as those with the numbers ``rows`` (M,) of this one.
+
+        Their times and evaluations come on top.
+        """
+        for name in COLUMNS:
+            values, new = getattr(self, name), getattr(other, name)[taken]
+            values[rows] = new.to(values)
+        for name, values in self.nuisance.items():
+            values[rows] = other.nuisance[name][taken]
+        for row, place in zip(rows.tolist(), taken.tolist(), strict=True):
+            self.status[row] = other.status[place]
 
     def to_frame(self) -> "pd.DataFrame":
         """A table with a row for each image.
 
         Columns: index, radius_nm, q_w, q_x, q_y, q_z, radius_std_nm, orientation_std_deg, objective,
-        evaluations, seconds (per image), status; then the nuisance parameters.
+        evaluations, seconds (per image), status; physics, where both were tried; then the nuisance parameters.
         """
         import pandas as pd
 
@@ -198,6 +223,7 @@ class Answer:
                 "evaluations": self.evaluations.numpy(),
                 "seconds": column(self.seconds),
                 "status": self.status,
+                **({"physics": self.physics} if self.physics else {}),
                 **{name: column(values) for name, values in self.nuisance.items()},
             }
         )

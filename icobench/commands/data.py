@@ -39,8 +39,9 @@ def simulate(
         list[str] | None, typer.Option(help="w,x,y,z; one for all or one per radius.")
     ] = None,
     simulator: Annotated[
-        str, typer.Option("--simulator", "--method", help="exact, sliced or propagated.")
-    ] = "exact",
+        str | None,
+        typer.Option("--simulator", "--method", help="exact, sliced or propagated; by default as --physics."),
+    ] = None,
     shape: Annotated[str, typer.Option(help="Icosahedron, cube, sphere, ...")] = "icosahedron",
     pixels: Annotated[int, typer.Option(help="Pixels per side.")] = 128,
     benchmark: Annotated[bool, typer.Option("--benchmark", help="Images/s and error here.")] = False,
@@ -55,8 +56,13 @@ def simulate(
     experiment = Physics.of(context).experiment(pixels, flat)
     if benchmark:
         from icobench.reporting.speed import speed_table
+        from icobench.simulator.simulator import METHODS
 
-        console().print(speed_table(experiment, simulator, shape, machine.chosen(), machine.seed))
+        console().print(
+            speed_table(
+                experiment, simulator or METHODS[experiment.physics], shape, machine.chosen(), machine.seed
+            )
+        )
         return
     if out is None or not radius:
         raise InputError("give a file to write and at least one --radius (or --benchmark)")

@@ -1,5 +1,6 @@
 """Reconstructing a user's own images."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,6 +72,9 @@ def reconstruct(
 ) -> None:
     """Radius and orientation of your own images, one row per image.
 
+    --physics auto fits images that straight rays explain poorly with propagated waves, too, and says which
+    explains them better.
+
     Even square frames of at most 256 pixels are taken as an orthographic grid. Others, and all with
     --distance-mm and --pixel-mm (flat detector across the beam), --centre or --pixels, are resampled to one.
     """
@@ -88,7 +92,9 @@ def reconstruct(
         if target is not None and not target.resolve().parent.is_dir():
             raise InputError(f"{target.parent}: no such folder")
     machine, given = Machine.of(context), Detector.of(context)
-    experiment = Physics.of(context).experiment()
+    physics = Physics.of(context)
+    auto = physics.physics == "auto"
+    experiment = (replace(physics, physics="straight") if auto else physics).experiment()
     geometry: dict[str, Any] = {
         "detector": given.flat() if given.is_flat else None, "centre": given.beam(), "pixels": pixels,
     }  # fmt: skip
@@ -97,7 +103,7 @@ def reconstruct(
             answer = run(
                 source, experiment=experiment, method=chosen, **geometry,
                 fit_centre=fit_beam, fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
-                nuisance=names(nuisance) if nuisance else (), versions=versions, model=model,
+                nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions, model=model,
                 seed=machine.seed, device=machine.device, progress=update,
             )  # fmt: skip
         table = answer.to_frame()

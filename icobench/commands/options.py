@@ -113,6 +113,16 @@ class Physics(OptionGroup):
     refractive_index: Annotated[
         str | None, typer.Option("--refractive-index", help="Complex n, e.g. 0.89+0.0859j.")
     ] = None
+    material: Annotated[
+        str | None, typer.Option(help="n by scattering factors: an element, or a compound as SiO2@2.2.")
+    ] = None
+    physics: Annotated[
+        str,
+        typer.Option(help="straight rays, or propagated waves: refraction and multiple scattering."),
+    ] = "straight"
+    polarization: Annotated[str, typer.Option(help="none, x, y, degrees from x towards y, or circular.")] = (
+        "none"
+    )
     sin_theta_max: Annotated[
         float, typer.Option("--sin-theta-max", help="Sine of the scattering angle at the edge.")
     ] = 1.0
@@ -128,13 +138,19 @@ class Physics(OptionGroup):
             InputError: a number that makes no sense.
         """
         from icobench.simulator.experiment import Experiment
+        from icobench.simulator.material import refractive_index
 
         changes: dict[str, Any] = {
             "wavelength_nm": self.wavelength, "sin_theta_max": self.sin_theta_max,
             "solid_angle_factor": self.solid_angle_factor, "pixels": pixels, "detector": detector,
+            "physics": self.physics, "polarization": polarization_of(self.polarization),
         }  # fmt: skip
+        if self.refractive_index is not None and self.material is not None:
+            raise InputError("give --refractive-index or --material, not both")
         if self.refractive_index is not None:
             changes["refractive_index"] = complex_index(self.refractive_index)
+        if self.material is not None:
+            changes["refractive_index"] = refractive_index(self.material, self.wavelength)
         return changed(Experiment(), **changes)
 
 
@@ -148,6 +164,21 @@ def changed(experiment: "Experiment", **changes: Any) -> "Experiment":
         return replace(experiment, **changes)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def polarization_of(text: str) -> float | str | None:
+    """The polarisation in a text such as x, 45 or circular.
+
+    Raises:
+        InputError: it is none.
+    """
+    words: dict[str, float | str | None] = {"none": None, "x": 0.0, "y": 90.0, "circular": "circular"}
+    if text in words:
+        return words[text]
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"--polarization must be {', '.join(words)} or degrees, got {text!r}") from error
 
 
 def complex_index(text: str) -> complex:

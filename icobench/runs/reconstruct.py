@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from icobench.answer import Answer, Progress
+from icobench.answer import POOR, Answer, Progress
 from icobench.errors import InputError
 from icobench.fitting.least_squares import centre_steps
 from icobench.fitting.nuisance import Nuisance
@@ -50,6 +50,7 @@ def reconstruct(
     fit_centre: bool = False,
     fit_sin_theta: float = FIT_SIN_THETA,
     nuisance: Sequence[str] = (),
+    auto_physics: bool = False,
     versions: int = 1,
     model: Path | str | None = None,
     seed: int = 0,
@@ -77,6 +78,8 @@ def reconstruct(
         fit_sin_theta: pixels beyond this sine of the scattering angle are left out of fits. Networks see
             them: they were trained with them, and are less accurate without, on voxels as well.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along.
+        auto_physics: fit images that straight rays explain poorly with propagated waves, too; the better fit
+            is kept, and the answer's ``physics`` says which.
         versions: turned and mirrored versions of an image that the network averages, 1 to 8.
         model: weights of the network, or "paper"; the default ones if None. The methods of the paper's
             network keep theirs.
@@ -129,7 +132,7 @@ def reconstruct(
             )
         simulator = Simulator(experiment, device=where)
         answer = _in_blocks(
-            source, chosen, simulator, networks, seed, fit_sin_theta, tuple(nuisance), progress
+            source, chosen, simulator, networks, seed, fit_sin_theta, tuple(nuisance), auto_physics, progress
         )
         answer.experiment = experiment
         answer.notes = notes + [f"warning: {line}" for line in source.warnings()]
@@ -149,10 +152,12 @@ def _problem(
 
 def _in_blocks(
     source: ImageSource, method: Method, simulator: Simulator, networks: Networks | None, seed: int,
-    fit_sin_theta: float, nuisance: tuple[str, ...], progress: Progress,
+    fit_sin_theta: float, nuisance: tuple[str, ...], auto_physics: bool, progress: Progress,
 ) -> Answer:  # fmt: skip
     """Every image, read and fitted block by block."""
     total, answers = len(source), []
+    waves = replace(simulator.experiment, physics="propagated")
+    propagated = Simulator(waves, device=simulator.device) if auto_physics else None
     for block in source.blocks(BLOCK):
         problem = _problem(block, simulator, networks, seed, fit_sin_theta)
         dark = ~((block.images > 0) & problem.images.mask).flatten(1).any(1)
@@ -172,10 +177,31 @@ def _in_blocks(
                 nuisance=nuisance,
             )  # fmt: skip
             answers.append(method.run(usable, report))
+            if propagated is not None:
+                _try(propagated, method, usable, answers[-1])
         if problems:
             answers.append(Answer.failed(problems))
         report(1.0)
     return Answer.join(answers)
+
+
+def _try(propagated: Simulator, method: Method, problem: Problem, answer: Answer) -> None:
+    """Fit the images of poor fits by straight rays with propagated waves, and keep what is better."""
+    answer.physics = ["straight"] * len(answer)
+    rows = torch.tensor([word == POOR for word in answer.status]).nonzero()[:, 0]
+    if not len(rows):
+        return
+    seen = problem.images.mask if problem.network_mask is None else problem.network_mask
+    poor = replace(problem, images=problem.images.subset(rows), simulator=propagated, network_mask=seen[rows])
+    other = method.run(poor)
+    for name in ("evaluations", "seconds", "core_seconds"):
+        both = getattr(answer, name)[rows] + getattr(other, name)
+        getattr(other, name)[:] = both
+        getattr(answer, name)[rows] = both
+    taken = (other.objective < answer.objective[rows]).nonzero()[:, 0]
+    answer.replace_rows(rows[taken], other, taken)
+    for row in rows[taken].tolist():
+        answer.physics[row] = "propagated"
 
 
 def _with_beam(

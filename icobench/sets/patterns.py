@@ -49,7 +49,7 @@ class PatternOptions:
         radius_range_nm: smallest and largest radius; radii are uniform in between.
         decades: dynamic range of log images.
         background: standard deviation of the noise on log images (half-normal, added before rounding).
-        method: simulator.
+        method: simulator; "exact" stands for that of the experiment's physics.
         splits: names and numbers of images of consecutive parts, such as (("train", 800), ("test", 200)).
         augmentation: one of :data:`~icobench.images.augment.FILTERS`, or "random", that is applied to log
             images at the end; empty for none.
@@ -127,7 +127,8 @@ class PatternSource:
         self.options, self.experiment, self.seed = options, experiment, seed
         true = replace(experiment, centre_offset=options.detector.centre_offset)
         try:
-            self.simulator = Simulator(true, options.method, device)
+            own = options.method == "exact"
+            self.simulator = Simulator(true, None if own else options.method, device)
         except ValueError as error:
             raise InputError(str(error)) from error
         self.detector = DetectorModel(options.detector, experiment, seed)

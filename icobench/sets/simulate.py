@@ -50,7 +50,7 @@ def simulate(
     photons: float = 0.0,
     hole_degrees: float = 0.0,
     experiment: Experiment | None = None,
-    simulator: str = "exact",
+    simulator: str | None = None,
     shape: str = "icosahedron",
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -65,7 +65,7 @@ def simulate(
         photons: expected photons on the usable pixels of each image; 0 for the intensity (nm^6) itself.
         hole_degrees: central hole that is masked, scattering angle of its rim.
         experiment: physics and grid; ``Experiment()`` by default.
-        simulator: "exact", "sliced" or "propagated".
+        simulator: "exact", "sliced" or "propagated"; that for the experiment's physics by default.
         shape: one of :data:`~icobench.geometry.shapes.SHAPES`.
         seed: of the photon noise.
         device: where to simulate.
@@ -115,5 +115,5 @@ def simulate(
             np.save(stream, patterns.images.numpy())
     elif path is not None:
         origin = provenance(seed, torch.device(device), experiment)
-        write_patterns(path, patterns, origin | {"shape": shape, "method": simulator})
+        write_patterns(path, patterns, origin | {"shape": shape, "method": model.method})
     return patterns

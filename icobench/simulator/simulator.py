@@ -16,7 +16,7 @@ from icobench.simulator.propagated import PropagatedField
 from icobench.simulator.skeleton import SkeletonField
 from icobench.simulator.voxels import SlicedField
 
-__all__ = ["FURTHER_PARAMETERS", "SIMULATORS", "Simulator"]
+__all__ = ["FURTHER_PARAMETERS", "METHODS", "SIMULATORS", "Simulator"]
 
 FURTHER_PARAMETERS = ("refractive_index", "centre")
 """Parameters of :meth:`Simulator.intensity_jacobian` beyond rotation and radius."""
