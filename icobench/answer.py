@@ -205,7 +205,7 @@ class Answer:
         """A table with a row for each image.
 
         Columns: index, radius_nm, q_w, q_x, q_y, q_z, radius_std_nm, orientation_std_deg, objective,
-        evaluations, seconds (per image), status; physics, where both were tried; then the nuisance parameters.
+        evaluations, seconds (per image), status; physics, where both were tried; the nuisance parameters.
         """
         import pandas as pd
 

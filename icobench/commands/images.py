@@ -103,8 +103,8 @@ def reconstruct(
             answer = run(
                 source, experiment=experiment, method=chosen, **geometry,
                 fit_centre=fit_beam, fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
-                nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions, model=model,
-                seed=machine.seed, device=machine.device, progress=update,
+                nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
+                model=model, seed=machine.seed, device=machine.device, progress=update,
             )  # fmt: skip
         table = answer.to_frame()
         with atomic_path(out) as temporary:

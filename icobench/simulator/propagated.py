@@ -11,7 +11,7 @@ from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.skeleton import Skeleton, SkeletonField, to_pixels
 
-__all__ = ["STEPS_PER_WAVELENGTH", "PropagatedField", "ray_ends"]
+__all__ = ["STEPS_PER_WAVELENGTH", "PropagatedField"]
 
 STEPS_PER_WAVELENGTH = 4
 """Pixels of the window and slices per wavelength."""
@@ -55,25 +55,6 @@ class Window(NamedTuple):
     along_x: Tensor
     along_z: Tensor
     places: Tensor
-
-
-def ray_ends(body: ConvexBody, radius: Tensor, rotation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Heights z_in <= z_out in nm where rays enter and leave bodies, equal where they miss: (B, P) each.
-
-    Args:
-        radius: (B,) circumradii in nm.
-        rotation: (B, 3, 3) orientations.
-        offsets: (3, P) rows x, y, 1 of the rays, in nm.
-    """
-    normals = torch.as_tensor(body.normals).to(rotation) @ rotation.mT
-    along = normals[..., 2:]
-    along = torch.where(along.abs() < 1 / STEEPEST, 1 / STEEPEST, along)
-    distance = torch.as_tensor(body.offsets).to(radius) * radius[:, None]
-    planes = torch.cat((-normals[..., :2], distance.unsqueeze(-1)), -1) / along
-    heights = planes @ offsets
-    leave = torch.where(along > 0, heights, torch.inf).amin(1)
-    enter = torch.where(along < 0, heights, -torch.inf).amax(1)
-    return enter, torch.maximum(enter, leave)
 
 
 def _sinc(phase: Tensor) -> Tensor:
@@ -217,10 +198,28 @@ class PropagatedField(SkeletonField):
                 fields[rows] = torch.complex(*values.unflatten(0, (2, -1)).unbind(0))
         return fields
 
+    def ray_ends(self, radius: Tensor, rotation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Heights z_in <= z_out in nm where rays enter and leave bodies, equal where they miss: (B, P) each.
+
+        Args:
+            radius: (B,) circumradii in nm.
+            rotation: (B, 3, 3) orientations.
+            offsets: (3, P) rows x, y, 1 of the rays, in nm.
+        """
+        normals = torch.as_tensor(self.body.normals).to(rotation) @ rotation.mT
+        along = normals[..., 2:]
+        along = torch.where(along.abs() < 1 / STEEPEST, 1 / STEEPEST, along)
+        distance = torch.as_tensor(self.body.offsets).to(radius) * radius[:, None]
+        planes = torch.cat((-normals[..., :2], distance.unsqueeze(-1)), -1) / along
+        heights = planes @ offsets
+        leave = torch.where(along > 0, heights, torch.inf).amin(1)
+        enter = torch.where(along < 0, heights, -torch.inf).amax(1)
+        return enter, torch.maximum(enter, leave)
+
     def _sources(self, window: Window, radius: Tensor, rotation: Tensor) -> Tensor:
         """J / (i kappa) in nm of all slices: (B, S, M, M), [z, y, x]."""
         kappa, slices, pixels = self.experiment.kappa, len(window.heights) - 1, len(window.step)
-        enter, leave = ray_ends(self.body, radius.to(self.dtype), rotation.to(self.dtype), window.offsets)
+        enter, leave = self.ray_ends(radius.to(self.dtype), rotation.to(self.dtype), window.offsets)
         enter, leave = (ends.view(len(radius), SUB_RAYS**2, slices, slices) for ends in (enter, leave))
         terms, first = _terms(kappa, self.pitch, self.dtype), (pixels - slices) // 2
         core = slice(first, first + slices)

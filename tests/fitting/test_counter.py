@@ -9,7 +9,7 @@ from problems import EXPERIMENT, CountingRows, displaced, problem
 
 from icobench.answer import Hypotheses
 from icobench.fitting.cma_es import CmaOptions, cma_es
-from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator
+from icobench.fitting.counter import DIFFERENCES, JACOBIAN_COST, PROPAGATED_COST, CountingSimulator
 from icobench.fitting.least_squares import (
     LevenbergMarquardtOptions,
     levenberg_marquardt,
@@ -32,6 +32,22 @@ def test_charges_by_image():
     assert counter.evaluations.tolist() == [1, JACOBIAN_COST, 2]
     assert counter.experiment == EXPERIMENT
     assert counter.device.type == "cpu"
+
+
+def test_a_propagated_image_is_charged_once_and_by_its_time():
+    experiment = replace(EXPERIMENT, refractive_index=0.89 + 0.08j, physics="propagated")
+    counter = CountingSimulator(Simulator(experiment), 2)
+    turns = torch.tensor([[1.0, 0, 0, 0], [0.9, 0.1, 0.2, 0.3]], dtype=torch.float64)
+    radius, both = torch.tensor([30.0, 31.0], dtype=torch.float64), torch.arange(2)
+    first = counter.intensity(both, radius, turns)
+    assert counter.evaluations.tolist() == [PROPAGATED_COST] * 2
+    again = counter.intensity(both, radius + torch.tensor([0.0, 0.5]), turns)
+    assert counter.evaluations.tolist() == [PROPAGATED_COST, 2 * PROPAGATED_COST]
+    assert torch.equal(again[0], first[0])
+    assert not torch.equal(again[1], first[1])
+    torch.testing.assert_close(again[1:], Simulator(experiment).intensity(radius[1:] + 0.5, turns[1:]))
+    counter.intensity_jacobian(both[:1], radius[:1], turns[:1])
+    assert int(counter.evaluations[0]) == (1 + DIFFERENCES) * PROPAGATED_COST
 
 
 def raced(objective, radius, quaternion):

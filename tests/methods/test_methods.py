@@ -1,5 +1,7 @@
 """The shipped networks and the hybrids on real work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from icobench.network.selection import load_network, predict
 from icobench.runs.reconstruct import reconstruct
 from icobench.sets.pattern_file import write_patterns
 from icobench.sets.patterns import PatternOptions, generate_patterns
+from icobench.sets.simulate import simulate
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -147,6 +150,41 @@ def test_images_of_another_groups_simulator():
     assert answer.objective[0] < 1.1
     # The others were made with refraction or another index: found roughly, and said so.
     assert answer.status == ["ok", "poor-fit", "poor-fit", "poor-fit"]
+
+
+@pytest.mark.parametrize("name", ["network+lm", "dictionary+lm"])
+def test_fits_of_silver_reach_the_bound_of_propagated_waves(name):
+    """Bright images of polarised waves, which straight rays explain to a degree and a nanometre only."""
+    experiment = Experiment(refractive_index=0.89 + 0.0859j, physics="propagated", polarization=30.0)
+    generator = torch.Generator().manual_seed(5)
+    truth = random_orientations(3, generator)
+    radius = torch.tensor([48.0, 70.0, 95.0], dtype=torch.float64)
+    images = simulate(radius, truth, photons=1e6, hole_degrees=3, experiment=experiment)
+    answer = reconstruct(images, experiment=experiment, method=name)
+    assert answer.status == ["ok"] * 3
+    angle, nm = disorientation(answer.quaternion, truth), (answer.radius_nm - radius).abs()
+    assert (angle < 3 * answer.orientation_std_deg).all()
+    assert (nm < 3 * answer.radius_std_nm).all()
+    assert float(angle.max()) < 0.3
+    assert float(nm.max()) < 0.06
+    straight = reconstruct(images, experiment=replace(experiment, physics="straight"), method=name)
+    assert "poor-fit" in straight.status
+    assert (straight.objective > answer.objective).all()
+
+
+def test_auto_physics_keeps_the_better_fit_and_says_which():
+    """Images of the University of Rostock's simulators: the first by straight rays, the second propagated."""
+    truth = pd.read_csv("tests/data/pymsft_patterns_truth.csv")[:2]
+    with open_images("tests/data/pymsft_patterns.cxi") as source:
+        images = source.read(range(2))
+    experiment = Experiment(solid_angle_factor=True)
+    answer = reconstruct(images, experiment=experiment, auto_physics=True)
+    assert answer.physics == ["straight", "propagated"]
+    assert list(answer.to_frame()["physics"]) == answer.physics
+    assert answer.status == ["ok", "ok"]
+    assert np.abs(answer.radius_nm.numpy() - truth["radius_nm"]).max() < 0.05
+    turns = torch.as_tensor(truth[["q_w", "q_x", "q_y", "q_z"]].to_numpy())
+    assert float(disorientation(answer.quaternion, turns).max()) < 0.3
 
 
 def test_networks_see_what_fits_leave_out(monkeypatch):

@@ -1,4 +1,4 @@
-"""The paper's multi-slice method and the propagating one against the exact method."""
+"""The paper's multi-slice method against the exact method."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import quaternion_to_matrix
-from icobench.simulator.experiment import Experiment
+from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
 from icobench.simulator.voxels import SLICES, voxel_slices
 
@@ -46,64 +46,25 @@ def test_sliced_on_other_grids(experiment, generator):
     assert relative(sliced, Simulator(experiment).field(radius, quaternion)) < 1.5e-2
 
 
-@pytest.mark.parametrize("method", ["sliced", "propagated"])
-def test_the_beam_s_offset_moves_them_as_it_moves_the_exact_field(method, generator):
+def test_the_beam_s_offset_moves_it_as_it_moves_the_exact_field(generator):
     """The difference from the exact field stays what it is without an offset."""
     radius, quaternion = torch.tensor([60.0]), random_orientations(1, generator)
     differences = []
     for offset in ((0.0, 0.0), (0.4, -1.3)):
         experiment = Experiment(pixels=64, centre_offset=offset)
-        found = Simulator(experiment, method).field(radius, quaternion)
+        found = Simulator(experiment, "sliced").field(radius, quaternion)
         differences.append(relative(found, Simulator(experiment).field(radius, quaternion)))
     assert differences[1] == pytest.approx(differences[0], rel=0.2)
 
 
-def test_propagation_reduces_to_the_sliced_field_for_weak_scattering(generator):
-    """Same voxels; what is left is second order in n - 1 over first order, hence linear."""
-    quaternion, radius = random_orientations(1, generator), torch.tensor([50.0])
-    differences = []
-    for weakness in (1e-2, 1e-3):
-        index = 1 + weakness * (-0.11 + 0.0859j)
-        experiment = Experiment(pixels=48, refractive_index=index)
-        propagated, sliced = (
-            Simulator(experiment, method=method).field(radius, quaternion)
-            for method in ("propagated", "sliced")
-        )
-        # Grazing waves travel around the periodic grid; compare below 45 degrees.
-        inner = slice(8, 41)
-        differences.append(relative(propagated[:, inner, inner], sliced[:, inner, inner]))
-    assert differences[1] < 1e-3
-    assert differences[0] / differences[1] == pytest.approx(10, rel=0.05)
-
-
-def test_propagation_reduces_to_the_exact_field_for_weak_scattering(generator):
-    experiment = Experiment(pixels=48, refractive_index=1 + 1e-3 * (-0.11 + 0.0859j))
-    quaternion, radius = random_orientations(1, generator), torch.tensor([50.0])
-    propagated = Simulator(experiment, method="propagated")
-    found, expected = (s.field(radius, quaternion) for s in (propagated, Simulator(experiment)))
-    assert relative(found, expected) < 1.5e-2  # the voxels' error
-
-
-def test_propagation_differs_for_silver(generator):
-    """Refraction is what this method is for: tens of per cent at R = 60 nm."""
-    experiment = Experiment(pixels=48, refractive_index=0.89 + 0.0859j)
-    quaternion, radius = random_orientations(1, generator), torch.tensor([60.0])
-    found = Simulator(experiment, method="propagated").field(radius, quaternion)
-    assert 0.05 < relative(found, Simulator(experiment).field(radius, quaternion)) < 1
-
-
-@pytest.mark.parametrize("method", ["sliced", "propagated"])
-def test_what_does_not_fit_is_refused(method):
+def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
-        Simulator(Experiment(pixels=64), method=method).field(
+        Simulator(Experiment(pixels=64), "sliced").field(
             torch.tensor([163.0]), torch.tensor([[1.0, 0, 0, 0]])
         )
     with pytest.raises(ValueError, match="integer"):
-        Simulator(Experiment(sin_theta_max=0.7), method=method)
+        Simulator(Experiment(sin_theta_max=0.7), "sliced")
     with pytest.raises(ValueError, match="192"):
-        Simulator(Experiment(pixels=32), method=method)
-
-
-def test_propagation_needs_a_scatterer():
-    with pytest.raises(ValueError, match="other than 1"):
-        Simulator(Experiment(refractive_index=1.0), method="propagated")
+        Simulator(Experiment(pixels=32), "sliced")
+    with pytest.raises(ValueError, match="flat detector"):
+        Simulator(Experiment(detector=FlatDetector(50, 0.5)), "sliced")
