@@ -41,8 +41,8 @@ LM_ROUNDS = ((2, 3), (5, 1))
 PROPAGATED = LevenbergMarquardtOptions(
     iterations=10, damping=1e-4, angle_tolerance_deg=0.01, radius_tolerance_nm=0.005, value_tolerance=2e-5
 )
-"""Of fits with propagated images, each of which takes as long as some twenty by straight rays. Derivatives that
-are good to a few per cent make steps of a fifth of the bound at the end."""
+"""Of fits with propagated images, each of which takes as long as some twenty by straight rays. As derivatives
+are good to a few per cent, steps at the end are a fifth of the bound."""
 
 TWIN_WORTH_A_FIT = 40.0
 """Twice the log likelihood that a twin may lack before it is fitted."""

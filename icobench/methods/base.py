@@ -58,7 +58,7 @@ class Problem:
         It is the Poisson deviance for photon counts, the error of square roots for noise-free intensities and
         the error of logarithms for log images.
         """
-        return objective_for(self.images, self.simulator.straight(), self.nuisance)
+        return objective_for(self.images, self.simulator.with_method("exact"), self.nuisance)
 
     def ask_network(self, versions: int = 1) -> Answer:
         """The networks' answer for all images, with hypotheses.
@@ -91,6 +91,8 @@ class Method:
         fits_nuisance: whether it can fit nuisance parameters along.
         version: raise it when the code gives other results: stored ones are then made anew.
         search: what finding the options has cost (seconds, simulations), None if nobody searched.
+        physics: of :data:`~icobench.simulator.experiment.PHYSICS`, whatever the problem's; empty for the
+            problem's own. The name METHOD-propagated is a method of the first name with that physics.
 
     Example:
         >>> from icobench.methods.registry import find_method
@@ -108,6 +110,7 @@ class Method:
     fits_nuisance: bool = False
     version: int = 1
     search: dict[str, Any] | None = None
+    physics: str = ""
 
     def with_options(self, **changes: Any) -> "Method":
         """The same method with some options changed.
@@ -129,7 +132,8 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """Version and options, as plain values."""
         options = asdict(self.options) if is_dataclass(self.options) else self.options  # type: ignore[arg-type]
-        return json.loads(json.dumps({"version": self.version, "options": options}))
+        physics = {"physics": self.physics} if self.physics else {}
+        return json.loads(json.dumps({"version": self.version, "options": options, **physics}))
 
     @property
     def card(self) -> dict[str, Any]:
@@ -172,6 +176,8 @@ class Method:
         if problem.nuisance and not self.fits_nuisance:
             raise InputError(f"{self.name} cannot fit {', '.join(problem.nuisance)} along; lm and mle can")
         watch = Stopwatch(problem.simulator.device)
+        if self.physics:
+            problem = replace(problem, simulator=problem.simulator.with_physics(self.physics))
         answer = self.function(problem, self.options, progress)
         if problem.simulator.method == "propagated" and bool(answer.evaluations.any()):
             objective = objective_for(problem.images, problem.simulator, problem.nuisance)

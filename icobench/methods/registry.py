@@ -21,6 +21,9 @@ from icobench.sets.test_sets import TEST_SETS, TestSet, available_test_sets, fin
 
 __all__ = ["ENTRY_POINTS", "METHODS", "Catalogue", "available_methods", "find_method"]
 
+PROPAGATED = "-propagated"
+"""At the end of a method's name: with refraction and multiple scattering, whatever the problem's physics."""
+
 ENTRY_POINTS = "icobench.methods"
 """Group of entry points by which other packages offer a :class:`Method`."""
 
@@ -127,9 +130,13 @@ class Catalogue:
         methods = dict(METHODS) | self._extra_methods()
         if name not in methods:
             methods = self.available_methods()
-        if name not in methods:
-            raise InputError(f"unknown method {name!r}; choose from {', '.join(methods)}")
-        return methods[name]
+        if name in methods:
+            return methods[name]
+        first = name.removesuffix(PROPAGATED)
+        if first != name and first in methods:
+            summary = f"{methods[first].summary}; propagated waves"
+            return replace(methods[first], name=name, summary=summary, physics="propagated")
+        raise InputError(f"unknown method {name!r}; choose from {', '.join(methods)}")
 
     def _extra_test_sets(self) -> dict[str, TestSet]:
         given = {test_set.name: test_set for test_set in self.test_sets}

@@ -115,7 +115,7 @@ class Run:
     def experiment(self) -> Experiment:
         """Physics and grid; a file's images have their own number of pixels."""
         experiment = None if self.file_images is None else self.file_images.experiment
-        return experiment or self.believed
+        return experiment or self.test_set.believed(self.believed)
 
     @cached_property
     def blocks(self) -> int:
@@ -133,26 +133,31 @@ class Run:
         return self.options.stored_kind if self.file_images is None else self.file_images.kind
 
     @cached_property
-    def networks(self) -> dict[str, Networks]:
-        """The networks that may be asked, by the methods' ``weights``: no method pays for another's training.
+    def networks(self) -> dict[tuple[str, str], Networks]:
+        """The networks that may be asked, by the methods' ``weights`` and ``physics``.
+
+        So no method pays for another's training.
 
         Raises:
             InputError: none was made for the experiment.
         """
         complete = self.file_images is None and self.options.detector == DETECTORS["clean"]
         chosen = {}
-        for weights, networks in self.all_networks.items():
+        asking = [method for method in self.methods if method.needs_network]
+        for weights, physics in dict.fromkeys((method.weights, method.physics) for method in asking):
+            networks = self.all_networks[weights]
+            experiment = replace(self.experiment, physics=physics or self.experiment.physics)
             try:
-                chosen[weights] = networks.choose(self.experiment, self.kind, complete)
+                chosen[weights, physics] = networks.choose(experiment, self.kind, complete)
             except InputError:
                 if not weights or self.settings.methods != ("all",):
                     raise
-                chosen[weights] = networks  # its methods will fail, and the others of "all" go on
+                chosen[weights, physics] = networks  # its methods will fail, and the others of "all" go on
         return chosen
 
     def networks_of(self, method: Method) -> Networks | None:
         """The networks that a method may ask, None if it asks none."""
-        return self.networks.get(method.weights) if method.needs_network else None
+        return self.networks[method.weights, method.physics] if method.needs_network else None
 
     @property
     def conversions(self) -> dict[str, list[str]]:
@@ -278,9 +283,14 @@ class Run:
             self.dictionary = dictionary_for(self.simulator)
 
     def bounds(self, block: int, truth: ImageSet) -> tuple[Tensor, Tensor]:
-        """Cramer-Rao bounds at the truth of a block, which no method is charged with."""
+        """Cramer-Rao bounds at the truth of a block, which no method is charged with.
+
+        Images of propagated waves have the bounds of these, whatever the methods believe.
+        """
         if block not in self._bounds:
-            self._bounds[block] = bounds_at_truth(truth, self.simulator)
+            waves = self.file_images is None and self.options.method == "propagated"
+            simulator = self.simulator.with_physics("propagated") if waves else self.simulator
+            self._bounds[block] = bounds_at_truth(truth, simulator)
         return self._bounds[block]
 
     def compute(self, piece: Block, progress: Progress = lambda share: None) -> str | None:

@@ -156,8 +156,7 @@ def _in_blocks(
 ) -> Answer:  # fmt: skip
     """Every image, read and fitted block by block."""
     total, answers = len(source), []
-    waves = replace(simulator.experiment, physics="propagated")
-    propagated = Simulator(waves, device=simulator.device) if auto_physics else None
+    propagated = simulator.with_physics("propagated") if auto_physics else None
     for block in source.blocks(BLOCK):
         problem = _problem(block, simulator, networks, seed, fit_sin_theta)
         dark = ~((block.images > 0) & problem.images.mask).flatten(1).any(1)

@@ -6,15 +6,17 @@ a real experiment adds.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from icobench.errors import InputError
 from icobench.images.detector import DETECTORS, Detector
 from icobench.images.formats import IMAGE_SUFFIXES
 from icobench.sets.patterns import PAPER_BACKGROUND, PatternOptions, changed
+from icobench.simulator.experiment import Experiment
 
 __all__ = ["ENTRY_POINTS", "TEST_SETS", "TestSet", "available_test_sets", "find_test_set"]
 
@@ -33,6 +35,7 @@ class TestSet:
         method: simulator that makes them.
         kind, augmentation, background: as for :class:`~icobench.sets.patterns.PatternOptions`.
         path: a file of images to be used unchanged, instead of simulated ones.
+        known: values of the experiment that are the set's own, and that methods know.
 
     Example:
         >>> icobench.test_sets()["counting"].detector.photons
@@ -49,6 +52,11 @@ class TestSet:
     augmentation: str = ""
     background: float = 0.0
     path: Path | None = None
+    known: tuple[tuple[str, Any], ...] = ()
+
+    def believed(self, experiment: Experiment) -> Experiment:
+        """What methods believe about the set's images, given a run's experiment."""
+        return replace(experiment, **dict(self.known))
 
     def options(
         self, images: int, photons: float | None = None, hole_degrees: float | None = None
@@ -71,6 +79,9 @@ class TestSet:
 
 COUNTING = DETECTORS["counting"]
 
+SILVER = 0.8903 + 0.0794j
+"""Refractive index of silver at 13.5 nm (:func:`~icobench.simulator.material.refractive_index`)."""
+
 TEST_SETS = {
     test_set.name: test_set
     for test_set in (
@@ -86,8 +97,9 @@ TEST_SETS = {
         ),
         TestSet("voxels", "as counting, made by the paper's algorithm on voxels", COUNTING, "sliced"),
         TestSet(
-            "propagated", "as counting, made by split-step propagation: multiple scattering", COUNTING,
-            "propagated",
+            "propagated", "1e6 photons of silver in a polarised beam: refraction and multiple scattering",
+            replace(COUNTING, photons=1e6), "propagated",
+            known=(("refractive_index", SILVER), ("polarization", 0.0)),
         ),
         TestSet(
             "realistic", "log images, distorted in eight ways as detectors distort them", DETECTORS["clean"],

@@ -141,15 +141,24 @@ class Simulator(nn.Module):
         other._modules = {**self._modules, "_field": field}
         return other
 
-    def straight(self) -> "Simulator":
-        """A simulator of the same experiment by straight rays, whose derivatives are exact; kept."""
-        if self.method == "exact":
+    def with_physics(self, physics: str) -> "Simulator":
+        """The same simulator for an experiment of that physics, with its tables; made once."""
+        if physics == self.experiment.physics and self.method == METHODS[physics]:
             return self
-        if "_straight" not in self.__dict__:
-            self.__dict__["_straight"] = Simulator(
-                self.experiment, "exact", self.device, self.dtype, self.body
-            )
-        return self.__dict__["_straight"]
+        others: dict[str, Simulator] = self.__dict__.setdefault("_of_physics", {})
+        if physics not in others:
+            experiment = replace(self.experiment, physics=physics)
+            others[physics] = Simulator(experiment, None, self.device, self.dtype, self.body)
+        return others[physics]
+
+    def with_method(self, method: str) -> "Simulator":
+        """The same simulator by another method, with its tables; made once."""
+        if method == self.method:
+            return self
+        others: dict[str, Simulator] = self.__dict__.setdefault("_others", {})
+        if method not in others:
+            others[method] = Simulator(self.experiment, method, self.device, self.dtype, self.body)
+        return others[method]
 
     def _inputs(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
         radius_nm = torch.as_tensor(radius_nm, device=self.device).double()

@@ -244,6 +244,7 @@ def untrained(recipe):
         (Experiment(refractive_index=0.8 + 0.0859j), "refractive index"),
         (Experiment(refractive_index=0.95 + 0.2j), "refractive index"),
         (Experiment(sin_theta_max=0.4), "sin_theta_max of at least 0.5, not 0.4"),
+        (Experiment(physics="propagated"), "straight waves, not propagated"),
     ],
 )
 def test_experiments_outside_of_training_are_named(experiment, message):
@@ -258,6 +259,7 @@ def test_experiments_outside_of_training_are_named(experiment, message):
         EXPERIMENT,
         Experiment(refractive_index=0.89 + 0.0859j),
         Experiment(sin_theta_max=0.5, pixels=96, solid_angle_factor=True),
+        Experiment(refractive_index=0.91 + 0.08j, polarization="circular"),
     ],
 )
 def test_experiments_within_training_are_accepted(experiment):

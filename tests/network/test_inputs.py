@@ -117,6 +117,23 @@ def test_solid_angle_factor_is_divided_out(generator):
     torch.testing.assert_close(images[0], images[1], rtol=1e-3, atol=1e-3)
 
 
+def test_polarisation_is_divided_out_and_its_dark_pixels_are_masked(generator):
+    radius, quaternion = torch.tensor([40.0]), random_orientations(1, generator)
+    mask = torch.ones(1, 128, 128, dtype=torch.bool)
+    seen = []
+    for polarization in (None, 90.0):
+        experiment = Experiment(polarization=polarization)
+        intensity = Simulator(experiment).intensity(radius, quaternion)
+        seen.append(canonical_counts(image_set(1e3 * intensity, "counts", mask, experiment)))
+    (scalar, everywhere), (polarised, usable) = seen
+    # cos^2 of the angle along y is below a quarter beyond 60 degrees.
+    x, y = Experiment().transverse()
+    assert torch.equal(usable[0], everywhere[0] & (y.abs() <= 0.75**0.5))
+    ratio = (polarised / scalar)[usable]
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=0)
+    assert (polarised[~usable] == 0).all()
+
+
 def test_brightness():
     mask = torch.ones(2, 128, 128, dtype=torch.bool)
     images = torch.ones(2, 128, 128) * torch.tensor([1.0, 1e6])[:, None, None]
