@@ -127,7 +127,7 @@ def test_polarisation_is_divided_out_and_its_dark_pixels_are_masked(generator):
         seen.append(canonical_counts(image_set(1e3 * intensity, "counts", mask, experiment)))
     (scalar, everywhere), (polarised, usable) = seen
     # cos^2 of the angle along y is below a quarter beyond 60 degrees.
-    x, y = Experiment().transverse()
+    _, y = Experiment().transverse()
     assert torch.equal(usable[0], everywhere[0] & (y.abs() <= 0.75**0.5))
     ratio = (polarised / scalar)[usable]
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=0)
