@@ -31,7 +31,10 @@ app = typer.Typer()
 def train(
     context: typer.Context,
     preset: Annotated[
-        str, typer.Option(help="compact, compact-counts, compact-realistic, paper, paper-small or smoke.")
+        str,
+        typer.Option(
+            help="compact, compact-counts, compact-realistic, compact-silver, paper, paper-small or smoke."
+        ),
     ] = "compact",
     config: Annotated[
         Path | None,
@@ -44,7 +47,8 @@ def train(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Weights to go on from, with fixed norms, in float32, at a quarter of the learning rate."
+            help="Weights to go on from: a preset with fixed norms, in float32, at a quarter of its learning"
+            " rate; a --config as it says."
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps instead of the preset's.", min=1)] = None,
@@ -55,6 +59,9 @@ def train(
     ] = None,
     wavelength: Annotated[
         float | None, typer.Option("--wavelength", help="Wavelength in nm; 13.5, or that of --data.")
+    ] = None,
+    physics: Annotated[
+        str | None, typer.Option(help="straight, or propagated; straight by default, or that of --data.")
     ] = None,
 ) -> None:
     """Train a network, on images streamed from the simulator or on a stored set.
@@ -79,7 +86,8 @@ def train(
     weights = None
     if start is not None:
         weights = read_weights(start)
-        recipe = replace(recipe, settle_share=1.0, learning_rate=recipe.learning_rate / 4)
+        if config is None:
+            recipe = replace(recipe, settle_share=1.0, learning_rate=recipe.learning_rate / 4)
     folder = run or Path("runs") / f"train-{preset}"
     machine = Machine.of(context)
     where = machine.chosen()
@@ -96,6 +104,8 @@ def train(
         experiment = changed(experiment, refractive_index=complex_index(refractive_index))
     if wavelength is not None:
         experiment = changed(experiment, wavelength_nm=wavelength)
+    if physics is not None:
+        experiment = changed(experiment, physics=physics)
     if data is not None:
         stored.require(experiment)
     with progress_bar(f"training {preset}") as update:

@@ -42,7 +42,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         help="Weights: a file, a folder of parts, or paper, the published network (a folder here: ./paper). "
-        "By default three shipped networks. Methods of paper-network keep theirs."
+        "By default four shipped networks. Methods of paper-network keep theirs."
     ),
 ]
 Workers = Annotated[

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from icobench.answer import Answer, Progress, Trace
+from icobench.answer import POOR, Answer, Progress, Trace
+from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
 from icobench.geometry.orientation import to_fundamental_domain
@@ -23,6 +24,10 @@ __all__ = [
 ]  # fmt: skip
 
 CHUNK = 32
+
+WHOLE_SHIFT = 2.6
+"""How far propagated waves shift a fit, over the first step towards them: of 40 images of silver, 1e6 photons,
+the 68 % quantile of the orientation, and the 95 % quantile of the radius."""
 
 
 @dataclass(frozen=True)
@@ -288,11 +293,41 @@ def cramer_rao(
     return variance[:, 3].sqrt().cpu(), angle.cpu()
 
 
+def shift_by_waves(
+    objective: Objective, radius_nm: Tensor, quaternion: Tensor, image: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How far straight rays would be off on propagated images of the fitted bodies: (M,) nm, (M,) degrees.
+
+    One Gauss-Newton step of the straight-ray fit to the propagated image that belongs to each solution, times
+    :data:`WHOLE_SHIFT`: the derivatives of straight rays show a part of the way. The
+    arguments are those of :func:`cramer_rao`; a propagated image and a Jacobian are counted for each.
+    """
+    device, counter = objective.simulator.device, objective.simulator
+    waves = CountingSimulator(counter.simulator.with_physics("propagated"), counter.images)
+    waves.evaluations = counter.evaluations
+    place, radius_nm, quaternion = image.to(device), radius_nm.to(device), quaternion.to(device)
+    propagated = objective.pretend(place, waves.intensity(place, radius_nm, quaternion))
+    matrix, gradient, _ = normal_equations(propagated, place, radius_nm, quaternion)
+    floor = matrix.diagonal(dim1=1, dim2=2).amax(1, keepdim=True) * 1e-12
+    step = torch.linalg.solve(matrix + torch.diag_embed(floor.expand(-1, matrix.shape[1])), gradient)
+    step = WHOLE_SHIFT * step.cpu()
+    return step[:, 3].abs(), torch.rad2deg(step[:, :3].norm(dim=1))
+
+
 def with_error_bars(objective: Objective, answer: Answer) -> Answer:
-    """The answer of a fit to all images of an objective with error bars: one Jacobian per image, counted."""
+    """The answer of a fit to all images of an objective with error bars: one Jacobian per image, counted.
+
+    Where straight rays explain an image poorly, what they leave out may have shifted the fit by far more than
+    the noise. By how much is estimated (:func:`shift_by_waves`) and added in quadrature.
+    """
     radius_std, orientation_std = cramer_rao(
         objective, answer.radius_nm, answer.quaternion, Nuisance.from_answer(answer)
     )
+    poor = torch.tensor([word == POOR for word in answer.status]).nonzero()[:, 0]
+    if len(poor) and objective.simulator.simulator.method == "exact":
+        shifts = shift_by_waves(objective, answer.radius_nm[poor], answer.quaternion[poor], poor)
+        for spread, shift in zip((radius_std, orientation_std), shifts, strict=True):
+            spread[poor] = torch.hypot(spread[poor], shift)
     return replace(
         answer, radius_std_nm=radius_std, orientation_std_deg=orientation_std,
         evaluations=objective.simulator.evaluations.clone(),

@@ -4,7 +4,7 @@ All are invariant to the unknown scale of the intensity and leave masked pixels 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -132,6 +132,16 @@ class Objective:
         self.mask = self.mask.to(device) & self.simulator.simulator.valid
         self.images = torch.where(self.mask, self.images.to(device, torch.float32), 0.0)
         self.usable = self.mask.sum((-2, -1))
+
+    def pretend(self, image: Tensor, intensity: Tensor) -> "Objective":
+        """The same objective with intensities (B, H, W) as the images with indices ``image``, at their sums.
+
+        The default is for images that are linear in the intensity.
+        """
+        images, usable = self.images.clone(), intensity * self.mask[image]
+        scale = self.images[image].sum((-2, -1)) / usable.sum((-2, -1)).clamp_min(1e-30)
+        images[image] = usable * scale[:, None, None]
+        return replace(self, images=images)
 
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
         """Objective (B,) of simulated intensities (B, H, W) against images with indices ``image`` (B,)."""
@@ -307,6 +317,12 @@ class LogImageError(Objective):
 
     The scale is profiled out as the mean difference of the logarithms over pixels that neither image clips.
     """
+
+    def pretend(self, image: Tensor, intensity: Tensor) -> Objective:
+        _, level, mask = self._logs(image, intensity)
+        images = self.images.clone()
+        images[image] = level.clamp(0, 1) * mask
+        return replace(self, images=images)
 
     def _logs(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         measured, mask = self.images[image], self.mask[image]

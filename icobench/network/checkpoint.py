@@ -23,7 +23,8 @@ from icobench.storage import atomic_path
 
 __all__ = [
     "StoredWeights", "TrainedNetwork", "load_trained", "mismatch", "not_finite", "read_weights",
-    "rounded", "save_network", "save_rounded", "training_core_seconds", "unrounded",
+    "rounded", "save_network", "save_rounded", "training_core_seconds", "training_stages",
+    "unrounded",
 ]  # fmt: skip
 
 FORMAT = "icobench-2"
@@ -102,6 +103,37 @@ def training_core_seconds(card: dict[str, Any]) -> float:
         return float(card["training_core_seconds"])
     on_gpu = str(card.get("device")).startswith("cuda")
     return float(card.get("training_seconds") or 0) * (1 if on_gpu else card.get("threads", 1))
+
+
+class Stage(NamedTuple):
+    """What a stage of a training took on its own.
+
+    Attributes:
+        core_seconds: of all processor cores together, of a GPU its time.
+        simulations: images.
+        on_gpu: whether it ran on a GPU.
+        streamed: whether the images were simulated in that time, instead of read from a stored set.
+    """
+
+    core_seconds: float
+    simulations: int
+    on_gpu: bool
+    streamed: bool
+
+
+def training_stages(card: dict[str, Any]) -> list[Stage]:
+    """The stages of a training, the last first; most have one. A card's own costs include earlier stages'."""
+    start = card.get("started_from")
+    earlier = training_stages(start) if start else []
+    return [
+        Stage(
+            training_core_seconds(card) - sum(stage.core_seconds for stage in earlier),
+            int(card.get("training_simulations") or 0) - sum(stage.simulations for stage in earlier),
+            str(card.get("device")).startswith("cuda"),
+            card.get("data") is None,
+        ),
+        *earlier,
+    ]
 
 
 def not_finite(weights: dict[str, torch.Tensor]) -> str | None:

@@ -141,7 +141,7 @@ def load_network(
     Example:
         >>> networks = load_network()
         >>> sorted(member.recipe.images for member in networks.members)
-        ['clean', 'counts', 'realistic']
+        ['clean', 'counts', 'counts', 'realistic']
         >>> [member.recipe.images for member in networks.choose(Experiment(), "counts").members]
         ['counts']
     """

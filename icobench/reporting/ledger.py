@@ -4,7 +4,7 @@ import math
 from itertools import permutations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from icobench.network.checkpoint import training_core_seconds
+from icobench.network.checkpoint import training_stages
 from icobench.reporting.break_even import (
     CURRENCIES,
     EXCHANGE,
@@ -102,8 +102,7 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
     # Trials of older searches had one thread.
     costs = [_Cost(cost.get("core_seconds", cost["seconds"]), cost["simulations"]) for cost in searches]
     for network in networks:
-        simulations, streamed = network.get("training_simulations") or 0, network.get("data") is None
-        costs.append(_Cost(training_core_seconds(network), simulations, _on_gpu(network), timed=streamed))
+        costs += [_Cost(*stage) for stage in training_stages(network)]
     if card.get("needs_dictionary"):
         costs.append(_dictionary_cost(run))
     on_gpu, pace = _on_gpu(run), 0.0 if math.isnan(per_simulation) else per_simulation

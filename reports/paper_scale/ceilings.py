@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from icobench.geometry.rotations import quaternion_to_matrix
-from icobench.simulator.exact import BUCKET_BAND, ExactField
+from icobench.simulator.exact import ExactField
 from icobench.simulator.overlay import plan
+from icobench.simulator.propagated import PropagatedField
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.skeleton import Skeleton
+from icobench.simulator.skeleton import BUCKET_BAND, Skeleton
 from icobench.simulator.voxels import SLICES
 
 __all__ = ["Ceilings", "Work", "least_work", "measured_ceilings"]
@@ -107,7 +108,9 @@ def _exact_work(field: ExactField, radius: Tensor, quaternion: Tensor) -> Work:
     live = plan(field._body, quaternion_to_matrix(quaternion.double())).live.tolist()
     operations = 0.0
     for size, segments in zip(radius.tolist(), live, strict=True):
-        skeleton = field._skeleton(max(1, math.ceil(size * field.experiment.wave_number / BUCKET_BAND)))
+        skeleton = field._skeleton(
+            max(1, math.ceil(size * field.experiment.wave_number / BUCKET_BAND)), radius.device
+        )
         operations += EDGE_OPERATIONS * segments * skeleton.waves.shape[1] + _to_pixels_operations(skeleton)
     # Everything may stay on the chip but the image: the complex field, written.
     return Work(operations / len(radius), 8.0 * field.experiment.pixels**2)
@@ -116,9 +119,9 @@ def _exact_work(field: ExactField, radius: Tensor, quaternion: Tensor) -> Work:
 def least_work(simulator: Simulator, radius_nm: Tensor, quaternion: Tensor) -> Work:
     """Work per image, mean over the given bodies.
 
-    ``exact``: its sums and matrix products, and the image written. The methods on voxels: their Fourier
-    transforms (5 N log2 N operations, each read and written twice, once along either axis), one a slice for
-    ``sliced`` and two for ``propagated``.
+    ``exact``: its sums and matrix products, and the image written. The others: their Fourier transforms (5 N
+    log2 N operations, each read and written twice, once along either axis), one for each of the slices of
+    ``sliced`` and two for ``propagated``, whose window and slices follow the body.
 
     Args:
         simulator: whose method.
@@ -129,6 +132,13 @@ def least_work(simulator: Simulator, radius_nm: Tensor, quaternion: Tensor) -> W
     if isinstance(field, ExactField):
         device = simulator.device
         return _exact_work(field, radius_nm.to(device), quaternion.to(device))
-    points = int(field.padded) ** 2  # type: ignore[arg-type]
-    transforms = SLICES * (2 if simulator.method == "propagated" else 1)
-    return Work(5.0 * points * math.log2(points) * transforms, 4.0 * 8 * points * transforms)
+    if isinstance(field, PropagatedField):
+        sizes = []
+        for bucket, items in field._buckets(radius_nm):
+            window = field._window(bucket, field._skeleton(bucket, simulator.device))
+            sizes += len(items) * [(len(window.step) ** 2, 2 * (len(window.heights) - 1))]
+    else:
+        sizes = [(int(field.padded) ** 2, SLICES)]  # type: ignore[arg-type]
+    operations = [5.0 * points * math.log2(points) * transforms for points, transforms in sizes]
+    moved = [4.0 * 8 * points * transforms for points, transforms in sizes]
+    return Work(sum(operations) / len(sizes), sum(moved) / len(sizes))

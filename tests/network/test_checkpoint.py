@@ -21,6 +21,7 @@ from icobench.network.checkpoint import (
     rounded,
     save_network,
     save_rounded,
+    training_stages,
     unrounded,
 )
 from icobench.network.stream import TrainingStream
@@ -267,3 +268,13 @@ def test_experiments_within_training_are_accepted(experiment):
     # The network for clean images knows one material and the whole half space only.
     clean = untrained(dataclasses.replace(TINY, images="clean"))
     assert bool(clean.misfits(experiment)) == (experiment != EXPERIMENT)
+
+
+def test_stages_of_a_training_are_told_apart():
+    """The costs in a card include those of the weights that the training started from."""
+    first = {"device": "cpu", "training_core_seconds": 4000.0, "training_simulations": 176_000, "data": None}
+    second = {
+        "device": "cuda", "training_core_seconds": 4140.0, "training_simulations": 611_000, "data": "x",
+        "started_from": first,
+    }  # fmt: skip
+    assert training_stages(second) == [(140.0, 435_000, True, False), (4000.0, 176_000, False, True)]

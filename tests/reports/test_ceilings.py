@@ -66,5 +66,7 @@ def test_larger_bodies_and_slices_take_more(ceilings):
     assert 3 < large.operations / small.operations < 20
     sliced = ceilings.least_work(Simulator(Experiment(), "sliced"), torch.tensor([60.0]), quaternion)
     assert sliced.operations == pytest.approx(192 * 5 * 512**2 * 18)
-    twice = ceilings.least_work(Simulator(Experiment(), "propagated"), torch.tensor([60.0]), quaternion)
-    assert twice.bytes == pytest.approx(2 * sliced.bytes)
+    # A window of 2 (R + 60 nm), R being that of the bucket, and 2 R of slices; four of both a wavelength.
+    waves = ceilings.least_work(Simulator(Experiment(), "propagated"), torch.tensor([60.0]), quaternion)
+    pixels, slices = 2 * (64.5 + 60) / (13.5 / 4), 2 * 64.5 / (13.5 / 4)
+    assert waves.bytes == pytest.approx(2 * slices * 4 * 8 * pixels**2, rel=0.3)

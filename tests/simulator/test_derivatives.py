@@ -204,5 +204,5 @@ def test_unknown_parameters_are_refused(simulator):
 
 def test_methods_on_voxels_refuse_derivatives():
     simulator = Simulator(Experiment(pixels=64), method="sliced")
-    with pytest.raises(ValueError, match="no derivatives"):
+    with pytest.raises(ValueError, match="no such derivatives"):
         simulator.intensity_jacobian(torch.tensor([50.0]), torch.tensor([[1.0, 0, 0, 0]]))
