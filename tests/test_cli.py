@@ -269,6 +269,23 @@ def test_frames_of_a_flat_detector_are_reconstructed(call, tmp_path):
     ("line", "message"),
     [
         ("reconstruct x.npy --method magic", "unknown method 'magic'"),
+        ("reconstruct x.npy --method magic-propagated", "unknown method 'magic-propagated'"),
+        (
+            "simulate out.h5 --radius 60 --physics bent",
+            "physics must be one of straight, propagated",
+        ),
+        (
+            "simulate out.h5 --radius 60 --physics auto",
+            "physics must be one of straight, propagated",
+        ),
+        (
+            "simulate out.h5 --radius 60 --polarization left",
+            "--polarization must be none, x, y",
+        ),
+        ("simulate out.h5 --radius 60 --polarization nan", "polarization must be an angle in degrees"),
+        ("simulate out.h5 --radius 60 --material Xx", "--material Xx: no element or compound"),
+        ("simulate out.h5 --radius 60 --material SiO2", "give its density in g/cm^3"),
+        ("simulate out.h5 --radius 60 --material Ag --refractive-index 0.9+0.1j", "not both"),
         ("reconstruct {cxi} --wavelength 20", "weights were made for"),
         ("reconstruct {cxi} --refractive-index 0.5+0.3j", "weights were made for"),
         ("reconstruct {cxi} --sin-theta-max 0.2", "weights were made for"),
