@@ -53,6 +53,12 @@ class Simulators:
         ours, theirs = fastest([lambda: self.exact(radius), lambda: self.eager(radius)])
         return ours / theirs
 
+    def track_propagated_over_exact(self, radius: float) -> float:
+        """What a propagated image is charged in evaluations: PROPAGATED_COST of icobench.fitting.counter."""
+        some = bodies(min(BATCH, 16), radius)
+        waves, rays = fastest([lambda: simulator("propagated").field(*some), lambda: self.exact(radius)])
+        return waves / rays * BATCH / len(some[0])
+
     def track_exact_over_sliced(self, radius: float) -> float:
         one = bodies(1, radius)
         ours, theirs = fastest(

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 WORDS = re.compile(r"^\s*def ((?:time|timeraw|track|peakmem)_\w+)", re.MULTILINE)
 ELSEWHERE = {"bench_ratios.PyMSFT.track_exact_over_pymsft"}
 """Needs a program that few have."""
-UNUSED = {"cma", "jinja2", "matplotlib", "optuna", "pillow", "seaborn"}
+UNUSED = {"cma", "jinja2", "matplotlib", "optuna", "pillow", "seaborn", "periodictable"}
 """Requirements of the package that no benchmark imports."""
 
 
