@@ -131,7 +131,7 @@ def evaluate(
     ),
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Weights, or paper; repeat for several. Three shipped networks by default."),
+        typer.Option(help="Weights, or paper; repeat for several. Four shipped networks by default."),
     ] = None,
     versions: Annotated[
         int, typer.Option(help="Turned and mirrored versions of an image to average.", min=1, max=8)
@@ -148,7 +148,7 @@ def evaluate(
     from icobench.sets.patterns import generate_patterns
     from icobench.sets.test_sets import find_test_set
     from icobench.simulator.compiled import prepare_kernel
-    from icobench.simulator.experiment import Experiment
+    from icobench.simulator.experiment import PHYSICS, Experiment
 
     where = chosen_device(device)
     networks, experiment = load_network(model, where), Experiment()
@@ -160,14 +160,18 @@ def evaluate(
     pace = speed(networks, experiment)
     judged = []
     for test_set in test_sets:
+        # Networks are judged by images of the physics that they were trained for.
+        known = test_set.believed(experiment)
+        if test_set.method in PHYSICS:
+            known = replace(known, physics=test_set.method)
         with progress_bar(f"{test_set.name}, {images} images") as update:
             truth = generate_patterns(
-                test_set.options(images), experiment, seed, where, lambda share: update(0.5 * share)
+                test_set.options(images), known, seed, where, lambda share: update(0.5 * share)
             )
             judged.append(
                 judge(networks, truth, test_set.name, where, versions, lambda share: update(0.5 + share / 2))
             )
-        if converted := networks.choose(experiment, truth.kind).conversion(truth.kind):
+        if converted := networks.choose(known, truth.kind).conversion(truth.kind):
             say(f"{test_set.name}: {converted}")
     typer.echo(evaluation_table(judged, pace))
     if out is not None:
