@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,48 +99,69 @@ def _fit(
     return with_error_bars(objective, answer)
 
 
-def _from_network(refine: Refine, problem: Problem, options: NetworkFitOptions, progress: Progress) -> Answer:
+class _Solver(NamedTuple):
+    """A way to refine a start.
+
+    Attributes:
+        words: for the summary.
+        refine: the function.
+        settings: its options.
+        fits_nuisance: whether it fits nuisance parameters.
+        keywords: of ``refine``, from a network's answer and the settings: the size of the first steps.
+    """
+
+    words: str
+    refine: Refine
+    settings: Any
+    fits_nuisance: bool
+    keywords: Callable[[Answer, Any], dict[str, Any]] = lambda guess, settings: {}
+
+
+def _from_network(
+    solver: _Solver, problem: Problem, options: NetworkFitOptions, progress: Progress
+) -> Answer:
     guess = problem.ask_network(options.versions)
     assert guess.hypotheses is not None
-    if refine is refine_simplex:
-        refine = partial(refine, edges=predicted_edges(guess, options.fit))
+    refine = partial(solver.refine, **solver.keywords(guess, options.fit))
     return _fit(refine, problem, options, problem.objective(), guess.hypotheses, progress)
 
 
 def _from_dictionary(
-    refine: Refine, problem: Problem, options: DictionaryFitOptions, progress: Progress
+    solver: _Solver, problem: Problem, options: DictionaryFitOptions, progress: Progress
 ) -> Answer:
     objective = problem.objective()
     every_image = torch.arange(len(problem.images))
     starts = _nearest(problem, options, objective, every_image, options.candidates)
-    return _fit(refine, problem, options, objective, starts, progress)
+    return _fit(solver.refine, problem, options, objective, starts, progress)
 
 
-REFINEMENTS: dict[str, tuple[str, Callable[..., Answer], Any, bool]] = {
-    "simplex": ("Nelder-Mead", refine_simplex, WARM_SIMPLEX, False),
-    "lm": ("Levenberg-Marquardt", levenberg_marquardt, LevenbergMarquardtOptions(), True),
-    "mle": ("least squares, then maximum likelihood,", maximum_likelihood, LikelihoodOptions(), True),
-}
-"""Of each solver: words for the summary, function, settings, and whether it fits nuisance parameters."""
+REFINEMENTS = {
+    "simplex": _Solver(
+        "Nelder-Mead", refine_simplex, WARM_SIMPLEX, False,
+        lambda guess, settings: {"edges": predicted_edges(guess, settings)},
+    ),
+    "lm": _Solver("Levenberg-Marquardt", levenberg_marquardt, LevenbergMarquardtOptions(), True),
+    "mle": _Solver("least squares, then maximum likelihood,", maximum_likelihood, LikelihoodOptions(), True),
+}  # fmt: skip
 
 HYBRIDS = (
     *(
         Method(
-            f"dictionary+{name}", f"{words} from the nearest of 1,000 stored patterns",
-            partial(_from_dictionary, solver), DictionaryFitOptions(settings),
-            needs_dictionary=True, fits_nuisance=nuisance, version=2 if name == "simplex" else 1,
+            f"dictionary+{name}", f"{solver.words} from the nearest of 1,000 stored patterns",
+            partial(_from_dictionary, solver), DictionaryFitOptions(solver.settings),
+            needs_dictionary=True, fits_nuisance=solver.fits_nuisance, version=2 if name == "simplex" else 1,
         )
-        for name, (words, solver, settings, nuisance) in REFINEMENTS.items()
+        for name, solver in REFINEMENTS.items()
     ),
     *(
         Method(
-            f"{start}+{name}", f"{words} from the answer of {source}", partial(_from_network, solver),
-            NetworkFitOptions(settings), needs_network=True, weights=weights, needs_dictionary=True,
-            fits_nuisance=nuisance, version=3 if name == "simplex" else 1,
+            f"{start}+{name}", f"{solver.words} from the answer of {source}", partial(_from_network, solver),
+            NetworkFitOptions(solver.settings), needs_network=True, weights=weights, needs_dictionary=True,
+            fits_nuisance=solver.fits_nuisance, version=3 if name == "simplex" else 1,
         )
         for start, weights, source in (
             ("network", "", "the network"), ("paper-network", "paper", "the published network"),
         )
-        for name, (words, solver, settings, nuisance) in REFINEMENTS.items()
+        for name, solver in REFINEMENTS.items()
     ),
 )  # fmt: skip
