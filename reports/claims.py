@@ -290,6 +290,7 @@ def page(folder: Path, figures: Path) -> str:
         folder=folder, runs=runs, made=made, verdict=verdict(runs) if runs else [],
         ladder=ladder(runs) if runs else "", run_retired=retired_text(answered),
         published=published_text(accounts_of(main_run.results, main_run.run)) if main_run else "",
+        silver=ladder(read_runs(HERE / "silver")) if (HERE / "silver").is_dir() else "",
         starts=starts(runs), claims=text_table(titles, rows),
         targets=targets_text(stored("evaluation/evaluation.json"), stored("photon_numbers.json")),
         search=stored("tune_simplex/summary.json"),

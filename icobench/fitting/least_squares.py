@@ -279,6 +279,15 @@ def cramer_rao(
             a solution for its error bars. Nuisance parameters count as unknown.
         image: (N,) indices of the objective's images, all by default.
     """
+    variance = _variances(objective, radius_nm, quaternion, nuisance, image)
+    return variance[:, 3].sqrt(), torch.rad2deg(variance[:, :3].sum(1).sqrt())
+
+
+def _variances(
+    objective: Objective, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None,
+    image: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Variances (N, T) of all fitted parameters, in the order of :func:`normal_equations`; on the CPU."""
     image = torch.arange(len(radius_nm)) if image is None else image
     matrix, _, squares = normal_equations(objective, image, radius_nm, quaternion, nuisance)
     # Scaled to unit diagonal first: radians, nanometres and a logarithm differ by orders.
@@ -288,9 +297,7 @@ def cramer_rao(
     if not objective.noise_known:
         freedom = (objective.usable[image] - matrix.shape[1]).clamp_min(1)
         covariance = covariance * (squares / freedom)[:, None, None]
-    variance = covariance.diagonal(dim1=1, dim2=2).clamp_min(0)
-    angle = torch.rad2deg(variance[:, :3].sum(1).sqrt())
-    return variance[:, 3].sqrt().cpu(), angle.cpu()
+    return covariance.diagonal(dim1=1, dim2=2).clamp_min(0).cpu()
 
 
 def shift_by_waves(
@@ -317,12 +324,15 @@ def shift_by_waves(
 def with_error_bars(objective: Objective, answer: Answer) -> Answer:
     """The answer of a fit to all images of an objective with error bars: one Jacobian per image, counted.
 
+    Nuisance parameters have theirs in columns of their names with ``_std``.
+
     Where straight rays explain an image poorly, what they leave out may have shifted the fit by far more than
     the noise. By how much is estimated (:func:`shift_by_waves`) and added in quadrature.
     """
-    radius_std, orientation_std = cramer_rao(
-        objective, answer.radius_nm, answer.quaternion, Nuisance.from_answer(answer)
-    )
+    nuisance = Nuisance.from_answer(answer)
+    variance = _variances(objective, answer.radius_nm, answer.quaternion, nuisance)
+    radius_std, orientation_std = variance[:, 3].sqrt(), torch.rad2deg(variance[:, :3].sum(1).sqrt())
+    spreads = zip(nuisance.columns, variance[:, 4:-1].sqrt().unbind(1), strict=True)
     poor = torch.tensor([word == POOR for word in answer.status]).nonzero()[:, 0]
     if len(poor) and objective.simulator.simulator.method == "exact":
         shifts = shift_by_waves(objective, answer.radius_nm[poor], answer.quaternion[poor], poor)
@@ -330,5 +340,6 @@ def with_error_bars(objective: Objective, answer: Answer) -> Answer:
             spread[poor] = torch.hypot(spread[poor], shift)
     return replace(
         answer, radius_std_nm=radius_std, orientation_std_deg=orientation_std,
+        nuisance=answer.nuisance | {f"{column}_std": spread for column, spread in spreads},
         evaluations=objective.simulator.evaluations.clone(),
     )  # fmt: skip

@@ -117,6 +117,7 @@ class Simulator(nn.Module):
             raise ValueError(f"dtype must be float32 or float64, got {dtype}")
         self.experiment, self.body = experiment, body or icosahedron()
         self.method, self.dtype = method, dtype
+        self._relatives: dict[tuple[Experiment, str], Simulator] = {}
         self._field = SIMULATORS[method](self.experiment, self.body, dtype)
         self.register_buffer("factor", self.experiment.gain().to(dtype), persistent=False)
         self.register_buffer("valid", self.experiment.valid(), persistent=False)
@@ -142,23 +143,21 @@ class Simulator(nn.Module):
         return other
 
     def with_physics(self, physics: str) -> "Simulator":
-        """The same simulator for an experiment of that physics, with its tables; made once."""
-        if physics == self.experiment.physics and self.method == METHODS[physics]:
-            return self
-        others: dict[str, Simulator] = self.__dict__.setdefault("_of_physics", {})
-        if physics not in others:
-            experiment = replace(self.experiment, physics=physics)
-            others[physics] = Simulator(experiment, None, self.device, self.dtype, self.body)
-        return others[physics]
+        """The same simulator for an experiment of that physics; made once, for its tables."""
+        return self._relative(replace(self.experiment, physics=physics), METHODS[physics])
 
     def with_method(self, method: str) -> "Simulator":
-        """The same simulator by another method, with its tables; made once."""
-        if method == self.method:
+        """The same simulator by another method; made once, for its tables."""
+        return self._relative(self.experiment, method)
+
+    def _relative(self, experiment: Experiment, method: str) -> "Simulator":
+        if (experiment, method) == (self.experiment, self.method):
             return self
-        others: dict[str, Simulator] = self.__dict__.setdefault("_others", {})
-        if method not in others:
-            others[method] = Simulator(self.experiment, method, self.device, self.dtype, self.body)
-        return others[method]
+        kept = self._relatives.get((experiment, method))
+        if kept is None or kept.device != self.device:
+            kept = Simulator(experiment, method, self.device, self.dtype, self.body)
+            self._relatives[experiment, method] = kept
+        return kept
 
     def _inputs(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
         radius_nm = torch.as_tensor(radius_nm, device=self.device).double()

@@ -176,6 +176,22 @@ def test_fits_of_silver_reach_the_bound_of_propagated_waves(name):
     assert (straight.radius_std_nm > 5 * answer.radius_std_nm).all()
 
 
+@pytest.mark.parametrize("physics", ["straight", "propagated"])
+def test_the_refractive_index_is_fitted_along_with_an_error_bar(physics):
+    """From silver's tabulated index to that of the images, under either physics."""
+    true = Experiment(refractive_index=0.9 + 0.083j, physics=physics)
+    generator = torch.Generator().manual_seed(6)
+    turn, radius = random_orientations(2, generator), torch.tensor([60.0, 75.0], dtype=torch.float64)
+    images = simulate(radius, turn, photons=1e6, hole_degrees=3, experiment=true)
+    assumed = replace(true, refractive_index=0.89 + 0.0859j)
+    answer = reconstruct(images, experiment=assumed, method="dictionary+lm", nuisance=("refractive_index",))
+    for column, value in (("index_real", 0.9), ("index_imag", 0.083)):
+        spread = answer.nuisance[f"{column}_std"]
+        assert (spread < 5e-3).all()
+        assert ((answer.nuisance[column] - value).abs() < 4 * spread).all()
+    assert {"index_real", "index_real_std"} <= set(answer.to_frame())
+
+
 def test_auto_physics_keeps_the_better_fit_and_says_which():
     """Images of the University of Rostock's simulators: the first by straight rays, the second propagated."""
     truth = pd.read_csv("tests/data/pymsft_patterns_truth.csv")[:2]
