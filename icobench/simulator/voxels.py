@@ -1,4 +1,4 @@
-"""The methods on a binary voxel cube: 192 slices of the body at pitch wavelength / 8."""
+"""The paper's method on a binary voxel cube: 192 slices of the body at pitch wavelength / 8."""
 
 import math
 
@@ -9,7 +9,7 @@ from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["SLICES", "STEPS_PER_WAVELENGTH", "PropagatedField", "SlicedField", "voxel_slices"]
+__all__ = ["SLICES", "STEPS_PER_WAVELENGTH", "SlicedField", "voxel_slices"]
 
 SLICES = 192
 STEPS_PER_WAVELENGTH = 8
@@ -37,22 +37,23 @@ def voxel_slices(
     return inside
 
 
-class VoxelField(nn.Module):
-    """What the methods on a voxel cube share; a subclass computes one image.
+class SlicedField(nn.Module):
+    """The paper's multi-slice Fourier transform (Stielow et al. 2020, appendix B), repeated for comparison.
+
+    Each slice, absorbed by the material already crossed, is zero-padded to 512 and Fourier transformed,
+    propagated by its phase, summed coherently and cropped. This is slow.
 
     With the default experiment the FFT's pitch is exactly k / 64, so its central 128 x 128 is the detector.
     For another angular range or pixel number the cube is padded so that the pitch of the transform equals
     the detector's.
 
     Attributes:
-        method: name of the method, for messages.
         pitch: edge of a voxel in nm.
         padded: samples of the transform along each axis.
         depth: (pixels, pixels) q_z in 1/nm.
         ramp: (192, 192) phase factor, [y, x], that moves the transform of a slice by the beam's offset.
     """
 
-    method: str
     depth: Tensor
     valid: Tensor
     ramp: Tensor
@@ -61,7 +62,7 @@ class VoxelField(nn.Module):
         super().__init__()
         self.experiment, self.body, self.dtype = experiment, body, dtype
         if not experiment.orthographic:
-            raise ValueError("methods on voxels need the orthographic grid; use 'exact' for a flat detector")
+            raise ValueError("the sliced method needs the orthographic grid; use 'exact' for a flat detector")
         self.pitch = experiment.wavelength_nm / STEPS_PER_WAVELENGTH
         padded = STEPS_PER_WAVELENGTH * experiment.pixels / (2 * experiment.sin_theta_max)
         if abs(padded - round(padded)) > 1e-9 or round(padded) < max(SLICES, experiment.pixels):
@@ -87,15 +88,11 @@ class VoxelField(nn.Module):
         for radius, rotation in zip(radius_nm.to(self.dtype), rotations, strict=True):
             if float(radius) > half_width:
                 raise ValueError(
-                    f"radius_nm {float(radius):g} does not fit into the {self.method} method's cube of "
+                    f"radius_nm {float(radius):g} does not fit into the sliced method's cube of "
                     f"half-width {half_width:g} nm"
                 )
             fields.append(self.image(radius, rotation))
         return torch.stack(fields)
-
-    def image(self, radius: Tensor, rotation: Tensor) -> Tensor:
-        """Field (pixels, pixels) of a body of radius () with rotation (3, 3)."""
-        raise NotImplementedError
 
     def detector_samples(self) -> tuple[Tensor, Tensor]:
         """Indices of the pixels in a transform, and phases that move its origin: (pixels,) each.
@@ -107,17 +104,8 @@ class VoxelField(nn.Module):
         angle = 2 * math.pi * steps.to(self.dtype) / self.padded * MIDDLE
         return steps % self.padded, torch.polar(torch.ones_like(angle), angle)
 
-
-class SlicedField(VoxelField):
-    """The paper's multi-slice Fourier transform (Stielow et al. 2020, appendix B), repeated for comparison.
-
-    Each slice, absorbed by the material already crossed, is zero-padded to 512 and Fourier transformed,
-    propagated by its phase, summed coherently and cropped. This is slow.
-    """
-
-    method = "sliced"
-
     def image(self, radius: Tensor, rotation: Tensor) -> Tensor:
+        """Field (pixels, pixels) of a body of radius () with rotation (3, 3)."""
         kappa, pixels = self.experiment.kappa, self.experiment.pixels
         crossed = torch.zeros(SLICES, SLICES, dtype=self.dtype, device=radius.device)
         total = torch.zeros(pixels, pixels, dtype=self.dtype.to_complex(), device=radius.device)
@@ -134,54 +122,3 @@ class SlicedField(VoxelField):
             phase = -self.depth * heights[:, None, None].to(self.dtype)
             total += (cropped * torch.polar(torch.ones_like(phase), phase)).sum(0)
         return total * shift[:, None] * shift * self.pitch**3 * self.valid
-
-
-class PropagatedField(VoxelField):
-    """Field by split-step multi-slice propagation: refraction and multiple scattering included.
-
-    Each slice multiplies the wave by exp(i k dz (n - 1)) where there is material and lets it travel freely by
-    exp(i k_z dz); at the exit the empty-space wave is subtracted. The other methods leave these effects out,
-    so this one shows what a wrong model does to a reconstruction.
-
-    Scaled so that it equals the exact method's field in the limit of weak scattering: the exit wave's
-    deviation from the empty-space wave, divided by i kappa, carries the unit nm^3. For n = 1 the
-    limit itself is not defined and an error is raised.
-    """
-
-    method = "propagated"
-    step: Tensor
-    back: Tensor
-
-    def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
-        if experiment.kappa == 0:
-            raise ValueError("the propagated method needs a refractive index other than 1")
-        super().__init__(experiment, body, dtype)
-        k = experiment.wave_number
-        numbers = torch.fft.fftfreq(self.padded, 1 / self.padded, dtype=torch.float64)
-        pitch = 2 * math.pi / (self.padded * self.pitch)
-        # All waves are carried times the ramp, so that the beam's offset is in the grid of wave numbers.
-        x, y = ((numbers - offset) * pitch for offset in experiment.centre_offset)
-        kz = (k**2 - y[:, None] ** 2 - x**2).to(torch.complex128).sqrt()
-        # Relative to the empty-space wave, which travels with exp(i k dz). Evanescent waves decay; waves that
-        # travel around the edge of the periodic grid are not removed.
-        step = torch.exp(1j * (kz - k) * self.pitch)
-        back = torch.exp(-1j * (k * (experiment.cos_theta() - 1)) * (SLICES / 2 * self.pitch))
-        self.register_buffer("step", step.to(dtype.to_complex()), persistent=False)
-        self.register_buffer("back", back.to(dtype.to_complex()), persistent=False)
-
-    def image(self, radius: Tensor, rotation: Tensor) -> Tensor:
-        kappa = self.experiment.kappa
-        factor = complex(torch.exp(torch.tensor(1j * kappa * self.pitch, dtype=torch.complex128)))
-        # The scattered part of the wave, travelling relative to the empty-space wave of 1.
-        spectrum = torch.zeros_like(self.step)
-        half_step = self.step.sqrt()
-        for number in range(SLICES):
-            inside = voxel_slices(self.body, radius, rotation, self.pitch, number, number + 1)[0]
-            wave = torch.fft.ifft2(spectrum * half_step)
-            # (1 + s) t - 1 with t = factor inside and 1 outside; the 1 carries the ramp, too.
-            core = wave[:SLICES, :SLICES]
-            wave[:SLICES, :SLICES] = core + inside * (factor - 1) * (self.ramp + core)
-            spectrum = torch.fft.fft2(wave) * half_step
-        index, shift = self.detector_samples()
-        cropped = spectrum[index][:, index] * shift[:, None] * shift
-        return cropped * self.back * (self.pitch**2 / (1j * kappa)) * self.valid
