@@ -19,6 +19,7 @@ from network_targets import targets_text
 from origins import origins_table
 from paper_scale.claims import CORNERS, PAPER
 from stored import HERE, digests_of, evaluation_rows, retired_text, stored, text_table, value_at
+from tuned_network import tuned_text
 from warm_start import starts
 from worse import what_got_worse
 
@@ -294,7 +295,7 @@ def page(folder: Path, figures: Path) -> str:
         starts=starts(runs), claims=text_table(titles, rows),
         targets=targets_text(stored("evaluation/evaluation.json"), stored("photon_numbers.json")),
         search=stored("tune_simplex/summary.json"),
-        tuned=tuned(), worse=what_got_worse(runs, made), origins=origins_table(),
+        tuned=tuned(), tuned_network=tuned_text(HERE / "tune_network"), worse=what_got_worse(runs, made), origins=origins_table(),
         retired={name: retired_text(digests_of(described)) for name, described in made.items()},
         fitters_retired=retired_text(digest for name in ("clean", "counting")
                                      for digest in digests_of(stored(f"fitters/{name}/run.json"))),
