@@ -295,7 +295,8 @@ def page(folder: Path, figures: Path) -> str:
         starts=starts(runs), claims=text_table(titles, rows),
         targets=targets_text(stored("evaluation/evaluation.json"), stored("photon_numbers.json")),
         search=stored("tune_simplex/summary.json"),
-        tuned=tuned(), tuned_network=tuned_text(HERE / "tune_network"), worse=what_got_worse(runs, made), origins=origins_table(),
+        tuned=tuned(), tuned_network=tuned_text(HERE / "tune_network"), origins=origins_table(),
+        worse=what_got_worse(runs, made),
         retired={name: retired_text(digests_of(described)) for name, described in made.items()},
         fitters_retired=retired_text(digest for name in ("clean", "counting")
                                      for digest in digests_of(stored(f"fitters/{name}/run.json"))),
