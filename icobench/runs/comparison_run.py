@@ -150,9 +150,10 @@ class Run:
             try:
                 chosen[weights, physics] = networks.choose(experiment, self.kind, complete)
             except InputError:
-                if not weights or self.settings.methods != ("all",):
+                # Of "all", and on a rung of another material, methods fail alone, and the others go on.
+                if not self.test_set.known and (not weights or self.settings.methods != ("all",)):
                     raise
-                chosen[weights, physics] = networks  # its methods will fail, and the others of "all" go on
+                chosen[weights, physics] = networks
         return chosen
 
     def networks_of(self, method: Method) -> Networks | None:

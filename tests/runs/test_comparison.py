@@ -67,6 +67,18 @@ def test_only_networks_that_may_be_asked_are_charged(test_set, hole_degrees, cha
     assert [card["recipe"]["images"] for card in run.description()["networks"]] == charged
 
 
+def test_on_a_rung_of_another_material_networks_fail_alone(tmp_path):
+    """The published network knows the paper's index alone; the ladder goes on without it."""
+    methods = ("paper-network", "network", "network-propagated")
+    settings = ComparisonSettings("test", images=1, methods=methods, test_sets=("paper", "propagated"))
+    comparison = Comparison(tmp_path / "run", settings, Experiment(), 3)
+    results = computed(comparison)
+    assert list(comparison.failures) == ["propagated, paper-network"]
+    assert "refractive index" in comparison.failures["propagated, paper-network"]
+    answered = results.groupby("run")["method"].agg(set).to_dict()
+    assert answered == {"paper": set(methods), "propagated": {"network", "network-propagated"}}
+
+
 def test_every_method_is_charged_for_its_networks_alone(tmp_path):
     """Side by side: the published network cost 25,058 images and 149.4 s, the other its own training."""
     methods = ("paper-network", "network", "paper-network+lm", "dictionary+lm")
