@@ -293,6 +293,8 @@ def test_frames_of_a_flat_detector_are_reconstructed(call, tmp_path):
         ("reconstruct {cxi} --model none.safetensors", "none.safetensors: no such file"),
         ("reconstruct {cxi} --out missing/result.csv", "missing: no such folder"),
         ("reconstruct {cxi} --out result.docx", "--out must end in .csv or .parquet"),
+        ("reconstruct {cxi} --physics auto --nuisance centre", "the centre cannot be fitted along"),
+        ("reconstruct {cxi} --physics propagated --nuisance centre", "the centre cannot be fitted along"),
         ("reconstruct {cxi} --device abacus", "--device must be auto, cpu or cuda"),
         ("reconstruct {cxi} --distance-mm 50", "needs --distance-mm and --pixel-mm"),
         ("reconstruct {cxi} --distance-mm 0 --pixel-mm 1", "distance_mm must be positive"),

@@ -171,13 +171,16 @@ class Method:
         :func:`~icobench.fitting.warm_start.fit_propagated`.
 
         Raises:
-            InputError: nuisance parameters for a method without, or a network that is missing or misfit.
+            InputError: nuisance parameters for a method without, a centre along with propagated waves, or a
+                network that is missing or misfit.
         """
         if problem.nuisance and not self.fits_nuisance:
             raise InputError(f"{self.name} cannot fit {', '.join(problem.nuisance)} along; lm and mle can")
-        watch = Stopwatch(problem.simulator.device)
         if self.physics:
             problem = replace(problem, simulator=problem.simulator.with_physics(self.physics))
+        if "centre" in problem.nuisance and problem.simulator.method == "propagated":
+            raise InputError("the centre cannot be fitted along with propagated waves; find it beforehand")
+        watch = Stopwatch(problem.simulator.device)
         answer = self.function(problem, self.options, progress)
         if problem.simulator.method == "propagated" and bool(answer.evaluations.any()):
             objective = objective_for(problem.images, problem.simulator, problem.nuisance)

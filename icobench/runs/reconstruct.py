@@ -106,6 +106,8 @@ def reconstruct(
         chosen = chosen.with_options(versions=versions)
     if not 0 < fit_sin_theta <= 1:
         raise InputError(f"the sine of the fitted angles must lie in (0, 1], got {fit_sin_theta:g}")
+    if auto_physics and "centre" in nuisance:
+        raise InputError("the centre cannot be fitted along with propagated waves; leave --physics auto")
     experiment, where = experiment or Experiment(), chosen_device(str(device))
     Nuisance.start(nuisance, 0, experiment)  # says which name is unknown, before any work
     with ExitStack() as files:
