@@ -46,7 +46,7 @@ class Exact:
 
 
 class Voxels:
-    """One image by the methods on voxels: the paper's, and split-step propagation."""
+    """One image by the slower methods: the paper's on voxels, and split-step propagation."""
 
     params = (grid("sliced", "propagated"), DEVICES, RADII)
     param_names = ("method", "device", "radius_nm")

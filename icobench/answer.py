@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "AMBIGUOUS", "BLOCK", "FAILED", "NOT_CONVERGED", "OK", "POOR", "RESCUED", "SOLVED_DEG", "SOLVED_NM",
-    "UNTRAINED", "Answer", "Hypotheses", "Progress", "Trace", "solved",
+    "AMBIGUOUS", "BLOCK", "COSTS", "FAILED", "NOT_CONVERGED", "OK", "POOR", "RESCUED", "SOLVED_DEG",
+    "SOLVED_NM", "UNTRAINED", "Answer", "Hypotheses", "Progress", "Trace", "solved",
 ]  # fmt: skip
 
 OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED, UNTRAINED = (
@@ -81,11 +81,9 @@ class Hypotheses(NamedTuple):
     score: Tensor
 
 
-COLUMNS = (
-    "radius_nm", "quaternion", "objective", "evaluations", "converged", "radius_std_nm",
-    "orientation_std_deg", "seconds", "core_seconds", "index",
-)  # fmt: skip
-"""Tensors of an answer with a row for each image."""
+RESULTS = ("radius_nm", "quaternion", "objective", "converged", "radius_std_nm", "orientation_std_deg")
+COSTS = ("evaluations", "seconds", "core_seconds")
+"""Tensors of an answer with a row for each image, beside its number."""
 
 
 @dataclass
@@ -171,7 +169,8 @@ class Answer:
         """The answers for several blocks of one set as one, in the order of the images; without traces."""
         order = torch.cat([part.index for part in parts]).argsort()
         columns: dict[str, Any] = {
-            name: torch.cat([getattr(part, name) for part in parts])[order] for name in COLUMNS
+            name: torch.cat([getattr(part, name) for part in parts])[order]
+            for name in (*RESULTS, *COSTS, "index")
         }
         status = [word for part in parts for word in part.status]
         physics: list[str] = []
@@ -189,11 +188,11 @@ class Answer:
         return cls(**columns, status=status, nuisance=nuisance, physics=physics)
 
     def replace_rows(self, rows: Tensor, other: "Answer", taken: Tensor) -> None:
-        """Take over images (M,) of another answer as those with the numbers ``rows`` (M,) of this one.
+        """Take the results of the images ``taken`` (M,) of another answer for ``rows`` (M,) of this one.
 
-        Their times and evaluations come on top.
+        What either cost is left as it is.
         """
-        for name in COLUMNS:
+        for name in RESULTS:
             values, new = getattr(self, name), getattr(other, name)[taken]
             values[rows] = new.to(values)
         for name, values in self.nuisance.items():

@@ -26,8 +26,8 @@ __all__ = [
 CHUNK = 32
 
 WHOLE_SHIFT = 2.6
-"""How far propagated waves shift a fit, over the first step towards them: of 40 images of silver with 1e6
-photons the 68 % quantile for orientations and the 95 % quantile for radii."""
+"""How far propagated waves shift a fit, over the first step towards them; cautious for radii. With it 87 % of
+radii and 82 % of orientations of silver lie within the error bars of straight rays (`reports/silver`)."""
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def fit_propagated(objective: Objective, answer: Answer, guesses: bool) -> Answe
     """Go on from a fit by straight rays with propagated images.
 
     A few Levenberg-Marquardt steps with the true derivatives. Those of straight rays would cost nothing, but
-    point elsewhere (their cosine with the true ones is 0.4 to 0.8), so that they save no propagated image.
+    point elsewhere, so that more steps would be needed.
 
     Args:
         objective: of a propagating simulator, with a counter at zero.

@@ -66,7 +66,7 @@ class TrainedNetwork:
         trained, recipe = Experiment.from_dict(self.card["experiment"]), self.recipe
         problems = []
         if experiment.physics != trained.physics:
-            problems.append(f"{trained.physics} waves, not {experiment.physics}")
+            problems.append(f"the physics {trained.physics}, not {experiment.physics}")
         if not experiment.orthographic:
             problems.append("the orthographic grid, not a flat detector")
         if abs(experiment.wavelength_nm / trained.wavelength_nm - 1) > 1e-3:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from icobench.answer import POOR, Answer, Progress
+from icobench.answer import COSTS, POOR, Answer, Progress
 from icobench.errors import InputError
 from icobench.fitting.least_squares import centre_steps
 from icobench.fitting.nuisance import Nuisance
@@ -125,6 +125,8 @@ def reconstruct(
         if networks is not None:
             converted = networks.choose(experiment, source.kind).conversion(source.kind)
             notes += [converted] if converted else []
+            if auto_physics:  # says that there is none, before any work
+                networks.choose(replace(experiment, physics="propagated"), source.kind)
         if fit_centre:
             before = experiment.centre_offset
             experiment = _with_beam(source, chosen, experiment, where, networks, seed, fit_sin_theta)
@@ -179,15 +181,18 @@ def _in_blocks(
             )  # fmt: skip
             answers.append(method.run(usable, report))
             if propagated is not None:
-                _try(propagated, method, usable, answers[-1])
+                _improve_poor(answers[-1], propagated, method, usable)
         if problems:
             answers.append(Answer.failed(problems))
         report(1.0)
     return Answer.join(answers)
 
 
-def _try(propagated: Simulator, method: Method, problem: Problem, answer: Answer) -> None:
-    """Fit the images of poor fits by straight rays with propagated waves, and keep what is better."""
+def _improve_poor(answer: Answer, propagated: Simulator, method: Method, problem: Problem) -> None:
+    """Fit the images of poor fits by straight rays with propagated waves, and keep what is better.
+
+    Both fits are charged.
+    """
     answer.physics = ["straight"] * len(answer)
     rows = torch.tensor([word == POOR for word in answer.status]).nonzero()[:, 0]
     if not len(rows):
@@ -195,10 +200,8 @@ def _try(propagated: Simulator, method: Method, problem: Problem, answer: Answer
     seen = problem.images.mask if problem.network_mask is None else problem.network_mask
     poor = replace(problem, images=problem.images.subset(rows), simulator=propagated, network_mask=seen[rows])
     other = method.run(poor)
-    for name in ("evaluations", "seconds", "core_seconds"):
-        both = getattr(answer, name)[rows] + getattr(other, name)
-        getattr(other, name)[:] = both
-        getattr(answer, name)[rows] = both
+    for name in COSTS:
+        getattr(answer, name)[rows] += getattr(other, name)
     taken = (other.objective < answer.objective[rows]).nonzero()[:, 0]
     answer.replace_rows(rows[taken], other, taken)
     for row in rows[taken].tolist():

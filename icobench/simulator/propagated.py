@@ -107,8 +107,8 @@ class PropagatedField(SkeletonField):
 
     so no scattered wave has to leave the window, which is little larger than the body and absorbs at its rim.
     L is averaged over the pixel, as an edge inside a pixel demands, and then sharpened: smooth functions come
-    back. This makes the error five times smaller at a quarter wavelength (``reports/physics.md``). For weak
-    scattering F becomes that of :class:`~icobench.simulator.exact.ExactField`.
+    back. So pixels of a quarter wavelength keep the error below half a per cent (``reports/physics.md``). For
+    weak scattering F becomes that of :class:`~icobench.simulator.exact.ExactField`.
 
     Args:
         experiment, dtype: as for the other methods.

@@ -31,8 +31,8 @@ REACH = 3
 
 DIFFERENCE_PHASE, DIFFERENCE_NM, DIFFERENCE_INDEX = 0.02, 0.02, 2e-4
 """Steps of the differences that are the propagated method's derivatives: turns by this over k R, radii and
-refractive indices. Fringes move by 0.02 rad, far more than rounding. The derivatives are good to 1 or 2 %,
-and the bounds to 0.3 %: central differences, which cost twice as much, would not change these."""
+refractive indices. Fringes move by 0.02 rad, far more than rounding. The derivatives are good to some per
+cent (``tests/simulator/test_propagated.py``)."""
 
 BAND = 2.4
 """Radians per pixel of the finest fringes. The intensity of a body of radius R has 2 k R times the pitch,

@@ -207,6 +207,15 @@ def test_auto_physics_keeps_the_better_fit_and_says_which():
     assert float(disorientation(answer.quaternion, turns).max()) < 0.3
 
 
+def test_auto_physics_needs_a_network_of_waves_before_any_work(monkeypatch):
+    monkeypatch.setattr(base.Method, "run", lambda *arguments: pytest.fail("worked"))
+    with pytest.raises(InputError, match="the physics straight, not propagated"):
+        reconstruct(
+            "tests/data/pymsft_patterns.cxi", experiment=Experiment(solid_angle_factor=True),
+            auto_physics=True, model="icobench/network/weights/counts.safetensors",
+        )  # fmt: skip
+
+
 def test_networks_see_what_fits_leave_out(monkeypatch):
     """Pixels beyond --fit-sin-theta are left out of fits alone; the file's own mask counts for all."""
     calls = []

@@ -245,7 +245,7 @@ def untrained(recipe):
         (Experiment(refractive_index=0.8 + 0.0859j), "refractive index"),
         (Experiment(refractive_index=0.95 + 0.2j), "refractive index"),
         (Experiment(sin_theta_max=0.4), "sin_theta_max of at least 0.5, not 0.4"),
-        (Experiment(physics="propagated"), "straight waves, not propagated"),
+        (Experiment(physics="propagated"), "the physics straight, not propagated"),
     ],
 )
 def test_experiments_outside_of_training_are_named(experiment, message):
