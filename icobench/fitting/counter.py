@@ -25,8 +25,8 @@ JACOBIAN_COST = 4
 over that of ``intensity`` in batches of 8 to 64 on two cores (``benchmarks/bench_ratios.py``)."""
 
 PROPAGATED_COST = 20
-"""Evaluations charged for one propagated image: about its time over that of one by straight rays, 5 at 40 nm, 22
-at 95 nm and 47 at 150 nm (``benchmarks/bench_ratios.py``); core-seconds are charged beside it."""
+"""Evaluations charged for one propagated image: about its time over that of one by straight rays, 5 at 40 nm,
+22 at 95 nm and 47 at 150 nm (``benchmarks/bench_ratios.py``); core-seconds are charged beside it."""
 
 DIFFERENCES = 5
 """Propagated images in one with its four derivatives."""
