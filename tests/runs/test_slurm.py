@@ -241,12 +241,18 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "icobench.cli", *words.split()], cwd=folder, env=environment,
             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=self._own_terminal,
         )  # fmt: skip
         os.close(theirs)
         self.text = ""
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
+
+    @staticmethod
+    def _own_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        # Tests that run in the background were told to ignore it, and would pass that on.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def _read(self) -> None:
         with contextlib.suppress(OSError):  # the terminal is gone
