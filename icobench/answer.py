@@ -11,18 +11,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "AMBIGUOUS", "BLOCK", "COSTS", "FAILED", "NOT_CONVERGED", "OK", "POOR", "RESCUED", "SOLVED_DEG",
-    "SOLVED_NM", "UNTRAINED", "Answer", "Hypotheses", "Progress", "Trace", "solved",
+    "AMBIGUOUS", "BLOCK", "COSTS", "FAILED", "NOT_CONVERGED", "OK", "OUTSIDE", "POOR", "RADII_NM", "RESCUED",
+    "SOLVED_DEG", "SOLVED_NM", "UNTRAINED", "Answer", "Hypotheses", "Progress", "Trace", "at_the_end",
+    "solved",
 ]  # fmt: skip
 
-OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED, UNTRAINED = (
-    "ok", "ok-race", "poor-fit", "ambiguous", "not-converged", "outside-training",
+OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED, UNTRAINED, OUTSIDE = (
+    "ok", "ok-race", "poor-fit", "ambiguous", "not-converged", "outside-training", "outside-range",
 )  # fmt: skip
 """What a status says.
 
 ok: the body explains the image. ok-race: it does, but only a second search, from a dictionary, found it.
 poor-fit: it does not explain the image. ambiguous: two orientations do. not-converged: the fit ran out of
 iterations. outside-training: the network has not seen such images, so its error bars do not hold.
+outside-range: the fit ended at the smallest or the largest radius that is searched, so it is no measurement.
 """
 
 FAILED = "failed: "
@@ -34,8 +36,17 @@ Progress = Callable[[float], None]
 BLOCK = 8
 """Images of a comparison that are reconstructed together and share a time."""
 
+RADII_NM = (20.0, 170.0)
+"""Radii that fits search."""
+
 SOLVED_DEG, SOLVED_NM = 1.0, 1.0
 """An image counts as solved when both errors are below these."""
+
+
+def at_the_end(radius_nm: Tensor) -> Tensor:
+    """(N,) where fitted radii (N,) are at an end of :data:`RADII_NM`, to a hundredth of a nanometre."""
+    low, high = RADII_NM
+    return (radius_nm <= low + 0.01) | (radius_nm >= high - 0.01)
 
 
 def solved(disorientation_deg: Any, radius_error_nm: Any) -> Any:
@@ -111,6 +122,7 @@ class Answer:
         trace: course of the fit, for curves.
         experiment: physics and grid that were fitted, where the answer is of a user's own images.
         notes: what the user should know of the images, a line each.
+        origins: where the values of the experiment come from, what was decided and what assumed, a line each.
 
     Example:
         >>> answer = Answer(torch.tensor([60.0]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
@@ -135,6 +147,7 @@ class Answer:
     trace: Trace = field(default_factory=Trace)
     experiment: Any = None
     notes: list[str] = field(default_factory=list)
+    origins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         count = len(self.radius_nm)

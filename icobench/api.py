@@ -181,7 +181,7 @@ def generate(
         images: number of images, 1000 by default.
         preset: "paper" for its 30,058 log images.
         kind: "counts" or "log" (8-bit log images).
-        detector: "clean", "counting" (default) or "experiment".
+        detector: "clean", "counting" (default), "experiment" or "mcp".
         photons: of an image, 0 for no noise.
         hole_degrees: central hole.
         background: standard deviation of the noise on log images.

@@ -39,6 +39,12 @@ def main() -> None:
     """Run the command line: one line and exit code 2 on bad input, never a traceback."""
     import logging
 
+    # Figures are files; a notebook's setting would have matplotlib look for the notebook.
+    os.environ["MPLBACKEND"] = "Agg"
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character, such as one of Latin-1, shows another.
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+            reconfigure(errors="replace")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         app()

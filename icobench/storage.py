@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from icobench.errors import InputError
 
 __all__ = [
-    "WHOLE", "PieceStore", "Shard", "atomic_path", "differences", "holds_others",
+    "WHOLE", "PieceStore", "Shard", "atomic_path", "check_output", "differences", "holds_others",
     "parse_shard", "read_json", "read_toml", "share", "toml_text", "write_json",
 ]  # fmt: skip
 
@@ -49,6 +49,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that cannot be written, without writing it.
+
+    Raises:
+        InputError: no such folder, one that cannot be written, a folder of that name, a name too long.
+    """
+    # Permissions do not tell everything: a file system may be read-only, or not take such a name.
+    try:
+        if not path.name or path.is_dir():
+            raise InputError(f"{path}: is a folder, not a file to write")
+        folder = path.resolve().parent
+        if not folder.is_dir():
+            raise InputError(f"{path.parent}: no such folder")
+        trial = folder / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+        trial.touch()
+        trial.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be written ({reason})") from error
 
 
 def write_json(path: Path, values: Any, indent: int | None = 1) -> None:

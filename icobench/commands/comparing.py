@@ -95,8 +95,9 @@ def compare(
     if test_sets is not None:
         suffix = "".join(f"-{catalogue.test_set(name).name}" for name in settings.test_sets)
     comparison = Comparison(
-        run or Path("runs") / f"{settings.preset}{suffix}", settings, Physics.of(context).experiment(),
+        run or Path("runs") / f"{settings.preset}{suffix}", settings, Physics.of(context).experiment(context),
         machine.seed, str(where), model, catalogue, workers or automatic_workers(where),
+        tuple(Physics.of(context).stated(context)),
     )  # fmt: skip
     folder, shard = comparison.folder, sharing.part
     comparison.check()

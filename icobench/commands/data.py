@@ -53,7 +53,7 @@ def simulate(
 
     machine, given = Machine.of(context), Detector.of(context)
     flat = given.flat() if given.is_flat or given.centre is not None else None
-    experiment = Physics.of(context).experiment(pixels, flat)
+    experiment = Physics.of(context).experiment(context, pixels, flat)
     if benchmark:
         from icobench.reporting.speed import speed_table
         from icobench.simulator.simulator import METHODS
@@ -93,7 +93,9 @@ def generate(
     preset: Annotated[str | None, typer.Option(help="paper: its 30,058 log images.")] = None,
     images: Annotated[int | None, typer.Option(help="Number of images; 1000 by default.", min=1)] = None,
     kind: Annotated[str | None, typer.Option(help="counts or log (8-bit log images).")] = None,
-    detector: Annotated[str | None, typer.Option(help="clean, counting (default) or experiment.")] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="clean, counting (default), experiment or mcp.")
+    ] = None,
     photons: Annotated[float | None, typer.Option(help="Photons per image; 0 for no noise.")] = None,
     hole: Annotated[float | None, typer.Option(help="Central hole in degrees.")] = None,
     background: Annotated[float | None, typer.Option(help="Noise on log images, standard deviation.")] = None,
@@ -108,7 +110,7 @@ def generate(
     machine, sharing = Machine.of(context), Sharing.of(context)
     where = chosen_device(planning_device(sharing, machine.device))
     options = chosen_options(preset, images, kind, detector, photons, hole, background)
-    experiment = Physics.of(context).experiment()
+    experiment = Physics.of(context).experiment(context)
     generation = SetGeneration(out, options, experiment, machine.seed, sharing.part, where.type)
     generation.check()
     if sharing.on_slurm and not out.exists():

@@ -1,8 +1,8 @@
 """Reconstructing a user's own images."""
 
-from dataclasses import replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from icobench.commands.options import (
     Detector,
     Machine,
     Model,
+    OptionGroup,
     Physics,
     examples,
     names,
@@ -20,49 +21,113 @@ from icobench.commands.options import (
 )
 from icobench.errors import InputError
 
+if TYPE_CHECKING:
+    from icobench.answer import Answer
+    from icobench.images.prepare import Prepared
+    from icobench.images.reading import Reading
+
 app = typer.Typer()
 
 
+@dataclass(frozen=True)
+class Files(OptionGroup):
+    """How a file is read; what is not given is decided by the file."""
+
+    kind: Annotated[str, typer.Option(help="counts, log or auto.")] = "auto"
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "--data-path", help="Dataset inside an HDF5 file.")
+    ] = None
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask", "--mask-path", help="Mask, non-zero = bad: a file, or a dataset in the HDF5 file."
+        ),
+    ] = None
+    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Zero = bad in the mask.")] = False
+    saturation: Annotated[
+        float | None, typer.Option(help="Pixels whose stored number is this or more are bad.")
+    ] = None
+    decades: Annotated[float | None, typer.Option(help="Dynamic range of log images.")] = None
+    gain: Annotated[
+        float | None, typer.Option(help="Stored units per photon; found by the noise if not given.")
+    ] = None
+    readout_noise: Annotated[
+        float | None, typer.Option(help="Read-out noise, standard deviation in stored units.")
+    ] = None
+    gamma: Annotated[float | None, typer.Option(help="Detector that reads photons^gamma.")] = None
+    soft_saturation: Annotated[
+        float | None, typer.Option(help="Ceiling that such a detector's readings approach.")
+    ] = None
+    flip: Annotated[
+        str | None, typer.Option(help="Mirror x (columns), y (rows) or xy, for a view along the beam.")
+    ] = None
+    transpose: Annotated[
+        bool | None, typer.Option("--transpose/--no-transpose", help="Exchange rows and columns, first.")
+    ] = None
+    frame_axis: Annotated[str, typer.Option(help="Axis of the frames: first or last.")] = ""
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow HDF5 links out of the file's folder.")
+    ] = False
+    override: Annotated[
+        bool, typer.Option("--override", help="Believe these options where the file says otherwise.")
+    ] = False
+
+    def reading(self) -> "Reading":
+        """The same as the reader takes it.
+
+        Raises:
+            InputError: a value that makes no sense.
+        """
+        from icobench.images.reading import Reading
+
+        return Reading(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+
 @app.command(
-    cls=with_options(Detector, Physics, Machine),
+    cls=with_options(Files, Detector, Physics, Machine),
     epilog=examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"),
 )
 def reconstruct(
     context: typer.Context,
-    images: Annotated[Path, typer.Argument(help="CXI/HDF5, .npy, .npz, TIFF or greyscale PNG.")],
+    images: Annotated[
+        Path, typer.Argument(help="CXI/HDF5, .npy, .npz, .mat, TIFF, PNG; EDF, CBF and MarCCD with fabio.")
+    ],
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
     method: Annotated[
         str,
         typer.Option(help=f"{METHOD_NAMES}."),
     ] = "network+lm",
     model: Model = None,
-    kind: Annotated[str, typer.Option(help="counts, log or auto.")] = "auto",
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", "--data-path", help="Dataset inside an HDF5 file.")
-    ] = None,
-    mask: Annotated[
-        str | None,
-        typer.Option(
-            "--mask", "--mask-path", help="Mask, non-zero = bad: a file, or a dataset in the HDF5 file."
-        ),
-    ] = None,
-    saturation: Annotated[
-        float | None, typer.Option(help="Pixels whose stored number is this or more are bad.")
-    ] = None,
-    decades: Annotated[float, typer.Option(help="Dynamic range of log images.")] = 6.0,
     pixels: Annotated[
         int | None,
         typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
     ] = None,
+    geometry: Annotated[
+        Path | None, typer.Option(help="CrystFEL .geom file: where a detector's modules lie.")
+    ] = None,
+    panels: Annotated[
+        str | None,
+        typer.Option(help="Panels of whole rows, first:last:x,y;...: moved by x,y pixels."),
+    ] = None,
+    polar: Annotated[
+        bool, typer.Option("--polar", help="Images are polar: angles (rows) x radii (columns).")
+    ] = False,
     fit_beam: Annotated[
         bool, typer.Option("--fit-centre", help="Find the beam's position from the first images.")
+    ] = False,
+    fit_response: Annotated[
+        bool,
+        typer.Option("--fit-response", help="Find --gamma and --soft-saturation from the first images."),
     ] = False,
     versions: Annotated[
         int, typer.Option(help="Versions of an image that the network averages; 2: mirrored.", min=1, max=8)
     ] = 1,
     nuisance: Annotated[
         str | None,
-        typer.Option(help="Fit along, by lm and mle: comma-separated background, centre, refractive_index."),
+        typer.Option(
+            help="Fit along, by lm and mle: comma-separated background, centre, refractive_index, gamma, "
+            "decades."
+        ),
     ] = None,
     preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
     fit_sin_theta: Annotated[
@@ -72,54 +137,121 @@ def reconstruct(
 ) -> None:
     """Radius and orientation of your own images, one row per image.
 
+    What a file states (wavelength or photon energy, distance, pixel size, beam, kind) is used; options that
+    say something else are refused without --override. OUT.json says where every value comes from.
+
     --physics auto fits images that straight rays explain poorly with propagated waves, too, and says which
     explains them better.
 
     Even square frames of at most 256 pixels are taken as an orthographic grid. Others, and all with
     --distance-mm and --pixel-mm (flat detector across the beam), --centre or --pixels, are resampled to one.
     """
-    from icobench.answer import FAILED
-    from icobench.images.source import open_images
+    from icobench.images.prepare import prepare
     from icobench.methods import find_method
     from icobench.runs.reconstruct import FIT_SIN_THETA
     from icobench.runs.reconstruct import reconstruct as run
-    from icobench.storage import atomic_path
 
     chosen = find_method(method)
+    _check_outputs(out, preview)
+    machine, given = Machine.of(context), Detector.of(context)
+    stated = Physics.of(context).stated(context)
+    auto = stated.get("physics") == "auto"
+    if auto:
+        del stated["physics"]
+    stated |= given.stated()
+    partial = out.with_name(f".{out.stem}.unfinished{out.suffix}")
+    with prepare(
+        images, experiment=stated, centre=given.beam(), pixels=pixels, reading=Files.of(context).reading(),
+        geometry=geometry, panels=panels, polar=polar, override=Files.of(context).override,
+        who="the command line",
+    ) as prepared:  # fmt: skip
+        for note in prepared.notes:
+            say(note)
+        try:
+            with progress_bar(f"{method} on {len(prepared.source)} images") as update:
+                answer = run(
+                    prepared, method=chosen, fit_centre=fit_beam, fit_response=fit_response,
+                    fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
+                    nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
+                    model=model, seed=machine.seed, device=machine.device, progress=update,
+                    finished=lambda answer: _write(answer, partial),
+                )  # fmt: skip
+        except BaseException:
+            if partial.exists():
+                say(f"stopped; the rows that were finished are in {partial}")
+            raise
+        _write(answer, out)
+        partial.unlink(missing_ok=True)
+        _write_origin(out, prepared, answer, method, machine)
+        drawn = _preview(preview, prepared, answer, machine) if preview is not None else ""
+    _report(prepared, answer, out, drawn)
+
+
+def _check_outputs(out: Path, preview: Path | None) -> None:
+    """Refuse outputs that cannot be written, before any work."""
+    from icobench.storage import check_output
+
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out must end in .csv or .parquet, got {out}")
-    for target in (out, preview):
-        if target is not None and not target.resolve().parent.is_dir():
-            raise InputError(f"{target.parent}: no such folder")
-    machine, given = Machine.of(context), Detector.of(context)
-    physics = Physics.of(context)
-    auto = physics.physics == "auto"
-    experiment = (replace(physics, physics="straight") if auto else physics).experiment()
-    geometry: dict[str, Any] = {
-        "detector": given.flat() if given.is_flat else None, "centre": given.beam(), "pixels": pixels,
-    }  # fmt: skip
-    with open_images(images, kind, dataset, mask, saturation, decades) as source:
-        with progress_bar(f"{method} on {len(source)} images") as update:
-            answer = run(
-                source, experiment=experiment, method=chosen, **geometry,
-                fit_centre=fit_beam, fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
-                nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
-                model=model, seed=machine.seed, device=machine.device, progress=update,
-            )  # fmt: skip
-        table = answer.to_frame()
-        with atomic_path(out) as temporary:
-            if out.suffix == ".csv":
-                table.to_csv(temporary, index=False)
-            else:
-                table.to_parquet(temporary)
-        if preview is not None and table["radius_nm"].notna().any():
-            from icobench.images.resample import on_grid
-            from icobench.reporting.gallery import write_preview
-            from icobench.simulator.simulator import Simulator
+    check_output(out)
+    if preview is not None:
+        check_output(preview)
+        if preview.suffix.lower() != ".png":
+            raise InputError(f"--preview must end in .png, got {preview}")
 
-            frames, _ = on_grid(source, experiment, **geometry)
-            write_preview(preview, frames, table, Simulator(answer.experiment, device=machine.chosen()))
-        where = source.where
+
+def _write(answer: "Answer", path: Path) -> None:
+    """The table of an answer, whole or not at all."""
+    from icobench.storage import atomic_path
+
+    table = answer.to_frame()
+    with atomic_path(path) as temporary:
+        if path.suffix == ".csv":
+            table.to_csv(temporary, index=False)
+        else:
+            table.to_parquet(temporary)
+
+
+def _write_origin(out: Path, prepared: "Prepared", answer: "Answer", method: str, machine: Machine) -> None:
+    """Beside the table: what was reconstructed how, and where every value comes from."""
+    from icobench.provenance import provenance
+    from icobench.storage import write_json
+
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, complex) else value
+
+    facts = {
+        name: {"value": plain(fact.value), "from": fact.origin} for name, fact in prepared.setup.facts.items()
+    }
+    origin = provenance(machine.seed, machine.chosen(), answer.experiment)
+    description = {"images": prepared.source.where, "method": method, "facts": facts}
+    description |= {"origins": answer.origins, "notes": answer.notes}
+    try:
+        write_json(out.with_name(out.name + ".json"), description | origin)
+    except (OSError, InputError) as error:
+        say(f"warning: {out}.json could not be written ({error})")
+
+
+def _preview(path: Path, prepared: "Prepared", answer: "Answer", machine: Machine) -> str:
+    """Draw the preview; what goes wrong is said, and no reason to end badly: the table is there."""
+    from icobench.reporting.gallery import write_preview
+    from icobench.simulator.simulator import Simulator
+
+    table = answer.to_frame()
+    if not table["radius_nm"].notna().any():
+        return ""
+    try:
+        write_preview(path, prepared.grid, table, Simulator(answer.experiment, device=machine.chosen()))
+    except Exception as error:
+        return f"warning: {path} could not be drawn ({type(error).__name__}: {error})"
+    return f"wrote {path}"
+
+
+def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: str) -> None:
+    """A line for each image, then the notes that came up, then what was written."""
+    from icobench.answer import FAILED
+
+    where, table = prepared.source.where, answer.to_frame()
     for row in table.itertuples():
         if row.status.startswith(FAILED):
             say(f"{where}: image {row.index} {row.status}")
@@ -131,6 +263,8 @@ def reconstruct(
     for note in answer.notes:
         say(note)
     say(f"wrote {out}")
+    if drawn:
+        say(drawn)
     if table["radius_nm"].isna().all():
         reason = table["status"][0].removeprefix(FAILED)
         raise InputError(f"{where}: no image could be fitted (image 0: {reason})")

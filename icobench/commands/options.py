@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
@@ -33,7 +34,7 @@ METHOD_NAMES = (
     "network, paper-network, simplex, simplex-race, cma-es; dictionary, network or paper-network, + simplex, "
     "lm or mle"
 )
-TEST_SET_NAMES = "paper, clean, counting, experiment, voxels, propagated, realistic"
+TEST_SET_NAMES = "paper, clean, counting, experiment, voxels, propagated, mcp, mcp-known, realistic"
 """For help, which must not load the registries; a test compares them."""
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
@@ -79,6 +80,11 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
 
         def invoke(self, context: Any) -> Any:
             context.meta["values"] = dict(context.params)
+            context.meta["given"] = {
+                name
+                for name in context.params
+                if getattr(context.get_parameter_source(name), "name", "") not in ("DEFAULT", "DEFAULT_MAP")
+            }
             context.obj = {
                 group: group(**{field.name: context.params.pop(field.name) for field in fields(group)})  # type: ignore[arg-type]
                 for group in groups
@@ -127,11 +133,39 @@ class Physics(OptionGroup):
         float, typer.Option("--sin-theta-max", help="Sine of the scattering angle at the edge.")
     ] = 1.0
     solid_angle_factor: Annotated[
-        bool, typer.Option("--solid-angle-factor/--no-solid-angle-factor", help="Intensity times k / k_z.")
-    ] = False
+        bool | None,
+        typer.Option(
+            "--solid-angle-factor/--no-solid-angle-factor",
+            help="Pixels count in their solid angle; by default on a flat detector, not on the grid.",
+        ),
+    ] = None
     wavelength: Annotated[float, typer.Option("--wavelength", help="Wavelength in nm.")] = 13.5
+    efficiency: Annotated[
+        Path | None, typer.Option(help="Table of the detector's efficiency: degrees, share.")
+    ] = None
 
-    def experiment(self, pixels: int = 128, detector: "FlatDetector | None" = None) -> "Experiment":
+    def stated(self, context: typer.Context) -> dict[str, Any]:
+        """What the user said of the experiment, by the names of its fields; ``material`` is not looked up
+        yet.
+
+        Raises:
+            InputError: a value that makes no sense.
+        """
+        if self.refractive_index is not None and self.material is not None:
+            raise InputError("give --refractive-index or --material, not both")
+        values: dict[str, Any] = {
+            "wavelength_nm": self.wavelength, "sin_theta_max": self.sin_theta_max,
+            "solid_angle_factor": self.solid_angle_factor, "physics": self.physics,
+            "polarization": polarization_of(self.polarization), "material": self.material,
+            "refractive_index": self.refractive_index and complex_index(self.refractive_index),
+            "efficiency": () if self.efficiency is None else read_efficiency(self.efficiency),
+        }  # fmt: skip
+        given = {OPTION_OF.get(name, name) for name in context.meta["given"]}
+        return {name: value for name, value in values.items() if name in given}
+
+    def experiment(
+        self, context: typer.Context, pixels: int = 128, detector: "FlatDetector | None" = None
+    ) -> "Experiment":
         """The experiment that these options describe.
 
         Raises:
@@ -140,18 +174,46 @@ class Physics(OptionGroup):
         from icobench.simulator.experiment import Experiment
         from icobench.simulator.material import refractive_index
 
-        changes: dict[str, Any] = {
-            "wavelength_nm": self.wavelength, "sin_theta_max": self.sin_theta_max,
-            "solid_angle_factor": self.solid_angle_factor, "pixels": pixels, "detector": detector,
-            "physics": self.physics, "polarization": polarization_of(self.polarization),
-        }  # fmt: skip
-        if self.refractive_index is not None and self.material is not None:
-            raise InputError("give --refractive-index or --material, not both")
-        if self.refractive_index is not None:
-            changes["refractive_index"] = complex_index(self.refractive_index)
-        if self.material is not None:
-            changes["refractive_index"] = refractive_index(self.material, self.wavelength)
-        return changed(Experiment(), **changes)
+        changes = self.stated(context)
+        if (material := changes.pop("material", None)) is not None:
+            changes["refractive_index"] = refractive_index(material, self.wavelength)
+        try:
+            return Experiment(**changes, pixels=pixels, detector=detector)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+
+OPTION_OF = {"wavelength": "wavelength_nm"}
+"""Fields of an experiment by options of another name."""
+
+
+def read_efficiency(path: Path) -> tuple[tuple[float, float], ...]:
+    """The table of a detector's efficiency: a line for each angle, degrees and share, by comma or blanks.
+
+    Raises:
+        InputError: no such file, or not such a table.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: {getattr(error, 'strerror', None) or 'not a text'} (--efficiency)"
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        words = line.replace(",", " ").replace(";", " ").split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            angle, share = map(float, words)
+        except ValueError as error:
+            if number == 1:  # names of the columns
+                continue
+            raise InputError(f"{path}, line {number}: expected an angle in degrees and a share") from error
+        rows.append((angle, share))
+    if not rows:
+        raise InputError(f"{path}: holds no angles and shares")
+    return tuple(rows)
 
 
 def changed(experiment: "Experiment", **changes: Any) -> "Experiment":
@@ -231,6 +293,11 @@ class Detector(OptionGroup):
         if not (math.isfinite(x) and math.isfinite(y)):
             raise InputError(f"--centre must be two numbers x,y, got {self.centre!r}")
         return x, y
+
+    def stated(self) -> dict[str, Any]:
+        """What the user said of the detector, by the names of facts."""
+        values = {"distance_mm": self.distance_mm, "pixel_mm": self.pixel_mm}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def is_flat(self) -> bool:

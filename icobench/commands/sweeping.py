@@ -113,7 +113,7 @@ def sweep(
         raise InputError(f"{chosen.path}: a sweep needs a test set that is simulated")
     if axis == "photons":
         chosen.options(images, 1.0)  # refuses sets without noise
-    experiment, complete = Physics.of(context).experiment(), None
+    experiment, complete = Physics.of(context).experiment(context), None
     if axis == "dataset":
         require_canonical(experiment)
         complete = training_set

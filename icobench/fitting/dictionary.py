@@ -5,8 +5,10 @@ pattern (:mod:`~icobench.fitting.polar_match`). A thousand stored patterns stand
 all orientations would need.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -293,6 +295,12 @@ def build_dictionary(
 _load_cached = lru_cache(maxsize=2)(Dictionary.load)
 
 
+_UNSTORED: dict[str, Dictionary] = {}
+"""Dictionaries that could not be written, for the rest of the process."""
+
+logger = logging.getLogger("icobench")
+
+
 def dictionary_for(
     simulator: Simulator,
     options: DictionaryOptions | None = None,
@@ -304,11 +312,14 @@ def dictionary_for(
     key = json.dumps([FORMAT, _identity(simulator, options)], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
     path = (folder or cache_folder()) / f"dictionary-{name}.safetensors"
+    if name in _UNSTORED:
+        return _UNSTORED[name]
     if path.exists():
         try:
             return _load_cached(path)
-        except InputError:
-            path.unlink()  # damaged or of an older version
+        except InputError:  # damaged or of an older version
+            with contextlib.suppress(OSError):
+                path.unlink()
     built = build_dictionary(simulator, options, progress)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -316,6 +327,9 @@ def dictionary_for(
         files = sorted(path.parent.glob("dictionary-*.safetensors"), key=lambda file: file.stat().st_mtime)
         for oldest in files[:-MOST_CACHED]:
             oldest.unlink(missing_ok=True)
-    except OSError:
-        return built  # where the folder is read-only the next process builds again
+    except (OSError, InputError) as error:
+        reason = getattr(error, "strerror", None) or error
+        logger.warning("the dictionary is not kept for the next time: %s (%s)", path.parent, reason)
+        _UNSTORED[name] = built
+        return built
     return _load_cached(path)

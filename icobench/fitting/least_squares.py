@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from icobench.answer import POOR, Answer, Progress, Trace
+from icobench.answer import OUTSIDE, POOR, RADII_NM, Answer, Progress, Trace
 from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import Objective
@@ -51,7 +51,7 @@ class LevenbergMarquardtOptions:
     angle_tolerance_deg: float = 1e-3
     radius_tolerance_nm: float = 1e-3
     value_tolerance: float = 1e-6
-    radius_range_nm: tuple[float, float] = (20.0, 170.0)
+    radius_range_nm: tuple[float, float] = RADII_NM
 
 
 def _weighted(
@@ -338,6 +338,8 @@ def with_error_bars(objective: Objective, answer: Answer) -> Answer:
         shifts = shift_by_waves(objective, answer.radius_nm[poor], answer.quaternion[poor], poor)
         for spread, shift in zip((radius_std, orientation_std), shifts, strict=True):
             spread[poor] = torch.hypot(spread[poor], shift)
+    outside = torch.tensor([word == OUTSIDE for word in answer.status], dtype=torch.bool)
+    radius_std[outside] = orientation_std[outside] = torch.nan
     return replace(
         answer, radius_std_nm=radius_std, orientation_std_deg=orientation_std,
         nuisance=answer.nuisance | {f"{column}_std": spread for column, spread in spreads},

@@ -16,10 +16,17 @@ NUISANCES = {
     "background": {"background": (0.0, 10.0, 0.3)},
     "refractive_index": {"index_real": (0.7, 1.1, 0.03), "index_imag": (0.0, 0.3, 0.02)},
     "centre": {"centre_x": (-1.5, 1.5, 0.5), "centre_y": (-1.5, 1.5, 0.5)},
+    "gamma": {"gamma": (0.2, 2.0, 0.1)},
+    "decades": {"decades": (2.0, 15.0, 0.7)},
 }
 """Columns of each, with their smallest and largest value and their longest step in one iteration of a fit: a
 constant background, in units of the particle's mean intensity on the usable pixels; the refractive index; by
-how many pixels the beam is from where the experiment has it."""
+how many pixels the beam is from where the experiment has it; the exponent of the detector's response; the
+decades that a log image spans, which is the same for images that are read as if they had six."""
+
+
+DECADES = 6.0
+"""Dynamic range that log images are brought to when they are read."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +47,22 @@ class Nuisance:
         return cls((), torch.zeros(count, 0, dtype=torch.float64))
 
     @classmethod
-    def start(cls, names: Sequence[str], count: int, experiment: Experiment) -> "Nuisance":
-        """The experiment's values for ``count`` images; an unknown name is an :class:`InputError`."""
+    def start(cls, names: Sequence[str], count: int, experiment: Experiment, kind: str = "") -> "Nuisance":
+        """The experiment's values for ``count`` images.
+
+        Raises:
+            InputError: an unknown name, or one that images of this kind do not have.
+        """
         if unknown := set(names) - set(NUISANCES):
             raise InputError(
                 f"unknown nuisance parameter {sorted(unknown)[0]!r}; choose from {', '.join(NUISANCES)}"
             )
+        for name, wrong in (("decades", kind != "log"), ("gamma", kind == "log")):
+            if kind and name in names and wrong:
+                raise InputError(f"{name} cannot be fitted to {kind} images; decades are of log images")
         index = experiment.refractive_index
         begin = {"background": (0.0,), "refractive_index": (index.real, index.imag), "centre": (0.0, 0.0)}
+        begin |= {"gamma": (1.0,), "decades": (DECADES,)}
         ordered = tuple(name for name in NUISANCES if name in names)
         row = [value for name in ordered for value in begin[name]]
         return cls(ordered, torch.tensor(row, dtype=torch.float64).expand(count, -1).clone())
@@ -93,4 +108,16 @@ class Nuisance:
     @property
     def simulated(self) -> tuple[str, ...]:
         """The names that the simulator differentiates by, in its order."""
-        return tuple(name for name in self.names if name != "background")
+        return tuple(name for name in self.names if name in ("refractive_index", "centre"))
+
+    @property
+    def exponent(self) -> Tensor | None:
+        """(B, 1) power to which intensities are raised, None for a linear detector."""
+        decades = self.of("decades")
+        return self.of("gamma") if decades is None else DECADES / decades
+
+    @property
+    def exponent_slope(self) -> Tensor:
+        """(B, 1) derivative of the exponent by its parameter."""
+        decades = self.of("decades")
+        return torch.ones_like(self.values[:, :1]) if decades is None else -DECADES / decades.square()

@@ -1,12 +1,8 @@
-"""Objectives: how far a simulated image is from a measured one, and whether a fit explains the image.
-
-All are invariant to the unknown scale of the intensity and leave masked pixels out.
-"""
+"""The objectives for photon counts, counts with read-out noise, intensities and log images."""
 
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,23 +11,23 @@ from torch import Tensor
 
 from icobench.fitting.counter import CountingSimulator, inner_pixels
 from icobench.fitting.nuisance import Nuisance
+from icobench.fitting.objective import DECADES, Misfit, Objective
 from icobench.images.image_set import ImageSet
-from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
 __all__ = [
-    "LogImageError", "Misfit", "Objective", "PoissonDeviance", "SquareRootError", "deviance_moments",
-    "objective_for",
+    "LogImageError", "Misfit", "NoisyDeviance", "Objective", "PoissonDeviance", "SquareRootError",
+    "deviance_moments", "objective_for",
 ]  # fmt: skip
-
-CHUNK = 512
-"""Simulated images held at once."""
-
-DECADES = 6.0
-"""Dynamic range of log images."""
 
 FAINT = 1e-3
 """Means below this count as this much in Pearson residuals, or a single stray photon would dominate a fit."""
+
+SCALE_STEPS = 3
+"""Newton steps to the best scale where it has no closed form."""
+
+LEAST_NOISE = 1e-6
+"""Variances of read-out noise below this, in photons squared, count as this much."""
 
 POOR_RATIO, POOR_SIGMA = 1.15, 6.0
 """A fit to photon counts is poor whose deviance per degree of freedom is beyond this multiple of the Poisson
@@ -46,25 +42,6 @@ adds, from which an image is not even roughly that of the fitted body, whatever 
 POOR_LOG_RMS, UNLIKE_LOG_SHARE = 0.05, 0.6
 """For log images: root mean square difference; and mean square difference over the image's own variance, of
 which photon noise alone makes a good part."""
-
-POOR_RINGS, UNLIKE_RINGS = 0.5, 0.9
-"""For other objectives: the value over that of the fitted pattern's averages around the beam. At 1e5 photons
-the deviance of the right body has 0.04 to 0.44, that of an orientation 20 degrees off 0.6 to 1.1."""
-
-
-class Misfit(NamedTuple):
-    """How far fits of N images are from explaining them.
-
-    Attributes:
-        ratio: (N,) float64, how much worse the fit is than noise alone; its scale is the objective's.
-        poor: (N,) bool, True where the body does not explain the image.
-        unlike: (N,) bool, True where the image is not even roughly that of the body. Another simulator's
-            image of the same body is a poor fit, but not unlike.
-    """
-
-    ratio: Tensor
-    poor: Tensor
-    unlike: Tensor
 
 
 @lru_cache(maxsize=1)
@@ -82,17 +59,6 @@ def _deviance_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return grid, np.array(expected), np.array(variance)
 
 
-def _ring_averages(intensity: Tensor, experiment: Experiment) -> Tensor:
-    """Intensities (B, H, W) averaged over rings around the beam that are about a pixel wide, same shape."""
-    valid = experiment.valid()
-    sine = experiment.sin_theta() * valid
-    ring = (sine / sine.max() * (len(sine) // 2)).long().flatten().to(intensity.device)
-    weight = valid.flatten().to(intensity)
-    sums = intensity.new_zeros(len(intensity), len(sine)).index_add(1, ring, intensity.flatten(1) * weight)
-    pixels = weight.new_zeros(len(sine)).index_add(0, ring, weight).clamp_min(1)
-    return (sums / pixels)[:, ring].reshape(intensity.shape)
-
-
 def deviance_moments(mean: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the Poisson deviance of a pixel with the given mean, elementwise.
 
@@ -103,139 +69,6 @@ def deviance_moments(mean: Tensor) -> tuple[Tensor, Tensor]:
     faint = 10 ** np.minimum(logs - grid[0], 0)
     first, second = (torch.as_tensor(np.interp(logs, grid, table) * faint) for table in tables)
     return first, second
-
-
-@dataclass
-class Objective:
-    """Images with their masks, compared with simulations through a counter.
-
-    A subclass needs :meth:`compare`, and :meth:`residuals` for fits by least squares; the other methods have
-    defaults that suit any objective which is 0 for a perfect fit.
-
-    Attributes:
-        images: (N, H, W), float; photon counts or log images, 0 where masked.
-        mask: (N, H, W) bool, True where usable.
-        simulator: counts every evaluation, per image.
-        usable: (N,) number of usable pixels.
-        noise_known: whether residuals have a variance of 1 where the model is right, so that error bars
-            follow from the derivatives alone; otherwise the residuals' own variance is taken.
-    """
-
-    images: Tensor
-    mask: Tensor
-    simulator: CountingSimulator
-
-    noise_known = False
-
-    def __post_init__(self) -> None:
-        device = self.simulator.device
-        self.mask = self.mask.to(device) & self.simulator.simulator.valid
-        self.images = torch.where(self.mask, self.images.to(device, torch.float32), 0.0)
-        self.usable = self.mask.sum((-2, -1))
-
-    def pretend(self, image: Tensor, intensity: Tensor) -> "Objective":
-        """The same objective with intensities (B, H, W) as the images with indices ``image``, at their sums.
-
-        The default is for images that are linear in the intensity.
-        """
-        images, usable = self.images.clone(), intensity * self.mask[image]
-        scale = self.images[image].sum((-2, -1)) / usable.sum((-2, -1)).clamp_min(1e-30)
-        images[image] = usable * scale[:, None, None]
-        return replace(self, images=images)
-
-    def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
-        """Objective (B,) of simulated intensities (B, H, W) against images with indices ``image`` (B,)."""
-        raise NotImplementedError
-
-    def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
-        """Residuals r (B, H, W) and dr / d intensity with the scale held (B, H, W)."""
-        raise NotImplementedError
-
-    def value(
-        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
-    ) -> Tensor:
-        """Objective (B,) of the images with indices ``image`` (B,) at the given parameters."""
-        nuisance = nuisance or Nuisance.none(len(image))
-        values = []
-        for rows in torch.arange(len(image), device=image.device).split(CHUNK):
-            intensity = self.model(image[rows], radius_nm[rows], quaternion[rows], nuisance.take(rows))
-            values.append(self.compare(image[rows], intensity))
-        return torch.cat(values)
-
-    def model(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance) -> Tensor:
-        """Simulated intensities (B, H, W), background included; one evaluation each."""
-        intensity = self.simulator.intensity(image, radius_nm, quaternion, nuisance)
-        if (background := nuisance.of("background")) is None:
-            return intensity
-        return intensity + background[:, :, None].to(intensity) * self._mean(image, intensity)
-
-    def model_jacobian(
-        self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance
-    ) -> tuple[Tensor, Tensor]:
-        """The same with derivatives (B, T, H, W): rotation, radius, then the columns of the nuisance."""
-        intensity, slopes = self.simulator.intensity_jacobian(
-            image, radius_nm, quaternion, nuisance.simulated, nuisance
-        )
-        if (background := nuisance.of("background")) is None:
-            return intensity, slopes
-        background = background[:, :, None].to(intensity)
-        level = self._mean(image, intensity)
-        slope_means = self._mean(image.repeat_interleave(slopes.shape[1]), slopes.flatten(0, 1))
-        slopes = slopes + background[..., None] * slope_means.unflatten(0, slopes.shape[:2])
-        by_background = level.expand_as(intensity).unsqueeze(1)
-        return intensity + background * level, torch.cat((slopes[:, :4], by_background, slopes[:, 4:]), 1)
-
-    def _mean(self, image: Tensor, values: Tensor) -> Tensor:
-        """Mean over usable pixels: (B, 1, 1)."""
-        mask = self.mask[image]
-        return ((values * mask).sum((-2, -1)) / self.usable[image].clamp_min(1))[:, None, None]
-
-    def _total(self, image: Tensor) -> Tensor:
-        """Sum over usable pixels of the measured images: (B,) float64 on the CPU."""
-        return self.images[image].double().sum((-2, -1)).cpu().clamp_min(1e-30)
-
-    def coarse(self) -> "Objective | None":
-        """Another objective of the same images whose fits converge from farther away, if there is one."""
-        return None
-
-    def misfit(
-        self,
-        radius_nm: Tensor,
-        quaternion: Tensor,
-        image: Tensor | None = None,
-        nuisance: Nuisance | None = None,
-    ) -> Misfit:
-        """How much worse fits (N,) are than noise alone; one evaluation per image. Not finite means poor.
-
-        The indices ``image`` (N,) are those of all images by default.
-        """
-        image = torch.arange(len(radius_nm)) if image is None else image
-        nuisance = nuisance or Nuisance.none(len(image))
-        intensity = self.model(image, radius_nm, quaternion, nuisance)
-        value = self.compare(image, intensity).double().cpu()
-        ratio, poor, unlike = self.misfit_of(image, intensity, value, 5 + nuisance.values.shape[1])
-        return Misfit(ratio, poor | ~ratio.isfinite(), unlike | ~ratio.isfinite())
-
-    def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
-        """How far simulated intensities are from explaining images: the decision behind :meth:`misfit`.
-
-        By default the value is compared with that of the intensities' averages over rings around the beam.
-
-        Args:
-            image, intensity: as for :meth:`compare`.
-            value: (B,) float64, what it gave, on the CPU.
-            parameters: how many were fitted to each image, the scale included.
-        """
-        rings = _ring_averages(intensity, self.simulator.experiment)
-        ratio = value / self.compare(image, rings).double().cpu()
-        return Misfit(ratio, ratio > POOR_RINGS, ratio > UNLIKE_RINGS)
-
-    def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
-        """Twice the log likelihood by which one value (B,) of the objective is better than another: (B,).
-
-        By default the variance of the better one's residuals stands for the unknown noise.
-        """
-        return self.usable[image].cpu() * (worse / better.clamp_min(1e-30) - 1)
 
 
 class PoissonDeviance(Objective):
@@ -264,6 +97,12 @@ class PoissonDeviance(Objective):
         weight = mean.clamp_min(FAINT).rsqrt() * self.mask[image]
         return (mean - self.images[image]) * weight, weight * scale
 
+    def pairs(self, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance) -> tuple[Tensor, Tensor]:
+        """Expected and measured counts, 0 where masked, at fits to all images: (N, H, W) on the CPU."""
+        image = torch.arange(len(radius_nm))
+        mean, _ = self._expected(image, self.model(image, radius_nm, quaternion, nuisance))
+        return mean.cpu(), self.images.cpu()
+
     def coarse(self) -> Objective:
         return SquareRootError(self.images, self.mask, self.simulator)
 
@@ -284,6 +123,68 @@ class PoissonDeviance(Objective):
         return self.usable[image].cpu() * (worse - better)
 
 
+@dataclass
+class NoisyDeviance(PoissonDeviance):
+    """The same for photon counts n with Gaussian read-out noise of variance s, which may be negative.
+
+    The sum of both is close to a Poisson variable shifted by s: n + s has the mean and the variance m + s.
+    Its deviance has the derivative 2 (m - n) / (m + s), the best that mean and variance alone give
+    (Wedderburn, Biometrika 61, 439, 1974), for any n. The scale has no closed form, and is profiled by Newton
+    steps.
+
+    Attributes:
+        readout: (N, H, W) variance in photons squared.
+    """
+
+    readout: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.readout = torch.where(self.mask, self.readout.to(self.images), 0.0)
+
+    def _expected(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
+        mean, scale = super()._expected(image, intensity)
+        counts, noise, mask = self.images[image], self.readout[image], self.mask[image]
+        # In units of the first guess, sums of weighted pixels; the score is linear in counts.
+        factor = torch.ones_like(scale)
+        for _ in range(SCALE_STEPS):
+            weight = torch.where(mask, mean / (factor * mean + noise).clamp_min(1e-12), 0.0)
+            score = ((counts - factor * mean) * weight).sum((-2, -1), keepdim=True)
+            information = (mean * weight).sum((-2, -1), keepdim=True).clamp_min(1e-30)
+            factor = (factor + score / information).clamp(0.2, 5)
+        return mean * factor, scale * factor
+
+    def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
+        mean, _ = self._expected(image, intensity)
+        noise = self.readout[image].clamp_min(LEAST_NOISE)
+        counts, shifted = self.images[image], self.images[image] + noise
+        expected = mean + noise
+        # Where n + s is negative there is no mean that fits best: its deviance is counted from m = 0.
+        reference = torch.where(shifted > 0, shifted, noise)
+        unit = torch.where(shifted > 0, mean - counts, mean) - shifted * (expected / reference).log()
+        return 2 * (unit * self.mask[image]).sum((-2, -1)) / self.usable[image]
+
+    def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
+        mean, scale = self._expected(image, intensity)
+        weight = (mean + self.readout[image]).clamp_min(FAINT).rsqrt() * self.mask[image]
+        return (mean - self.images[image]) * weight, weight * scale
+
+    def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
+        """The ratio is Pearson's chi square over the degrees of freedom."""
+        mean, _ = self._expected(image, intensity)
+        mask, noise = self.mask[image], self.readout[image]
+        variance = (mean + noise).clamp_min(FAINT)
+        square = ((self.images[image] - mean).square() / variance * mask).double().sum((-2, -1)).cpu()
+        # The fourth moment of a Poisson variable of mean m exceeds a normal one's by m.
+        scatter = ((2 + mean / variance.square()) * mask).double().sum((-2, -1)).cpu()
+        freedom = (self.usable[image].cpu().double() - parameters).clamp_min(1)
+        excess = square - freedom
+        poor = (square / freedom > POOR_RATIO) & (excess > POOR_SIGMA * scatter.sqrt())
+        squares = ((self.images[image] - mean).square() - variance) / (mean + noise).clamp_min(0.25)
+        unlike = (squares * mask).double().sum((-2, -1)).cpu() / (4 * self._total(image)) > UNLIKE_ROOTS
+        return Misfit(square / freedom, poor, unlike)
+
+
 class SquareRootError(Objective):
     """Mean squared difference of square roots, 4 sum (sqrt(n) - sqrt(m))^2 / pixels.
 
@@ -299,12 +200,13 @@ class SquareRootError(Objective):
     def residuals(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
         # An image that was shifted by interpolation may dip below 0.
         usable = (intensity * self.mask[image]).clamp_min(0)
-        roots = (self.images[image] * usable).sqrt().sum((-2, -1))
+        measured = self.images[image].clamp_min(0)  # read-out noise may lead below 0
+        roots = (measured * usable).sqrt().sum((-2, -1))
         scale = (roots / usable.sum((-2, -1)).clamp_min(1e-30)).square()[:, None, None]
         mean = usable * scale
         # The slope of a root has no bound where the model is dark, so means below FAINT count as FAINT.
         weight = mean.clamp_min(FAINT).rsqrt() * self.mask[image]
-        return 2 * (mean.sqrt() - self.images[image].sqrt()), weight * scale
+        return 2 * (mean.sqrt() - measured.sqrt()), weight * scale
 
     def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
         """The ratio is sum (sqrt n - sqrt m)^2 / sum n."""
@@ -376,4 +278,7 @@ def objective_for(images: ImageSet, simulator: Simulator, nuisance: tuple[str, .
     mask = images.mask
     if "centre" in nuisance:
         mask = mask & inner_pixels(simulator.experiment).to(mask.device)
-    return OBJECTIVES[images.kind](images.images, mask, CountingSimulator(simulator, len(images)))
+    counter = CountingSimulator(simulator, len(images))
+    if images.kind == "counts" and images.readout is not None:
+        return NoisyDeviance(images.images, mask, counter, images.readout)
+    return OBJECTIVES[images.kind](images.images, mask, counter)

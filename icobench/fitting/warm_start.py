@@ -13,7 +13,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from icobench.answer import AMBIGUOUS, NOT_CONVERGED, OK, POOR, RESCUED, Answer, Hypotheses, Progress
+from icobench.answer import (
+    AMBIGUOUS,
+    NOT_CONVERGED,
+    OK,
+    OUTSIDE,
+    POOR,
+    RESCUED,
+    Answer,
+    Hypotheses,
+    Progress,
+    at_the_end,
+)
 from icobench.fitting.least_squares import (
     LevenbergMarquardtOptions,
     levenberg_marquardt,
@@ -85,9 +96,10 @@ def lm_race(
 def judged(objective: Objective, answer: Answer) -> Answer:
     """The answer of a fit to all images of an objective with its status; one evaluation per image."""
     misfit = objective.misfit(answer.radius_nm, answer.quaternion, None, Nuisance.from_answer(answer))
+    columns = (at_the_end(answer.radius_nm), misfit.poor, answer.converged)
     status = [
-        POOR if poor else OK if converged else NOT_CONVERGED
-        for poor, converged in zip(misfit.poor.tolist(), answer.converged.tolist(), strict=True)
+        OUTSIDE if outside else POOR if poor else OK if converged else NOT_CONVERGED
+        for outside, poor, converged in zip(*(column.tolist() for column in columns), strict=True)
     ]
     return replace(answer, status=status, evaluations=objective.simulator.evaluations.clone())
 
@@ -167,7 +179,7 @@ def judge(
         nuisance: starts (N, P) of further parameters to fit.
 
     Returns:
-        the best fits, with their status: ok, ok-race, poor-fit, ambiguous or not-converged.
+        the best fits, with their status: ok, ok-race, outside-range, poor-fit, ambiguous or not-converged.
     """
     count, number = hypotheses.radius_nm.shape
     radius, quaternion = hypotheses.radius_nm.double().cpu(), hypotheses.quaternion.double().cpu()
@@ -191,7 +203,13 @@ def judge(
         rescued[image] = fits.attempt(image, *rescue(image))[1]
     ambiguous = fits.ambiguous()
     # The first that holds.
-    words = {POOR: fits.poor, AMBIGUOUS: ambiguous, NOT_CONVERGED: ~fits.best.converged, RESCUED: rescued}
+    words = {
+        OUTSIDE: at_the_end(fits.best.radius_nm),
+        POOR: fits.poor,
+        AMBIGUOUS: ambiguous,
+        NOT_CONVERGED: ~fits.best.converged,
+        RESCUED: rescued,
+    }
     status = [next((word for word, holds in words.items() if holds[row]), OK) for row in range(count)]
     return replace(
         fits.best, status=status, evaluations=objective.simulator.evaluations.clone(),

@@ -1,4 +1,4 @@
-"""Raw frames in files, read a few at a time: CXI / HDF5, NumPy, TIFF, PNG.
+"""Which reader opens a file, and the readers of NumPy, MATLAB, TIFF, PNG and fabio's formats.
 
 Opening a file reads only its description and raises :class:`~icobench.errors.InputError` if the file cannot
 be used at all. A problem of a single frame shows when that frame is read.
@@ -8,145 +8,99 @@ import logging
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from icobench.errors import InputError
+from icobench.images.facts import Fact, Facts
+from icobench.images.frames import FrameLayout, Frames, array_frames, first_line, plain_frames
+from icobench.images.hdf5 import DATA_PATH, HDF5_SUFFIXES, MASK_PATH, NoDatasetError, open_hdf5
+from icobench.images.stated import header_facts
 
-__all__ = [
-    "DATA_PATH", "HDF5_SUFFIXES", "IMAGE_SUFFIXES", "MASK_PATH", "Frames", "array_frames", "first_line",
-    "open_frames", "open_mask",
-]  # fmt: skip
+__all__ = ["DATA_PATH", "HDF5_SUFFIXES", "IMAGE_SUFFIXES", "MASK_PATH", "open_frames", "open_mask"]
 
-DATA_PATH = "/entry_1/data_1/data"
-MASK_PATH = "/entry_1/data_1/mask"
+NPZ_FACTS = ("wavelength_nm", "distance_mm", "pixel_mm", "centre", "sin_theta_max")
+"""Arrays of an ``.npz`` that are read as facts, by the names of options."""
 
-HDF5_SUFFIXES = (".cxi", ".h5", ".hdf5", ".hdf", ".nxs")
-
-CACHE_BYTES = 64 << 20
-"""A compressed chunk that holds more frames than are read at once is unpacked once if it fits in here."""
-
-NAMED = 6
-"""Datasets that a message lists at most."""
-
-
-@dataclass(frozen=True)
-class Frames:
-    """The frames of one file or dataset.
-
-    Attributes:
-        where: file and dataset, for messages.
-        shape: (N, H, W); another rank where the file holds something else.
-        dtype: as stored.
-        read: frames ``start`` to ``stop`` as (stop - start, H, W); any exception where they cannot be read.
-        note: a problem of the file that does not keep frames from being read, empty if there is none.
-    """
-
-    where: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[[int, int], np.ndarray]
-    note: str = ""
+ORIENTATIONS = {
+    1: (False, ""), 2: (False, "x"), 3: (False, "xy"), 4: (False, "y"),
+    5: (True, ""), 6: (True, "x"), 7: (True, "xy"), 8: (True, "y"),
+}  # fmt: skip
+"""TIFF 6.0's tag 274: whether rows and columns are exchanged first, and what is mirrored then."""
 
 
-class _NoDatasetError(InputError):
-    """A file without the dataset that was looked for."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _stacked(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (1, *shape) if len(shape) == 2 else shape
-
-
-def array_frames(where: str, array: np.ndarray) -> Frames:
-    """The frames of an array in memory."""
-    array = array.reshape(_stacked(array.shape))
-    return Frames(where, array.shape, array.dtype, lambda start, stop: array[start:stop])
-
-
-def _plain_frames(
-    where: str, stream: IO[bytes], offset: int, dtype: np.dtype, shape: tuple[int, ...], note: str = ""
-) -> Frames:
-    """Frames that lie one after the other in a stream.
-
-    They are not mapped into memory, since the process would crash if another program shortens a mapped file.
-    """
-    shape = _stacked(shape)
-    size = int(np.prod(shape[1:])) * dtype.itemsize
-
-    def read(start: int, stop: int) -> np.ndarray:
-        stream.seek(offset + start * size)
-        content = stream.read((stop - start) * size)
-        if len(content) < (stop - start) * size:
-            raise EOFError("the file is cut short")
-        return np.frombuffer(content, dtype).reshape(stop - start, *shape[1:])
-
-    return Frames(where, shape, dtype, read, note)
-
-
-def _hdf5(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Frames:
-    import h5py
-
-    stream = files.enter_context(h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES))
-    name = next((name for name in names if isinstance(stream.get(name), h5py.Dataset)), None)
-    if name is None:
-        present: list[str] = []
-
-        def visit(name: str, item: Any) -> bool | None:
-            if isinstance(item, h5py.Dataset) and item.ndim >= 2:
-                present.append(f"/{name}")
-            return True if len(present) > NAMED else None  # True ends the visit
-
-        stream.visititems(visit)
-        if not sole or len(present) != 1:
-            listed = ", ".join(present[:NAMED]) + (", ..." if len(present) > NAMED else "") or "none"
-            raise _NoDatasetError(f"{path}: no dataset {names[0]} (two-dimensional or more are: {listed})")
-        name = present[0]
-    dataset = stream[name]
-    shape = dataset.shape or ()
-
-    def read(start: int, stop: int) -> np.ndarray:
-        return dataset[start:stop] if len(shape) == 3 else dataset[()][None]
-
-    return Frames(f"{path}, {name}", _stacked(shape), dataset.dtype, read)
-
-
-def _npy(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Frames:
+def _npy(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout: FrameLayout) -> Frames:
     stream = files.enter_context(path.open("rb"))
-    return _numpy_frames(str(path), stream, lambda: np.load(path, mmap_mode="r"))
+    return _numpy_frames(str(path), stream, lambda: np.load(path, mmap_mode="r"), layout)
 
 
-def _npz(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Frames:
+def _npz(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout: FrameLayout) -> Frames:
     archive = files.enter_context(zipfile.ZipFile(path))
     present = [name.removesuffix(".npy") for name in archive.namelist()]
+    images = [name for name in present if name not in (*NPZ_FACTS, "mask")]
     name = next((name for name in names if name in present), None)
     if name is None:
-        if not sole or len(present) != 1:
+        if not sole or len(images) != 1:
             listed = ", ".join(present) or "none"
-            raise _NoDatasetError(f"{path}: no array named {' or '.join(names)} (there are: {listed})")
-        name = present[0]
-    stream = files.enter_context(archive.open(f"{name}.npy"))
-    return _numpy_frames(f"{path}, {name}", stream, lambda: np.load(path)[name])
+            raise NoDatasetError(f"{path}: no array named {' or '.join(names)} (there are: {listed})")
+        name = images[0]
+
+    def opened(name: str) -> Frames:
+        stream = files.enter_context(archive.open(f"{name}.npy"))
+        return _numpy_frames(f"{path}, {name}", stream, lambda: np.load(path)[name], layout)
+
+    frames, facts = opened(name), _npz_facts(path, present)
+    masks = {"mask": opened("mask")} if "mask" in present and name != "mask" else {}
+    return replace(frames, facts=facts, masks=masks)
 
 
-def _numpy_frames(where: str, stream: IO[bytes], load: Callable[[], np.ndarray]) -> Frames:
-    """The array at the stream's start; ``load`` is for one in Fortran order, whose frames are scattered."""
+def _npz_facts(path: Path, present: Sequence[str]) -> Facts:
+    facts: Facts = {}
+    names = [name for name in NPZ_FACTS if name in present]
+    with np.load(path) as archive:
+        for name in names:
+            value = archive[name]
+            if value.dtype.kind in "iuf" and value.size == (2 if name == "centre" else 1):
+                numbers = value.astype(float).ravel().tolist()
+                facts[name] = Fact(tuple(numbers) if name == "centre" else numbers[0], f"{path}, {name}")
+    return facts
+
+
+def _numpy_frames(
+    where: str, stream: IO[bytes], load: Callable[[], np.ndarray], layout: FrameLayout
+) -> Frames:
+    """The array at the stream's start; ``load`` is for one whose frames are scattered: in Fortran order, or
+    along the last axis."""
     major, _ = np.lib.format.read_magic(stream)
     header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = header(stream)
-    if fortran and not dtype.hasobject:
-        return array_frames(where, load())
-    return _plain_frames(where, stream, stream.tell(), dtype, shape)
+    if dtype.kind in "uifb" and (fortran or layout.is_last(shape, where)):
+        return array_frames(where, load(), layout)
+    return plain_frames(where, stream, stream.tell(), dtype, shape).stacked_modules()
 
 
-def _tiff(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Frames:
+def _matlab(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout: FrameLayout) -> Frames:
+    """MATLAB's files: HDF5 since version 7.3, before that a format of its own, read as a whole."""
+    import h5py
+    from scipy.io import loadmat, whosmat
+
+    if h5py.is_hdf5(path):
+        return open_hdf5(path, names, True, files, layout)
+    arrays = {name: shape for name, shape, _ in whosmat(path) if len(shape) >= 2 and min(shape) > 1}
+    name = next((name for name in names if name in arrays), None)
+    if name is None:
+        if len(arrays) != 1:
+            raise NoDatasetError(
+                f"{path}: say by --dataset which array (there are: {', '.join(arrays) or 'none'})"
+            )
+        (name,) = arrays
+    return array_frames(f"{path}, {name}", loadmat(path, variable_names=[name])[name], layout)
+
+
+def _tiff(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout: FrameLayout) -> Frames:
     import tifffile
 
     # If the list of pages breaks off, as in a file that is cut short, tifffile only logs it.
@@ -162,27 +116,38 @@ def _tiff(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
     stream = files.enter_context(tifffile.TiffFile(path))
     pages, count = stream.pages, len(stream.pages)
     first = pages.first
-    if first.samplesperpixel > 1:
+    planes = first.samplesperpixel if first.planarconfig == 2 else 1
+    if first.samplesperpixel > planes:
         raise InputError(f"{path}: not a greyscale TIFF ({first.samplesperpixel} samples a pixel)")
+    remarks: tuple[str, ...] = ()
+    if planes > 1:
+        remarks = (f"{path}: {planes} separate planes in a page, taken as frames, not as colours",)
+    tag = first.tags.get("Orientation")
+    transpose, flip = ORIENTATIONS.get(int(tag.value) if tag is not None else 1, (False, ""))
+    origin = f"{path}, TIFF's orientation tag"
+    facts = {"transpose": Fact(True, origin)} if transpose else {}
+    facts |= {"flip": Fact(flip, origin)} if flip else {}
     series = stream.series[0]
     note = "the list of its pages breaks off; the file is damaged" if messages else ""
     if len(stream.series) == 1 and series.dataoffset is not None and series.dtype is not None:
         dtype = series.dtype.newbyteorder(stream.byteorder)
         binary = files.enter_context(path.open("rb"))
-        return _plain_frames(str(path), binary, series.dataoffset, dtype, series.shape, note)
+        frames = plain_frames(str(path), binary, series.dataoffset, dtype, series.shape, note)
+        return replace(frames, facts=facts, remarks=remarks)
     shape, dtype = first.shape, np.dtype(first.dtype)
 
     def read(start: int, stop: int) -> np.ndarray:
-        images = [pages[number].asarray() for number in range(start, stop)]
+        images = [pages[number].asarray() for number in range(start // planes, -(-stop // planes))]
         for image in images:
             if image.shape != shape or image.dtype != dtype:
                 raise ValueError(f"a page of {image.dtype} {image.shape}, unlike the first")
-        return np.stack(images)
+        stack = np.concatenate(images) if planes > 1 else np.stack(images)
+        return stack[start % planes :][: stop - start] if planes > 1 else stack
 
-    return Frames(str(path), (count, *shape), dtype, read, note)
+    return Frames(str(path), (count * planes, *shape[-2:]), dtype, read, note, facts, remarks=remarks)
 
 
-def _png(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Frames:
+def _png(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout: FrameLayout) -> Frames:
     from PIL import Image
 
     with Image.open(path, formats=["PNG"]) as image:
@@ -200,19 +165,48 @@ def _png(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fram
     return array_frames(str(path), colour[..., 0])
 
 
-FORMATS = (
-    ("HDF5", HDF5_SUFFIXES, _hdf5),
+def _fabio(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout: FrameLayout) -> Frames:
+    """EDF, CBF, MarCCD and what else fabio reads."""
+    try:
+        import fabio
+    except ImportError as error:
+        raise InputError(f'{path}: files of this type need fabio; pip install "icobench[files]"') from error
+
+    image = fabio.open(str(path))
+    files.callback(image.close)
+    first = image.data
+    count = max(1, image.nframes)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        if count == 1:
+            return first[None]
+        return np.stack([image.getframe(number).data for number in range(start, stop)])
+
+    facts = header_facts(image.header, f"{path}, header")
+    return Frames(str(path), (count, *first.shape), first.dtype, read, facts=facts)
+
+
+Reader = Callable[[Path, Sequence[str], bool, ExitStack, FrameLayout], Frames]
+
+FORMATS: tuple[tuple[str, tuple[str, ...], Reader], ...] = (
+    ("HDF5", HDF5_SUFFIXES, open_hdf5),
     ("NumPy", (".npy",), _npy),
     ("NumPy", (".npz",), _npz),
+    ("MATLAB", (".mat",), _matlab),
     ("TIFF", (".tif", ".tiff"), _tiff),
     ("PNG", (".png",), _png),
+    ("detector", (".edf", ".cbf", ".mccd", ".marccd", ".mar3450"), _fabio),
 )
 
 IMAGE_SUFFIXES = tuple(suffix for _, suffixes, _ in FORMATS for suffix in suffixes)
 """How the names of files end that can be opened."""
 
+WITH_DATASETS = (*HDF5_SUFFIXES, ".npz", ".mat")
 
-def _open(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Frames:
+
+def _open(
+    path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout: FrameLayout, follow: bool = False
+) -> Frames:
     """The dataset of the first of these names that a file has, or its sole one if ``sole`` allows that."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -220,52 +214,54 @@ def _open(path: Path, names: Sequence[str], sole: bool, files: ExitStack) -> Fra
     for what, suffixes, reader in FORMATS:
         if suffix in suffixes:
             try:
-                return reader(path, names, sole, files)
+                if reader is open_hdf5:
+                    return open_hdf5(path, names, sole, files, layout, follow)
+                return reader(path, names, sole, files, layout)
             except InputError:
                 raise
             except Exception as error:  # libraries raise many kinds for damaged files
                 raise InputError(f"{path}: not a readable {what} file ({first_line(error)})") from error
     raise InputError(
-        f"{path}: unknown file type {suffix or '(none)'}; use .cxi, .h5, .npy, .npz, .tif or .png"
+        f"{path}: unknown file type {suffix or '(none)'}; use .cxi, .h5, .npy, .npz, .mat, .tif, .png or .edf"
     )
 
 
-def open_frames(path: Path, dataset: str | None, files: ExitStack) -> Frames:
+def open_frames(
+    path: Path, dataset: str | None, files: ExitStack, layout: FrameLayout | None = None, follow: bool = False
+) -> Frames:
     """The images of a file, which ``files`` closes at the end.
 
-    The default ``dataset`` is :data:`DATA_PATH` of an HDF5 file; "data", "images" or the only one of an npz.
+    The default ``dataset`` is that of one of the usual places in an HDF5 file; "data", "images" or the only
+    one of an npz.
+
+    Args:
+        path: of the file.
+        dataset: name of the dataset within it.
+        files: closes what is opened.
+        layout: what the user says of the axes.
+        follow: follow HDF5 links that lead out of the file's folder.
 
     Raises:
         InputError: missing or damaged file, unknown format, no such dataset.
     """
     suffix = path.suffix.lower()
-    archive = suffix == ".npz"
-    if dataset is not None and path.is_file() and not archive and suffix not in HDF5_SUFFIXES:
+    if dataset is not None and path.is_file() and suffix not in WITH_DATASETS:
         raise InputError(f"{path}: holds no datasets, so none can be named ({dataset})")
-    default = ("data", "images") if archive else (DATA_PATH,)
-    return _open(path, default if dataset is None else (dataset,), archive and dataset is None, files)
+    names = ("data", "images") if suffix == ".npz" else ()
+    sole = suffix == ".npz" and dataset is None
+    return _open(path, names if dataset is None else (dataset,), sole, files, layout or FrameLayout(), follow)
 
 
-def open_mask(path: Path, mask: str | None, files: ExitStack) -> Frames | None:
-    """The mask that belongs to the images of a file; None if it has none.
-
-    ``mask`` is a file of its own, or a dataset of the images' file: by default :data:`MASK_PATH`, or "mask".
+def open_mask(path: Path, mask: str, files: ExitStack, follow: bool = False) -> Frames:
+    """The mask that a user names: a file of its own, or a dataset of the images' file.
 
     Raises:
-        InputError: a mask is named that is not there.
+        InputError: it is not there.
     """
-    if mask is not None and (file := Path(mask)).is_file():
+    layout = FrameLayout("first")
+    if (file := Path(mask)).is_file():
         hdf5 = file.suffix.lower() in HDF5_SUFFIXES
-        return _open(file, (MASK_PATH, DATA_PATH) if hdf5 else ("mask", "data"), True, files)
-    suffix = path.suffix.lower()
-    if suffix not in (*HDF5_SUFFIXES, ".npz"):
-        if mask is not None:
-            raise InputError(f"{mask}: no such file (--mask)")
-        return None
-    default = "mask" if suffix == ".npz" else MASK_PATH
-    try:
-        return _open(path, (mask or default,), False, files)
-    except _NoDatasetError:
-        if mask is not None:
-            raise
-        return None
+        return _open(file, (MASK_PATH, DATA_PATH) if hdf5 else ("mask", "data"), True, files, layout, follow)
+    if path.suffix.lower() not in WITH_DATASETS:
+        raise InputError(f"{mask}: no such file (--mask)")
+    return _open(path, (mask,), False, files, layout, follow)

@@ -13,13 +13,16 @@ __all__ = ["KINDS", "ImageSet"]
 KINDS = ("counts", "log", "intensity")
 """Photon counts; log images in [0, 1]; noise-free intensities."""
 
+FURTHER = ("refractive_index", "readout", "gain")
+"""Fields that a set may have for each image."""
+
 
 @dataclass
 class ImageSet:
     """Images that belong together: a file's, a test set's, a training step's.
 
     Attributes:
-        images: (N, H, W) float32, finite and not negative, 0 where masked.
+        images: (N, H, W) float32, finite and, without read-out noise, not negative; 0 where masked.
         mask: (N, H, W) bool, True where usable.
         kind: one of :data:`KINDS`.
         experiment: physics and grid that a reconstruction assumes; None for frames of a file whose geometry
@@ -29,6 +32,9 @@ class ImageSet:
         numbers: (N,) int64 numbers of the images within the complete set; random starts depend on them.
         problems: why an image cannot be used, by its number; such images are 0 and masked completely.
         refractive_index: (N,) complex128, of each body; None where all have the experiment's.
+        readout: (N, H, W) float32 variance of the read-out noise in photons squared; None where there is
+            none. Counts with it may be negative.
+        gain: (N,) float64, stored units per photon, by which counts were divided; None where they were not.
 
     Example:
         >>> images = ImageSet(torch.ones(3, 64, 64), torch.ones(3, 64, 64, dtype=torch.bool), "counts")
@@ -45,6 +51,8 @@ class ImageSet:
     numbers: Tensor = None  # type: ignore[assignment]
     problems: dict[int, str] = field(default_factory=dict)
     refractive_index: Tensor | None = None
+    readout: Tensor | None = None
+    gain: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.images)
@@ -68,18 +76,17 @@ class ImageSet:
     def subset(self, index: Tensor) -> "ImageSet":
         """The images with the given indices (M,), or where a mask (N,) is True."""
         where = index.to(self.images.device)
+        further = {name: values[index] for name in FURTHER if (values := getattr(self, name)) is not None}
         return replace(
             self, images=self.images[where], mask=self.mask[where], radius_nm=self.radius_nm[index],
-            quaternion=self.quaternion[index], numbers=self.numbers[index],
-            refractive_index=None if self.refractive_index is None else self.refractive_index[index],
+            quaternion=self.quaternion[index], numbers=self.numbers[index], **further,
         )  # fmt: skip
 
     @classmethod
     def join(cls, parts: Sequence["ImageSet"]) -> "ImageSet":
         """One set from its consecutive parts; kind and experiment are those of the first part."""
         names = ["images", "mask", "radius_nm", "quaternion", "numbers"]
-        if parts[0].refractive_index is not None:
-            names.append("refractive_index")
+        names += [name for name in FURTHER if getattr(parts[0], name) is not None]
         joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         problems = {number: reason for part in parts for number, reason in part.problems.items()}
         return replace(parts[0], **joined, problems=problems)  # type: ignore[arg-type]

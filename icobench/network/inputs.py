@@ -17,8 +17,15 @@ from icobench.images.pixels import intensity_from_log, log_image
 from icobench.simulator.experiment import Experiment
 
 __all__ = [
-    "CANONICAL_PIXELS", "brightness", "canonical_counts", "count_brightness", "is_canonical", "network_input",
-    "require_canonical", "unpolarized", "valid_pixels",
+    "CANONICAL_PIXELS",
+    "brightness",
+    "canonical_counts",
+    "count_brightness",
+    "is_canonical",
+    "network_input",
+    "require_canonical",
+    "valid_pixels",
+    "without_factor",
 ]  # fmt: skip
 
 CANONICAL_PIXELS = 128
@@ -29,8 +36,12 @@ QUASI_PHOTONS = 1e6
 MOST_PHOTONS = 1e7
 """Brighter images are scaled down to this, the brightest in training."""
 
-LEAST_POLARIZATION = 0.25
-"""Pixels with a smaller polarisation factor are masked: divided by it, their noise would rule."""
+LEAST_FACTOR = 0.25
+"""Pixels with a smaller polarisation factor times efficiency are masked: divided by it, their noise would
+rule."""
+
+CLEAR_OF_NOISE = 2.0
+"""Standard deviations of the read-out noise that a pixel must be above for a network to see it."""
 
 LEAST_COVERED = 0.75
 """Share of a canonical pixel that usable detector pixels must cover. One that is half covered would show half
@@ -61,6 +72,7 @@ def require_canonical(experiment: Experiment, where: str = "") -> None:
         "an off-centre beam": experiment.centre_offset != (0.0, 0.0),
         "a solid-angle factor": experiment.solid_angle_factor,
         "a polarised beam": experiment.polarization is not None,
+        "an efficiency": bool(experiment.efficiency),
     }
     if problems := [name for name, present in deviations.items() if present]:
         raise InputError(
@@ -90,11 +102,13 @@ def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
     mask = images.mask & valid_pixels(experiment).to(device)
     # Masked pixels may hold anything, NaN included.
     counts = torch.where(mask, images.images, 0.0).float()
+    if images.readout is not None:
+        # Networks know no read-out noise: what may be noise alone counts nothing, as after photon finding.
+        counts = torch.where(counts > CLEAR_OF_NOISE * images.readout.to(device).sqrt(), counts, 0.0)
     if experiment.solid_angle_factor:
         counts = counts * experiment.cos_theta(torch.float32).to(device)
-    if experiment.polarization is not None:
-        factor = experiment.polarization_factor().float().to(device)
-        counts, mask = unpolarized(counts, mask, factor)
+    if experiment.polarization is not None or experiment.efficiency:
+        counts, mask = without_factor(counts, mask, experiment.correction().float().to(device))
     if not is_canonical(experiment):
         x, y = (_overlap(experiment, axis).to(device, torch.float32) for axis in (0, 1))
         counts = y @ counts @ x.T
@@ -109,10 +123,11 @@ def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
     return counts * (photons / total)[:, None, None], mask
 
 
-def unpolarized(counts: Tensor, mask: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts (B, H, W) and masks as of a scalar wave, given the polarisation factor (H, W) or (B, H, W)."""
-    mask = mask & (factor >= LEAST_POLARIZATION)
-    return torch.where(mask, counts / factor.clamp_min(LEAST_POLARIZATION), 0.0), mask
+def without_factor(counts: Tensor, mask: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts (B, H, W) and masks as of a scalar wave and a perfect detector, given the factor, (H, W) or
+    (B, H, W), by which polarisation and efficiency lower the intensity."""
+    mask = mask & (factor >= LEAST_FACTOR)
+    return torch.where(mask, counts / factor.clamp_min(LEAST_FACTOR), 0.0), mask
 
 
 def count_brightness(counts: Tensor) -> Tensor:
@@ -129,7 +144,9 @@ def brightness(images: ImageSet, log_images: bool, decades: float = 6.0) -> tupl
     """
     experiment = images.known_experiment
     if images.kind == "log":
-        scalar = not experiment.solid_angle_factor and experiment.polarization is None
+        scalar = (
+            not (experiment.solid_angle_factor or experiment.efficiency) and experiment.polarization is None
+        )
         if log_images and is_canonical(experiment) and scalar:
             mask = images.mask & valid_pixels(experiment).to(images.mask.device)
             return torch.where(mask, images.images, 0.0).float(), mask

@@ -108,8 +108,13 @@ class Networks:
         """
         fitting = [member for member in self.members if not member.misfits(experiment)]
         if not fitting:
-            reasons = "; or for ".join("; ".join(member.misfits(experiment)) for member in self.members)
-            raise InputError(f"the network's weights were made for {reasons}")
+            problems = [member.misfits(experiment) for member in self.members]
+            fewest = min(map(len, problems))
+            reasons = dict.fromkeys("; ".join(words) for words in problems if len(words) == fewest)
+            raise InputError(
+                f"the network's weights were made for {'; or for '.join(reasons)}; "
+                "--method dictionary+lm needs no network"
+            )
         fitting.sort(key=lambda member: ORDERS[kind].index(member.recipe.images))
         enough = fitting[0].recipe.images != "clean" or (kind == "intensity" and complete)
         return Networks(tuple(fitting[: 1 if enough else 2]))

@@ -13,7 +13,7 @@ from icobench.images.augment import augment
 from icobench.images.image_set import ImageSet
 from icobench.images.pixels import log_image
 from icobench.images.symmetry import dihedral_images, dihedral_orientations
-from icobench.network.inputs import count_brightness, network_input, unpolarized
+from icobench.network.inputs import count_brightness, network_input, without_factor
 from icobench.network.recipe import Recipe
 from icobench.seeds import Purpose, random_generator
 from icobench.simulator.experiment import Experiment
@@ -277,5 +277,5 @@ class TrainingStream:
         mean = usable * (self._column(photons) / usable.sum((-2, -1), keepdim=True))
         counts = _poisson(mean, generator)
         if polarised.any():
-            counts, mask = unpolarized(counts, mask, factor)
+            counts, mask = without_factor(counts, mask, factor)
         return count_brightness(counts), mask

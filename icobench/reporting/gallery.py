@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from icobench.images.source import ImageSource
+    from icobench.images.image_source import ImageSource
 
 __all__ = ["GALLERY_COLUMNS", "as_intensities", "gallery", "shown_decades", "write_preview"]
 

@@ -57,6 +57,7 @@ class Comparison:
         catalogue: methods and test sets beside those of the package.
         workers: processes that share the machine. A method's seconds are those of the whole machine: its time
             in one process over their number.
+        stated: fields of the experiment that the user stated; a file of images must not contradict them.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class Comparison:
     model: Path | str | None = None
     catalogue: Catalogue = field(default_factory=Catalogue)
     workers: int = 1
+    stated: tuple[str, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Other processes load test images and networks themselves.
@@ -113,7 +115,7 @@ class Comparison:
                     raise InputError(f"two test sets have the name {name}")
                 runs[name] = Run(
                     self.folder / name, name, test_set, seed, self.settings, self.experiment, self.methods,
-                    self.networks, self.device, self.workers,
+                    self.networks, self.device, self.workers, self.stated,
                 )  # fmt: skip
         return runs
 

@@ -74,6 +74,8 @@ class Run:
         all_networks: to choose from, by the ``weights`` of the methods that ask them.
         device: where to work.
         workers: processes that share the machine.
+        stated: fields of ``believed`` that the user stated, see
+            :func:`~icobench.sets.own_images.read_own_images`.
         failures: methods that raised an error, and what it said.
         dictionary: of the methods that need one, once the run is prepared.
     """
@@ -88,6 +90,7 @@ class Run:
     all_networks: Mapping[str, Networks]
     device: str
     workers: int
+    stated: Sequence[str] | None = None
     failures: dict[str, str] = field(default_factory=dict)
     dictionary: Dictionary | None = None
     _bounds: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -109,7 +112,7 @@ class Run:
         if self.test_set.path is None:
             return None
         truth = Path(self.settings.truth) if self.settings.truth else None
-        return read_own_images(self.test_set.path, self.believed, self.settings.images, truth)
+        return read_own_images(self.test_set.path, self.believed, self.settings.images, truth, self.stated)
 
     @cached_property
     def experiment(self) -> Experiment:

@@ -5,14 +5,17 @@ pool of its own, and a thread looks after it and starts it again.
 """
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,6 +27,9 @@ __all__ = ["WorkerDiedError", "WorkerPool", "chosen_device", "default_workers", 
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Set for children: a file such as signal.py in the current folder is no module of theirs."""
 
 RETRIES = 2
 """How often a job is tried again whose worker died."""
@@ -74,8 +80,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _begin(parent: int) -> None:
-    """In a fresh worker: one thread, no signals that are meant for the parent, no life after the parent's."""
+def _begin(parent: int, messages: str) -> None:
+    """In a fresh worker: one thread, no signals that are meant for the parent, no life after the parent's.
+
+    What it writes to standard error goes to the file ``messages``, so that its last words are known.
+    """
+    target = os.open(messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(target, 2)
+    os.close(target)
+    faulthandler.enable()
     for number in OURS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -103,10 +116,10 @@ _ENVIRONMENT = threading.Lock()
 
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
-    """Set the environment of processes that are to have one thread."""
+    """Set the environment of processes that are to have one thread, and no modules of the current folder."""
     with _ENVIRONMENT:
-        before = {name: os.environ.get(name) for name in THREADS}
-        os.environ.update(dict.fromkeys(THREADS, "1"))
+        before = {name: os.environ.get(name) for name in (*THREADS, SAFE_PATH)}
+        os.environ.update(dict.fromkeys(before, "1"))
         try:
             yield
         finally:
@@ -130,6 +143,8 @@ class _Slot:
         self.process: ProcessPoolExecutor | None = None
         self.pid: int | None = None
         self.closed = False
+        self.folder = tempfile.TemporaryDirectory(prefix="icobench-")
+        self.messages = Path(self.folder.name) / "messages"
         self.lock = threading.Lock()
         """Held while a process is started or ended: one that starts while the pool ends would outlive it."""
 
@@ -147,11 +162,22 @@ class _Slot:
         with _environment():
             with _deaf():  # for multiprocessing's own process, which it starts first and which unblocks
                 self.process = ProcessPoolExecutor(
-                    1, multiprocessing.get_context("spawn"), _begin, (os.getpid(),)
+                    1, multiprocessing.get_context("spawn"), _begin, (os.getpid(), str(self.messages))
                 )
             with _deaf():
                 pid = self.process.submit(os.getpid)
             self.pid = pid.result()
+
+    def last_words(self) -> str:
+        """What the worker wrote last to standard error: a line, empty if there is none."""
+        try:
+            lines = self.messages.read_text(errors="replace").split("\n")
+        except OSError:
+            return ""
+        said = [line.strip() for line in lines if line.strip()]
+        # A fatal signal is named before the threads' positions.
+        fatal = [line for line in said if line.startswith("Fatal Python error")]
+        return (fatal or said or [""])[-1]
 
     def end(self, close: bool = False) -> None:
         """End the process; if ``close``, none is started again."""
@@ -165,6 +191,8 @@ class _Slot:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.shutdown(wait=True, cancel_futures=True)
+        if close:
+            self.folder.cleanup()
 
 
 class WorkerPool:
@@ -234,6 +262,10 @@ class WorkerPool:
                     return slot.call(function, job)
                 except BrokenProcessPool:
                     slot.end()
-            raise WorkerDiedError(f"a worker died {1 + RETRIES} times at the same piece of work")
+            words = slot.last_words()
+            raise WorkerDiedError(
+                f"a worker died {1 + RETRIES} times at the same piece of work"
+                + (f"; it last said: {words}" if words else ", perhaps of too little memory")
+            )
         finally:
             self.free.put(slot)

@@ -1,6 +1,6 @@
 """Reconstruct a user's own images: checked, brought to a grid, cut, and fitted block by block."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
-from icobench.answer import COSTS, POOR, Answer, Progress
+from icobench.answer import COSTS, OUTSIDE, POOR, RADII_NM, Answer, Progress
 from icobench.errors import InputError
-from icobench.fitting.least_squares import centre_steps
 from icobench.fitting.nuisance import Nuisance
+from icobench.images.facts import Setup
 from icobench.images.image_set import ImageSet
-from icobench.images.resample import on_grid
-from icobench.images.source import ImageSource, open_arrays, open_images
+from icobench.images.image_source import ImageSource
+from icobench.images.prepare import Prepared, prepare
+from icobench.images.reading import Reading
 from icobench.methods import Catalogue, Method, Problem
-from icobench.network.selection import Networks
+from icobench.runs.calibrate import BLOCK, Bench, find_beam, find_noise, find_response, refine_gain
 from icobench.runs.pool import chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
@@ -24,30 +25,26 @@ from icobench.simulator.simulator import Simulator
 
 __all__ = ["reconstruct"]
 
-BLOCK = 32
-"""Images fitted together."""
-
-CENTRE_ROUNDS = 12
-"""Log images, whose steps are shorter, need more of them than photon counts."""
-
-CENTRE_TOLERANCE = 0.01
-"""Pixels; the search for the beam ends when a step is shorter."""
-
-LONGEST_CENTRE_STEP = 1.5
-"""Pixels; a fringe of the largest bodies is 2.7 pixels wide."""
+STANDARD = Experiment()
 
 
 def reconstruct(
     images: Any,
     mask: Any = None,
     kind: str = "auto",
-    experiment: Experiment | None = None,
+    experiment: Experiment | Mapping[str, Any] | None = None,
     method: str | Method = "network+lm",
     *,
     detector: FlatDetector | None = None,
     centre: tuple[float, float] | None = None,
     pixels: int | None = None,
+    reading: Reading | None = None,
+    geometry: Path | str | None = None,
+    panels: str | None = None,
+    polar: bool = False,
+    override: bool = False,
     fit_centre: bool = False,
+    fit_response: bool = False,
     fit_sin_theta: float = FIT_SIN_THETA,
     nuisance: Sequence[str] = (),
     auto_physics: bool = False,
@@ -57,23 +54,36 @@ def reconstruct(
     device: str | torch.device = "auto",
     catalogue: Catalogue | None = None,
     progress: Progress = lambda share: None,
+    finished: Callable[[Answer], None] = lambda answer: None,
 ) -> Answer:
     """Radius and orientation of images, as ``icobench reconstruct`` gives them.
+
+    What a file states is used (wavelength, detector, kind of its numbers), and what was guessed is said in
+    the answer's notes.
 
     Frames are checked, and brought to an orthographic grid if they are not on one. An image that cannot be
     reconstructed has NaN and a status that begins with ``failed:``.
 
     Args:
-        images: (H, W) or (N, H, W), NumPy or torch; a set of images; a file's name; or an opened source.
+        images: (H, W) or (N, H, W), NumPy or torch; a set of images; a file's name; an opened source; or what
+            :func:`~icobench.images.prepare.prepare` gives.
         mask: of an array: (H, W) or (N, H, W) bool, True where a pixel is usable; sets and files have theirs.
         kind: "counts", "log" or "auto", see :func:`~icobench.images.source.open_images`; for arrays also
             "intensity", without noise.
         experiment: physics that the images are believed to come from, and the range of angles of an
-            orthographic grid; its number of pixels does not matter.
+            orthographic grid; its number of pixels does not matter. A dictionary such as
+            ``{"wavelength_nm": 13.4}`` states these values alone, an experiment all of them; a file states
+            some.
         method: a name, or a method.
         detector: the flat detector that took the frames.
         centre: (x, y) of the beam in pixels of an orthographic frame.
         pixels: side of the grid that frames are resampled to.
+        reading: how the file or array is read: masks, gain, axes, ...; ``kind`` is then a part of it.
+        geometry: file of CrystFEL that says where a detector's modules lie.
+        panels: the same for panels of whole rows, see :func:`~icobench.images.geometry.parse_panels`.
+        polar: the frames are polar images (angles, radii) around the beam.
+        override: take the caller's values where a file states others; they are refused otherwise.
+        fit_response: find the exponent and the ceiling of the detector's response from the first images.
         fit_centre: find the beam's position from the first images; good from 1.5 pixels away.
         fit_sin_theta: pixels beyond this sine of the scattering angle are left out of fits. Networks see
             them: they were trained with them, and are less accurate without, on voxels as well.
@@ -87,6 +97,7 @@ def reconstruct(
         device: "auto", "cpu" or "cuda".
         catalogue: methods to choose from beside those of the package.
         progress: called with the finished share.
+        finished: called with the answers so far after every block of images.
 
     Returns:
         the answer, with the experiment that was fitted, and notes on the images.
@@ -108,84 +119,128 @@ def reconstruct(
         raise InputError(f"the sine of the fitted angles must lie in (0, 1], got {fit_sin_theta:g}")
     if auto_physics and "centre" in nuisance:
         raise InputError("the centre cannot be fitted along with propagated waves; leave --physics auto")
-    experiment, where = experiment or Experiment(), chosen_device(str(device))
-    Nuisance.start(nuisance, 0, experiment)  # says which name is unknown, before any work
+    where = chosen_device(str(device))
+    Nuisance.start(nuisance, 0, STANDARD)  # says which name is unknown, before any work
     with ExitStack() as files:
-        if isinstance(images, ImageSource):
-            opened = images
-        elif isinstance(images, str | Path):
-            opened = files.enter_context(open_images(images, kind))
-        elif isinstance(images, ImageSet):
-            opened = open_arrays(images.images, images.mask, images.kind)
+        if not isinstance(images, Prepared):
+            opened = prepare(
+                images, mask, kind, experiment, detector=detector, centre=centre, pixels=pixels,
+                reading=reading, geometry=geometry, panels=panels, polar=polar, override=override,
+            )  # fmt: skip
+            if not isinstance(images, ImageSource):
+                files.enter_context(opened)
         else:
-            opened = open_arrays(images, mask, kind)
-        source, experiment = on_grid(opened, experiment, detector, centre, pixels)
-        notes = []
+            opened = images
+        source, grid, experiment = opened.source, opened.grid, opened.experiment
+        Nuisance.start(nuisance, 0, STANDARD, source.kind)
+        notes: list[str] = []
         networks = chosen.load_networks(model, where)
+        if networks is not None:
+            networks.choose(experiment, source.kind)  # says that there is none, before any work
+            if auto_physics:
+                networks.choose(replace(experiment, physics="propagated"), source.kind)
+        bench = Bench(grid, chosen, where, networks, seed, fit_sin_theta)
+        if fit_response:
+            notes += find_response(source, bench, experiment)
+        notes += find_noise(source, bench, experiment)
         if networks is not None:
             converted = networks.choose(experiment, source.kind).conversion(source.kind)
             notes += [converted] if converted else []
-            if auto_physics:  # says that there is none, before any work
-                networks.choose(replace(experiment, physics="propagated"), source.kind)
         if fit_centre:
             before = experiment.centre_offset
-            experiment = _with_beam(source, chosen, experiment, where, networks, seed, fit_sin_theta)
+            experiment = find_beam(bench, experiment)
             x, y = (new - old for new, old in zip(experiment.centre_offset, before, strict=True))
             notes.append(
                 f"beam found {x:+.3f}, {y:+.3f} pixels (x, y) of the fitted grid from where it was assumed"
             )
-        simulator = Simulator(experiment, device=where)
-        answer = _in_blocks(
-            source, chosen, simulator, networks, seed, fit_sin_theta, tuple(nuisance), auto_physics, progress
-        )
-        answer.experiment = experiment
-        answer.notes = notes + [f"warning: {line}" for line in source.warnings()]
+        if source.decades_assumed and chosen.fits_nuisance and "decades" not in nuisance:
+            nuisance = (*nuisance, "decades")
+            notes.append("their decades are fitted along")
+        work = _Work(bench, chosen, Simulator(experiment, device=where), tuple(nuisance), auto_physics)
+        answer = work.run(source, progress, finished)
+        _by_wavelength(answer, opened.setup, notes)
+        if OUTSIDE in answer.status:
+            low, high = RADII_NM
+            notes.append(f"radii are searched from {low:g} to {high:g} nm; {OUTSIDE} fits ended there")
+        answer.experiment, answer.origins = experiment, list(opened.notes)
+        answer.notes = notes + work.notes + [f"warning: {line}" for line in grid.warnings()]
     return answer
 
 
-def _problem(
-    block: ImageSet, simulator: Simulator, networks: Networks | None, seed: int, fit_sin_theta: float
-) -> Problem:
-    """What a method gets: fits see the pixels up to an angle, the networks all of them."""
-    experiment = simulator.experiment
-    valid = experiment.valid()
-    fitted = valid & (experiment.sin_theta() <= fit_sin_theta + 1e-9)
-    images = replace(block, mask=block.mask & fitted, experiment=experiment)
-    return Problem(images, simulator, networks, seed, network_mask=block.mask & valid)
+def _by_wavelength(answer: Answer, setup: Setup, notes: list[str]) -> None:
+    """Bring the radii of frames with wavelengths of their own to these.
+
+    An image depends on lengths over the wavelength alone, but for the refractive index.
+    """
+    fact = setup.facts.get("wavelength_nm")
+    if fact is None or fact.by_frame is None:
+        return
+    ratio = torch.as_tensor(fact.by_frame / fact.value)[answer.index]
+    answer.radius_nm, answer.radius_std_nm = answer.radius_nm * ratio, answer.radius_std_nm * ratio
+    low, high = float(fact.by_frame.min()), float(fact.by_frame.max())
+    notes.append(f"every frame has its own wavelength, {low:.5g} to {high:.5g} nm; radii are in its units")
 
 
-def _in_blocks(
-    source: ImageSource, method: Method, simulator: Simulator, networks: Networks | None, seed: int,
-    fit_sin_theta: float, nuisance: tuple[str, ...], auto_physics: bool, progress: Progress,
-) -> Answer:  # fmt: skip
-    """Every image, read and fitted block by block."""
-    total, answers = len(source), []
-    propagated = simulator.with_physics("propagated") if auto_physics else None
-    for block in source.blocks(BLOCK):
-        problem = _problem(block, simulator, networks, seed, fit_sin_theta)
+class _Work:
+    """Every image of a source, read and fitted block by block."""
+
+    def __init__(
+        self, bench: Bench, method: Method, simulator: Simulator, nuisance: tuple[str, ...],
+        auto_physics: bool,
+    ) -> None:  # fmt: skip
+        self.bench, self.method, self.simulator, self.nuisance = bench, method, simulator, nuisance
+        self.propagated = simulator.with_physics("propagated") if auto_physics else None
+        self.notes: list[str] = []
+
+    def run(self, source: ImageSource, progress: Progress, finished: Callable[[Answer], None]) -> Answer:
+        """The answers for all images."""
+        grid, total, answers = self.bench.grid, len(self.bench.grid), []
+        start = 0
+        while start < total:
+            numbers = range(start, min(start + BLOCK, total))
+            block = grid.read(numbers)
+
+            def report(part: float, first: int = start, count: int = len(block)) -> None:
+                progress((first + part * count) / total)
+
+            parts, problem = self._block(block, report)
+            if start == 0 and problem is not None and not self.notes:
+                self.notes = refine_gain(source, self.bench, problem, parts[0])
+                if self.notes:
+                    continue  # once more, with the gain
+            answers += parts
+            report(1.0)
+            start = numbers.stop
+            if start < total:
+                finished(Answer.join(answers))
+        answer = Answer.join(answers)
+        gains = answer.nuisance.get("gain")
+        if gains is not None and bool((gains.nan_to_num(1.0) == 1).all()):
+            del answer.nuisance["gain"]
+        return answer
+
+    def _block(self, block: ImageSet, report: Progress) -> tuple[list[Answer], Problem | None]:
+        """The answers for a block, and what its good images were given to the method as."""
+        problem = self.bench.problem(block, self.simulator)
         dark = ~((block.images > 0) & problem.images.mask).flatten(1).any(1)
         problems = dict(block.problems)
         for number in block.numbers[dark].tolist():
             problems.setdefault(number, "no signal at usable pixels of the fitted detector range")
         seen = problem.images.mask if problem.network_mask is None else problem.network_mask
         good = torch.tensor([number not in problems for number in block.numbers.tolist()])
-        first, count = int(block.numbers[0]), len(block)
-
-        def report(part: float, first: int = first, count: int = count) -> None:
-            progress((first + part * count) / total)
-
+        answers, usable = [], None
         if good.any():
             usable = replace(
-                problem, images=problem.images.subset(good), network_mask=seen[good],
-                nuisance=nuisance,
-            )  # fmt: skip
-            answers.append(method.run(usable, report))
-            if propagated is not None:
-                _improve_poor(answers[-1], propagated, method, usable)
+                problem, images=problem.images.subset(good), network_mask=seen[good], nuisance=self.nuisance
+            )
+            answers.append(self.method.run(usable, report))
+            if self.propagated is not None:
+                _improve_poor(answers[-1], self.propagated, self.method, usable)
+            if usable.images.gain is not None:
+                answers[-1].nuisance["gain"] = usable.images.gain.clone()
         if problems:
             answers.append(Answer.failed(problems))
-        report(1.0)
-    return Answer.join(answers)
+        return answers, usable
 
 
 def _improve_poor(answer: Answer, propagated: Simulator, method: Method, problem: Problem) -> None:
@@ -206,43 +261,3 @@ def _improve_poor(answer: Answer, propagated: Simulator, method: Method, problem
     answer.replace_rows(rows[taken], other, taken)
     for row in rows[taken].tolist():
         answer.physics[row] = "propagated"
-
-
-def _with_beam(
-    source: ImageSource, method: Method, experiment: Experiment, device: torch.device,
-    networks: Networks | None, seed: int, fit_sin_theta: float,
-) -> Experiment:  # fmt: skip
-    """The experiment with the beam where the first images of a source say that it is.
-
-    Reconstructs, takes the median of the images' estimates of how far the beam is off, which a few failed
-    fits do not shift, moves the beam, and so on.
-
-    Raises:
-        InputError: none of the first images can be used, or the search does not settle, or it settles where
-            no body makes more than half of the images.
-    """
-    block = next(source.blocks(BLOCK))
-    good = torch.tensor([number not in block.problems for number in block.numbers.tolist()])
-    if not good.any():
-        raise InputError(f"{source.where}: the beam cannot be found, none of the first images can be used")
-    block = block.subset(good)
-    if "rescue" in method.option_names:
-        # In vain, and at ten times the cost, where the beam is wrong.
-        method = method.with_options(rescue=False)
-    for _ in range(CENTRE_ROUNDS):
-        simulator = Simulator(experiment, device=device)
-        problem = _problem(block, simulator, networks, seed, fit_sin_theta)
-        answer = method.run(problem)
-        objective = problem.objective()
-        steps, _ = centre_steps(objective, answer.radius_nm, answer.quaternion)
-        step = steps.median(0).values.clamp(-LONGEST_CENTRE_STEP, LONGEST_CENTRE_STEP)
-        x, y = (old + new for old, new in zip(experiment.centre_offset, step.tolist(), strict=True))
-        if max(abs(x), abs(y)) > experiment.pixels / 16:
-            break
-        experiment = replace(experiment, centre_offset=(x, y))
-        if float(step.abs().max()) < CENTRE_TOLERANCE:
-            # Far from the beam there are places where steps end, too, but no body makes the images there.
-            if 2 * int(objective.misfit(answer.radius_nm, answer.quaternion).unlike.sum()) > len(block):
-                break
-            return experiment
-    raise InputError(f"{source.where}: the search for the beam does not settle; give --centre")

@@ -237,7 +237,7 @@ def run_search(
         except (KeyboardInterrupt, SystemExit, InputError, WorkerDiedError) as error:
             watch.retry_lost(stopped=True)  # the pool has just ended its workers
             if isinstance(error, WorkerDiedError):
-                text = f"{error}, perhaps of too little memory; the same command goes on"
+                text = f"{error}; the same command goes on"
                 raise InputError(text) from error
             raise
     return study

@@ -1,6 +1,7 @@
 """Where the trials of a search are stored: in a journal, a database or on a Redis server."""
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from icobench.errors import InputError
 from icobench.provenance import without_passwords
-from icobench.storage import PieceStore, differences, read_json
+from icobench.storage import PieceStore, atomic_path, differences, read_json
 
 if TYPE_CHECKING:
     import optuna
@@ -20,6 +21,8 @@ __all__ = [
 ]  # fmt: skip
 
 JOURNAL = "journal.log"
+
+logger = logging.getLogger("icobench")
 
 MARKS = "finished"
 """Folder with an empty file for every trial that was completed or pruned here: what a cluster's job has done,
@@ -65,16 +68,40 @@ def storage_errors(storage: str, opening: bool = False) -> Iterator[None]:
         raise InputError(without_passwords(text)) from error
 
 
+def _damaged_lines(content: bytes) -> list[int] | None:
+    """Numbers of the lines that hold no JSON, as a power cut or a full disk leaves them; None if all is well.
+
+    A half line at the end, of a process that was killed, is none of them, but has to go as well.
+    """
+    damaged = []
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            well = isinstance(json.loads(line), dict)
+        except ValueError:
+            well = False
+        if not well:
+            damaged.append(number)
+    return damaged if damaged or lines[-1] else None
+
+
 def _open_journal(path: Path) -> Any:
     """The journal, without the half line that a power cut leaves: Optuna would append to it."""
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     # Optuna's other lock, a link to the journal, is never broken once it points nowhere.
     lock = JournalFileOpenLock(str(path), GRACE_SECONDS)
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
+    if path.exists() and (damage := _damaged_lines(path.read_bytes())) is not None:
         lock.acquire()  # now no process is in the middle of writing a line
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        content = path.read_bytes()
+        lines = content.split(b"\n")
+        kept = [line for number, line in enumerate(lines[:-1], 1) if number not in damage]
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
         lock.release()
+        if damage:
+            listed = ", ".join(map(str, damage))
+            logger.warning("%s: skipped line %s, which is no record of a trial", path, listed)
     return JournalFileBackend(str(path), lock)
 
 

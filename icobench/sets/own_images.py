@@ -1,6 +1,7 @@
 """A user's own file as test images, with or without truth."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ import torch
 
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
+from icobench.images.facts import experiment_facts
 from icobench.images.image_set import ImageSet
-from icobench.images.resample import on_grid
-from icobench.images.source import open_images
+from icobench.images.prepare import prepare
 from icobench.sets.pattern_file import TRUTH_GROUP
 from icobench.simulator.experiment import Experiment
 
@@ -32,7 +33,11 @@ def file_digest(path: Path) -> str:
 
 
 def read_own_images(
-    path: Path, experiment: Experiment, images: int | None = None, truth: Path | None = None
+    path: Path,
+    experiment: Experiment,
+    images: int | None = None,
+    truth: Path | None = None,
+    stated: Sequence[str] | None = None,
 ) -> ImageSet:
     """The first images of a file, brought to a grid as ``icobench reconstruct`` does it.
 
@@ -45,12 +50,22 @@ def read_own_images(
         images: largest number of images.
         truth: table (.csv or .parquet) with the columns radius_nm, q_w, q_x, q_y, q_z and, if its rows are
             not in the order of the images, index.
+        stated: fields of the experiment that the user stated, which the file must not contradict; by default
+            those that differ from an ``Experiment()``. What the file states is taken for the others.
 
     Raises:
         InputError: images or truth that cannot be used.
     """
-    with open_images(path) as opened:
-        source, grid = on_grid(opened, experiment)
+    believed, standard = experiment_facts(experiment, ""), experiment_facts(Experiment(), "")
+    if stated is None:
+        stated = [name for name in believed if believed[name] != standard.get(name)]
+    given = {name: believed[name].value for name in stated if name in believed}
+    with prepare(path, experiment=given, who="the command line") as prepared:
+        source, grid = prepared.grid, prepared.experiment
+        if source.kind == "counts" and prepared.source.gain is None and not prepared.source.steps:
+            if prepared.source.readout > 0:
+                raise InputError(f"{path}: values below 0; a comparison needs counts in photons")
+            prepared.source.with_noise(prepared.source.estimate_noise()[0] or None)
         count = len(source) if images is None else min(images, len(source))
         frames = source.read_usable(count)
     columns = _stored_truth(path, count) if truth is None else _truth_table(truth, count)

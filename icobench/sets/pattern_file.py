@@ -72,7 +72,7 @@ def write_patterns(
         patterns: the set, with its experiment.
         origin: command, seed, versions: anything JSON can hold.
         exact: store float32 numbers, whatever the kind, as needed for images that were not made here. Log
-            images that are not of 8 bits are always stored so.
+            images that are not of 8 bits, and counts that are no whole numbers, are always stored so.
         reported: file that messages name, if ``path`` is a part of it.
 
     Raises:
@@ -85,6 +85,8 @@ def write_patterns(
         levels = images * 255
         exact = exact or not torch.allclose(levels, levels.round(), rtol=0, atol=1e-3)
         images = images if exact else levels
+    if patterns.kind == "counts":  # readings of a detector with a response are no whole numbers
+        exact = exact or not torch.equal(images, images.round())
     dtype = np.dtype(np.float32 if exact else DTYPES[patterns.kind])
     with atomic_path(path) as temporary:
         with h5py.File(buffer, "w") as stream:

@@ -53,6 +53,7 @@ class PatternOptions:
         splits: names and numbers of images of consecutive parts, such as (("train", 800), ("test", 200)).
         augmentation: one of :data:`~icobench.images.augment.FILTERS`, or "random", that is applied to log
             images at the end; empty for none.
+        calibrated: whether readings of a detector with a response are brought back to photons.
     """
 
     images: int
@@ -64,6 +65,7 @@ class PatternOptions:
     method: str = "exact"
     splits: tuple[tuple[str, int], ...] = ()
     augmentation: str = ""
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         if self.images < 1:
@@ -92,10 +94,12 @@ class PatternOptions:
         return "intensity" if self.kind == "counts" and self.detector.photons == 0 else self.kind
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they are stored beside a set; ``augmentation`` only where there is one."""
-        values = asdict(self)
-        if not self.augmentation:  # sets stored by earlier versions do not have the entry
-            del values["augmentation"]
+        """Plain values, as they are stored beside a set; without entries that earlier versions did not have,
+        where they are not used."""
+        values = asdict(self) | {"detector": self.detector.to_dict()}
+        for name in ("augmentation", "calibrated"):
+            if not values[name]:
+                del values[name]
         return values
 
 
@@ -126,6 +130,8 @@ class PatternSource:
     ) -> None:
         self.options, self.experiment, self.seed = options, experiment, seed
         true = replace(experiment, centre_offset=options.detector.centre_offset)
+        if options.detector.efficiency:  # which a reconstruction may know: the detector applies it
+            true = replace(true, efficiency=())
         try:
             own = options.method == "exact"
             self.simulator = Simulator(true, None if own else options.method, device)
@@ -142,6 +148,8 @@ class PatternSource:
         generators = [torch_generator(seed, Purpose.TEST_IMAGES, number, 1) for number in drawn]
         images, mask = self.detector.record(intensity, generators)
         index = torch.tensor(list(numbers), dtype=torch.int64)
+        if options.calibrated and (response := options.detector.response) is not None:
+            images = torch.from_numpy(response.photons(images.numpy())).float()
         if options.kind == "log":
             images = log_image(images, options.decades)
             if options.background:

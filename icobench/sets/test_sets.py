@@ -36,6 +36,7 @@ class TestSet:
         kind, augmentation, background: as for :class:`~icobench.sets.patterns.PatternOptions`.
         path: a file of images to be used unchanged, instead of simulated ones.
         known: values of the experiment that are the set's own, and that methods know.
+        calibrated: as for :class:`~icobench.sets.patterns.PatternOptions`.
 
     Example:
         >>> icobench.test_sets()["counting"].detector.photons
@@ -53,6 +54,7 @@ class TestSet:
     background: float = 0.0
     path: Path | None = None
     known: tuple[tuple[str, Any], ...] = ()
+    calibrated: bool = False
 
     def believed(self, experiment: Experiment) -> Experiment:
         """What methods believe about the set's images, given a run's experiment."""
@@ -73,11 +75,11 @@ class TestSet:
         detector = changed(self.detector, photons=photons, hole_degrees=hole_degrees)
         return PatternOptions(
             images, self.kind, detector, background=self.background, method=self.method,
-            augmentation=self.augmentation,
+            augmentation=self.augmentation, calibrated=self.calibrated,
         )  # fmt: skip
 
 
-COUNTING = DETECTORS["counting"]
+COUNTING, MCP = DETECTORS["counting"], DETECTORS["mcp"]
 
 SILVER = 0.8903 + 0.0794j
 """Refractive index of silver at 13.5 nm (:func:`~icobench.simulator.material.refractive_index`)."""
@@ -100,6 +102,11 @@ TEST_SETS = {
             "propagated", "1e6 photons of silver in a polarised beam: refraction and multiple scattering",
             replace(COUNTING, photons=1e6), "propagated",
             known=(("refractive_index", SILVER), ("polarization", 0.0)),
+        ),
+        TestSet("mcp", "a microchannel plate, of whose efficiency and response methods know nothing", MCP),
+        TestSet(
+            "mcp-known", "the same with its response undone and its efficiency known", MCP,
+            known=(("efficiency", MCP.efficiency),), calibrated=True,
         ),
         TestSet(
             "realistic", "log images, distorted in eight ways as detectors distort them", DETECTORS["clean"],

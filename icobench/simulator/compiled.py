@@ -109,6 +109,10 @@ def _build(command: str, target: Path) -> None:
     raise RuntimeError((result.stderr.strip() or "the compiler failed").splitlines()[0])
 
 
+# The threads of torch do not survive a fork, and a child that waits for them would wait for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
 @lru_cache(maxsize=1)
 def _threads(process: int) -> ThreadPoolExecutor:
     """One pool for each process, by its number, since threads do not survive a fork."""
@@ -128,7 +132,14 @@ class NativeKernel:
             raise RuntimeError("there is no C++ compiler")
         library = _library(command)
         if not library.is_file():
-            _build(command, library)
+            try:
+                _build(command, library)
+            except OSError as error:
+                reason = error.strerror
+                logger.warning("the kernel is not kept for the next time: %s (%s)", library.parent, reason)
+                self._folder = tempfile.TemporaryDirectory(prefix="icobench-")
+                library = Path(self._folder.name) / library.name
+                _build(command, library)
         self._library = ctypes.CDLL(str(library))
 
     def terms(self, *geometry: Any) -> Terms:

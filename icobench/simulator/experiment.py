@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,7 +64,8 @@ class Experiment:
             meaning for a flat detector.
         pixels: detector pixels per side, even.
         solid_angle_factor: multiply the intensity by the solid angle seen by a pixel, relative to one on the
-            beam: ``k / k_z`` on the orthographic Ewald-sphere grid, ``(k_z / k)^3`` on a flat detector.
+            beam: ``k / k_z`` on the orthographic Ewald-sphere grid, ``(k_z / k)^3`` on a flat detector. By
+            default on a flat detector, whose pixels count what they see, and not on the grid.
         detector: a flat detector in place of the orthographic grid.
         pixel_average: average the intensity over the area of an orthographic pixel, as a detector that
             counts on the whole pixel does, instead of taking it at the centre.
@@ -72,6 +74,9 @@ class Experiment:
         physics: of :data:`PHYSICS`: "straight" rays, the paper's model, or "propagated" waves.
         polarization: direction of the beam's linear polarisation in degrees from x towards y, or "circular";
             None for a scalar wave, as in the paper.
+        efficiency: share of the photons that the detector sees, by scattering angle: pairs (degrees, share),
+            linear in between and constant beyond; 1 everywhere if empty. A soft edge of the beam's hole is
+            a part of it.
 
     Example:
         >>> silver = icobench.Experiment(refractive_index=0.89 + 0.0859j)
@@ -83,14 +88,26 @@ class Experiment:
     refractive_index: complex = 1 + 13.5j / (4 * math.pi * 12.5)
     sin_theta_max: float = 1.0
     pixels: int = 128
-    solid_angle_factor: bool = False
+    solid_angle_factor: bool = None  # type: ignore[assignment]
     detector: FlatDetector | None = None
     centre_offset: tuple[float, float] = (0.0, 0.0)
     pixel_average: bool = False
     physics: str = "straight"
     polarization: float | str | None = None
+    efficiency: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
+        if self.solid_angle_factor is None:
+            object.__setattr__(self, "solid_angle_factor", self.detector is not None)
+        table = tuple((float(angle), float(share)) for angle, share in self.efficiency)
+        angles = [angle for angle, _ in table]
+        if not all(0 <= angle <= 90 and 0 <= share <= 1 for angle, share in table) or angles != sorted(
+            angles
+        ):
+            raise ValueError("efficiency must be pairs of rising angles, 0 to 90 degrees, and shares, 0 to 1")
+        if table and not any(share for _, share in table):
+            raise ValueError("an efficiency of 0 everywhere sees nothing")
+        object.__setattr__(self, "efficiency", table)
         if self.physics not in PHYSICS:
             raise ValueError(f"physics must be one of {', '.join(PHYSICS)}, got {self.physics!r}")
         if self.polarization is not None and self.polarization != "circular":
@@ -204,18 +221,33 @@ class Experiment:
         angle = math.radians(self.polarization)
         return 1 - (x * math.cos(angle) + y * math.sin(angle)).square()
 
+    def seen_share(self, sine: Tensor) -> Tensor:
+        """The ``efficiency`` at sines of the scattering angle, same shape."""
+        if not self.efficiency:
+            return torch.ones_like(sine)
+        degrees = torch.rad2deg(torch.asin(sine.clamp(0, 1)))
+        angles, shares = zip(*self.efficiency, strict=True)
+        return torch.as_tensor(np.interp(degrees.cpu().numpy(), angles, shares)).to(sine)
+
+    def correction(self) -> Tensor:
+        """Polarisation factor times efficiency, (pixels, pixels) float64."""
+        return self.polarization_factor() * self.seen_share(self.sin_theta())
+
     def gain(self) -> Tensor:
         """What the pixels measure over the scalar intensity, (pixels, pixels) float64; 0 where invalid.
 
-        The product of :meth:`polarization_factor` and, with ``solid_angle_factor``, :meth:`solid_angle`.
+        The product of :meth:`correction` and, with ``solid_angle_factor``, :meth:`solid_angle`.
         """
-        gain = self.polarization_factor() * self.valid()
+        gain = self.correction() * self.valid()
         return gain * self.solid_angle() if self.solid_angle_factor else gain
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings for JSON; the index as [re, im]."""
         index = self.refractive_index
-        return asdict(self) | {"refractive_index": [index.real, index.imag]}
+        values = asdict(self) | {"refractive_index": [index.real, index.imag]}
+        if not self.efficiency:  # files and runs of earlier versions do not have the entry
+            del values["efficiency"]
+        return values
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Experiment":

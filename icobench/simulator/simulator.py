@@ -295,6 +295,8 @@ class Simulator(nn.Module):
             moved = moved + intensity.unsqueeze(1) * slope.to(by_wave)
         if experiment.polarization is not None:
             moved = moved + intensity.unsqueeze(1) * _polarization_slope(experiment, steps).to(by_wave)
+        if experiment.efficiency:
+            moved = moved + intensity.unsqueeze(1) * _efficiency_slope(experiment, steps).to(by_wave)
         return -moved
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
@@ -317,3 +319,17 @@ def _polarization_slope(experiment: Experiment, steps: tuple[Tensor, Tensor, Ten
         cosine, sine = math.cos(angle), math.sin(angle)
         change = -2 * (cosine * x + sine * y) * (cosine * by_x + sine * by_y)
     return change / experiment.polarization_factor().clamp_min(1e-9)
+
+
+def _efficiency_slope(experiment: Experiment, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """The same of the efficiency's logarithm; across a tenth of a pixel, as the table has corners."""
+    x, y = experiment.transverse()
+    along_x, mixed, along_y = (step / 20 for step in steps)
+    slopes = []
+    for by_x, by_y in ((along_x, mixed), (mixed, along_y)):
+        low, high = (
+            experiment.seen_share(torch.hypot(x + sign * by_x, y + sign * by_y)).clamp_min(1e-9).log()
+            for sign in (-1, 1)
+        )
+        slopes.append((high - low) * 10)
+    return torch.stack(slopes)

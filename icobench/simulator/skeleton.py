@@ -226,7 +226,7 @@ class SkeletonField(nn.Module):
             # Simulators of the same grid share their tables.
             grid = replace(
                 self.experiment, refractive_index=1, solid_angle_factor=False, pixel_average=False,
-                physics="straight", polarization=None,
+                physics="straight", polarization=None, efficiency=(),
             )  # fmt: skip
             for name, table in (
                 build_skeleton(grid, self._bucket_radius_nm(bucket), self.dtype)._asdict().items()

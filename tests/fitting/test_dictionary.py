@@ -178,3 +178,17 @@ def test_a_dictionary_is_of_the_simulators_body():
     cube = Simulator(body=shape("cube"))
     built = build_dictionary(cube, DictionaryOptions(60, (40.0, 50.0)))
     assert built.card["identity"]["body"] == "cube"
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog, monkeypatch):
+    """With one line, and made once in a process all the same."""
+    (tmp_path / "file").write_text("")
+    options, calls = DictionaryOptions(size=8), []
+    build = dictionary.build_dictionary
+    monkeypatch.setattr(dictionary, "build_dictionary", lambda *given: calls.append(1) or build(*given))
+    monkeypatch.setattr(dictionary, "_UNSTORED", {})
+    for _ in range(2):
+        made = dictionary_for(Simulator(Experiment()), options, tmp_path / "file" / "cache")
+        assert len(made.radius_nm) > 8
+    assert len(calls) == 1
+    assert caplog.text.count("the dictionary is not kept for the next time") == 1

@@ -1,6 +1,7 @@
 """Deviance and log-image error against explicit formulas."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from scipy.special import kl_div
 from scipy.stats import poisson
 
 from icobench.fitting.counter import CountingSimulator, inner_pixels
-from icobench.fitting.objectives import LogImageError, PoissonDeviance, SquareRootError, objective_for
+from icobench.fitting.nuisance import Nuisance
+from icobench.fitting.objectives import (
+    LogImageError,
+    NoisyDeviance,
+    PoissonDeviance,
+    SquareRootError,
+    objective_for,
+)
+from icobench.geometry.rotations import turned
 from icobench.images.image_set import ImageSet
 from icobench.images.pixels import log_image
 from icobench.simulator.experiment import Experiment
@@ -199,3 +208,83 @@ def test_square_roots_of_models_that_dip_below_zero(scene):
     roots = make(SquareRootError, intensity, mask)
     assert torch.equal(roots.compare(BOTH, model), roots.compare(BOTH, dark))
     assert all(part.isfinite().all() for part in roots.residuals(BOTH, model))
+
+
+def noisy(generator, readout, images=200):
+    """Images of 64 pixels a side with a flat mean each, photon and read-out noise: means (N,), objective."""
+    simulator = Simulator(Experiment(pixels=64))
+    means = torch.linspace(0.05, 20, images)
+    counts = torch.poisson(means[:, None, None].expand(-1, 64, 64).clone(), generator=generator)
+    counts = counts + readout * torch.randn(counts.shape, generator=generator)
+    variance = torch.full_like(counts, readout**2)
+    mask = simulator.valid.expand(counts.shape)
+    return means, NoisyDeviance(counts, mask, CountingSimulator(simulator, images), variance)
+
+
+@pytest.mark.parametrize("readout", [0.2, 0.7, 3.0])
+def test_noise_of_a_camera_is_neither_a_misfit_nor_a_bias(generator, readout):
+    """At the right body the ratio is 1 within its scatter, and the profiled scale is the mean's, below 0 or
+    not."""
+    means, objective = noisy(generator, readout)
+    every, flat = torch.arange(len(means)), torch.ones(len(means), 64, 64)
+    expected, _ = objective._expected(every, flat)
+    pixels = objective.usable[0]
+    level = expected.sum((1, 2)) / pixels
+    spread = ((means + readout**2) / pixels).sqrt()
+    assert float(((level - means) / spread).abs().mean()) < 1.0  # 0.80 for a normal variable
+    value = objective.compare(every, flat)
+    misfit = objective.misfit_of(every, flat, value.double(), 1)
+    assert float((misfit.ratio - 1).abs().max()) < 0.3
+    assert not misfit.poor.any()
+    wrong = flat.clone()
+    wrong[:, :, :32] = 3.0
+    value = objective.compare(every, wrong)
+    assert objective.misfit_of(every, wrong, value.double(), 1).poor[means > 5].all()
+
+
+def test_the_noisy_deviance_has_the_score_of_its_residuals(generator):
+    """By finite differences; without noise it is the Poisson deviance."""
+    _, objective = noisy(generator, 0.7, 3)
+    every = torch.arange(3)
+    shape = 1 + 0.3 * torch.rand(3, 64, 64, generator=generator, dtype=torch.float64)
+    step = 1e-4 * torch.randn(3, 64, 64, generator=generator, dtype=torch.float64)
+    objective.images, objective.readout = objective.images.double(), objective.readout.double()
+    high, low = (objective.compare(every, shape + sign * step) for sign in (1, -1))
+    residuals, weight = objective.residuals(every, shape)
+    slope = 2 * (residuals * weight * step).sum((1, 2)) / objective.usable
+    # The scale is profiled, so its change does not count at the minimum.
+    torch.testing.assert_close((high - low) / 2, slope, rtol=2e-2, atol=1e-8)
+    quiet = replace(
+        objective, images=torch.poisson(shape * 4, generator=generator), readout=0 * objective.readout
+    )
+    poisson = PoissonDeviance(quiet.images, quiet.mask, quiet.simulator)
+    torch.testing.assert_close(
+        quiet.compare(every, shape), poisson.compare(every, shape), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), [("counts", "gamma", 0.8), ("log", "decades", 4.5)])
+def test_derivatives_by_the_exponent(kind, name, value):
+    """Of all parameters, with a background beside it, by finite differences."""
+    experiment = Experiment(pixels=64)
+    simulator = Simulator(experiment, dtype=torch.float64)
+    turn = torch.nn.functional.normalize(torch.tensor([[0.9, 0.1, 0.3, 0.2]], dtype=torch.float64), dim=1)
+    radius, image = torch.tensor([50.0], dtype=torch.float64), torch.zeros(1, dtype=torch.long)
+    pixels = simulator.intensity(radius, turn)
+    tests = ImageSet(pixels, simulator.valid[None], kind, experiment)
+    names = ("background", name)
+    objective = objective_for(tests, simulator, names)
+    nuisance = Nuisance(names, torch.tensor([[0.2, value]], dtype=torch.float64))
+    _, slopes = objective.model_jacobian(image, radius, turn, nuisance)
+
+    def model(step):
+        moved = turned(turn, step[None, :3])
+        other = Nuisance(names, nuisance.values + step[4:])
+        return objective.model(image, radius + step[3], moved, other)
+
+    for parameter in range(6):
+        step = torch.zeros(6, dtype=torch.float64)
+        step[parameter] = 1e-5
+        expected = (model(step) - model(-step)) / 2e-5
+        error = (slopes[:, parameter] - expected).norm() / expected.norm()
+        assert float(error) < 2e-4, parameter

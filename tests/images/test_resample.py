@@ -12,9 +12,10 @@ from icobench.fitting.least_squares import levenberg_marquardt
 from icobench.fitting.objectives import LogImageError, PoissonDeviance
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.images.pixels import log_image
-from icobench.images.resample import FrameGeometry, Resampler, on_grid
+from icobench.images.resample import LEAST_COVERAGE, FrameGeometry, Resampler, on_grid
 from icobench.images.source import open_images
 from icobench.runs.reconstruct import reconstruct
+from icobench.sets.simulate import simulate
 from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
 
@@ -82,7 +83,7 @@ def test_a_finer_orthographic_frame_is_summed_by_area():
     inner = usable[0] & (coverage > 1 - 1e-9)
     np.testing.assert_allclose(images[0][inner], (down @ frames[0] @ across.T)[inner], rtol=1e-5)
     np.testing.assert_array_equal(
-        usable[0] | ~target.valid().numpy(), (coverage >= 0.75) | ~target.valid().numpy()
+        usable[0] | ~target.valid().numpy(), (coverage >= LEAST_COVERAGE) | ~target.valid().numpy()
     )
 
 
@@ -100,7 +101,7 @@ def test_counts_of_a_flat_detector_are_intensity_times_solid_angle(radius_nm):
     assert usable[0].sum() > 8000
     assert np.linalg.norm((images - mean)[usable]) < 3e-3 * np.linalg.norm(mean[usable])
     assert abs(np.median(images[usable] / mean[usable]) - 1) < 2e-3
-    np.testing.assert_allclose(images.sum(), frames.sum(), rtol=2e-3)
+    np.testing.assert_allclose(images.sum(), frames.sum(), rtol=3e-3)
 
 
 def test_coverage_of_a_flat_detector_is_one_inside(rng):
@@ -148,7 +149,7 @@ def test_bad_pixels_are_left_out_before():
     wild = np.where(mask, frames, 1e30).astype(np.float32)
     for damaged in (wild, np.where(mask, frames, 0)):
         images, usable = resampler(damaged, mask, "counts")
-        assert 0.9 < usable.sum() / seen.sum() < 1
+        assert 0.8 < usable.sum() / seen.sum() < 1
         assert np.median(abs(images / np.maximum(whole, 1e-9) - 1)[usable]) < 0.02
         assert not images[~usable].any()
 
@@ -171,7 +172,7 @@ def test_which_frames_are_resampled(tmp_path, rng):
     assert grid((128, 128), pixels=64)[1].pixels == 64
     same, experiment, _ = grid((128, 128), detector=FlatDetector(50, 1.0))
     assert (same, experiment.solid_angle_factor, experiment.orthographic) == (False, True, True)
-    save(tmp_path / "log.npy", rng.integers(1, 9, (1, 128, 128)).astype(np.uint8))
+    save(tmp_path / "log.npy", rng.integers(90, 256, (1, 128, 128)).astype(np.uint8))
     with open_images(tmp_path / "log.npy") as opened:
         believed = Experiment(solid_angle_factor=True)
         assert not on_grid(opened, believed, detector=FlatDetector(50, 1.0))[1].solid_angle_factor
@@ -263,3 +264,14 @@ def test_a_fraction_of_the_beam_s_offset_is_left_to_the_simulator(tmp_path):
     inner = np.s_[9:140, 0:140]  # the frame starts 61 - 70 rows above the grid
     assert np.array_equal(image[inner][image[inner] > 0], frames[0][:131, :140][image[inner] > 0])
     assert (image[inner] > 0).mean() > 0.7
+
+
+def test_bright_images_of_large_bodies_behind_a_hole_are_explained(generator):
+    """Pixels at the hole's rim that are covered in part hold another average; they are left out."""
+    detector = FlatDetector(50.0, 0.15, (250.5, 262.0))
+    experiment = Experiment(detector=detector, pixels=512)
+    images = simulate([110.0, 150.0], TURNS, 1e6, 3.0, experiment, seed=3)
+    answer = reconstruct(images, method="dictionary+lm")
+    assert answer.status == ["ok", "ok"]
+    assert (answer.objective < 1.05).all()
+    assert ((answer.radius_nm - torch.tensor([110.0, 150.0])).abs() < 0.06).all()

@@ -2,12 +2,13 @@
 
 import os
 import signal
+import sys
 from concurrent.futures import CancelledError
 
 import pytest
 import torch
 
-from icobench.runs.pool import WorkerPool
+from icobench.runs.pool import WorkerDiedError, WorkerPool
 
 CPU = torch.device("cpu")
 
@@ -80,3 +81,29 @@ def test_workers_take_the_gpus_in_turn(monkeypatch):
     assert found <= {(0, "cuda:0"), (1, "cuda:1"), (2, "cuda:0")}
     with WorkerPool(2, CPU) as pool:
         assert [slot.device for slot in pool.slots] == ["cpu", "cpu"]
+
+
+def test_a_file_of_the_current_folder_is_no_module_of_the_workers(tmp_path, monkeypatch):
+    (tmp_path / "signal.py").write_text("raise SystemExit('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    with WorkerPool(2, torch.device("cpu")) as pool:
+        assert sorted(result for _, result in pool.run(square, [(2,), (3,)])) == [4, 9]
+
+
+def square(number: int, rank: int, device: str) -> int:
+    return number**2
+
+
+def die(number: int, rank: int, device: str) -> None:
+    print("out of ink", file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+def abort(number: int, rank: int, device: str) -> None:
+    os.abort()
+
+
+@pytest.mark.parametrize(("function", "words"), [(die, "out of ink"), (abort, "Fatal Python error: Aborted")])
+def test_a_death_is_reported_with_its_last_words(function, words):
+    with WorkerPool(2, torch.device("cpu")) as pool, pytest.raises(WorkerDiedError, match=words):
+        list(pool.run(function, [(1,), (2,)]))

@@ -1,5 +1,6 @@
 """Searches with other machines, databases that are locked, and trials that fail."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -326,3 +327,18 @@ def test_signs_of_life_go_on_after_a_file_server_failed_once(tmp_path, monkeypat
         while not (beat := study.get_trials()[0].user_attrs["worker"]["beat"]) and time.monotonic() < end:
             time.sleep(0.02)
     assert beat > 0
+
+
+def test_lines_of_the_journal_that_are_no_records_are_skipped(tmp_path, caplog):
+    """A blank line, NULs of a power cut, a half line: the records are kept, and the lines are named."""
+    from icobench.runs.search_storage import _open_journal
+
+    path = tmp_path / "journal.log"
+    records = [json.dumps({"op_code": number}) for number in range(3)]
+    path.write_bytes(f"{records[0]}\n\n{records[1]}\n".encode() + bytes(40) + f"\n{records[2]}\n{{".encode())
+    _open_journal(path)
+    assert path.read_text().splitlines() == records
+    assert "skipped line 2, 4" in caplog.text
+    before = path.stat().st_mtime_ns
+    _open_journal(path)
+    assert path.stat().st_mtime_ns == before

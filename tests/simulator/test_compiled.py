@@ -67,11 +67,14 @@ def test_failure_falls_back_to_eager(fresh, monkeypatch, caplog, command):
     assert len(caplog.records) == 1  # tried once, said once
 
 
-def test_a_cache_that_cannot_be_written(fresh, monkeypatch):
+@needs_compiler
+def test_a_cache_that_cannot_be_written(fresh, monkeypatch, caplog):
+    """The kernel is made for this process alone, and that is said."""
     (fresh / "file").write_text("")
     monkeypatch.setenv("ICOBENCH_COMPILE", "1")
     monkeypatch.setenv("ICOBENCH_CACHE", str(fresh / "file"))
-    assert compiled.kernels(CPU, torch.float32, 1) is compiled.EAGER
+    assert compiled.kernels(CPU, torch.float32, 1).fused
+    assert caplog.text.count("the kernel is not kept for the next time") == 1
 
 
 @pytest.fixture
@@ -174,6 +177,23 @@ if child == 0:
 raise SystemExit(os.waitpid(child, 0)[1])
 """
     environment = {**__import__("os").environ, "ICOBENCH_COMPILE": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
+
+
+def test_a_child_of_a_process_with_several_threads_does_not_wait_for_ever():
+    """The threads of torch do not survive a fork."""
+    code = """
+import os, torch
+from icobench.simulator.simulator import Simulator
+torch.set_num_threads(2)
+body = torch.full((64,), 60.0), torch.tensor([[1.0, 0.2, 0.1, 0.3]]).expand(64, 4)
+Simulator().intensity(*body)
+child = os.fork()
+if child == 0:
+    os._exit(0 if Simulator().intensity(*body).isfinite().all() else 1)
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+    environment = {**__import__("os").environ, "ICOBENCH_COMPILE": "0"}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
 
 

@@ -1,0 +1,145 @@
+"""How a file of images is to be read, and what makes a frame unusable."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from icobench.errors import InputError
+from icobench.images.facts import Facts
+from icobench.images.frames import Frames, first_line
+from icobench.images.geometry import Axes
+from icobench.images.image_set import KINDS
+from icobench.images.response import Response
+
+__all__ = ["Reading", "check_frames", "problem_of", "read_frames"]
+
+LEAST_PIXELS = 16
+"""A side of the smallest frame that is accepted."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read; what is None or empty is decided by the file.
+
+    Attributes:
+        kind: "counts", "log", or "auto": what the file states, or what the histogram of the first frames
+        shows.
+        dataset: within an HDF5 file or an ``.npz``; one of the usual places by default.
+        mask: another file, or a dataset of the same file; (H, W) or (N, H, W), non-zero = bad. By default the
+            masks beside the images.
+        invert_mask: zero = bad instead.
+        saturation: pixels whose stored number is this large or larger are bad.
+        decades: dynamic range of log images: the value 0 stands for 10^-decades of the maximum or less.
+        gain: stored units per photon.
+        readout_noise: standard deviation of the read-out noise, in stored units.
+        gamma, soft_saturation: of the detector's response, see :class:`~icobench.images.response.Response`.
+        flip, transpose: see :class:`~icobench.images.geometry.Axes`.
+        frame_axis: "first" or "last".
+        follow_links: follow HDF5 links that lead out of the file's folder.
+        override: believe these values where the file states others.
+    """
+
+    kind: str = "auto"
+    dataset: str | None = None
+    mask: str | None = None
+    invert_mask: bool = False
+    saturation: float | None = None
+    decades: float | None = None
+    gain: float | None = None
+    readout_noise: float | None = None
+    gamma: float | None = None
+    soft_saturation: float | None = None
+    flip: str | None = None
+    transpose: bool | None = None
+    frame_axis: str = ""
+    follow_links: bool = False
+    override: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("auto", *KINDS):
+            raise InputError(f"kind must be auto, counts or log, got {self.kind!r}")
+        for name in ("saturation", "decades", "gain"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} must be a positive number, got {value:g}")
+        noise = self.readout_noise
+        if noise is not None and not (math.isfinite(noise) and noise >= 0):
+            raise InputError(f"the read-out noise must not be negative, got {noise:g}")
+        Response.of(self.gamma, self.soft_saturation)
+        Axes(bool(self.transpose), self.flip or "")
+
+    def agreed(self, facts: Facts) -> "tuple[Reading, list[str]]":
+        """With what a file states in place of what is not given, and a line for each of these.
+
+        Raises:
+            InputError: a contradiction.
+        """
+        changes: dict[str, Any] = {}
+        lines = []
+        for name in ("kind", "decades", "saturation", "transpose", "flip", "gain"):
+            fact, given = facts.get(name), getattr(self, name)
+            if fact is None or (fact.problem and given is not None):
+                continue
+            if fact.problem:
+                raise InputError(f"{fact.origin}: {fact.problem}")
+            if given in (None, "auto"):
+                changes[name] = fact.value
+                lines.append(f"from {fact.origin}: {name} {fact.value}")
+            elif given != fact.value and (given, fact.value) != ("counts", "intensity"):
+                text = f"the file states {name} {fact.value} ({fact.origin}), not {given}"
+                if not self.override:
+                    raise InputError(f"{text}; leave that out, or say --override if the file is wrong")
+                lines.append(f"overridden: {text}")
+        if changes.get("kind", self.kind) != "log":
+            changes.pop("decades", None)
+        return replace(self, **changes), lines
+
+
+def read_frames(frames: Frames, numbers: Sequence[int]) -> tuple[np.ndarray, dict[int, str]]:
+    """Raw frames (n, H, W), 0 where unreadable, and the reasons by the frames' numbers."""
+    start, stop = numbers[0], numbers[-1] + 1
+    if list(numbers) == list(range(start, stop)):
+        try:
+            values = frames.read(start, stop)
+            if len(values) == len(numbers):
+                return values, {}
+        except Exception:  # libraries raise many kinds; below, each frame is read alone
+            pass
+    values = np.zeros((len(numbers), *frames.shape[1:]), frames.dtype)
+    problems = {}
+    for place, number in enumerate(numbers):
+        try:
+            values[place] = frames.read(number, number + 1)[0]
+        except Exception as error:
+            problems[number] = f"unreadable ({first_line(error)})"
+    return values, problems
+
+
+def problem_of(image: np.ndarray, usable: np.ndarray, kind: str, noisy: bool = False) -> str | None:
+    """Why an image (H, W) cannot be used, if so."""
+    values = image[usable]
+    if values.size == 0:
+        return "masked completely"
+    if (values < 0).any() and not noisy:
+        return "negative values at usable pixels"
+    if kind == "log" and (values > 1).any():
+        return "not a log image: values above 1"
+    if not (values > 0).any():
+        return "empty: all usable pixels are 0"
+    return None
+
+
+def check_frames(frames: Frames) -> None:
+    """Refuse what are no images."""
+    shape, where = frames.shape, frames.where
+    if frames.dtype.kind not in "uif":
+        raise InputError(f"{where}: images must be real numbers, got {frames.dtype}")
+    if len(shape) != 3:
+        raise InputError(f"{where}: expected images of shape (N, H, W) or (H, W), got {shape}")
+    if shape[0] == 0:
+        raise InputError(f"{where}: holds no image")
+    if min(shape[1:]) < LEAST_PIXELS:
+        raise InputError(f"{where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}")
