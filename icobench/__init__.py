@@ -19,6 +19,7 @@ _HOMES = {
     "InputError": "errors",
     "Method": "methods.base",
     "Problem": "methods.base",
+    "Reading": "images.reading",
     "Simulator": "simulator.simulator",
     "TestSet": "sets.test_sets",
     "augment": "images.augment",
@@ -37,9 +38,9 @@ _HOMES = {
 
 __all__ = [
     "Answer", "ComparisonResult", "ConvexBody", "Experiment", "FlatDetector", "ImageSet", "InputError",
-    "Method", "Problem", "Simulator", "TestSet", "__version__", "augment", "compare", "disorientation",
-    "generate", "icosahedron", "load_network", "methods", "read_images", "reconstruct", "shape", "simulate",
-    "test_sets", "to_fundamental_domain",
+    "Method", "Problem", "Reading", "Simulator", "TestSet", "__version__", "augment", "compare",
+    "disorientation", "generate", "icosahedron", "load_network", "methods", "read_images", "reconstruct",
+    "shape", "simulate", "test_sets", "to_fundamental_domain",
 ]  # fmt: skip
 
 

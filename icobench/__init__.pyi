@@ -14,6 +14,7 @@ from icobench.geometry.orientation import to_fundamental_domain as to_fundamenta
 from icobench.geometry.shapes import shape as shape
 from icobench.images.augment import augment as augment
 from icobench.images.image_set import ImageSet as ImageSet
+from icobench.images.reading import Reading as Reading
 from icobench.images.source import read_images as read_images
 from icobench.methods.base import Method as Method
 from icobench.methods.base import Problem as Problem

@@ -564,6 +564,19 @@ def test_the_table_is_there_whatever_happens_to_the_preview(call, tmp_path, monk
     assert len(table_of(tmp_path)) == 4
 
 
+def test_a_full_disk_costs_no_result(call, monkeypatch):
+    from icobench.commands import images
+
+    def full(answer, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images, "_write", full)
+    code, out, err = call(f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network")
+    assert code == 2
+    assert "No space left on device" in one_line(err)
+    assert len(out.splitlines()) == 5
+
+
 def test_finished_rows_survive_an_interruption(call, tmp_path, monkeypatch):
     from icobench.runs import reconstruct as module
 

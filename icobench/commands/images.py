@@ -1,5 +1,6 @@
 """Reconstructing a user's own images."""
 
+import contextlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -174,13 +175,19 @@ def reconstruct(
                     fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
                     nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
                     model=model, seed=machine.seed, device=machine.device, progress=update,
-                    finished=lambda answer: _write(answer, partial),
+                    finished=lambda answer: _keep(answer, partial),
                 )  # fmt: skip
         except BaseException:
             if partial.exists():
                 say(f"stopped; the rows that were finished are in {partial}")
             raise
-        _write(answer, out)
+        try:
+            _write(answer, out)
+        except (OSError, InputError) as error:  # a full disk: nothing that was found is lost
+            typer.echo(answer.to_frame().to_csv(index=False), nl=False)
+            raise InputError(
+                f"{out}: could not be written ({error}); the table is on standard output"
+            ) from error
         partial.unlink(missing_ok=True)
         _write_origin(out, prepared, answer, method, machine)
         drawn = _preview(preview, prepared, answer, machine) if preview is not None else ""
@@ -198,6 +205,12 @@ def _check_outputs(out: Path, preview: Path | None) -> None:
         check_output(preview)
         if preview.suffix.lower() != ".png":
             raise InputError(f"--preview must end in .png, got {preview}")
+
+
+def _keep(answer: "Answer", path: Path) -> None:
+    """The rows so far, for the case that the command is stopped; what goes wrong is no reason to stop."""
+    with contextlib.suppress(OSError, InputError):
+        _write(answer, path)
 
 
 def _write(answer: "Answer", path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.facts import Facts
-from icobench.images.frames import Frames
+from icobench.images.frames import Frames, array_frames
 from icobench.images.geometry import Axes, Panels
 from icobench.images.image_set import ImageSet
 from icobench.images.kinds import Kind, kind_of, lattice_unit
@@ -92,6 +92,8 @@ class ImageSource:
     readout = 0.0
     modules: tuple[int, int] | None = None
     _good: np.ndarray | None = None
+    _unit: float | None = None
+    """The step of the numbers, where it is that of all the first frames."""
 
     def __init__(
         self, path: Path | None, frames: Frames, masks: Sequence[Frames], reading: Reading | None = None
@@ -104,7 +106,7 @@ class ImageSource:
         self.facts, self.modules = frames.facts, frames.modules
         self._state = self._stat()
         self._reading = reading
-        self._masks = [checked_mask(mask, frames.shape) for mask in masks]
+        self._masks = [checked_mask(self._stacked(mask), frames.shape) for mask in masks]
         self._bits: list[bool] = []
         self._gaps: list[float] = []
         self.response = Response.of(reading.gamma, reading.soft_saturation)
@@ -125,6 +127,12 @@ class ImageSource:
         return self._frames.shape[0]
 
     # What the first frames show
+
+    def _stacked(self, mask: Frames) -> Frames:
+        """A mask (modules, y, x) of frames whose modules were stacked, as one frame."""
+        if self.modules is None or mask.shape != (*self.modules, self._frames.shape[2]):
+            return mask
+        return array_frames(mask.where, mask.read(0, mask.shape[0]).reshape(self._frames.shape[1:]))
 
     def _look_at_masks(self) -> None:
         """Which masks have bits, and what should be said of them."""
@@ -186,11 +194,10 @@ class ImageSource:
                 self.remarks.append(
                     f"values below 0: read-out noise of {self.readout:.3g} stored units, estimated from them"
                 )
-        self.steps = (
-            self.readout == 0
-            and self.response is None
-            and all(lattice_unit(_spread(raw[usable])) is not None for raw, usable in frames)
-        )
+        units = [lattice_unit(_spread(raw[usable])) for raw, usable in frames]
+        self.steps = self.readout == 0 and self.response is None and all(unit is not None for unit in units)
+        if self.steps and len(set(units)) == 1:
+            self._unit = units[0]
 
     def _kind(self, frames: "list[tuple[np.ndarray, np.ndarray]]") -> Kind:
         """Counts or log images; refused where the histograms do not tell."""
@@ -303,7 +310,7 @@ class ImageSource:
                     usable[place] &= image >= 0
                     image[~usable[place]] = 0
                 values = values[~negative]
-            gain = self.gain
+            gain = self._unit if self.gain is None else self.gain
             if gain is None and self.readout == 0 and values.size:
                 gain = lattice_unit(_spread(values))
             gains[place] = 1.0 if gain is None or abs(gain - 1) < ROUND else gain

@@ -40,6 +40,13 @@ class Reading:
         frame_axis: "first" or "last".
         follow_links: follow HDF5 links that lead out of the file's folder.
         override: believe these values where the file states others.
+
+    Raises:
+        InputError: a value that makes no sense.
+
+    Example:
+        >>> icobench.Reading("counts", gain=25.0, flip="y").gain
+        25.0
     """
 
     kind: str = "auto"

@@ -212,6 +212,9 @@ def test_modules_of_the_european_xfel(tmp_path, rng):
     np.testing.assert_array_equal(block.images, np.where(mask, 0, data))
     with pytest.raises(InputError, match=r"got 2 parts of each; .*--geometry FILE.geom or --panels"):
         prepare(tmp_path / "a.cxi")
+    np.save(tmp_path / "bad.npy", mask[0].reshape(2, 16, 40) > 0)
+    with opened(tmp_path / "a.cxi", mask=str(tmp_path / "bad.npy")) as source:
+        np.testing.assert_array_equal(source.read([0]).mask[0], mask[0] == 0)
     data, _ = xfel(tmp_path / "raw.cxi", rng, raw=True)
     with opened(tmp_path / "raw.cxi") as source:
         np.testing.assert_array_equal(source.read([1]).images[0], data[1])
