@@ -292,6 +292,7 @@ def page(folder: Path, figures: Path) -> str:
         ladder=ladder(runs) if runs else "", run_retired=retired_text(answered),
         published=published_text(accounts_of(main_run.results, main_run.run)) if main_run else "",
         silver=ladder(read_runs(HERE / "silver")) if (HERE / "silver").is_dir() else "",
+        mcp=ladder(read_runs(HERE / "mcp")) if (HERE / "mcp").is_dir() else "",
         starts=starts(runs), claims=text_table(titles, rows),
         targets=targets_text(stored("evaluation/evaluation.json"), stored("photon_numbers.json")),
         search=stored("tune_simplex/summary.json"),

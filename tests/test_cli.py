@@ -479,7 +479,7 @@ def test_what_simulate_writes_reconstruct_reads(call, tmp_path, made, how, told)
         row = table_of(tmp_path).iloc[0]
         assert row["status"] == "ok", err
         assert abs(row["radius_nm"] - 62) < 6 * row["radius_std_nm"] + 0.02
-        turn = torch.tensor([row[["q_w", "q_x", "q_y", "q_z"]].to_numpy(dtype=float)])
+        turn = torch.tensor(row[["q_w", "q_x", "q_y", "q_z"]].to_numpy(dtype=float))[None]
         truth = torch.nn.functional.normalize(torch.tensor([[0.9, 0.1, 0.3, 0.2]]).double(), dim=1)
         assert float(disorientation(turn, truth)) < 5 * row["orientation_std_deg"]
 

@@ -68,21 +68,15 @@ def storage_errors(storage: str, opening: bool = False) -> Iterator[None]:
         raise InputError(without_passwords(text)) from error
 
 
-def _damaged_lines(content: bytes) -> list[int] | None:
-    """Numbers of the lines that hold no JSON, as a power cut or a full disk leaves them; None if all is well.
+def _empty_lines(content: bytes) -> list[int] | None:
+    """Numbers of the lines that hold nothing, or NULs, as a power cut or a full disk leaves them.
 
-    A half line at the end, of a process that was killed, is none of them, but has to go as well.
+    None if all is well. A half line at the end, of a process that was killed, is none of them, but has to go
+    as well.
     """
-    damaged = []
     lines = content.split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            well = isinstance(json.loads(line), dict)
-        except ValueError:
-            well = False
-        if not well:
-            damaged.append(number)
-    return damaged if damaged or lines[-1] else None
+    empty = [number for number, line in enumerate(lines[:-1], 1) if not line.strip(b"\0 \t\r")]
+    return empty if empty or lines[-1] else None
 
 
 def _open_journal(path: Path) -> Any:
@@ -91,16 +85,16 @@ def _open_journal(path: Path) -> Any:
 
     # Optuna's other lock, a link to the journal, is never broken once it points nowhere.
     lock = JournalFileOpenLock(str(path), GRACE_SECONDS)
-    if path.exists() and (damage := _damaged_lines(path.read_bytes())) is not None:
+    if path.exists() and (empty := _empty_lines(path.read_bytes())) is not None:
         lock.acquire()  # now no process is in the middle of writing a line
         content = path.read_bytes()
         lines = content.split(b"\n")
-        kept = [line for number, line in enumerate(lines[:-1], 1) if number not in damage]
+        kept = [line for number, line in enumerate(lines[:-1], 1) if number not in empty]
         with atomic_path(path) as temporary:
             temporary.write_bytes(b"".join(line + b"\n" for line in kept))
         lock.release()
-        if damage:
-            listed = ", ".join(map(str, damage))
+        if empty:
+            listed = ", ".join(map(str, empty))
             logger.warning("%s: skipped line %s, which is no record of a trial", path, listed)
     return JournalFileBackend(str(path), lock)
 
