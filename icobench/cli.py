@@ -54,6 +54,17 @@ def main() -> None:
     except KeyboardInterrupt:
         say("stopped")
         sys.exit(130)
+    except OSError as error:
+        if os.environ.get("ICOBENCH_DEBUG"):
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        say(f"error: {name}{error.strerror or error}")
+        sys.exit(2)
+    except (MemoryError, RecursionError, OverflowError) as error:
+        if os.environ.get("ICOBENCH_DEBUG"):
+            raise
+        say(f"error: the input is too large ({type(error).__name__}: {error})")
+        sys.exit(2)
     except Exception as error:
         if os.environ.get("ICOBENCH_DEBUG"):
             raise

@@ -26,6 +26,9 @@ Piece = TypeVar("Piece")
 Shard = tuple[int, int]
 """Number and total of shards, counted from 1."""
 
+LARGEST_TEXT = 1 << 22
+"""Bytes of a TOML file; those of the package have some hundred."""
+
 WHOLE: Shard = (1, 1)
 """The one shard of work that is not divided."""
 
@@ -67,6 +70,8 @@ def check_output(path: Path) -> None:
         trial = folder / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
         trial.touch()
         trial.unlink()
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be written ({reason})") from error
@@ -84,11 +89,12 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or damaged, or holds no dictionary.
     """
+    path = Path(path)
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
-        values = json.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError):
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise InputError(f"{path}: damaged; remove it and run the command again")
@@ -101,11 +107,16 @@ def read_toml(path: Path | str) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, or is not TOML.
     """
+    path = Path(path)
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: not a file")
+        if path.exists() and path.stat().st_size > LARGEST_TEXT:
+            raise InputError(f"{path}: larger than {LARGEST_TEXT:,} bytes")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # text that is no UTF-8, numbers of thousands of digits
         raise InputError(f"{path}: not a TOML file ({error})") from error
 
 

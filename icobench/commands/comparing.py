@@ -160,6 +160,9 @@ def report(
         return
     if len(runs) > 1:
         from icobench.reporting.side_by_side import write_side_by_side
+        from icobench.storage import check_output
+
+        check_output(out)
 
         say(f"report: {write_side_by_side(runs, out)}")
         return

@@ -66,6 +66,7 @@ class Files(OptionGroup):
         bool | None, typer.Option("--transpose/--no-transpose", help="Exchange rows and columns, first.")
     ] = None
     frame_axis: Annotated[str, typer.Option(help="Axis of the frames: first or last.")] = ""
+    max_pixels: Annotated[int, typer.Option(help="Larger frames are refused.", min=256)] = 1 << 26
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow HDF5 links out of the file's folder.")
     ] = False

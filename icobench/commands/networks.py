@@ -82,7 +82,7 @@ def train(
         recipe, search = read_recipe(config)
         preset = config.stem
     if steps is not None:
-        recipe = replace(recipe, steps=steps)
+        recipe = changed(recipe, steps=steps)
     weights = None
     if start is not None:
         weights = read_weights(start)
@@ -125,7 +125,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for evaluation.json, .md and .parquet; made if missing.")
     ] = None,
-    images: Annotated[int, typer.Option(help="Images of each test set.", min=2)] = 5000,
+    images: Annotated[int, typer.Option(help="Images of each test set.", min=2, max=10_000_000)] = 5000,
     sets: Annotated[str, typer.Option(help="Comma-separated test sets: clean, realistic, counting, ...")] = (
         "clean,realistic,counting"
     ),
@@ -151,10 +151,14 @@ def evaluate(
     from icobench.simulator.experiment import PHYSICS, Experiment
 
     where = chosen_device(device)
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file, not a folder")
     networks, experiment = load_network(model, where), Experiment()
     test_sets = [find_test_set(name.strip()) for name in sets.split(",")]
     if files := [test_set.name for test_set in test_sets if test_set.path is not None]:
         raise InputError(f"{files[0]}: networks are judged on fresh images; icobench compare takes files")
+    for test_set in test_sets:
+        test_set.options(images)  # refuses numbers that make no sense, before any work
     prepare_kernel(where)
     # First: shared machines get slower after minutes of work on all cores.
     pace = speed(networks, experiment)

@@ -216,14 +216,14 @@ def read_efficiency(path: Path) -> tuple[tuple[float, float], ...]:
     return tuple(rows)
 
 
-def changed(experiment: "Experiment", **changes: Any) -> "Experiment":
-    """An experiment with some values changed.
+def changed(settings: Any, **changes: Any) -> Any:
+    """An experiment, or a recipe, with some values changed.
 
     Raises:
         InputError: a number that makes no sense.
     """
     try:
-        return replace(experiment, **changes)
+        return replace(settings, **changes)
     except ValueError as error:
         raise InputError(str(error)) from error
 

@@ -24,6 +24,8 @@ from icobench.storage import WHOLE
 if TYPE_CHECKING:
     from icobench.runs.search_tasks import NetworkTask, SimplexTask
 
+MOST_TRIALS = 1_000_000
+
 app = typer.Typer()
 tune = typer.Typer(help="Search hyperparameters with Optuna.", no_args_is_help=True)
 app.add_typer(tune, name="tune")
@@ -55,6 +57,8 @@ class Searching(OptionGroup):
 
 def _tune(context: typer.Context, task: "SimplexTask | NetworkTask", trials: int) -> None:
     """Do a search and print its best trials."""
+    if trials > MOST_TRIALS:
+        raise InputError(f"--trials must be at most {MOST_TRIALS:,}, got {trials:,}")
     from icobench.reporting.searches import write_search_figures
     from icobench.runs.pool import chosen_device
     from icobench.runs.search import FINISHED, Search, count, run_search, write_best

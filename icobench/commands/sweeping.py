@@ -13,6 +13,7 @@ from icobench.commands.options import (
     Machine,
     Physics,
     Workers,
+    changed,
     examples,
     progress_bar,
     say,
@@ -90,6 +91,7 @@ def sweep(
     from icobench.runs.sweep import Sweep, parse_points
     from icobench.runs.sweep_points import AXES, SweepSettings
     from icobench.runs.training_set import read_training_set
+    from icobench.sets.patterns import PatternSource
     from icobench.sets.test_sets import find_test_set
 
     machine, sharing = Machine.of(context), Sharing.of(context)
@@ -107,7 +109,7 @@ def sweep(
     where = chosen_device(planning_device(sharing, machine.device))
     recipe = RECIPES[preset] if axis == "dataset" else None
     if recipe is not None and steps is not None:
-        recipe = replace(recipe, steps=steps)
+        recipe = changed(recipe, steps=steps)
     chosen = find_test_set(test_set or ("counting" if recipe is None else TEST_SETS[recipe.images]))
     if chosen.path is not None:
         raise InputError(f"{chosen.path}: a sweep needs a test set that is simulated")
@@ -125,6 +127,7 @@ def sweep(
         axis, images, chosen.name, machine.seed, measured.name, starts, iterations, recipe,
         data and data.resolve(), experiment,
     )  # fmt: skip
+    PatternSource(chosen.options(images), experiment, machine.seed)  # refuses what cannot be simulated
     folder, shard = run or Path("runs") / f"sweep-{axis}", sharing.part
     values = parse_points(points or AXES[axis].points, complete)
     work = Sweep(folder, settings, values, seeds or AXES[axis].seeds, shard[1])

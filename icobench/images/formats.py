@@ -16,11 +16,16 @@ import numpy as np
 
 from icobench.errors import InputError
 from icobench.images.facts import Fact, Facts
-from icobench.images.frames import FrameLayout, Frames, array_frames, first_line, plain_frames
+from icobench.images.frames import FrameLayout, Frames, array_frames, check_size, first_line, plain_frames
 from icobench.images.hdf5 import DATA_PATH, HDF5_SUFFIXES, MASK_PATH, NoDatasetError, open_hdf5
 from icobench.images.stated import header_facts
 
 __all__ = ["DATA_PATH", "HDF5_SUFFIXES", "IMAGE_SUFFIXES", "MASK_PATH", "open_frames", "open_mask"]
+
+CUT_SHORT = 1000
+"""Of what the header of an uncompressed array declares to what its file holds."""
+
+BLOCK_BYTES = 1 << 20
 
 NPZ_FACTS = ("wavelength_nm", "distance_mm", "pixel_mm", "centre", "sin_theta_max")
 """Arrays of an ``.npz`` that are read as facts, by the names of options."""
@@ -34,7 +39,8 @@ ORIENTATIONS = {
 
 def _npy(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout: FrameLayout) -> Frames:
     stream = files.enter_context(path.open("rb"))
-    return _numpy_frames(str(path), stream, lambda: np.load(path, mmap_mode="r"), layout)
+    held = path.stat().st_size
+    return _numpy_frames(str(path), stream, lambda: np.load(path, mmap_mode="r"), layout, held)
 
 
 def _npz(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout: FrameLayout) -> Frames:
@@ -49,12 +55,32 @@ def _npz(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout:
         name = images[0]
 
     def opened(name: str) -> Frames:
-        stream = files.enter_context(archive.open(f"{name}.npy"))
-        return _numpy_frames(f"{path}, {name}", stream, lambda: np.load(path)[name], layout)
+        member = archive.getinfo(f"{name}.npy")
+        if member.flag_bits & 1:
+            raise InputError(f"{path}, {name}: encrypted")
+        check_size(f"{path}, {name}", (member.file_size,), 1, member.compress_size, FrameLayout())
+        note = _checksum_note(archive, member.filename)
+        stream = files.enter_context(archive.open(member))
+        frames = _numpy_frames(
+            f"{path}, {name}", stream, lambda: np.load(path)[name], layout, member.file_size
+        )
+        return replace(frames, note=note)
 
     frames, facts = opened(name), _npz_facts(path, present)
     masks = {"mask": opened("mask")} if "mask" in present and name != "mask" else {}
     return replace(frames, facts=facts, masks=masks)
+
+
+def _checksum_note(archive: zipfile.ZipFile, name: str) -> str:
+    """A note if a member of an archive is damaged: its checksum is compared at its end, where reads that jump
+    never come."""
+    try:
+        with archive.open(name) as stream:
+            while stream.read(BLOCK_BYTES):
+                pass
+    except Exception as error:  # decompression raises many kinds; the frames before are good
+        return f"the archive is damaged ({first_line(error)})"
+    return ""
 
 
 def _npz_facts(path: Path, present: Sequence[str]) -> Facts:
@@ -70,13 +96,16 @@ def _npz_facts(path: Path, present: Sequence[str]) -> Facts:
 
 
 def _numpy_frames(
-    where: str, stream: IO[bytes], load: Callable[[], np.ndarray], layout: FrameLayout
+    where: str, stream: IO[bytes], load: Callable[[], np.ndarray], layout: FrameLayout, held: int
 ) -> Frames:
     """The array at the stream's start; ``load`` is for one whose frames are scattered: in Fortran order, or
     along the last axis."""
     major, _ = np.lib.format.read_magic(stream)
     header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = header(stream)
+    if dtype.kind in "uifb":
+        # A file that was cut short holds some of what it declares.
+        check_size(where, shape, dtype.itemsize, held, layout, CUT_SHORT)
     if dtype.kind in "uifb" and (fortran or layout.is_last(shape, where)):
         return array_frames(where, load(), layout)
     return plain_frames(where, stream, stream.tell(), dtype, shape).stacked_modules()
@@ -90,6 +119,14 @@ def _matlab(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layo
     if h5py.is_hdf5(path):
         return open_hdf5(path, names, True, files, layout)
     arrays = {name: shape for name, shape, _ in whosmat(path) if len(shape) >= 2 and min(shape) > 1}
+    for array, shape in arrays.items():
+        check_size(
+            f"{path}, {array}",
+            shape[:2] + shape[2:],
+            8,
+            path.stat().st_size,
+            FrameLayout(most_pixels=1 << 31),
+        )
     name = next((name for name in names if name in arrays), None)
     if name is None:
         if len(arrays) != 1:
@@ -116,6 +153,8 @@ def _tiff(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout
     stream = files.enter_context(tifffile.TiffFile(path))
     pages, count = stream.pages, len(stream.pages)
     first = pages.first
+    held = path.stat().st_size
+    check_size(str(path), (count, *first.shape), np.dtype(first.dtype or np.uint8).itemsize, held, layout)
     planes = first.samplesperpixel if first.planarconfig == 2 else 1
     if first.samplesperpixel > planes:
         raise InputError(f"{path}: not a greyscale TIFF ({first.samplesperpixel} samples a pixel)")
@@ -151,6 +190,7 @@ def _png(path: Path, names: Sequence[str], sole: bool, files: ExitStack, layout:
     from PIL import Image
 
     with Image.open(path, formats=["PNG"]) as image:
+        check_size(str(path), (image.height, image.width), 1, path.stat().st_size, layout)
         grey = image.mode in ("1", "L") or image.mode.startswith("I")
         # Pillow cuts 16 bits to 8 where there is more than one channel; the header has the true depth.
         depth = path.read_bytes()[24]

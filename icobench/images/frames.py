@@ -1,5 +1,6 @@
 """Raw frames of one file or data set, read a few at a time, with what the file states about them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import IO
@@ -9,7 +10,20 @@ import numpy as np
 from icobench.errors import InputError
 from icobench.images.facts import Facts
 
-__all__ = ["FrameLayout", "Frames", "array_frames", "first_line", "plain_frames"]
+__all__ = [
+    "MOST_PIXELS", "FrameLayout", "Frames", "array_frames", "check_size", "first_line", "plain_frames",
+    "stacked",
+]  # fmt: skip
+
+
+MOST_PIXELS = 1 << 26
+"""Pixels of a frame; the largest detectors of the field have a quarter of them."""
+
+LARGEST_RATIO = 20_000
+"""Of what a file declares to what it holds. The best compression of nothing reaches a thousand."""
+
+SMALL = 1 << 24
+"""Bytes that may be declared whatever a file holds."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +32,11 @@ class FrameLayout:
 
     Attributes:
         frame_axis: "first", "last", or empty where the shape decides.
+        most_pixels: a frame with more is refused.
     """
 
     frame_axis: str = ""
+    most_pixels: int = MOST_PIXELS
 
     def __post_init__(self) -> None:
         if self.frame_axis not in ("", "first", "last"):
@@ -94,6 +110,44 @@ def first_line(error: BaseException) -> str:
 def stacked(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a stack; that of one image becomes that of a stack of one."""
     return (1, *shape) if len(shape) == 2 else shape
+
+
+def check_size(
+    where: str,
+    shape: tuple[int, ...],
+    itemsize: int,
+    held: int,
+    layout: FrameLayout,
+    ratio: int = LARGEST_RATIO,
+) -> None:
+    """Refuse what a header declares and the file cannot hold, before memory is taken for it.
+
+    Args:
+        where: for messages.
+        shape: as declared.
+        itemsize: bytes of a number.
+        held: bytes of the file or of the dataset.
+        layout: has the largest frame.
+        ratio: of what is declared to what is held.
+
+    Raises:
+        InputError: a frame with too many pixels, a negative size, or far more than the file holds.
+    """
+    if any(size < 0 for size in shape):
+        raise InputError(f"{where}: declares the impossible shape {shape}")
+    sides = [int(size) for size in shape if size != 1][-2:]
+    pixels = math.prod(sides)
+    if pixels > layout.most_pixels:
+        raise InputError(
+            f"{where}: frames of {' x '.join(f'{side:,}' for side in sides)} pixels are larger than "
+            f"--max-pixels {layout.most_pixels:,}"
+        )
+    declared = math.prod(int(size) for size in shape) * itemsize
+    if declared > max(SMALL, ratio * held):
+        raise InputError(
+            f"{where}: declares {declared / 1e9:,.3g} GB, of which the file holds {held / 1e9:,.3g} GB; "
+            "it is damaged, or was never written"
+        )
 
 
 def array_frames(where: str, array: np.ndarray, layout: FrameLayout | None = None) -> Frames:

@@ -15,7 +15,7 @@ import numpy as np
 
 from icobench.errors import InputError
 from icobench.images.facts import Fact, Facts, own_facts
-from icobench.images.frames import FrameLayout, Frames, first_line, stacked
+from icobench.images.frames import FrameLayout, Frames, check_size, first_line, stacked
 from icobench.images.hdf5_links import OBJECTS, LinkedFile
 from icobench.images.stated import tree_facts
 
@@ -114,8 +114,11 @@ class _Reader(LinkedFile):
         axes = dataset.attrs.get("axes", "")
         axes = axes.decode() if isinstance(axes, bytes) else str(axes)
         last = self.layout.is_last(shape, where) if not axes.startswith("experiment_identifier") else False
-        if dataset.is_virtual:
-            self.check_sources(name, dataset)
+        if dataset.dtype.kind in "uifb":
+            stored = (
+                self.check_sources(name, dataset) if dataset.is_virtual else dataset.id.get_storage_size()
+            )
+            check_size(where, shape, dataset.dtype.itemsize, stored, self.layout)
         if len(shape) == 5 and shape[2] in (1, 2):  # European XFEL's raw data: values and gains
             remarks = [f"{where}: of {shape[2]} values for each pixel, the first is used, not the gain"]
             shape = (*shape[:2], *shape[3:])

@@ -149,17 +149,23 @@ class LinkedFile:
                     'pip install "icobench[files]"'
                 )
 
-    def check_sources(self, name: str, dataset: Any, depth: int = 0) -> None:
-        """Refuse a virtual dataset whose sources are not all there: HDF5 would read them as zeros."""
+    def check_sources(self, name: str, dataset: Any, depth: int = 0) -> int:
+        """Refuse a virtual dataset whose sources are not all there: HDF5 would read them as zeros.
+
+        Returns:
+            bytes that the sources hold.
+        """
         import h5py
 
         if depth == DEEPEST:
             raise InputError(
                 f"{self.path}, {name}: a virtual dataset of virtual datasets, more than {DEEPEST} deep"
             )
+        held = 0
         sources = {(source.file_name, source.dset_name) for source in dataset.virtual_sources()}
         for file, inside in sorted(sources):
             if "%" in file:  # a pattern of names: the frames are as many as there are files
+                held += dataset.size * dataset.dtype.itemsize
                 continue
             if file in (".", str(self.path), self.path.name):
                 source = self.dataset(inside)
@@ -167,8 +173,7 @@ class LinkedFile:
                     raise InputError(
                         f"{self.path}, {name}: a virtual dataset whose source {inside} is not there"
                     )
-                if source.is_virtual:
-                    self.check_sources(inside, source, depth + 1)
+                held += self._held(self, inside, source, depth)
                 continue
             target = self._check_target(file, inside, f"the virtual dataset {name}")
             try:
@@ -177,11 +182,17 @@ class LinkedFile:
                     if not isinstance(source, h5py.Dataset):
                         raise InputError(f"{self.path}, {name}: its source {inside} in {file} is not there")
                     self.check_compression(f"{name}, source {file}", source)
-                    if source.is_virtual:
-                        with ExitStack() as files:
-                            below = LinkedFile(target, files, self.follow)
-                            below.check_sources(inside, source, depth + 1)
+                    with ExitStack() as files:
+                        held += self._held(LinkedFile(target, files, self.follow), inside, source, depth)
             except OSError as error:
                 raise InputError(
                     f"{self.path}, {name}: its source {file} cannot be read ({first_line(error)})"
                 ) from error
+        return held
+
+    @staticmethod
+    def _held(file: "LinkedFile", name: str, source: Any, depth: int) -> int:
+        """Bytes that a source holds, by its own sources if it is virtual."""
+        if source.is_virtual:
+            return file.check_sources(name, source, depth + 1)
+        return source.id.get_storage_size()

@@ -9,7 +9,7 @@ import numpy as np
 
 from icobench.errors import InputError
 from icobench.images.facts import Facts
-from icobench.images.frames import Frames, first_line
+from icobench.images.frames import MOST_PIXELS, Frames, first_line
 from icobench.images.geometry import Axes
 from icobench.images.image_set import KINDS
 from icobench.images.response import Response
@@ -38,6 +38,7 @@ class Reading:
         gamma, soft_saturation: of the detector's response, see :class:`~icobench.images.response.Response`.
         flip, transpose: see :class:`~icobench.images.geometry.Axes`.
         frame_axis: "first" or "last".
+        max_pixels: a frame with more is refused.
         follow_links: follow HDF5 links that lead out of the file's folder.
         override: believe these values where the file states others.
 
@@ -62,6 +63,7 @@ class Reading:
     flip: str | None = None
     transpose: bool | None = None
     frame_axis: str = ""
+    max_pixels: int = MOST_PIXELS
     follow_links: bool = False
     override: bool = False
 

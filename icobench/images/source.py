@@ -48,7 +48,7 @@ def open_images(
     reading = reading or Reading(kind, dataset, mask, saturation=saturation, decades=decades)
     if reading.kind == "intensity":
         raise InputError(f"kind must be auto, counts or log, got {reading.kind!r}")
-    layout = FrameLayout(reading.frame_axis)
+    layout = FrameLayout(reading.frame_axis, reading.max_pixels)
     with ExitStack() as files:
         frames = open_frames(path, reading.dataset, files, layout, reading.follow_links)
         named = reading.mask

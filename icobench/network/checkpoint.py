@@ -239,13 +239,72 @@ def _digest(weights: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:12]
 
 
+FOREIGN = (
+    SafetensorError, InputError, ValueError, KeyError, TypeError, RuntimeError, RecursionError,
+    AttributeError, OverflowError, IndexError, ZeroDivisionError, MemoryError,
+)  # fmt: skip
+"""What damaged or foreign files make libraries raise."""
+
+FACTORS = (1e-3, 1e3)
+"""Plausible factors of a network's error bars."""
+
+
+def _checked_card(text: str) -> dict[str, Any]:
+    """The card in a header, its fields of the right kind; a ValueError names one that is not."""
+    card = json.loads(text)
+    if not isinstance(card, dict):
+        raise ValueError("the card is no dictionary")
+    for name in ("recipe", "experiment", "network"):
+        if not isinstance(card.get(name), dict):
+            raise ValueError(f"{name} is no dictionary")
+    if not isinstance(card.get("architecture"), str):
+        raise ValueError("architecture is no name")
+    factors = card.get("spread_factors", {})
+    if not isinstance(factors, dict):
+        raise ValueError("spread_factors is no dictionary")
+    for name, value in factors.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not FACTORS[0] <= value <= FACTORS[1]:
+            raise ValueError(f"spread_factors.{name} is {value!r}")
+    Experiment.from_dict(card["experiment"])
+    return card
+
+
+def _plausible(options: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    """Refuse options of a network that is larger than its weights, before it is built.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    largest = max((max(value.shape, default=1) for value in weights.values()), default=1)
+    for name, value in options.items():
+        numbers = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and not 0 < len(value) <= LEAST_OPTION:
+            raise ValueError(f"{name} is {value!r}")
+        if _whole(numbers) and not all(abs(number) <= max(largest, LEAST_OPTION) for number in numbers):
+            raise ValueError(f"{name} is {value!r}, and no weight has so many numbers")
+    lists = [value for value in options.values() if isinstance(value, list) and _whole(value)]
+    if any(sum(value) > LEAST_OPTION * len(weights) for value in lists):
+        raise ValueError("it is far larger than its weights")
+
+
+def _whole(values: list[Any]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+
+
+LEAST_OPTION = 64
+"""An option of a network may be as large as this, whatever its weights."""
+
+
 @contextmanager
 def _refusing_foreign(path: Path | str) -> Iterator[None]:
     """Turn errors that damaged or foreign files cause into one line."""
     try:
         yield
-    except (SafetensorError, InputError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except FOREIGN as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, KeyError):
+            reason = f"there is no {error.args[0]!r}"
         raise InputError(f"{path}: not a network of icobench ({reason})") from error
 
 
@@ -270,8 +329,7 @@ def read_weights(path: Path | str) -> StoredWeights:
     with _refusing_foreign(path):
         if len(files) != int(metadata.get("parts", 1)):
             raise ValueError(f"{len(files)} of {metadata.get('parts', 1)} parts")
-        card = json.loads(metadata["card"])
-        Experiment.from_dict(card["experiment"])
+        card = _checked_card(metadata["card"])
         if (name := not_finite(stored)) is not None:
             raise ValueError(f"{name} is not finite")
         digest = _digest(stored)
@@ -285,6 +343,7 @@ def load_trained(path: Path | str, device: torch.device | str = "cpu") -> Traine
     stored = read_weights(path)
     with _refusing_foreign(path):
         recipe = Recipe.from_dict(stored.card["recipe"])
+        _plausible(stored.card["network"], stored.weights)
         network = build_network(stored.card["architecture"], stored.card["network"])
         if (difference := mismatch(network, stored.weights)) is not None:
             raise ValueError(difference)

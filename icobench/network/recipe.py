@@ -19,6 +19,9 @@ CHOICES = {
 
 WHOLE_NUMBERS = ("steps", "batch", "variants", "pool", "patience", "validate_steps")
 
+LARGEST_NUMBER = 10**9
+"""Of steps, images and bodies; a thousand times what a training takes."""
+
 BOUNDS = {
     "learning_rate": (1e-30, 1e30), "weight_decay": (0, 1e12), "average": (0, 0.999999),
     "settle_share": (0, 1), "radius_nm": (1e-3, 1e6), "decades": (1e-3, 300), "background": (0, 1),
@@ -112,6 +115,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not isinstance(value, Integral):
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
+            if value is not None and int(value) > LARGEST_NUMBER:
+                raise ValueError(f"{name} must be at most {LARGEST_NUMBER:,}, got {value:,}")
         if min(self.steps, self.batch) < 1 or not 1 <= self.variants <= 8 or self.batch % self.variants:
             raise ValueError("steps must be positive and batch a multiple of variants (1 to 8)")
         for name in ("pool", "patience", "validate_steps"):

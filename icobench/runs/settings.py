@@ -13,6 +13,13 @@ from icobench.storage import read_toml
 __all__ = ["ComparisonSettings", "read_preset", "read_settings"]
 
 
+LARGEST = {"images": 1_000_000, "seeds": 10_000}
+"""Of a comparison; a million images take the fastest method a quarter of an hour, and the simplex a month."""
+
+
+LARGEST_NUMBER = 1e12
+
+
 @dataclass(frozen=True)
 class ComparisonSettings:
     """What is compared on what.
@@ -43,10 +50,14 @@ class ComparisonSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} must be a positive whole number, got {value!r}")
+            if value > LARGEST[name]:
+                raise InputError(f"{name} must be at most {LARGEST[name]:,}, got {value:,}")
         for name in ("photons", "hole_degrees"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise InputError(f"{name} must be a number, got {value!r}")
+            if value is not None and not abs(value) <= LARGEST_NUMBER:
+                raise InputError(f"{name} must be at most {LARGEST_NUMBER:g}, got {value}")
         if self.truth is not None and not isinstance(self.truth, str):
             raise InputError(f"truth must be the name of a file, got {self.truth!r}")
         for name in ("methods", "test_sets"):

@@ -23,7 +23,7 @@ from icobench.storage import PieceStore, atomic_path, differences, read_json, wr
 
 __all__ = ["Point", "Sweep", "merge_sweeps", "parse_points"]
 
-LARGEST_POINT = 10**12
+LARGEST_POINT = 10**8
 """Nobody simulates more, and names of files end somewhere."""
 
 

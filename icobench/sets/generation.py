@@ -22,12 +22,15 @@ from icobench.sets.pattern_file import CHUNK_IMAGES, TRUTH_GROUP, join_files, st
 from icobench.sets.patterns import PAPER_BACKGROUND, PatternOptions, PatternSource, changed
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
-from icobench.storage import WHOLE, PieceStore, Shard, atomic_path
+from icobench.storage import WHOLE, PieceStore, Shard, atomic_path, check_output
 
 __all__ = ["PRESETS", "SetGeneration", "chosen_options", "merge_shards", "shard_range"]
 
 BLOCK = 128
 """Images made and stored together."""
+
+PACKED_BYTES = {"counts": 0.6, "log": 0.75, "intensity": 3.6}
+"""Bytes of a pixel in a file, compressed, its share of the mask included."""
 
 PAPER_SPLITS = (("train", 20_046), ("validation", 5_012), ("test", 5_000))
 
@@ -127,13 +130,24 @@ class SetGeneration:
     def check(self) -> None:
         """Refuse a shard or folder that does not exist, and a file or blocks with other settings."""
         shard_range(self.options.images, *self.shard)
-        if not self.path.resolve().parent.is_dir():
-            raise InputError(f"{self.path.parent}: no such folder")
+        check_output(self.path)
         if not self.path.exists():
             self.store.check()
+            self._check_disk()
         elif stored_settings(self.path) != self.store.identity:
             raise InputError(
                 f"{self.path}: exists and was made with other settings; remove it or choose another name"
+            )
+
+    def _check_disk(self) -> None:
+        """Refuse what the disk cannot take: the blocks, and the file that they are joined to."""
+        pixels = self.experiment.pixels**2
+        needed = 2 * len(self.numbers) * pixels * PACKED_BYTES[self.options.stored_kind]
+        free = shutil.disk_usage(self.path.resolve().parent).free
+        if needed > free:
+            raise InputError(
+                f"{self.path}: {len(self.numbers):,} images take about {needed / 1e9:,.3g} GB while they are "
+                f"made; {free / 1e9:,.3g} GB are free"
             )
 
     def open(self) -> None:

@@ -32,6 +32,9 @@ __all__ = [
 CHUNK = 128
 """Images made at once."""
 
+MOST_IMAGES = 10**9
+"""Of a set; they fill ten terabytes."""
+
 PAPER_BACKGROUND = 0.02
 """Of the paper's log images. Stielow et al. 2020 do not say how strong their background noise is; this one is
 faint."""
@@ -70,6 +73,8 @@ class PatternOptions:
     def __post_init__(self) -> None:
         if self.images < 1:
             raise InputError(f"the number of images must be positive, got {self.images}")
+        if self.images > MOST_IMAGES:
+            raise InputError(f"the number of images must be at most {MOST_IMAGES:,}, got {self.images:,}")
         if self.kind not in ("counts", "log"):
             raise InputError(f"kind must be counts or log, got {self.kind!r}")
         low, high = self.radius_range_nm
@@ -137,6 +142,12 @@ class PatternSource:
             self.simulator = Simulator(true, None if own else options.method, device)
         except ValueError as error:
             raise InputError(str(error)) from error
+        largest = self.simulator.largest_radius_nm
+        if options.radius_range_nm[1] > largest:
+            raise InputError(
+                f"radii up to {options.radius_range_nm[1]:g} nm are larger than the grid can hold at "
+                f"{experiment.wavelength_nm:g} nm, {largest:.4g} nm"
+            )
         self.detector = DetectorModel(options.detector, experiment, seed)
 
     def block(self, numbers: range) -> ImageSet:

@@ -1,6 +1,5 @@
 """Simulated patterns of given bodies."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,14 @@ from icobench.seeds import Purpose, torch_generator
 from icobench.sets.pattern_file import write_patterns
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.storage import atomic_path
+from icobench.storage import atomic_path, check_output
 
 __all__ = ["simulate"]
 
 Numbers = float | Sequence[Any] | np.ndarray | Tensor
+
+MOST_PHOTONS, MOST_SIDE, MOST_BYTES = 1e12, 8192, 4e9
+"""Photons, pixels a side, and memory of the images that one call simulates."""
 
 CHUNK = 64
 """Bodies simulated at once."""
@@ -87,14 +89,21 @@ def simulate(
     """
     if path is not None:
         path = Path(path)
+        check_output(path)
         if path.suffix.lower() not in (".npy", *HDF5_SUFFIXES):
             raise InputError(f"{path}: unknown file type; use .h5, .cxi or .npy")
-        if not path.resolve().parent.is_dir():
-            raise InputError(f"{path.parent}: no such folder")
-    if not math.isfinite(photons) or photons < 0:
-        raise InputError(f"the number of photons must be finite and not negative, got {photons:g}")
+    if not 0 <= photons <= MOST_PHOTONS:
+        raise InputError(f"the number of photons must lie in 0 to {MOST_PHOTONS:g}, got {photons:g}")
+    if not 0 <= hole_degrees <= 80:
+        raise InputError(f"the hole must lie in 0 to 80 degrees, got {hole_degrees:g}")
     radii, turns = _bodies(radius_nm, quaternion)
     experiment = experiment or Experiment()
+    needed = len(radii) * experiment.pixels**2 * 4
+    if experiment.pixels > MOST_SIDE or needed > MOST_BYTES:
+        raise InputError(
+            f"{len(radii):,} images of {experiment.pixels:,} pixels a side take {needed / 1e9:,.3g} GB; at "
+            f"most {MOST_SIDE:,} pixels and {MOST_BYTES / 1e9:g} GB are simulated at once"
+        )
     try:
         model = Simulator(experiment, simulator, device, body=shapes.shape(shape))
         parts = [

@@ -118,6 +118,8 @@ class Experiment:
             object.__setattr__(self, "polarization", float(self.polarization))
         object.__setattr__(self, "refractive_index", complex(self.refractive_index))
         object.__setattr__(self, "centre_offset", tuple(map(float, self.centre_offset)))
+        if len(self.centre_offset) != 2:
+            raise ValueError(f"centre_offset must be two numbers, got {self.centre_offset}")
         if not all(abs(offset) <= self.pixels / 4 for offset in self.centre_offset):
             raise ValueError(f"centre_offset must be within a quarter of the grid, got {self.centre_offset}")
         if self.detector is not None and self.centre_offset != (0.0, 0.0):

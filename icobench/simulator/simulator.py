@@ -129,6 +129,11 @@ class Simulator(nn.Module):
     def device(self) -> torch.device:
         return self.factor.device
 
+    @property
+    def largest_radius_nm(self) -> float:
+        """Radius of the largest body that the grid can hold; infinite where a method has its own limit."""
+        return self._field.largest_radius_nm if isinstance(self._field, SkeletonField) else math.inf
+
     def with_refractive_index(self, refractive_index: complex) -> "Simulator":
         """The same simulator for another material; tables are shared where the method allows it."""
         experiment = replace(self.experiment, refractive_index=refractive_index)
