@@ -19,8 +19,8 @@ __all__ = [
 MOST_PIXELS = 1 << 26
 """Pixels of a frame; the largest detectors of the field have a quarter of them."""
 
-LARGEST_RATIO = 20_000
-"""Of what a file declares to what it holds. The best compression of nothing reaches a thousand."""
+LARGEST_RATIO = 2000
+"""Of what a file declares to what it holds. Deflate packs nothing at all a thousandfold."""
 
 SMALL = 1 << 24
 """Bytes that may be declared whatever a file holds."""

@@ -65,6 +65,9 @@ PIXELS_A_SIDE = 128
 SUBPIXELS = 1 << 18
 """Subpixels handled at once while the shares are computed."""
 
+MOST_SUBPIXELS = 4e9
+"""Of a frame; a minute's work."""
+
 PIXELS = 1 << 24
 """Pixels of frames held at once (64 MiB in float32)."""
 
@@ -93,13 +96,21 @@ class Resampler:
                 f"check the geometry or ask for fewer --pixels than {target.pixels}"
             )
         split = max(1, math.ceil(FINENESS * self.coarse - 1e-9))
-        height = max(1, SUBPIXELS // (shape[1] * split**2))
+        seen_rows, columns = _within(geometry, shape)
+        if len(seen_rows) * len(columns) * split**2 > MOST_SUBPIXELS:
+            raise InputError(
+                f"frames of {shape[0]:,} x {shape[1]:,} pixels would be divided into more than "
+                f"{MOST_SUBPIXELS:.0e} parts; check the geometry"
+            )
+        height = max(1, SUBPIXELS // (max(1, len(columns)) * split**2))
         self._area = np.zeros(shape, np.float32)
         self._solid_angle = np.ones(shape, np.float32)  # what a pixel counts, over the intensity
         pieces = []
         for first in range(0, shape[0], height):
             rows = np.arange(first, min(first + height, shape[0]))
-            pieces.append(self._shares(geometry, rows, shape[1], split))
+            pieces.append(
+                self._shares(geometry, rows, np.intersect1d(rows, seen_rows), columns, shape[1], split)
+            )
             x, y, cosine = geometry.directions(np.arange(shape[1]), rows[:, None])
             self._area[rows] = np.where(x**2 + y**2 < 1, self.coarse**2 * cosine**4, 0)
             self._solid_angle[rows] = cosine**3
@@ -109,13 +120,19 @@ class Resampler:
         if corrected:
             self._solid_angle = np.ones(shape, np.float32)
 
-    def _shares(self, geometry: FrameGeometry, rows: np.ndarray, width: int, split: int) -> Any:
-        """Rows of the matrix A for some rows of the frame: sparse (len(rows) * width, pixels^2)."""
+    def _shares(
+        self, geometry: FrameGeometry, rows: np.ndarray, seen_rows: np.ndarray, columns: np.ndarray,
+        width: int, split: int,
+    ) -> Any:  # fmt: skip
+        """Rows of the matrix A for some rows of the frame: sparse (len(rows) * width, pixels^2).
+
+        Only the seen rows and the columns given have shares.
+        """
         pixels = self.target.pixels
         inside = (np.arange(split) + 0.5) / split - 0.5
-        columns = (np.arange(width)[:, None] + inside).ravel()
-        x, y, cosine = geometry.directions(columns, (rows[:, None] + inside).reshape(-1, 1))
-        place = np.repeat(np.arange(len(rows)), split)[:, None] * width + np.repeat(np.arange(width), split)
+        across = (columns[:, None] + inside).ravel()
+        x, y, cosine = geometry.directions(across, (seen_rows[:, None] + inside).reshape(-1, 1))
+        place = np.repeat(seen_rows - rows[0], split)[:, None] * width + np.repeat(columns, split)
         scale = self.coarse / geometry.pitch
         sides = []
         for sine, offset in ((y, self.target.centre_offset[1]), (x, self.target.centre_offset[0])):
@@ -175,6 +192,19 @@ class Resampler:
         given = variance * self._counted**2 * (weight > 0)
         values = (self._shared.power(2) @ given.reshape(len(given), -1).T).T.reshape(-1, side, side)
         return np.where(covered, values / np.maximum(coverage, LEAST_COVERAGE) ** 2, 0).astype(np.float32)
+
+
+def _within(geometry: FrameGeometry, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of frames (H, W) in which a pixel may look into the half space."""
+    every = np.arange(shape[0]), np.arange(shape[1])
+    if geometry.flat:
+        return every
+    x, y = geometry.centre
+    rows, columns = (
+        numbers[np.abs(numbers - middle) * geometry.pitch <= 1 + geometry.pitch]
+        for numbers, middle in zip(every, (y, x), strict=True)
+    )
+    return rows, columns
 
 
 class PolarResampler(Resampler):
