@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH ?=
 BASE ?=
 
-.PHONY: compare test test-slow test-cluster bench bench-compare committed lint reports train clean
+.PHONY: compare test test-slow drills test-cluster bench bench-compare committed lint reports train clean
 
 compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
@@ -19,6 +19,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Kills at every change of a folder, full disks, thousands of damaged files.
+drills: $(STAMP)
+	$(BIN)/python -m pytest -m slow -s tests/test_drills.py tests/test_hostile.py
 
 # A SLURM of one node; needs root and Debian's packages.
 test-cluster: $(STAMP)

@@ -270,7 +270,7 @@ class ImageSource:
         elif self.kind == "counts":
             scale = self.gain or lattice_unit(_spread(raw[usable])) or 1.0
         hole = hole_of_zeros(raw, usable, x, y, least * scale)
-        if hole is not None:
+        if hole is not None and usable[:, hole].any():  # one that a mask leaves out needs no word
             self._good = ~hole if self._good is None else self._good & ~hole
             self.remarks.append(
                 f"a hole around the beam, {int(hole.sum())} pixels that are 0 in all frames, is left out"

@@ -3,6 +3,7 @@
 import copy
 import csv
 import hashlib
+import io
 import json
 import math
 from collections.abc import Callable
@@ -141,8 +142,11 @@ class _Run:
             "schedule": {name: getattr(self.schedule, name) for name in ("best", "waited", "falls")},
             "identity": self.identity,
         }
+        content = io.BytesIO()
+        torch.save(values, content)
         with atomic_path(path) as temporary:
-            torch.save(values, temporary)
+            # By Python: torch's own writer says of a full disk what nobody understands.
+            temporary.write_bytes(content.getbuffer())
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint; an InputError says if it is damaged, too old, or of another run."""
