@@ -11,6 +11,7 @@ __all__ = ["origins_table"]
 RESULTS = (
     "laptop", "paper_network", "paper_network.json", "evaluation_paper/paper-network",
     "evaluation_paper/network", "evaluation", "silver", "evaluation_silver", "physics",
+    "mcp", "told",
     "sweep_dataset", "compare_quick", "compare_tuned", "tune_simplex", "tune_network", "fitters", "choices",
     "photon_numbers", "paper_set", "scaling", "peers", "paper_scale/small",
 )  # fmt: skip
