@@ -182,6 +182,9 @@ def hostile(folder: Path) -> dict[Path, str]:
         stream["d"] = np.ones((2, 64, 64), "f4")
     with h5py.File(folder / "virtual.h5", "w") as stream:
         stream.create_virtual_dataset(DATA, layout, fillvalue=1)
+    with h5py.File(folder / "groups.h5", "w") as stream:
+        for number in (1, 2):
+            stream.create_dataset(f"entry_{number}/data_1/data", (10**5, 10**5), "f4", chunks=(100, 100))
     arrays = {
         "negative.npy": ((-1, 128, 128), "impossible shape"), "many.npy": ((10**20, 16, 16), "declares"),
         "wide.npy": ((4294967296, 4294967296), "larger than --max-pixels"),
@@ -199,6 +202,7 @@ def hostile(folder: Path) -> dict[Path, str]:
         declared(folder / "long.h5", (1, 16, 10**9), chunks=(1, 16, 1000)): "larger than --max-pixels",
         declared(folder / "fill.h5", (10**7, 16, 16), chunks=(1, 16, 16), fillvalue=3): "declares 10.2 GB",
         folder / "virtual.h5": "declares 164 GB",
+        folder / "groups.h5": "larger than --max-pixels",
         folder / "vast.npz": "declares 8e+03 GB",
         folder / "bomb.png": "larger than --max-pixels",
         folder / "bomb.tif": "larger than --max-pixels",

@@ -10,7 +10,7 @@ from icobench.answer import Answer
 from icobench.errors import InputError
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["NUISANCES", "Nuisance"]
+__all__ = ["DECADES", "NUISANCES", "Nuisance"]
 
 NUISANCES = {
     "background": {"background": (0.0, 10.0, 0.3)},

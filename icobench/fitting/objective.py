@@ -11,16 +11,13 @@ import torch
 from torch import Tensor
 
 from icobench.fitting.counter import CountingSimulator
-from icobench.fitting.nuisance import Nuisance
+from icobench.fitting.nuisance import DECADES, Nuisance
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["DECADES", "Misfit", "Objective"]
+__all__ = ["Misfit", "Objective"]
 
 CHUNK = 512
 """Simulated images held at once."""
-
-DECADES = 6.0
-"""Dynamic range of log images."""
 
 POOR_RINGS, UNLIKE_RINGS = 0.5, 0.9
 """For other objectives: the value over that of the fitted pattern's averages around the beam. At 1e5 photons

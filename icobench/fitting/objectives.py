@@ -10,8 +10,8 @@ from scipy.stats import poisson
 from torch import Tensor
 
 from icobench.fitting.counter import CountingSimulator, inner_pixels
-from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.objective import DECADES, Misfit, Objective
+from icobench.fitting.nuisance import DECADES, Nuisance
+from icobench.fitting.objective import Misfit, Objective
 from icobench.images.image_set import ImageSet
 from icobench.simulator.simulator import Simulator
 

@@ -54,7 +54,7 @@ class Fact:
 Facts = dict[str, Fact]
 """By name: a field of :class:`~icobench.simulator.experiment.Experiment`; ``distance_mm``, ``pixel_mm`` and
 ``centre`` of a flat detector, whose ``distance_mm`` of None means an orthographic grid; ``kind``,
-``decades``, ``saturation``, ``transpose`` and ``flip`` of the images."""
+``decades``, ``saturation``, ``transpose``, ``flip`` and ``gain`` of the images."""
 
 DETECTOR = ("distance_mm", "pixel_mm", "centre")
 OF_IMAGES = ("kind", "decades", "saturation", "transpose", "flip", "gain")
@@ -92,6 +92,7 @@ def describe(name: str, value: Any) -> str:
 
 
 def same(name: str, first: Any, second: Any) -> bool:
+    """Whether two values of a fact agree, numbers to 0.1 % and centres to 0.02 pixels."""
     if isinstance(first, bool | str) or isinstance(second, bool | str) or None in (first, second):
         return first == second
     one, other = np.atleast_1d(first), np.atleast_1d(second)

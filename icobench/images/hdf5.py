@@ -106,6 +106,10 @@ class _Reader(LinkedFile):
 
     # Reading one
 
+    def _stored_bytes(self, name: str, dataset: Any) -> int:
+        """Bytes that a dataset takes in its files."""
+        return self.check_sources(name, dataset) if dataset.is_virtual else dataset.id.get_storage_size()
+
     def _of(self, name: str, dataset: Any) -> Frames:
         """The frames of a dataset."""
         self.check_compression(name, dataset)
@@ -115,10 +119,7 @@ class _Reader(LinkedFile):
         axes = axes.decode() if isinstance(axes, bytes) else str(axes)
         last = self.layout.is_last(shape, where) if not axes.startswith("experiment_identifier") else False
         if dataset.dtype.kind in "uifb":
-            stored = (
-                self.check_sources(name, dataset) if dataset.is_virtual else dataset.id.get_storage_size()
-            )
-            check_size(where, shape, dataset.dtype.itemsize, stored, self.layout)
+            check_size(where, shape, dataset.dtype.itemsize, self._stored_bytes(name, dataset), self.layout)
         if len(shape) == 5 and shape[2] in (1, 2):  # European XFEL's raw data: values and gains
             remarks = [f"{where}: of {shape[2]} values for each pixel, the first is used, not the gain"]
             shape = (*shape[:2], *shape[3:])
@@ -165,6 +166,9 @@ class _Reader(LinkedFile):
 
         first, last = entries[0][0], entries[-1][0]
         where = f"{self.path}, {first} to {last}"
+        if dtype.kind in "uifb":
+            held = sum(self._stored_bytes(path, dataset) for path, dataset in entries)
+            check_size(where, (len(entries), *shape), dtype.itemsize, held, self.layout)
         collected: dict[str, list[Any]] = {}
         units: dict[str, str] = {}
         for path, _ in entries:

@@ -2,7 +2,8 @@
 
 A mask inside icobench is True where a pixel is usable; in files non-zero means bad. Counts are in photons:
 stored numbers are divided by the detector's units per photon, where these are known or show in the steps of
-the numbers."""
+the numbers.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -142,7 +143,7 @@ class ImageSource:
             if problems:
                 self._bits.append(False)
                 continue
-            bits = has_bits(mask, values) and self.modules is None and self._frames.shape[-1] > 0
+            bits = has_bits(mask, values) and self.modules is None
             self._bits.append(bits)
             bad = bad_pixels(values, bits, self._reading.invert_mask)
             images, _ = read_frames(self._frames, (0,))
@@ -244,11 +245,9 @@ class ImageSource:
         gain, readout = np.median(np.array(pairs), axis=0) if pairs else (1.0, 0.0)
         return float(gain), float(readout)
 
-    def with_noise(self, gain: float | None, readout: float | None = None) -> None:
-        """Take another gain and read-out noise, in stored units, for frames that are read from now on."""
+    def with_noise(self, gain: float | None) -> None:
+        """Take another gain, in stored units per photon, for frames that are read from now on."""
         self.gain = gain
-        if readout is not None:
-            self.readout = readout
 
     def use_panels(self, panels: Panels) -> None:
         """Leave out pixels that belong to no panel, or that are bad by the panels' file."""

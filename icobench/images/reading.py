@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from icobench.errors import InputError
-from icobench.images.facts import Facts
+from icobench.images.facts import OF_IMAGES, Facts
 from icobench.images.frames import MOST_PIXELS, Frames, first_line
 from icobench.images.geometry import Axes
 from icobench.images.image_set import KINDS
@@ -88,7 +88,7 @@ class Reading:
         """
         changes: dict[str, Any] = {}
         lines = []
-        for name in ("kind", "decades", "saturation", "transpose", "flip", "gain"):
+        for name in OF_IMAGES:
             fact, given = facts.get(name), getattr(self, name)
             if fact is None or (fact.problem and given is not None):
                 continue

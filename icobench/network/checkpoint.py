@@ -41,6 +41,9 @@ LEAST_ROUNDED = 4096
 """Smaller tensors, such as a network's first and last layer, are kept in half precision: they hardly count,
 and rounding them shifts every radius."""
 
+LEAST_OPTION = 64
+"""An option of a network may be as large as this, whatever its weights."""
+
 PART_BYTES = 10 * 2**20
 """Of weights in a file of a rounded network, about; a repository should have no large files."""
 
@@ -290,10 +293,6 @@ def _plausible(options: dict[str, Any], weights: dict[str, torch.Tensor]) -> Non
 
 def _whole(values: list[Any]) -> bool:
     return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-
-
-LEAST_OPTION = 64
-"""An option of a network may be as large as this, whatever its weights."""
 
 
 @contextmanager

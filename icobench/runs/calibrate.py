@@ -1,7 +1,8 @@
 """What the first images of a source say of its detector: the beam's position, the response, gain and noise.
 
 All images of a run share these. Each is found by fitting the first images with what is believed so far,
-seeing in which way they differ from their fits, and so on."""
+seeing in which way they differ from their fits, and so on.
+"""
 
 import math
 from dataclasses import replace
@@ -223,12 +224,11 @@ def find_response(source: ImageSource, bench: Bench, experiment: Experiment) -> 
     response = source.response or Response()
     for _ in range(RESPONSE_ROUNDS):
         source.response, source.steps = response, False
-        source.with_noise(max(source.estimate_noise()[0], 1e-12))
+        unit = max(source.estimate_noise()[0], 1e-12)
+        source.with_noise(unit)
         problem, answer = bench.fitted(experiment)
         curves = []
-        gains = problem.images.gain
-        for row, (mean, counts, _) in enumerate(_pairs(problem, answer)):
-            unit = 1.0 if gains is None else float(gains[min(row, len(gains) - 1)])
+        for mean, counts, _ in _pairs(problem, answer):
             if (curve := _curve(mean, counts, unit, response)) is not None:
                 curves.append(curve)
         if not curves:
