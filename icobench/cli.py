@@ -12,7 +12,7 @@ import typer
 from icobench import __version__
 from icobench.commands import cluster, comparing, data, images, networks, searching, sweeping
 from icobench.commands.options import say
-from icobench.errors import InputError
+from icobench.errors import InputError, WorkerDiedError
 
 app = typer.Typer(
     name="icobench",
@@ -36,7 +36,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: one line and exit code 2 on bad input, never a traceback."""
+    """Run the command line: one line and exit code 2 on bad input or dead workers, never a traceback."""
     import logging
 
     # Figures are files; a notebook's setting would have matplotlib look for the notebook.
@@ -48,7 +48,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         app()
-    except InputError as error:
+    except (InputError, WorkerDiedError) as error:
         say(f"error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
-"""Errors that are the user's to mend."""
+"""Errors that the command line tells in one line."""
 
-__all__ = ["InputError"]
+__all__ = ["InputError", "WorkerDiedError"]
 
 
 class InputError(ValueError):
@@ -13,3 +13,7 @@ class InputError(ValueError):
         ...     print(error)
         missing.h5: no such file
     """
+
+
+class WorkerDiedError(RuntimeError):
+    """A job's worker died as often as it was tried; what is finished is kept."""

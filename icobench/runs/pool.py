@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from icobench.errors import InputError
+from icobench.errors import InputError, WorkerDiedError
 
-__all__ = ["WorkerDiedError", "WorkerPool", "chosen_device", "default_workers", "one_thread"]
+__all__ = ["WorkerPool", "chosen_device", "default_workers", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -39,10 +39,6 @@ OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 the parent answers them; it ends its workers by SIGKILL."""
 
 Function = Callable[..., Any]
-
-
-class WorkerDiedError(RuntimeError):
-    """A job's worker died as often as it was tried."""
 
 
 def chosen_device(name: str) -> torch.device:
@@ -143,8 +139,7 @@ class _Slot:
         self.process: ProcessPoolExecutor | None = None
         self.pid: int | None = None
         self.closed = False
-        self.folder = tempfile.TemporaryDirectory(prefix="icobench-")
-        self.messages = Path(self.folder.name) / "messages"
+        self.folder: tempfile.TemporaryDirectory | None = None
         self.lock = threading.Lock()
         """Held while a process is started or ended: one that starts while the pool ends would outlive it."""
 
@@ -157,6 +152,13 @@ class _Slot:
             assert self.process is not None
             answer = self.process.submit(function, *job, self.rank, self.device)
         return answer.result()
+
+    @property
+    def messages(self) -> Path:
+        """Where the worker's standard error goes; the folder is made when it is first asked for."""
+        if self.folder is None:
+            self.folder = tempfile.TemporaryDirectory(prefix="icobench-")
+        return Path(self.folder.name) / "messages"
 
     def _start(self) -> None:
         with _environment():
@@ -191,7 +193,7 @@ class _Slot:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.shutdown(wait=True, cancel_futures=True)
-        if close:
+        if close and self.folder is not None:
             self.folder.cleanup()
 
 
@@ -266,6 +268,7 @@ class WorkerPool:
             raise WorkerDiedError(
                 f"a worker died {1 + RETRIES} times at the same piece of work"
                 + (f"; it last said: {words}" if words else ", perhaps of too little memory")
+                + "; the same command goes on"
             )
         finally:
             self.free.put(slot)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from icobench.errors import InputError
+from icobench.errors import InputError, WorkerDiedError
 from icobench.network.training import DivergedError
 from icobench.provenance import provenance
-from icobench.runs.pool import WorkerDiedError, WorkerPool, chosen_device, default_workers
+from icobench.runs.pool import WorkerPool, chosen_device, default_workers
 from icobench.runs.search_space import SearchSpace
 from icobench.runs.search_storage import is_of_storage, open_study, run_folder, storage_errors, stored_url
 from icobench.runs.search_tasks import NetworkTask, SimplexTask
@@ -237,8 +237,7 @@ def run_search(
         except (KeyboardInterrupt, SystemExit, InputError, WorkerDiedError) as error:
             watch.retry_lost(stopped=True)  # the pool has just ended its workers
             if isinstance(error, WorkerDiedError):
-                text = f"{error}; the same command goes on"
-                raise InputError(text) from error
+                raise InputError(str(error)) from error
             raise
     return study
 

@@ -8,7 +8,8 @@ from concurrent.futures import CancelledError
 import pytest
 import torch
 
-from icobench.runs.pool import WorkerDiedError, WorkerPool
+from icobench.errors import WorkerDiedError
+from icobench.runs.pool import WorkerPool
 
 CPU = torch.device("cpu")
 
