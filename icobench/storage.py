@@ -10,7 +10,7 @@ import re
 import tomllib
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from icobench.errors import InputError
 
 __all__ = [
     "WHOLE", "PieceStore", "Shard", "atomic_path", "check_output", "differences", "holds_others",
-    "parse_shard", "read_json", "read_toml", "share", "toml_text", "write_json",
+    "parse_shard", "put_in_place", "read_json", "read_toml", "share", "toml_text", "write_json",
 ]  # fmt: skip
 
 Piece = TypeVar("Piece")
@@ -33,9 +33,26 @@ WHOLE: Shard = (1, 1)
 """The one shard of work that is not divided."""
 
 
+def put_in_place(source: Path, target: Path) -> None:
+    """Rename a file so that after a power cut the name is that of the old file or of the whole new one."""
+    _to_disk(source)
+    os.replace(source, target)
+    with suppress(OSError):  # not every file system takes it of a folder
+        _to_disk(target.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it on success and removed on failure.
+    """A temporary name beside ``path``, on disk and renamed to it on success, removed on failure.
 
     Raises:
         InputError: the folder does not exist or cannot be written.
@@ -49,7 +66,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise InputError(f"{path.parent}: not writable")
     try:
         yield temporary
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

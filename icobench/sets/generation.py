@@ -4,7 +4,6 @@ While a set is made, each finished block is a file in ``OUT.parts``; at the end 
 be killed at any time and started again, and several may work on one set.
 """
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from icobench.sets.pattern_file import CHUNK_IMAGES, TRUTH_GROUP, join_files, st
 from icobench.sets.patterns import PAPER_BACKGROUND, PatternOptions, PatternSource, changed
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
-from icobench.storage import WHOLE, PieceStore, Shard, atomic_path, check_output
+from icobench.storage import WHOLE, PieceStore, Shard, atomic_path, check_output, put_in_place
 
 __all__ = ["PRESETS", "SetGeneration", "chosen_options", "merge_shards", "shard_range"]
 
@@ -186,7 +185,11 @@ class SetGeneration:
             raise InputError(f"{self.path}: the set is simulated on {self.device}, not on {device}")
         patterns = _source(self.options, self.experiment, self.seed, str(device)).block(piece)
         exact = bool(self.options.augmentation)  # such log images are not of 8 bits
-        write_patterns(self._file(piece), patterns, {}, exact, self.path)
+        try:
+            write_patterns(self._file(piece), patterns, {}, exact, self.path)
+        except (InputError, OSError):
+            if not self.path.exists():  # else another process has finished the file meanwhile
+                raise
         progress(1.0)
 
     def finish(self) -> bool:
@@ -203,7 +206,7 @@ class SetGeneration:
                 with self.store.writing("joined.h5") as temporary:
                     files = [self._file(piece) for piece in pieces]
                     _join(temporary, files, self.store.identity, self.device, self.path)
-                os.replace(self.store.path("joined.h5"), self.path)
+                put_in_place(self.store.path("joined.h5"), self.path)
             except (InputError, OSError):
                 if not self.path.exists():  # else another process has joined them meanwhile
                     raise
