@@ -22,7 +22,7 @@ test-slow: $(STAMP)
 
 # Kills at every change of a folder, full disks, thousands of damaged files.
 drills: $(STAMP)
-	$(BIN)/python -m pytest -m slow -s tests/test_drills.py tests/test_hostile.py
+	$(BIN)/python -m pytest -m slow -s tests/test_drills.py tests/test_trouble.py tests/test_hostile.py
 
 # A SLURM of one node; needs root and Debian's packages.
 test-cluster: $(STAMP)

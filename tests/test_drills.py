@@ -3,21 +3,24 @@
 Commands run in children that are forked from this process, which has everything imported.
 """
 
+import json
 import os
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import optuna  # noqa: F401  imported before forks
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
 from icobench import cli
-from icobench.runs import comparison, pieces, reconstruct, sweep  # noqa: F401  imported before forks
+from icobench.runs import comparison, pieces, reconstruct, search, sweep  # noqa: F401  imported before forks
 from icobench.sets import generation
 
 CHANGES = ("replace", "rename", "mkdir", "unlink", "rmdir")
@@ -28,8 +31,13 @@ SAID = [""]
 """What the last command wrote to its terminal."""
 
 
-def call(folder: Path, line: str, before: Callable[[], None] = lambda: None) -> int:
+def call(folder: Path, line: str, before: Callable[[], object] = lambda: None) -> int:
     """Exit code of a command in a child process, minus the signal that ended it; what it says is kept."""
+    return ended(begun(folder, line, before))
+
+
+def begun(folder: Path, line: str, before: Callable[[], object] = lambda: None) -> tuple[int, int]:
+    """A command in a child process: its number, and the pipe of what it says."""
     sys.stdout.flush()
     source, target = os.pipe()
     child = os.fork()
@@ -54,10 +62,22 @@ def call(folder: Path, line: str, before: Callable[[], None] = lambda: None) -> 
             os._exit(70)
         os._exit(0)
     os.close(target)
+    return child, source
+
+
+def ended(command: tuple[int, int]) -> int:
+    """Wait for a command; its exit code."""
+    child, source = command
     with os.fdopen(source, "rb") as stream:
         SAID[0] = stream.read().decode(errors="replace")
-    status = os.waitpid(child, 0)[1]
-    return os.waitstatus_to_exitcode(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def is_refused() -> bool:
+    """Whether the last command said why it ends, in one line."""
+    return (
+        "Traceback" not in SAID[0] and len([x for x in SAID[0].splitlines() if x.startswith("error: ")]) == 1
+    )
 
 
 def counting(until: int | None) -> Callable[[], None]:
@@ -111,6 +131,12 @@ def generation_paths() -> tuple[str, ...]:
     return PATHS
 
 
+def tuned(folder: Path) -> list:
+    """What a search of two trials found. Their numbers depend on which of them had to be repeated."""
+    rows = json.loads((folder / "run" / "summary.json").read_text())["named"]
+    return sorted((row["named"], row["objectives"]) for row in rows)
+
+
 COMMANDS = {
     "generate": ("generate out.h5 --images 140 --seed 3", lambda folder: arrays(folder / "out.h5")),
     "compare": (
@@ -129,6 +155,7 @@ COMMANDS = {
         f"reconstruct {Path(__file__).parent / 'data' / 'pymsft_patterns.cxi'} --method network",
         lambda folder: table(folder / "result.csv").to_dict("list"),
     ),
+    "tune": ("tune simplex --trials 2 --images 2 --budget 20 --run run --workers 1", tuned),
 }  # fmt: skip
 """A command, and what its results are."""
 
@@ -178,6 +205,9 @@ def limited(size: int) -> Callable[[], None]:
     return install
 
 
+ROOM = (4, 16, 64, 256, 1024, 4096, 1 << 16)
+"""Kilobytes on a small disk."""
+
 LONG = pytest.mark.slow
 SIZES = [
     pytest.param(
@@ -189,24 +219,48 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
-def test_a_full_disk_is_one_line_and_leaves_no_half_result(tmp_path, name, size):
+def test_a_full_disk_is_one_line_and_leaves_no_half_result(tmp_path, monkeypatch, name, size):
     """Then there is room again, and the same command ends as undisturbed."""
     line, results = COMMANDS[name]
     folder = tmp_path / "full"
     folder.mkdir()
-    os.environ["ICOBENCH_CACHE"] = str(tmp_path)
-    code = call(folder, line, limited(size))
-    said = SAID[0]
-    assert "Traceback" not in said
-    if code == 0:  # what it writes is smaller
-        results(folder)
-        return
-    assert code == 2, said
-    assert len([row for row in said.splitlines() if row.startswith("error: ")]) == 1, said
+    monkeypatch.setenv("ICOBENCH_CACHE", str(tmp_path))
+    if call(folder, line, limited(size)) != 0:  # else what it writes is smaller
+        assert_nothing_half(folder)
+        assert call(folder, line) == 0, SAID[0]
+    results(folder)
+
+
+def assert_nothing_half(folder: Path) -> None:
+    assert is_refused(), SAID[0]
     assert not (folder / "out.h5").exists()
     assert not (folder / "result.csv").exists()
-    assert call(folder, line) == 0, SAID[0]
-    results(folder)
+
+
+@pytest.mark.parametrize("name", ["generate", *(pytest.param(name, marks=LONG) for name in COMMANDS)])
+def test_a_disk_that_is_full_and_then_larger(tmp_path, name):
+    """A file system of its own: more and more room, until the command ends as undisturbed."""
+    line, results = COMMANDS[name]
+    disk, whole = tmp_path / "disk", tmp_path / "whole"
+    disk.mkdir()
+    whole.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        full = 0
+        for size in ROOM:
+            subprocess.run(["mount", "-o", f"remount,size={size}k", str(disk)], check=True)
+            if call(disk, line) == 0:
+                break
+            assert_nothing_half(disk)
+            full += 1
+        assert 0 < full < len(ROOM), SAID[0]
+        assert call(whole, line) == 0, SAID[0]
+        assert str(results(disk)) == str(results(whole))
+        print(f"{name}: full {full} times")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_nothing_asks_the_network(tmp_path, monkeypatch):
