@@ -237,7 +237,9 @@ def assert_nothing_half(folder: Path) -> None:
     assert not (folder / "result.csv").exists()
 
 
-@pytest.mark.parametrize("name", ["generate", *(pytest.param(name, marks=LONG) for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "generate" else LONG) for name in COMMANDS]
+)
 def test_a_disk_that_is_full_and_then_larger(tmp_path, name):
     """A file system of its own: more and more room, until the command ends as undisturbed."""
     line, results = COMMANDS[name]
