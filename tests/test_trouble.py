@@ -171,9 +171,8 @@ def test_folders_that_cannot_be_written(folder, undisturbed, name, lack):
         assert str(COMMANDS[name][1](folder)) == undisturbed(name)
 
 
-@pytest.mark.parametrize(
-    ("deaths", "retries"), [(9, 0), pytest.param(1, 2, marks=LONG), pytest.param(9, 2, marks=LONG)]
-)
+@LONG
+@pytest.mark.parametrize(("deaths", "retries"), [(9, 0), (1, 2), (9, 2)])
 def test_workers_that_are_killed(folder, undisturbed, deaths, retries):
     """A job is tried several times; then the command ends, and the next one completes the run."""
     line, results = COMMANDS["compare"][0].replace("--workers 1", "--workers 2"), COMMANDS["compare"][1]
