@@ -17,6 +17,7 @@ from icobench.errors import InputError
 from icobench.images.facts import Fact, Facts, own_facts
 from icobench.images.frames import FrameLayout, Frames, check_size, first_line, stacked
 from icobench.images.hdf5_links import OBJECTS, LinkedFile
+from icobench.images.hdf5_probe import check_survival
 from icobench.images.stated import tree_facts
 
 __all__ = ["DATA_PATH", "HDF5_SUFFIXES", "MASK_PATH", "NoDatasetError", "open_hdf5"]
@@ -63,6 +64,15 @@ def open_hdf5(
         InputError: no such dataset, a link or source that is gone or must not be followed, a compression that
             cannot be read, a file that another program is writing.
     """
+
+    def look() -> None:
+        with ExitStack() as own:
+            frames = _Reader(path, own, layout, follow).frames(names, sole)
+            for part in (frames, *frames.masks.values()):
+                part.read(0, 1)
+                part.read(part.shape[0] - 1, part.shape[0])
+
+    check_survival(path, f"{names} {sole} {layout} {follow}", look)
     return _Reader(path, files, layout, follow).frames(names, sole)
 
 
