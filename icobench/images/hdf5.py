@@ -4,6 +4,7 @@ Links and the sources of virtual data sets are checked before anything is read: 
 gone as zeros.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,9 @@ LINKED = re.compile(r"data_\d{6}")
 
 MASK_NAMES = ("mask", "mask_shared", "pixel_mask", "bad_pixels", "pixelmask")
 
+SMALL = 1 << 20
+"""Numbers of a dataset that a child process reads as a whole at first; of others it reads two frames."""
+
 NAMED = 6
 """Datasets that a message lists at most."""
 
@@ -69,8 +73,11 @@ def open_hdf5(
         with ExitStack() as own:
             frames = _Reader(path, own, layout, follow).frames(names, sole)
             for part in (frames, *frames.masks.values()):
-                part.read(0, 1)
-                part.read(part.shape[0] - 1, part.shape[0])
+                count = part.shape[0]
+                small = np.prod(part.shape, dtype=float) <= SMALL
+                for number in range(count) if small else (0, count - 1):
+                    with contextlib.suppress(Exception):  # another frame may still crash
+                        part.read(number, number + 1)
 
     check_survival(path, f"{names} {sole} {layout} {follow}", look)
     return _Reader(path, files, layout, follow).frames(names, sole)
