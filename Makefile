@@ -20,9 +20,9 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# Kills at every change of a folder, full disks, thousands of damaged files.
+# Kills at every change of a folder, full disks, thousands of damaged files, hundreds of command lines.
 drills: $(STAMP)
-	$(BIN)/python -m pytest -m slow -s tests/test_drills.py tests/test_trouble.py tests/test_hostile.py
+	$(BIN)/python -m pytest -m slow -s tests/test_drills.py tests/test_trouble.py tests/test_hostile.py tests/test_lines.py
 
 # A SLURM of one node; needs root and Debian's packages.
 test-cluster: $(STAMP)

@@ -1,6 +1,8 @@
 """Shared by all tests: one thread, nothing compiled, seeded generators, simulators made once."""
 
 import os
+import shlex
+import sys
 
 os.environ.setdefault("ICOBENCH_COMPILE", "0")
 # As for torch below; NumPy reads it when it is first imported.
@@ -37,3 +39,23 @@ def simulator() -> Simulator:
 def precise() -> Simulator:
     """The same in float64."""
     return Simulator(Experiment(pixels=64), dtype=torch.float64)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Run ``icobench ...`` in an empty folder: exit code, standard output, standard error."""
+    from icobench import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(line: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["icobench", *shlex.split(line)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

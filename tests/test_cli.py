@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +10,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-
-from icobench import cli
-from icobench.geometry.orientation import disorientation
-from icobench.images.detector import MCP_EFFICIENCY
 
 DATA = Path(__file__).parent / "data"
 ROWS = [
@@ -28,24 +22,6 @@ ROWS = [
 def _compiled(monkeypatch):
     """Commands simulate by the thousand: with the compiled kernel where there is a compiler."""
     monkeypatch.setenv("ICOBENCH_COMPILE", "1")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Run ``icobench ...`` in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["icobench", *shlex.split(line)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def one_line(err: str) -> str:
@@ -102,19 +78,6 @@ def test_compare_leaves_a_report_and_continues(call, tmp_path):
     assert table == out
 
 
-def test_reconstruct_writes_the_promised_columns_and_a_preview(call, tmp_path):
-    code, _, err = call(
-        f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network+lm --solid-angle-factor "
-        "--out result.csv --preview preview.png"
-    )
-    assert code == 0, err
-    table = pd.read_csv(tmp_path / "result.csv")
-    assert list(table.columns) == ROWS
-    assert len(table) == 4
-    assert table["status"][0] == "ok"
-    assert (tmp_path / "preview.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_generate_then_reconstruct_parquet(call, tmp_path):
     assert call("generate set.h5 --images 2 --seed 4")[0] == 0
     with h5py.File(tmp_path / "set.h5") as stream:
@@ -158,116 +121,6 @@ def test_small_studies_run_and_resume(call, tmp_path):
     code, _, err = call("tune simplex --trials 2 --images 3 --budget 60 --run tune")
     assert code == 2
     assert "holds a search with other settings" in one_line(err)
-
-
-def write(path: Path, array: np.ndarray) -> str:
-    np.save(path, array)
-    return str(path)
-
-
-def counts(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).poisson(3.0, (2, 128, 128)).astype(float)
-
-
-def write_hdf5(path: Path, data, mask=None) -> str:
-    with h5py.File(path, "w") as stream:
-        stream["/entry_1/data_1/data"] = data
-        if mask is not None:
-            stream["/entry_1/data_1/mask"] = mask
-    return str(path)
-
-
-def test_bad_images_are_refused_in_one_line(call, tmp_path):
-    cut = tmp_path / "cut.cxi"
-    cut.write_bytes((DATA / "pymsft_patterns.cxi").read_bytes()[:5000])
-    damaged = tmp_path / "damaged.cxi"
-    damaged.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(5000))
-    text = np.full((2, 128, 128), b"x")
-    at = "/entry_1/data_1"
-    cases = {
-        write(tmp_path / "rank.npy", np.zeros((2, 3, 128, 128))): "rank.npy: expected images of shape",
-        write_hdf5(tmp_path / "rank.h5", np.zeros(128)): f"rank.h5, {at}/data: expected images of shape",
-        write_hdf5(tmp_path / "complex.h5", counts() + 1j): f"complex.h5, {at}/data: images must be real",
-        write_hdf5(tmp_path / "text.h5", text): f"text.h5, {at}/data: images must be real",
-        write_hdf5(tmp_path / "object.h5", ["a", "b"]): f"object.h5, {at}/data: images must be real",
-        write_hdf5(tmp_path / "none.h5", np.zeros((0, 128, 128))): f"none.h5, {at}/data: holds no image",
-        write_hdf5(tmp_path / "mask.h5", counts(), np.zeros((128, 64))): f"mask.h5, {at}/mask: mask of shape",
-        str(cut): "cut.cxi: not a readable HDF5 file",
-        str(damaged): "damaged.cxi: not a readable HDF5 file",
-        str(tmp_path / "nowhere.cxi"): "nowhere.cxi: no such file",
-        f"{DATA / 'pymsft_patterns.cxi'} --dataset /no/such": "more are: /entry_1/data_1/data, /entry_1",
-        f"{DATA / 'pymsft_patterns.cxi'} --mask-path /no/such": "no dataset /no/such",
-    }
-    for arguments, message in cases.items():
-        code, _, err = call(f"reconstruct {arguments} --out result.csv")
-        assert code == 2, (arguments, err)
-        assert message in one_line(err)
-        assert not (tmp_path / "result.csv").exists()
-
-
-def test_bad_frames_fail_alone_and_are_named(call, tmp_path):
-    assert call("simulate good.h5 --radius 60 --photons 1e5")[0] == 0
-    with h5py.File(tmp_path / "good.h5") as stream:
-        good = stream["/entry_1/data_1/data"][0].astype(float)
-    frames = np.stack([good] * 5)
-    frames[1] = np.nan
-    frames[2, 70, 70] = -1
-    frames[3] = 0
-    frames[4, 70, 70] = np.inf
-    path = write_hdf5(tmp_path / "some.h5", frames)
-    code, _, err = call(f"reconstruct {path} --method network --out r.csv --preview p.png")
-    assert code == 0, err
-    table = pd.read_csv(tmp_path / "r.csv")
-    assert list(table.columns) == ROWS
-    assert table["index"].tolist() == [0, 1, 2, 3, 4]
-    failed = table["status"].str.startswith("failed: ")
-    assert failed.tolist() == [False, True, False, True, False]
-    assert table.loc[failed, ROWS[1:9]].isna().all(axis=None)
-    assert (table.loc[failed, ["evaluations", "seconds"]] == 0).all(axis=None)
-    assert table.loc[~failed, "radius_nm"].between(55, 65).all()
-    assert "pixels that hold -1 are gaps" in err
-    for number, reason in ((1, "masked completely"), (3, "empty")):
-        assert f"{path}, /entry_1/data_1/data: image {number} failed: {reason}" in err
-        assert reason in table["status"][number]
-    assert (tmp_path / "p.png").exists()
-
-
-def test_a_table_is_written_although_all_frames_failed(call, tmp_path):
-    path = write(tmp_path / "dark.npy", np.zeros((3, 128, 128)))
-    code, _, err = call(f"reconstruct {path} --method network --out r.parquet --preview p.png")
-    assert code == 2
-    assert "dark.npy: no image could be fitted (image 0: empty" in one_line(err)
-    table = pd.read_parquet(tmp_path / "r.parquet")
-    assert (table["status"] == "failed: empty: all usable pixels are 0").all()
-    assert len(table) == 3
-    assert not (tmp_path / "p.png").exists()
-
-
-def test_frames_of_a_flat_detector_are_reconstructed(call, tmp_path):
-    """Both spellings of the geometry; the mask from a file; pixels that saturate."""
-    line = "--distance-mm 50 --pixel-mm 0.5 --centre 131,122.5"
-    code, _, err = call(
-        f"simulate flat.h5 --radius 50 --photons 3e5 --pixels 256 --solid-angle-factor {line}"
-    )
-    assert code == 0, err
-    same = "--distance 50 --pixel-size 0.5 --beam 131,122.5"
-    assert (
-        call(f"simulate same.h5 --radius 50 --photons 3e5 --pixels 256 --solid-angle-factor {same}")[0] == 0
-    )
-    with h5py.File(tmp_path / "flat.h5") as stream, h5py.File(tmp_path / "same.h5") as other:
-        data = stream["/entry_1/data_1/data"][()]
-        np.testing.assert_array_equal(data, other["/entry_1/data_1/data"][()])
-    data[0, 40, 50] = 100_000
-    mask = np.zeros(data.shape[1:], np.uint8)
-    mask[100:110, 30:40] = 1
-    data[0, 100:110, 30:40] = 90_000
-    write(tmp_path / "frames.npy", data), write(tmp_path / "bad.npy", mask)
-    code, _, err = call(f"reconstruct frames.npy --mask bad.npy --saturation 99999 {line} --out r.csv")
-    assert code == 0, err
-    table = pd.read_csv(tmp_path / "r.csv")
-    assert table["status"].tolist() == ["ok"]
-    assert abs(table["radius_nm"][0] - 50) < 0.2
-    assert "warning" not in err
 
 
 @pytest.mark.parametrize(
@@ -456,163 +309,6 @@ def test_several_test_sets_make_a_folder_of_runs(call, tmp_path):
     code, out, err = call("compare --config own.toml --method-file mine.py --run own")
     assert code == 0, err
     assert "mine" in out
-
-
-def table_of(tmp_path, name="result.csv"):
-    return pd.read_csv(tmp_path / name)
-
-
-ROUND_TRIPS = [
-    ("--wavelength 20", "--method dictionary+lm", ""),
-    ("--wavelength 12.9 --refractive-index 0.9+0.08j", "--method dictionary+lm",
-     "--wavelength 12.9 --refractive-index 0.9+0.08j"),
-    ("--sin-theta-max 0.7", "", "--sin-theta-max 0.7"),
-    ("--solid-angle-factor", "", "--solid-angle-factor"),
-    ("--polarization x", "", "--polarization x"),
-    ("--pixels 192", "", ""),
-    ("--pixels 512 --distance-mm 50 --pixel-mm 0.15 --centre 250.5,262", "",
-     "--distance-mm 50 --pixel-mm 0.15 --centre 250.5,262"),
-    ("--pixels 256 --distance-mm 50 --pixel-mm 0.3 --no-solid-angle-factor", "",
-     "--distance-mm 50 --pixel-mm 0.3 --no-solid-angle-factor"),
-    ("--pixels 300 --distance-mm 50 --pixel-mm 0.3 --wavelength 14", "--method dictionary+lm",
-     "--distance-mm 50 --pixel-mm 0.3 --wavelength 14"),
-    ("--efficiency eff.csv", "", "--efficiency eff.csv"),
-]  # fmt: skip
-"""Options of simulate; of reconstruct beside; and what reconstruct must be told if the file cannot state
-it."""
-
-
-@pytest.mark.parametrize(("made", "how", "told"), ROUND_TRIPS)
-def test_what_simulate_writes_reconstruct_reads(call, tmp_path, made, how, told):
-    """From an HDF5 file, which states all of it, and from a bare array whose options are repeated."""
-    (tmp_path / "eff.csv").write_text("angle,share\n0,1\n20,0.9\n50,0.5\n")
-    body = "--radius 62 --quaternion 0.9,0.1,0.3,0.2 --photons 3e5 --hole 3"
-    for name, more in (("a.h5", ""), ("a.npy", told)):
-        code, _, err = call(f"simulate {name} {body} {made}")
-        assert code == 0, err
-        if name == "a.npy" and "dictionary" in how and "wavelength 20" in made:
-            continue
-        code, _, err = call(f"reconstruct {name} {how} {more}")
-        assert code == 0, err
-        row = table_of(tmp_path).iloc[0]
-        assert row["status"] == "ok", err
-        assert abs(row["radius_nm"] - 62) < 6 * row["radius_std_nm"] + 0.02
-        turn = torch.tensor(row[["q_w", "q_x", "q_y", "q_z"]].to_numpy(dtype=float))[None]
-        truth = torch.nn.functional.normalize(torch.tensor([[0.9, 0.1, 0.3, 0.2]]).double(), dim=1)
-        assert float(disorientation(turn, truth)) < 5 * row["orientation_std_deg"]
-
-
-@pytest.mark.parametrize("detector", ["clean", "counting", "experiment", "mcp"])
-@pytest.mark.parametrize("kind", ["counts", "log"])
-def test_what_generate_writes_reconstruct_reads(call, tmp_path, detector, kind):
-    if kind == "log" and detector in (
-        "experiment",
-        "mcp",
-    ):  # what they do to a beam or a response is not told
-        return
-    assert call(f"generate a.h5 --images 3 --detector {detector} --kind {kind} --seed 3")[0] == 0
-    (tmp_path / "eff.csv").write_text("".join(f"{angle} {share}\n" for angle, share in MCP_EFFICIENCY))
-    more = {
-        "experiment": "--fit-centre", "mcp": "--efficiency eff.csv --gamma 0.75 --soft-saturation 300",
-    }.get(detector, "")  # fmt: skip
-    code, _, err = call(f"reconstruct a.h5 {more}")
-    assert code == 0, err
-    table = table_of(tmp_path)
-    with h5py.File(tmp_path / "a.h5") as stream:
-        radius = stream["icobench/radius_nm"][()]
-    assert (abs(table["radius_nm"] - radius) < 0.5).all(), table
-
-
-def test_contradictions_are_refused_and_origins_are_written(call, tmp_path):
-    assert call("simulate a.h5 --radius 60 --photons 1e5 --wavelength 20")[0] == 0
-    code, _, err = call("reconstruct a.h5 --method dictionary+lm --wavelength 13.5")
-    assert code == 2
-    assert "states wavelength 20 nm (a.h5, /icobench), not wavelength 13.5 nm" in one_line(err)
-    assert not (tmp_path / "result.csv").exists()
-    code, _, err = call("reconstruct a.h5 --method dictionary+lm --wavelength 13.5 --override")
-    assert code == 0, err
-    facts = json.loads((tmp_path / "result.csv.json").read_text())["facts"]
-    assert facts["wavelength_nm"] == {"value": 13.5, "from": "the command line"}
-    assert facts["sin_theta_max"] == {"value": 1.0, "from": "a.h5, /icobench"}
-    code, _, err = call("reconstruct a.h5")
-    assert code == 2
-    assert one_line(err).count("wavelength 13.5 nm, not 20 nm") == 1
-    assert "--method dictionary+lm needs no network" in err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--preview folder", "folder: is a folder"),
-        ("--preview p.txt", "--preview must end in .png"),
-        ("--out missing/r.csv", "missing: no such folder"),
-        (f"--out {'x' * 300}.csv", "cannot be written (File name too long)"),
-        ("--out /proc/r.csv", "/proc/r.csv: cannot be written"),
-        ("--kind photo", "kind must be auto, counts or log"),
-        ("--gain -1", "gain must be a positive number"),
-        ("--readout-noise -1", "the read-out noise must not be negative"),
-        ("--gamma 9", "gamma must lie in 0.1 to 3"),
-        ("--flip z", "--flip must be x, y or xy"),
-        ("--frame-axis 2", "--frame-axis must be first or last"),
-        ("--panels 3", "--panels must be first:last:x,y"),
-        ("--geometry no.geom", "no.geom: No such file"),
-        ("--efficiency no.csv", "no.csv: No such file"),
-        ("--nuisance decades", "decades cannot be fitted to counts images"),
-        ("--polar --flip x", "polar images have no columns to mirror"),
-    ],
-)
-def test_outputs_and_options_are_checked_before_any_work(call, tmp_path, monkeypatch, options, message):
-    (tmp_path / "folder").mkdir()
-    from icobench.methods import base
-
-    monkeypatch.setattr(base.Method, "run", lambda *arguments: pytest.fail("worked"))
-    code, _, err = call(f"reconstruct {DATA / 'pymsft_patterns.cxi'} {options}")
-    assert code == 2, err
-    assert message in one_line(err)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
-
-
-def test_the_table_is_there_whatever_happens_to_the_preview(call, tmp_path, monkeypatch):
-    from icobench.reporting import gallery
-
-    monkeypatch.setattr(gallery, "gallery", lambda *given: 1 / 0)
-    code, _, err = call(f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network --preview p.png")
-    assert code == 0, err
-    assert "warning: p.png could not be drawn (ZeroDivisionError" in err
-    assert len(table_of(tmp_path)) == 4
-
-
-def test_a_full_disk_costs_no_result(call, monkeypatch):
-    from icobench.commands import images
-
-    def full(answer, path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(images, "_write", full)
-    code, out, err = call(f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network")
-    assert code == 2
-    assert "No space left on device" in one_line(err)
-    assert len(out.splitlines()) == 5
-
-
-def test_finished_rows_survive_an_interruption(call, tmp_path, monkeypatch):
-    from icobench.runs import reconstruct as module
-
-    monkeypatch.setattr(module, "BLOCK", 2)
-    work, calls = module._Work._block, []
-
-    def interrupted(self, block, report):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return work(self, block, report)
-
-    monkeypatch.setattr(module._Work, "_block", interrupted)
-    code, _, err = call(f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network")
-    assert code == 130
-    assert "the rows that were finished are in .result.unfinished.csv" in err
-    assert table_of(tmp_path, ".result.unfinished.csv")["index"].tolist() == [0, 1]
-    assert not (tmp_path / "result.csv").exists()
 
 
 @pytest.mark.parametrize("command", ["", "reconstruct", "compare", "generate", "tune network"])

@@ -161,6 +161,7 @@ def evaluate(
         test_set.options(images)  # refuses numbers that make no sense, before any work
     prepare_kernel(where)
     # First: shared machines get slower after minutes of work on all cores.
+    say("measuring the speed of the networks, some ten seconds")
     pace = speed(networks, experiment)
     judged = []
     for test_set in test_sets:

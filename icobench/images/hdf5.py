@@ -4,6 +4,7 @@ Links and the sources of virtual data sets are checked before anything is read: 
 gone as zeros.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from icobench.errors import InputError
 from icobench.images.facts import Fact, Facts, own_facts
 from icobench.images.frames import FrameLayout, Frames, check_size, first_line, stacked
 from icobench.images.hdf5_links import OBJECTS, LinkedFile
+from icobench.images.hdf5_probe import check_survival
 from icobench.images.stated import tree_facts
 
 __all__ = ["DATA_PATH", "HDF5_SUFFIXES", "MASK_PATH", "NoDatasetError", "open_hdf5"]
@@ -37,6 +39,9 @@ LINKED = re.compile(r"data_\d{6}")
 """Names of an Eiger master's links to its data files."""
 
 MASK_NAMES = ("mask", "mask_shared", "pixel_mask", "bad_pixels", "pixelmask")
+
+SMALL = 1 << 20
+"""Numbers of a dataset that a child process reads as a whole at first; of others it reads two frames."""
 
 NAMED = 6
 """Datasets that a message lists at most."""
@@ -63,6 +68,18 @@ def open_hdf5(
         InputError: no such dataset, a link or source that is gone or must not be followed, a compression that
             cannot be read, a file that another program is writing.
     """
+
+    def look() -> None:
+        with ExitStack() as own:
+            frames = _Reader(path, own, layout, follow).frames(names, sole)
+            for part in (frames, *frames.masks.values()):
+                count = part.shape[0]
+                small = np.prod(part.shape, dtype=float) <= SMALL
+                for number in range(count) if small else (0, count - 1):
+                    with contextlib.suppress(Exception):  # another frame may still crash
+                        part.read(number, number + 1)
+
+    check_survival(path, f"{names} {sole} {layout} {follow}", look)
     return _Reader(path, files, layout, follow).frames(names, sole)
 
 

@@ -11,6 +11,8 @@ import torch
 from icobench.errors import InputError
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.images.facts import experiment_facts
+from icobench.images.frames import first_line
+from icobench.images.hdf5_probe import check_survival
 from icobench.images.image_set import ImageSet
 from icobench.images.prepare import prepare
 from icobench.sets.pattern_file import TRUTH_GROUP
@@ -83,9 +85,17 @@ def _stored_truth(path: Path, count: int) -> dict[str, Any]:
 
     if not h5py.is_hdf5(path):
         return {}
-    with h5py.File(path, "r") as stream:
-        names = [name for name in ("radius_nm", "quaternion") if f"{TRUTH_GROUP}/{name}" in stream]
-        truth = {name: torch.as_tensor(stream[TRUTH_GROUP][name][:count]) for name in names}
+
+    def read() -> dict[str, Any]:
+        with h5py.File(path, "r") as stream:
+            names = [name for name in ("radius_nm", "quaternion") if f"{TRUTH_GROUP}/{name}" in stream]
+            return {name: torch.as_tensor(stream[TRUTH_GROUP][name][:count]) for name in names}
+
+    check_survival(path, "truth", read)
+    try:
+        truth = read()
+    except Exception as error:  # HDF5 raises many kinds for damaged files
+        raise InputError(f"{path}, {TRUTH_GROUP}: the truth cannot be read ({first_line(error)})") from error
     return truth if [values.shape for values in truth.values()] == [(count,), (count, 4)] else {}
 
 

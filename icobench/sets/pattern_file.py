@@ -20,6 +20,7 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.formats import DATA_PATH, MASK_PATH
+from icobench.images.hdf5_probe import check_survival
 from icobench.images.image_set import ImageSet
 from icobench.simulator.experiment import Experiment
 from icobench.storage import atomic_path
@@ -159,12 +160,20 @@ def _opened(path: Path) -> Iterator["h5py.File"]:
 
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+
+    def look() -> None:
+        with h5py.File(path, "r") as stream:
+            dict(stream[TRUTH_GROUP].attrs)
+            for name in PATHS:
+                stream[name][:1]
+
+    check_survival(path, "a set", look)
     try:
         with h5py.File(path, "r") as stream:
             yield stream
     except InputError:
         raise
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: not a set of patterns with truth ({error})") from error
 
 

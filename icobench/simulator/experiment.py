@@ -133,8 +133,10 @@ class Experiment:
         if self.pixels < 2 or self.pixels % 2:
             raise ValueError(f"pixels must be even and positive, got {self.pixels}")
         n = self.refractive_index
-        if not (math.isfinite(n.real) and math.isfinite(n.imag)) or n.real <= 0 or n.imag < 0:
-            raise ValueError(f"refractive_index must have re > 0 and im >= 0, got {n}")
+        if not (math.isfinite(n.real) and math.isfinite(n.imag)) or not (
+            0 < n.real <= 10 and 0 <= n.imag <= 10
+        ):
+            raise ValueError(f"refractive_index must have re > 0 and im >= 0, both at most 10, got {n}")
 
     @property
     def wave_number(self) -> float:

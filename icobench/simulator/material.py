@@ -29,7 +29,7 @@ def refractive_index(material: str, wavelength_nm: float = 13.5, density: float 
 
     try:
         compound = formula(material, density=density)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # its parser has kinds of its own
         raise InputError(f"--material {material}: no element or compound ({error})") from error
     if not compound.atoms or compound.density is None:
         raise InputError(f"--material {material}: give its density in g/cm^3, as in SiO2@2.2")
