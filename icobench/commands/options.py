@@ -164,9 +164,10 @@ class Physics(OptionGroup):
         return {name: value for name, value in values.items() if name in given}
 
     def experiment(
-        self, context: typer.Context, pixels: int = 128, detector: "FlatDetector | None" = None
-    ) -> "Experiment":
-        """The experiment that these options describe.
+        self, context: typer.Context, pixels: int = 128, detector: "FlatDetector | None" = None,
+        base: "Experiment | None" = None,
+    ) -> "Experiment":  # fmt: skip
+        """The experiment that these options describe; what the user did not say is that of ``base``.
 
         Raises:
             InputError: a number that makes no sense.
@@ -176,8 +177,11 @@ class Physics(OptionGroup):
 
         changes = self.stated(context)
         if (material := changes.pop("material", None)) is not None:
-            changes["refractive_index"] = refractive_index(material, self.wavelength)
+            wavelength = changes.get("wavelength_nm", base.wavelength_nm if base else self.wavelength)
+            changes["refractive_index"] = refractive_index(material, wavelength)
         try:
+            if base is not None:
+                return replace(base, **changes)
             return Experiment(**changes, pixels=pixels, detector=detector)
         except ValueError as error:
             raise InputError(str(error)) from error
