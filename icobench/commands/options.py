@@ -77,6 +77,9 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
         def __init__(self, *arguments: Any, params: list[Any] | None = None, **more: Any) -> None:
             added = [parameter for group in groups for parameter in _parameters(group)]
             super().__init__(*arguments, params=[*(params or []), *added], **more)
+            self.paths = {
+                item.name for item in added if getattr(getattr(item, "type", None), "name", "") == "path"
+            }
 
         def invoke(self, context: Any) -> Any:
             context.meta["values"] = dict(context.params)
@@ -85,6 +88,9 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
                 for name in context.params
                 if getattr(context.get_parameter_source(name), "name", "") not in ("DEFAULT", "DEFAULT_MAP")
             }
+            for name in self.paths:  # older typer converts paths only for a command's own function
+                if context.params[name] is not None:
+                    context.params[name] = Path(context.params[name])
             context.obj = {
                 group: group(**{field.name: context.params.pop(field.name) for field in fields(group)})  # type: ignore[arg-type]
                 for group in groups
