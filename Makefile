@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH ?=
 BASE ?=
 
-.PHONY: compare test test-slow drills test-cluster bench bench-compare committed lint reports train clean
+.PHONY: compare test test-slow drills test-cluster test-oldest bench bench-compare committed lint reports train clean
 
 compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
@@ -28,6 +28,19 @@ drills: $(STAMP)
 test-cluster: $(STAMP)
 	tests/cluster/one-node-slurm install
 	$(BIN)/python -m pytest -m cluster
+
+# The oldest dependencies that pyproject.toml allows, in an environment of their own. On Linux PyPI's torch of that
+# age needs gigabytes of GPU libraries, which are left out: say where a build for CPUs is, PIP_EXTRA_INDEX_URL=...,
+# or take another version, OLDEST_TORCH=2.13.0.
+OLDEST_TORCH ?= $(shell sed -n 's/^torch==//p' constraints-oldest.txt)
+test-oldest:
+	test -x .venv-oldest/bin/python || python3.11 -m venv .venv-oldest
+	grep -v '^torch==' constraints-oldest.txt > .venv-oldest/pins.txt
+	.venv-oldest/bin/python -m pip install --quiet --no-deps --requirement .venv-oldest/pins.txt "torch==$(OLDEST_TORCH)"
+	.venv-oldest/bin/python -c 'import torch' || \
+		{ echo "test-oldest: this torch is no build for CPUs; see the Makefile" >&2; exit 1; }
+	.venv-oldest/bin/python -m pip install --quiet --no-deps --editable .
+	.venv-oldest/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 # BENCH='-b Exact' chooses benchmarks. `bench` runs the package as it is installed, in place, and results belong
 # to a commit, so the tree must be that commit.

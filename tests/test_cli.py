@@ -76,6 +76,25 @@ def test_compare_leaves_a_report_and_continues(call, tmp_path):
     code, table, _ = call("report run")
     assert code == 0
     assert table == out
+    code, _, err = call("compare --from run/run.json --run again --workers 1")
+    assert code == 0, err
+    rerun = pd.read_parquet(tmp_path / "again" / "results.parquet")
+    times = ["seconds", "core_seconds"]
+    pd.testing.assert_frame_equal(rerun.drop(columns=times), results.drop(columns=times))
+    # Other options replace what is recorded.
+    assert call("compare --from run/run.json --run fewer --images 1 --methods network --seed 6")[0] == 0
+    fewer = json.loads((tmp_path / "fewer" / "run.json").read_text())
+    assert (fewer["seed"], fewer["settings"]["images"], list(fewer["methods"])) == (6, 1, ["network"])
+    for words, message in (
+        ("", "--from needs --run"), ("--run x --preset quick", "give --from, --preset or --config"),
+        ("--run x --config x.toml", "give --from, --preset or --config"),
+    ):  # fmt: skip
+        code, _, err = call(f"compare --from run/run.json {words}")
+        assert code == 2
+        assert message in one_line(err)
+    code, _, err = call("compare --from missing.json --run x")
+    assert code == 2
+    assert "missing.json: no such file" in one_line(err)
 
 
 def test_generate_then_reconstruct_parquet(call, tmp_path):

@@ -43,7 +43,10 @@ def _compute_shard(comparison: "Comparison", device: str, workers: int, shard: S
 
 @app.command(
     cls=with_options(Physics, Machine, Sharing),
-    epilog=examples("icobench compare --preset quick --run runs/quick"),
+    epilog=examples(
+        "icobench compare --preset quick --run runs/quick; "
+        "icobench compare --from runs/quick/run.json --run runs/again"
+    ),
 )
 def compare(
     context: typer.Context,
@@ -52,6 +55,12 @@ def compare(
     ] = "quick",
     config: Annotated[
         Path | None, typer.Option(help="TOML file of your own instead of a preset; copy one of those.")
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="run.json of a comparison to compute again; other options replace its values."
+        ),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder; continued if it exists.")] = None,
     images: Annotated[int | None, typer.Option(help="Number of test images.", min=1)] = None,
@@ -79,28 +88,45 @@ def compare(
     from icobench.runs.comparison import Comparison, automatic_workers, compute_comparison
     from icobench.runs.pieces import missing_pieces
     from icobench.runs.pool import chosen_device
+    from icobench.runs.record import read_record
     from icobench.runs.settings import read_preset, read_settings
 
     machine, sharing = Machine.of(context), Sharing.of(context)
-    settings = read_preset(preset) if config is None else read_settings(config)
+    recorded = None if record is None else read_record(record)
+    if recorded is not None and {"preset", "config"} & context.meta["given"]:
+        raise InputError("give --from, --preset or --config, not two of them")
+    if recorded is not None and run is None:
+        raise InputError("--from needs --run, a folder for the new results")
     given: dict[str, Any] = {
         "images": images, "photons": photons, "truth": None if truth is None else str(truth), "seeds": seeds,
         "test_sets": None if test_sets is None else names(test_sets),
         "methods": None if methods is None else names(methods),
     }  # fmt: skip
-    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    changes = {name: value for name, value in given.items() if value is not None}
     where = chosen_device(planning_device(sharing, machine.device))
-    catalogue = settings.catalogue(tuple(path.resolve() for path in method_file or ()))
+    files = tuple(path.resolve() for path in method_file or ())
+    stated: tuple[str, ...] | None = tuple(Physics.of(context).stated(context))
+    seed = machine.seed
+    if recorded is None:
+        settings = replace(read_preset(preset) if config is None else read_settings(config), **changes)
+        catalogue, experiment = settings.catalogue(files), Physics.of(context).experiment(context)
+    else:
+        settings, catalogue = recorded.chosen(changes, files)
+        experiment = Physics.of(context).experiment(context, base=recorded.experiment)
+        stated = None if recorded.stated is None else (*recorded.stated, *(stated or ()))
+        seed = machine.seed if "seed" in context.meta["given"] else recorded.seed
+        model = recorded.weights(model)
     suffix = ""
     if test_sets is not None:
         suffix = "".join(f"-{catalogue.test_set(name).name}" for name in settings.test_sets)
     comparison = Comparison(
-        run or Path("runs") / f"{settings.preset}{suffix}", settings, Physics.of(context).experiment(context),
-        machine.seed, str(where), model, catalogue, workers or automatic_workers(where),
-        tuple(Physics.of(context).stated(context)),
+        run or Path("runs") / f"{settings.preset}{suffix}", settings, experiment, seed, str(where), model,
+        catalogue, workers or automatic_workers(where), stated,
     )  # fmt: skip
     folder, shard = comparison.folder, sharing.part
     comparison.check()
+    for line in recorded.check(comparison, context.meta["given"]) if recorded else ():
+        say(line)
     if sharing.on_slurm:
         if run is None:
             raise InputError("--executor slurm needs --run, where the shards meet")

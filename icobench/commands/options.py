@@ -77,6 +77,9 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
         def __init__(self, *arguments: Any, params: list[Any] | None = None, **more: Any) -> None:
             added = [parameter for group in groups for parameter in _parameters(group)]
             super().__init__(*arguments, params=[*(params or []), *added], **more)
+            self.paths = {
+                item.name for item in added if getattr(getattr(item, "type", None), "name", "") == "path"
+            }
 
         def invoke(self, context: Any) -> Any:
             context.meta["values"] = dict(context.params)
@@ -85,6 +88,9 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
                 for name in context.params
                 if getattr(context.get_parameter_source(name), "name", "") not in ("DEFAULT", "DEFAULT_MAP")
             }
+            for name in self.paths:  # older typer converts paths only for a command's own function
+                if context.params[name] is not None:
+                    context.params[name] = Path(context.params[name])
             context.obj = {
                 group: group(**{field.name: context.params.pop(field.name) for field in fields(group)})  # type: ignore[arg-type]
                 for group in groups
@@ -164,9 +170,10 @@ class Physics(OptionGroup):
         return {name: value for name, value in values.items() if name in given}
 
     def experiment(
-        self, context: typer.Context, pixels: int = 128, detector: "FlatDetector | None" = None
-    ) -> "Experiment":
-        """The experiment that these options describe.
+        self, context: typer.Context, pixels: int = 128, detector: "FlatDetector | None" = None,
+        base: "Experiment | None" = None,
+    ) -> "Experiment":  # fmt: skip
+        """The experiment that these options describe; what the user did not say is that of ``base``.
 
         Raises:
             InputError: a number that makes no sense.
@@ -176,8 +183,11 @@ class Physics(OptionGroup):
 
         changes = self.stated(context)
         if (material := changes.pop("material", None)) is not None:
-            changes["refractive_index"] = refractive_index(material, self.wavelength)
+            wavelength = changes.get("wavelength_nm", base.wavelength_nm if base else self.wavelength)
+            changes["refractive_index"] = refractive_index(material, wavelength)
         try:
+            if base is not None:
+                return replace(base, **changes)
             return Experiment(**changes, pixels=pixels, detector=detector)
         except ValueError as error:
             raise InputError(str(error)) from error

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from icobench.answer import Answer
 from icobench.errors import InputError
+from icobench.images.image_source import DECADES
 from icobench.simulator.experiment import Experiment
 
 __all__ = ["DECADES", "NUISANCES", "Nuisance"]
@@ -23,10 +24,6 @@ NUISANCES = {
 constant background, in units of the particle's mean intensity on the usable pixels; the refractive index; by
 how many pixels the beam is from where the experiment has it; the exponent of the detector's response; the
 decades that a log image spans, which is the same for images that are read as if they had six."""
-
-
-DECADES = 6.0
-"""Dynamic range that log images are brought to when they are read."""
 
 
 @dataclass(frozen=True)

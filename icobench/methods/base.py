@@ -123,6 +123,14 @@ class Method:
         """
         return replace(self, options=_changed(self.options, changes, self.name))
 
+    def with_recorded(self, options: dict[str, Any]) -> "Method":
+        """The same method with the options of a card, see :attr:`settings`.
+
+        Raises:
+            InputError: an option that the method does not have.
+        """
+        return replace(self, options=_restored(self.options, options, self.name))
+
     @property
     def option_names(self) -> list[str]:
         """The names that :meth:`with_options` takes."""
@@ -205,6 +213,18 @@ def _owners(options: Any) -> dict[str, str | None]:
         if is_dataclass(nested):
             owners |= {inner.name: field.name for inner in fields(nested)}
     return owners | {field.name: None for field in fields(options)}
+
+
+def _restored(options: Any, plain: Any, method: str) -> Any:
+    """Options with the values that JSON has kept of them."""
+    if isinstance(plain, list):
+        return tuple(_restored(None, value, method) for value in plain)
+    if not is_dataclass(options) or not isinstance(plain, dict):
+        return plain
+    if unknown := sorted(set(plain) - {field.name for field in fields(options)}):
+        raise InputError(f"{method} has no option {unknown[0]!r} here")
+    changes = {name: _restored(getattr(options, name), value, method) for name, value in plain.items()}
+    return replace(options, **changes)  # type: ignore[type-var]
 
 
 def _changed(options: Any, changes: dict[str, Any], method: str) -> Any:

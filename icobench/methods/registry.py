@@ -83,6 +83,7 @@ class Catalogue:
     Attributes:
         files: Python files that define methods or test sets.
         definitions: the tables ``[define.NAME]`` of a TOML file as JSON.
+        recorded: options of methods by name, as JSON, such as a run's description has them.
         methods, test_sets: further ones, from Python.
 
     Raises:
@@ -91,6 +92,7 @@ class Catalogue:
 
     files: tuple[Path, ...] = ()
     definitions: str = "{}"
+    recorded: str = "{}"
     methods: tuple[Method, ...] = ()
     test_sets: tuple[TestSet, ...] = ()
 
@@ -119,17 +121,29 @@ class Catalogue:
 
     def available_methods(self) -> dict[str, Method]:
         """All methods by name."""
+        return {name: self._recorded(method) for name, method in self._all_methods().items()}
+
+    def _all_methods(self) -> dict[str, Method]:
         return available_methods() | self._extra_methods()
+
+    def _recorded(self, method: Method) -> Method:
+        """A method with its recorded options."""
+        options = json.loads(self.recorded).get(method.name)
+        return method if options is None else method.with_recorded(options)
 
     def method(self, name: str) -> Method:
         """The method with this name.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or it has not the recorded options.
         """
+        return self._recorded(self._named(name))
+
+    def _named(self, name: str) -> Method:
+        """The method with this name and its own options."""
         methods = dict(METHODS) | self._extra_methods()
         if name not in methods:
-            methods = self.available_methods()
+            methods = self._all_methods()
         if name in methods:
             return methods[name]
         first = name.removesuffix(PROPAGATED)

@@ -22,6 +22,7 @@ from icobench.runs.comparison_run import Block, Run
 from icobench.runs.pieces import Report, execute, missing_pieces
 from icobench.runs.pool import WorkerPool, default_workers, one_thread
 from icobench.runs.settings import ComparisonSettings
+from icobench.sets.own_images import file_digest
 from icobench.sets.patterns import PatternOptions, PatternSource
 from icobench.simulator.experiment import Experiment
 from icobench.storage import WHOLE, Shard, atomic_path, holds_others, write_json
@@ -92,6 +93,16 @@ class Comparison:
         loaded = {name: asking[name].load_networks(self.model, self.device) for name in sorted(asking)}
         return {name: networks for name, networks in loaded.items() if networks is not None}
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What a rerun needs beside the settings: see :mod:`icobench.runs.record`."""
+        return {
+            "experiment": self.experiment.to_dict(),
+            "stated": None if self.stated is None else list(self.stated),
+            "model": None if self.model is None else str(self.model),
+            "method_files": {str(path): file_digest(path) for path in self.catalogue.files},
+        }
+
     @cached_property
     def runs(self) -> dict[str, "Run"]:
         """The runs by name, in order; the name of a single one is empty.
@@ -115,7 +126,7 @@ class Comparison:
                     raise InputError(f"two test sets have the name {name}")
                 runs[name] = Run(
                     self.folder / name, name, test_set, seed, self.settings, self.experiment, self.methods,
-                    self.networks, self.device, self.workers, self.stated,
+                    self.networks, self.device, self.workers, self.stated, self.given,
                 )  # fmt: skip
         return runs
 
@@ -137,7 +148,8 @@ class Comparison:
         if "" not in self.runs:
             runs = {name: {"test_set": run.reference, "seed": run.seed} for name, run in self.runs.items()}
             origin = provenance(self.seed, torch.device(self.device), self.experiment)
-            description = {**origin, "settings": asdict(self.settings), "runs": runs}
+            described = {"settings": asdict(self.settings), "given": self.given, "runs": runs}
+            description = {**origin, **described}
             write_json(self.folder / COMPARISON_FILE, description)
 
     def pieces(self) -> list[Block]:

@@ -76,6 +76,7 @@ class Run:
         workers: processes that share the machine.
         stated: fields of ``believed`` that the user stated, see
             :func:`~icobench.sets.own_images.read_own_images`.
+        given: what the comparison was given, for the description.
         failures: methods that raised an error, and what it said.
         dictionary: of the methods that need one, once the run is prepared.
     """
@@ -91,6 +92,7 @@ class Run:
     device: str
     workers: int
     stated: Sequence[str] | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     dictionary: Dictionary | None = None
     _bounds: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -218,6 +220,8 @@ class Run:
             "methods": {method.name: method.card | self._asked(method) for method in self.methods},
             "failures": self.failures,
             "settings": settings | (noise if self.file_images is None else {}),
+            "test_set": self.reference,
+            "given": dict(self.given),
             "source": self.source.get("file"),
             "network": next(iter(cards.values()), None),
             "networks": list(cards.values()),

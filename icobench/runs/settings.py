@@ -10,7 +10,7 @@ from icobench.errors import InputError
 from icobench.methods.registry import Catalogue, defined_method
 from icobench.storage import read_toml
 
-__all__ = ["ComparisonSettings", "read_preset", "read_settings"]
+__all__ = ["ComparisonSettings", "read_preset", "read_settings", "settings_of"]
 
 
 LARGEST = {"images": 1_000_000, "seeds": 10_000}
@@ -76,7 +76,17 @@ class ComparisonSettings:
         return Catalogue(files, self.definitions)
 
 
-def _settings(name: str, values: dict[str, Any], where: str) -> ComparisonSettings:
+def settings_of(name: str, values: dict[str, Any], where: str) -> ComparisonSettings:
+    """Settings from plain values, as a TOML file or a record has them.
+
+    Args:
+        name: of the settings.
+        values: by the names of the settings; ``define`` has the tables of methods.
+        where: in front of messages.
+
+    Raises:
+        InputError: unknown key, wrong value.
+    """
     defined = values.pop("define", {})
     if not isinstance(defined, dict):
         raise InputError(f"{where}: define must hold tables, [define.NAME]")
@@ -104,7 +114,7 @@ def read_settings(path: Path | str) -> ComparisonSettings:
         InputError: missing or damaged file, unknown key, wrong value.
     """
     path = Path(path)
-    return _settings(path.stem, read_toml(path), str(path))
+    return settings_of(path.stem, read_toml(path), str(path))
 
 
 def read_preset(name: str) -> ComparisonSettings:
