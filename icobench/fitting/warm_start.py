@@ -19,7 +19,9 @@ from icobench.answer import (
     OK,
     OUTSIDE,
     POOR,
+    RADII_NM,
     RESCUED,
+    UNTRAINED,
     Answer,
     Hypotheses,
     Progress,
@@ -31,12 +33,12 @@ from icobench.fitting.least_squares import (
     with_error_bars,
 )
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.objectives import Objective
+from icobench.fitting.objective import CHUNK, Objective
 from icobench.fitting.simplex import SimplexOptions
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
 
-__all__ = ["WARM_SIMPLEX", "Refine", "fit_propagated", "judge", "judged", "lm_race"]
+__all__ = ["WARM_SIMPLEX", "Refine", "checked", "fit_propagated", "judge", "judged", "lm_race"]
 
 Refine = Callable[..., Answer]
 """As :func:`~icobench.fitting.least_squares.levenberg_marquardt`: from objective, radii (N,),
@@ -102,6 +104,27 @@ def judged(objective: Objective, answer: Answer) -> Answer:
         for outside, poor, converged in zip(*(column.tolist() for column in columns), strict=True)
     ]
     return replace(answer, status=status, evaluations=objective.simulator.evaluations.clone())
+
+
+def checked(objective: Objective, answer: Answer) -> Answer:
+    """An answer that simulated nothing, a network's, with its objective; one evaluation per image.
+
+    It is "poor-fit" where the body does not explain the image: a network is as sure of a shifted image, or of
+    another material's, as of its own kind. "outside-training" says why it does not, so it stays.
+    """
+    values, poor = [], []
+    for image in torch.arange(len(answer)).split(CHUNK):
+        radius, quaternion = answer.radius_nm[image].clamp(*RADII_NM), answer.quaternion[image]
+        intensity = objective.model(image, radius, quaternion, Nuisance.none(len(image)))
+        value = objective.compare(image, intensity).double().cpu()
+        ratio, is_poor, _ = objective.misfit_of(image, intensity, value, 5)
+        values.append(value)
+        poor += (is_poor | ~ratio.isfinite()).tolist()
+    status = [
+        POOR if bad and word != UNTRAINED else word for bad, word in zip(poor, answer.status, strict=True)
+    ]
+    evaluations = objective.simulator.evaluations.clone()
+    return replace(answer, objective=torch.cat(values), status=status, evaluations=evaluations)
 
 
 @dataclass

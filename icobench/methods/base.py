@@ -18,7 +18,7 @@ from torch import Tensor
 from icobench.answer import Answer, Progress
 from icobench.errors import InputError
 from icobench.fitting.objectives import Objective, objective_for
-from icobench.fitting.warm_start import fit_propagated
+from icobench.fitting.warm_start import checked, fit_propagated
 from icobench.images.image_set import ImageSet
 from icobench.network.selection import SHIPPED, Networks, load_network, predict
 from icobench.simulator.simulator import Simulator
@@ -175,6 +175,8 @@ class Method:
     def run(self, problem: Problem, progress: Progress = lambda share: None) -> Answer:
         """Reconstruct all images of the problem and take the time.
 
+        An answer that simulated nothing is compared with counts and intensities by one simulation each
+        (:func:`~icobench.fitting.warm_start.checked`).
         Where the simulator is the propagating one, a fit goes on from its answer by
         :func:`~icobench.fitting.warm_start.fit_propagated`.
 
@@ -190,8 +192,11 @@ class Method:
             raise InputError("the centre cannot be fitted along with propagated waves; find it beforehand")
         watch = Stopwatch(problem.simulator.device)
         answer = self.function(problem, self.options, progress)
-        if problem.simulator.method == "propagated" and bool(answer.evaluations.any()):
-            objective = objective_for(problem.images, problem.simulator, problem.nuisance)
+        objective = objective_for(problem.images, problem.simulator, problem.nuisance)
+        if not answer.evaluations.any():
+            # Log images may be distorted in ways that networks have learned and no simulation shows.
+            answer = answer if problem.images.kind == "log" else checked(objective, answer)
+        elif problem.simulator.method == "propagated":
             answer = fit_propagated(objective, answer, guesses=self.needs_network)
         if problem.simulator.device.type == "cuda":
             torch.cuda.synchronize()

@@ -176,7 +176,9 @@ def find_noise(source: ImageSource, bench: Bench, experiment: Experiment) -> lis
         if factor is None:
             break
         gain = max(gain * factor, least)
-    # Where no body explains the images, their differences from it are no noise.
+    # Where no body explains the images, their differences from it are no noise; nor where they are far larger
+    # than those between neighbouring pixels.
+    explained = explained and gain < OTHER_UNIT * first
     gain, by = (
         (gain, "the noise of the first images") if explained else (first, "neighbouring pixels, roughly")
     )
@@ -187,7 +189,8 @@ def find_noise(source: ImageSource, bench: Bench, experiment: Experiment) -> lis
 def refine_gain(source: ImageSource, bench: Bench, problem: Problem, answer: Answer) -> list[str]:
     """Set another gain for whole numbers if that explains the first images, and 1 does not.
 
-    Whole numbers are photons as a rule; those of a camera that was not calibrated are not.
+    Whole numbers are photons as a rule; those of a camera that was not calibrated are not. Neighbouring
+    pixels must speak for the other gain, too: differences from a wrong body look like noise of larger units.
 
     Returns:
         what the user should know; empty where nothing was changed.
@@ -198,6 +201,9 @@ def refine_gain(source: ImageSource, bench: Bench, problem: Problem, answer: Ans
     before = 1.0 if problem.images.gain is None else float(problem.images.gain.median())
     factor = _gain_factor(problem, answer)
     if factor is None or 1 / OTHER_UNIT < factor < OTHER_UNIT or factor <= 0:
+        return []
+    neighbours, _ = source.estimate_noise()
+    if neighbours <= 0 or abs(math.log(neighbours / (before * factor))) > abs(math.log(neighbours / before)):
         return []
     source.with_noise(before * factor)
     again, better = bench.fitted(problem.simulator.experiment)

@@ -81,6 +81,19 @@ def test_another_body_is_a_poor_fit_on_any_scale(images, unit):
     assert unit == 1 or (answer.nuisance["gain"] - unit).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("method", ["dictionary+lm", "network"])
+@pytest.mark.parametrize("blur", [0.0, 0.4])
+def test_another_material_is_a_poor_fit_and_no_gain(images, rng, method, blur):
+    """Silver's waves, believed to be straight rays, differ from every fit as noise of larger units would;
+    neighbouring pixels do not. Of whole counts, and of counts that a camera has blurred by its noise."""
+    silver = simulate(
+        RADII, TURNS, 1e5, 3.0, Experiment(refractive_index=0.89 + 0.0859j, physics="propagated"), seed=1
+    )
+    counts = silver.images + blur * torch.as_tensor(rng.standard_normal(silver.images.shape))
+    answer = reconstruct(counts.float(), silver.mask, "counts", method=method)
+    assert set(answer.status) == {"poor-fit"}
+
+
 def test_the_gain_can_be_given(images):
     answer = reconstruct(
         images.images * 5, images.mask, reading=Reading("counts", gain=5.0), method="dictionary+lm"
