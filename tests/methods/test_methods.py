@@ -258,7 +258,7 @@ def test_a_network_says_where_its_answer_does_not_explain_the_image(network, pho
     ]
     assert "poor-fit" not in words[0]
     assert set(words[1]) <= {"poor-fit", "outside-training"}  # the hole seems wider
-    assert set(words[2]) == {"poor-fit"}
+    assert set(words[2]) <= {"poor-fit", "outside-training"}
 
 
 def test_the_beam_is_found(tmp_path):
