@@ -70,6 +70,10 @@ CASES: dict[str, Callable[[ImageSet], Call]] = {
 """What is wrong, and how the images are then reconstructed."""
 
 
+UNSEEN = ("wavelength 1 % off", "mirrored", "transposed", "rotated by 90 degrees")
+"""What no image shows: another body explains it as well."""
+
+
 def mirrored(pixels: torch.Tensor) -> torch.Tensor:
     """Mirrored about the beam at pixel 64."""
     return pixels.flip(2).roll(1, 2)
@@ -143,6 +147,8 @@ def page(values: dict[str, Any]) -> str:
             errors = f"{row['median_deg']:.2f}", f"{row['median_nm']:.2f}"
         told = f"{row['told']} of {row['misled']}" if row["misled"] else "none misled"
         rows.append((row["case"], row["method"], *errors, said, told))
+    seen = [row for row in values["results"] if row["case"] not in UNSEEN or "refused" in row]
+    told, misled = (sum(row[name] for row in seen) for name in ("told", "misled"))
     titles = "wrong", "method", "median (deg)", "median (nm)", "statuses", "told"
     origin = values["origin"]
     words = [
@@ -151,6 +157,7 @@ def page(values: dict[str, Any]) -> str:
         "its status is not `ok` or `ok-race`.",
     ]
     after = [
+        f"Where an image can show what is wrong, {told} of {misled} misled images were told of.",
         "A wrong wavelength scales the radius alone, and a mirrored, transposed or rotated image is that of",
         "another orientation: no fit can notice. Files that state their wavelength and axes are protected;",
         "see `docs/own_images.md`.",
