@@ -118,6 +118,8 @@ class Answer:
         nuisance: fitted nuisance parameters, (N,) each, by column.
         physics: N words, which physics made the fit, where both were tried.
         hypotheses: the guesses behind the answer, None if there was only one.
+        samples: of the posterior, where it was asked for: columns of a table with a row for each sample, the
+            first being the number of its image.
         index: (N,) numbers of the images within their set.
         trace: course of the fit, for curves.
         experiment: physics and grid that were fitted, where the answer is of a user's own images.
@@ -143,6 +145,7 @@ class Answer:
     nuisance: dict[str, Tensor] = field(default_factory=dict)
     physics: list[str] = field(default_factory=list)
     hypotheses: Hypotheses | None = None
+    samples: dict[str, Tensor] = field(default_factory=dict)
     index: Tensor = None  # type: ignore[assignment]
     trace: Trace = field(default_factory=Trace)
     experiment: Any = None
@@ -198,7 +201,13 @@ class Answer:
             for name in further
         }
         status = [status[place] for place in order.tolist()]
-        return cls(**columns, status=status, nuisance=nuisance, physics=physics)
+        sampled = [part.samples for part in parts if part.samples]
+        samples = (
+            {name: torch.cat([columns[name] for columns in sampled]) for name in sampled[0]}
+            if sampled
+            else {}
+        )
+        return cls(**columns, status=status, nuisance=nuisance, physics=physics, samples=samples)
 
     def replace_rows(self, rows: Tensor, other: "Answer", taken: Tensor) -> None:
         """Take the results of the images ``taken`` (M,) of another answer for ``rows`` (M,) of this one.

@@ -38,6 +38,8 @@ class Purpose(IntEnum):
     """Of a hyperparameter search, followed by the number of trials so far and the worker."""
     BACKGROUND = 12
     """Of log images; numbers are drawn by counting, see :mod:`icobench.images.philox`."""
+    POSTERIOR = 13
+    """Draws of a posterior, followed by the number of the image."""
 
 
 def seed_sequence(seed: int, purpose: Purpose, *key: int) -> np.random.SeedSequence:

@@ -238,6 +238,8 @@ def test_contradictions_are_refused_and_origins_are_written(call, tmp_path):
         ("--efficiency no.csv", "no.csv: No such file"),
         ("--nuisance decades", "decades cannot be fitted to counts images"),
         ("--polar --flip x", "polar images have no columns to mirror"),
+        ("--posterior 5", "a posterior needs 100 to 100000 samples, got 5"),
+        ("--posterior 100 --nuisance background", "without nuisance parameters"),
     ],
 )
 def test_outputs_and_options_are_checked_before_any_work(call, tmp_path, monkeypatch, options, message):
@@ -249,6 +251,25 @@ def test_outputs_and_options_are_checked_before_any_work(call, tmp_path, monkeyp
     assert code == 2, err
     assert message in one_line(err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
+
+
+def test_samples_of_the_posterior_are_written_and_drawn(call, tmp_path):
+    import pandas as pd
+
+    assert call("simulate a.h5 --radius 60 --photons 1e5 --hole 3")[0] == 0
+    code, _, err = call("reconstruct a.h5 --method dictionary+lm --posterior 150")
+    assert code == 0, err
+    samples, (row,) = pd.read_parquet(tmp_path / "result.posterior.parquet"), table_of(tmp_path).itertuples()
+    assert len(samples) == 150
+    assert samples["weight"].sum() == pytest.approx(1)
+    mean = (samples["weight"] * samples["radius_nm"]).sum()
+    assert abs(mean - row.radius_nm) < row.radius_std_nm
+    assert row.posterior_effective > 50
+    assert row.evaluations > 150
+    assert (tmp_path / "result.posterior.png").read_bytes().startswith(b"\x89PNG")
+    assert "effective samples" in err
+    code, _, err = call("reconstruct a.h5 --method network --kind log --decades 6 --posterior 150 --out b.csv")
+    assert code == 2
 
 
 def test_the_table_is_there_whatever_happens_to_the_preview(call, tmp_path, monkeypatch):

@@ -131,6 +131,13 @@ def reconstruct(
             "decades."
         ),
     ] = None,
+    posterior: Annotated[
+        int,
+        typer.Option(
+            help="Samples of each image's posterior, 1000 say, into OUT.posterior.parquet; the first image's "
+            "are drawn."
+        ),
+    ] = 0,
     preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
     fit_sin_theta: Annotated[
         float | None,
@@ -154,7 +161,8 @@ def reconstruct(
     from icobench.runs.reconstruct import reconstruct as run
 
     chosen = find_method(method)
-    _check_outputs(out, preview)
+    samples = out.with_name(out.stem + ".posterior.parquet") if posterior else None
+    _check_outputs(out, preview, samples)
     machine, given = Machine.of(context), Detector.of(context)
     stated = Physics.of(context).stated(context)
     auto = stated.get("physics") == "auto"
@@ -175,7 +183,8 @@ def reconstruct(
                     prepared, method=chosen, fit_centre=fit_beam, fit_response=fit_response,
                     fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
                     nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
-                    model=model, seed=machine.seed, device=machine.device, progress=update,
+                    posterior=posterior, model=model, seed=machine.seed, device=machine.device,
+                    progress=update,
                     finished=lambda answer: _keep(answer, partial),
                 )  # fmt: skip
         except BaseException:
@@ -191,17 +200,20 @@ def reconstruct(
             ) from error
         partial.unlink(missing_ok=True)
         _write_origin(out, prepared, answer, method, machine)
-        drawn = _preview(preview, prepared, answer, machine) if preview is not None else ""
+        drawn = [_preview(preview, prepared, answer, machine)] if preview is not None else []
+        drawn += _write_samples(samples, answer) if samples is not None else []
     _report(prepared, answer, out, drawn)
 
 
-def _check_outputs(out: Path, preview: Path | None) -> None:
+def _check_outputs(out: Path, preview: Path | None, samples: Path | None) -> None:
     """Refuse outputs that cannot be written, before any work."""
     from icobench.storage import check_output
 
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out must end in .csv or .parquet, got {out}")
     check_output(out)
+    if samples is not None:
+        check_output(samples)
     if preview is not None:
         check_output(preview)
         if preview.suffix.lower() != ".png":
@@ -246,6 +258,25 @@ def _write_origin(out: Path, prepared: "Prepared", answer: "Answer", method: str
         say(f"warning: {out}.json could not be written ({error})")
 
 
+def _write_samples(path: Path, answer: "Answer") -> list[str]:
+    """Write the samples, draw those of the first image, and say so."""
+    import pandas as pd
+
+    from icobench.reporting.corner import write_corner
+    from icobench.storage import atomic_path
+
+    if not answer.samples:
+        return []
+    with atomic_path(path) as temporary:
+        pd.DataFrame({name: values.numpy() for name, values in answer.samples.items()}).to_parquet(temporary)
+    drawing, image = path.with_suffix(".png"), int(answer.samples["index"][0])
+    try:
+        write_corner(drawing, answer.samples, image)
+    except Exception as error:
+        return [f"wrote {path}", f"warning: {drawing} could not be drawn ({type(error).__name__}: {error})"]
+    return [f"wrote {path}", f"wrote {drawing}"]
+
+
 def _preview(path: Path, prepared: "Prepared", answer: "Answer", machine: Machine) -> str:
     """Draw the preview; what goes wrong is said, and no reason to end badly: the table is there."""
     from icobench.reporting.gallery import write_preview
@@ -261,7 +292,20 @@ def _preview(path: Path, prepared: "Prepared", answer: "Answer", machine: Machin
     return f"wrote {path}"
 
 
-def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: str) -> None:
+def _posterior_words(row: Any) -> str:
+    """What a line says of a posterior; empty without one."""
+    from icobench.fitting.posterior import FEWEST_EFFECTIVE, LARGE_K
+
+    if not hasattr(row, "posterior_effective"):
+        return ""
+    words = f"; {row.posterior_effective:.0f} effective samples"
+    if row.posterior_modes > 1:
+        words += f" of {row.posterior_modes:.0f} modes, the best with {row.posterior_best:.1%}"
+    doubtful = row.posterior_k > LARGE_K or row.posterior_effective < FEWEST_EFFECTIVE
+    return words + (", not to be trusted" if doubtful else "")
+
+
+def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: list[str]) -> None:
     """A line for each image, then the notes that came up, then what was written."""
     from icobench.answer import FAILED
 
@@ -272,13 +316,13 @@ def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: str) -> No
             continue
         say(
             f"image {row.index}: R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, orientation "
-            f"+- {row.orientation_std_deg:.2g} deg, {row.status}"
+            f"+- {row.orientation_std_deg:.2g} deg, {row.status}{_posterior_words(row)}"
         )
     for note in answer.notes:
         say(note)
     say(f"wrote {out}")
-    if drawn:
-        say(drawn)
+    for line in filter(None, drawn):
+        say(line)
     if table["radius_nm"].isna().all():
         reason = table["status"][0].removeprefix(FAILED)
         raise InputError(f"{where}: no image could be fitted (image 0: {reason})")

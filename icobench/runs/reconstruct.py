@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
-from icobench.answer import COSTS, OUTSIDE, POOR, RADII_NM, Answer, Progress
+from icobench.answer import COSTS, OUTSIDE, POOR, RADII_NM, Answer, Hypotheses, Progress
 from icobench.errors import InputError
+from icobench.fitting.dictionary import dictionary_for
 from icobench.fitting.nuisance import Nuisance
+from icobench.fitting.objectives import objective_for
+from icobench.fitting.posterior import check_samples, sample_posterior, starts_of
 from icobench.images.facts import Setup
 from icobench.images.image_set import ImageSet
 from icobench.images.image_source import ImageSource
@@ -22,10 +25,14 @@ from icobench.runs.pool import chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
+from icobench.stopwatch import Stopwatch
 
 __all__ = ["reconstruct"]
 
 STANDARD = Experiment()
+
+STORED_STARTS = 4
+"""Stored patterns at which modes of a posterior are searched, beside the fit, its twin and the network."""
 
 
 def reconstruct(
@@ -49,6 +56,7 @@ def reconstruct(
     nuisance: Sequence[str] = (),
     auto_physics: bool = False,
     versions: int = 1,
+    posterior: int = 0,
     model: Path | str | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -91,6 +99,8 @@ def reconstruct(
         auto_physics: fit images that straight rays explain poorly with propagated waves, too; the better fit
             is kept, and the answer's ``physics`` says which.
         versions: turned and mirrored versions of an image that the network averages, 1 to 8.
+        posterior: samples of the posterior of each image, for the answer's ``samples``
+            (:func:`~icobench.fitting.posterior.sample_posterior`); 0 for none. Photon counts only.
         model: weights of the network, or "paper"; the default ones if None. The methods of the paper's
             network keep theirs.
         seed: of random starts.
@@ -119,6 +129,10 @@ def reconstruct(
         raise InputError(f"the sine of the fitted angles must lie in (0, 1], got {fit_sin_theta:g}")
     if auto_physics and "centre" in nuisance:
         raise InputError("the centre cannot be fitted along with propagated waves; leave --physics auto")
+    if posterior:
+        check_samples(posterior)
+        if nuisance:
+            raise InputError("a posterior is of radius and orientation alone: without nuisance parameters")
     where = chosen_device(str(device))
     Nuisance.start(nuisance, 0, STANDARD)  # says which name is unknown, before any work
     with ExitStack() as files:
@@ -156,7 +170,10 @@ def reconstruct(
         if source.decades_assumed and chosen.fits_nuisance and "decades" not in nuisance:
             nuisance = (*nuisance, "decades")
             notes.append("their decades are fitted along")
-        work = _Work(bench, chosen, Simulator(experiment, device=where), tuple(nuisance), auto_physics)
+        if posterior and source.kind != "counts":
+            raise InputError(f"{source.where}: a posterior needs photon counts: only their noise is known")
+        simulator = Simulator(experiment, device=where)
+        work = _Work(bench, chosen, simulator, tuple(nuisance), auto_physics, posterior)
         answer = work.run(source, progress, finished)
         _by_wavelength(answer, opened.setup, notes)
         if OUTSIDE in answer.status:
@@ -186,9 +203,10 @@ class _Work:
 
     def __init__(
         self, bench: Bench, method: Method, simulator: Simulator, nuisance: tuple[str, ...],
-        auto_physics: bool,
+        auto_physics: bool, posterior: int,
     ) -> None:  # fmt: skip
         self.bench, self.method, self.simulator, self.nuisance = bench, method, simulator, nuisance
+        self.posterior = posterior
         self.propagated = simulator.with_physics("propagated") if auto_physics else None
         self.notes: list[str] = []
 
@@ -236,11 +254,42 @@ class _Work:
             answers.append(self.method.run(usable, report))
             if self.propagated is not None:
                 _improve_poor(answers[-1], self.propagated, self.method, usable)
+            if self.posterior:
+                _add_posterior(answers[-1], usable, self.propagated, self.posterior)
             if usable.images.gain is not None:
                 answers[-1].nuisance["gain"] = usable.images.gain.clone()
         if problems:
             answers.append(Answer.failed(problems))
         return answers, usable
+
+
+def _add_posterior(answer: Answer, problem: Problem, propagated: Simulator | None, samples: int) -> None:
+    """Sample the posteriors of all images, each with the physics that fitted it, and charge for it."""
+    words = answer.physics or [""] * len(answer)
+    drawn: list[dict[str, torch.Tensor]] = []
+    for word in dict.fromkeys(words):
+        rows = torch.tensor([other == word for other in words]).nonzero()[:, 0]
+        simulator = propagated if propagated is not None and word == "propagated" else problem.simulator
+        images, watch = problem.images.subset(rows), Stopwatch(simulator.device)
+        objective = objective_for(images, simulator)
+        place = torch.arange(len(images))
+        nearest = dictionary_for(simulator).match(
+            objective.images[place], objective.mask[place], images.kind, simulator.experiment, STORED_STARTS
+        )
+        fits = Answer(answer.radius_nm[rows], answer.quaternion[rows])
+        if answer.hypotheses is not None:
+            fits.hypotheses = Hypotheses(*(part[rows] for part in answer.hypotheses))
+        found = sample_posterior(objective, starts_of(fits, nearest), samples, problem.seed, images.numbers)
+        numbers = images.numbers.repeat_interleave(samples)
+        drawn.append({"index": numbers, **found.samples})
+        for name, values in found.columns.items():
+            column = torch.full((len(answer),), torch.nan, dtype=torch.float64)
+            answer.nuisance.setdefault(name, column)[rows] = values
+        answer.evaluations[rows] += objective.simulator.evaluations
+        spent = [seconds / len(images) for seconds in watch.read()]
+        answer.seconds[rows] += spent[0]
+        answer.core_seconds[rows] += spent[1]
+    answer.samples = {name: torch.cat([part[name] for part in drawn]) for name in drawn[0]}
 
 
 def _improve_poor(answer: Answer, propagated: Simulator, method: Method, problem: Problem) -> None:
