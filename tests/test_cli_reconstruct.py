@@ -268,7 +268,9 @@ def test_samples_of_the_posterior_are_written_and_drawn(call, tmp_path):
     assert row.evaluations > 150
     assert (tmp_path / "result.posterior.png").read_bytes().startswith(b"\x89PNG")
     assert "effective samples" in err
-    code, _, err = call("reconstruct a.h5 --method network --kind log --decades 6 --posterior 150 --out b.csv")
+    code, _, err = call(
+        "reconstruct a.h5 --method network --kind log --decades 6 --posterior 150 --out b.csv"
+    )
     assert code == 2
 
 

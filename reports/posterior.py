@@ -1,0 +1,261 @@
+"""Are samples of posteriors right? Ranks of the truth, expected coverage, and long Metropolis chains.
+
+    python reports/posterior.py --measure   # some twenty minutes on one core
+    python reports/posterior.py             # figure and page from what is stored
+
+*Calibration*: bodies are drawn from the prior (radii uniform in 20 to 170 nm, orientations uniform) and
+imaged with 1e3 to 1e6 photons; then the share of the posterior below the truth is uniform for any quantity
+(Talts et al., arXiv 1804.06788). Quantities are the radius and three fixed combinations of the 13 numbers of
+the orientation that all its equivalents share. *Expected coverage*: the share of samples nearer to a random
+reference than the truth is uniform, too (Lemos et al., TARP, ICML 2023). *Chains*: means, standard deviations
+and the odds of the near twin of three images, by Metropolis steps. Results are in `posterior.json`."""
+
+import argparse
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kstest
+from stored import text_table
+
+from icobench.answer import RADII_NM, Answer
+from icobench.fitting.objectives import objective_for
+from icobench.fitting.posterior import log_likelihood
+from icobench.geometry.orientation import disorientation, nearest_equivalent, random_orientations
+from icobench.geometry.rotations import quaternion_conjugate, quaternion_multiply, rotate_about_beam, turned
+from icobench.images.image_set import ImageSet
+from icobench.network.orbit import embed
+from icobench.provenance import provenance, short_commit
+from icobench.reporting.figures import empty_figure, styled
+from icobench.runs.reconstruct import reconstruct
+from icobench.seeds import Purpose, random_generator, torch_generator
+from icobench.sets.own_images import FIT_SIN_THETA
+from icobench.sets.simulate import simulate
+from icobench.simulator.experiment import Experiment
+from icobench.simulator.simulator import Simulator
+from icobench.storage import atomic_path, write_json
+
+SEED, IMAGES, SAMPLES, BLOCK = 41, 320, 300, 32
+METHOD = "dictionary+lm"
+CHAINS = ((95.0, 1e5), (45.0, 1e4), (34.0, 600.0))
+"""Radii and photons of the images with chains."""
+WALKERS, STEPS, BURNT = 32, 400, 100
+NAMES = ("radius", "orientation 1", "orientation 2", "orientation 3", "distance")
+HERE = Path(__file__).resolve().parent
+
+
+def drawn(block: int) -> ImageSet:
+    """Bodies from the prior, imaged with one number of photons."""
+    generator = torch_generator(SEED, Purpose.SIMULATE, block)
+    low, high = RADII_NM
+    radii = low + (high - low) * torch.rand(BLOCK, generator=generator, dtype=torch.float64)
+    photons = 10 ** (3 + 3 * float(torch.rand(1, generator=generator)))
+    return simulate(radii, random_orientations(BLOCK, generator), photons, 3.0, seed=SEED + block)
+
+
+def samples_of(answer: Answer, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Radii (N, S), orientations (N, S, 4) and weights (N, S)."""
+    values = {name: column.reshape(count, -1) for name, column in answer.samples.items()}
+    return values["radius_nm"], torch.stack([values[f"q_{axis}"] for axis in "wxyz"], -1), values["weight"]
+
+
+def ranks(truth: ImageSet, answer: Answer, block: int) -> torch.Tensor:
+    """(N, 5) shares of the posterior below the truth, and nearer to a random reference than it."""
+    radius, turn, weight = samples_of(answer, len(truth))
+    generator = torch_generator(SEED, Purpose.BOOTSTRAP, block)
+    sides = torch.randn(13, 3, generator=torch_generator(SEED, Purpose.BOOTSTRAP), dtype=torch.float64)
+    low, high = RADII_NM
+    reference = low + (high - low) * torch.rand(BLOCK, 1, generator=generator, dtype=torch.float64)
+    other = random_orientations(BLOCK, generator)[:, None]
+
+    def distance(radii: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+        return ((radii - reference) / (high - low)).square() + (disorientation(turns, other) / 40).square()
+
+    columns = [radius < truth.radius_nm[:, None]]
+    below = embed(turn) @ sides < (embed(truth.quaternion) @ sides)[:, None]
+    columns += list(below.unbind(-1))
+    at_truth = distance(truth.radius_nm[:, None], truth.quaternion[:, None])
+    columns.append(distance(radius, turn) < at_truth)
+    return torch.stack([(weight * column).sum(1) for column in columns], 1)
+
+
+def calibration() -> dict[str, Any]:
+    parts, effective, tails, statuses = [], [], [], []
+    for block in range(IMAGES // BLOCK):
+        truth = drawn(block)
+        answer = reconstruct(
+            truth.images,
+            truth.mask,
+            "counts",
+            method=METHOD,
+            posterior=SAMPLES,
+            seed=SEED + block,
+            device="cpu",
+        )
+        parts.append(ranks(truth, answer, block))
+        effective += answer.nuisance["posterior_effective"].tolist()
+        tails += answer.nuisance["posterior_k"].tolist()
+        statuses += answer.status
+        print(f"{(block + 1) * BLOCK} images", flush=True)
+    every = torch.cat(parts)
+    return {
+        "ranks": {name: [round(value, 5) for value in every[:, i].tolist()] for i, name in enumerate(NAMES)},
+        "effective": effective, "pareto_k": tails, "status": statuses,
+    }  # fmt: skip
+
+
+def turns_from(quaternion: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+    """Small rotation vectors (S, 3) in degrees from an orientation (4,)."""
+    near = nearest_equivalent(quaternion, centre.expand_as(quaternion))
+    relative = quaternion_multiply(near, quaternion_conjugate(centre).expand_as(near))
+    return torch.rad2deg(2 * relative[:, 1:] * relative[:, :1].sign())
+
+
+def summary(
+    truth: ImageSet, radius: torch.Tensor, turn: torch.Tensor, weight: torch.Tensor
+) -> dict[str, Any]:
+    """Mean and standard deviation of radius and turns, near the truth and near its twin together."""
+    twin = rotate_about_beam(truth.quaternion, torch.full((1,), math.pi, dtype=torch.float64))
+    apart = disorientation(turn, twin) < disorientation(turn, truth.quaternion)
+    near = ~apart
+    vectors = turns_from(turn, truth.quaternion[0])[near]
+    values, share = torch.cat((radius[near, None], vectors), 1), weight[near] / weight[near].sum()
+    mean = (share[:, None] * values).sum(0)
+    spread = (share[:, None] * (values - mean).square()).sum(0).sqrt()
+    return {"mean": mean.tolist(), "std": spread.tolist(), "twin": float((weight * apart).sum())}
+
+
+def chain(truth: ImageSet, number: int) -> dict[str, Any]:
+    """Metropolis steps from the truth and from its twin, half the walkers each, which may also leap between
+    both by half a turn about the beam."""
+    rng = random_generator(SEED, Purpose.STARTS, number)
+    experiment = Experiment()
+    seen = replace(truth, mask=truth.mask & (experiment.sin_theta() <= FIT_SIN_THETA))
+    objective = objective_for(seen, Simulator(experiment))
+    answer = reconstruct(
+        truth.images, truth.mask, "counts", method=METHOD, posterior=2000, seed=SEED, device="cpu"
+    )
+    radius, turn, weight = (part[0] for part in samples_of(answer, 1))
+    ours = summary(truth, radius, turn, weight)
+    size = torch.tensor([*(math.radians(value) for value in ours["std"][1:]), ours["std"][0]])
+    size = size.double() * 0.9
+    at = torch.zeros(WALKERS, dtype=torch.long)
+    radii = truth.radius_nm.repeat(WALKERS)
+    turns = truth.quaternion.repeat(WALKERS, 1)
+    turns[1::2] = rotate_about_beam(turns[1::2], torch.full((WALKERS // 2,), math.pi, dtype=torch.float64))
+    value, kept = log_likelihood(objective, at, radii, turns), []
+    for step in range(STEPS):
+        move = torch.as_tensor(rng.standard_normal((WALKERS, 4))) * size
+        leap = torch.as_tensor(math.pi * (rng.uniform(size=WALKERS) < 0.2))
+        trial_radius = radii + move[:, 3]
+        trial_turn = rotate_about_beam(turned(turns, move[:, :3]), leap)
+        trial = log_likelihood(objective, at, trial_radius, trial_turn)
+        moved = torch.as_tensor(np.log(rng.uniform(size=WALKERS))) < trial - value
+        radii = torch.where(moved, trial_radius, radii)
+        turns = torch.where(moved[:, None], trial_turn, turns)
+        value = torch.where(moved, trial, value)
+        if step >= BURNT:
+            kept.append((radii, turns))
+    every_radius, every_turn = (torch.cat(column) for column in zip(*kept, strict=True))
+    even = torch.full((len(every_radius),), 1 / len(every_radius), dtype=torch.float64)
+    print(f"chain {number}", flush=True)
+    return {
+        "samples": ours, "chain": summary(truth, every_radius, every_turn, even),
+        "effective": float(answer.nuisance["posterior_effective"][0]), "status": answer.status[0],
+    }  # fmt: skip
+
+
+def chains() -> list[dict[str, Any]]:
+    results = []
+    for number, (radius_nm, photons) in enumerate(CHAINS):
+        turn = random_orientations(1, torch_generator(SEED, Purpose.SIMULATE, 1000 + number))
+        truth = simulate(
+            torch.tensor([radius_nm], dtype=torch.float64), turn, photons, 3.0, seed=SEED + number
+        )
+        results.append({"radius_nm": radius_nm, "photons": photons, **chain(truth, number)})
+    return results
+
+
+def measure() -> dict[str, Any]:
+    origin = provenance(SEED, torch.device("cpu"), Experiment())
+    origin["command"] = "python reports/posterior.py --measure"
+    return {"origin": origin, "samples": SAMPLES, "chains": chains(), "calibration": calibration()}
+
+
+@styled()
+def draw(path: Path, values: dict[str, Any]) -> None:
+    """Cumulative distributions of the ranks, less the uniform one, in a band that holds 95 % of them."""
+    from scipy.stats import kstwo
+
+    figure = empty_figure(6.5, 4)
+    axes = figure.subplots()
+    count = len(values["ranks"][NAMES[0]])
+    band = kstwo.ppf(0.95, count)
+    axes.axhspan(-band, band, color="0.9", label="95 % of uniform ranks")
+    for name in NAMES:
+        ordered = np.sort(values["ranks"][name])
+        label = "expected coverage (TARP)" if name == "distance" else name
+        axes.plot(ordered, np.arange(1, count + 1) / count - ordered, label=label)
+    axes.set_xlabel("share of the posterior below the truth")
+    axes.set_ylabel("share of images, less a uniform one")
+    axes.legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="svg")
+
+
+def page(values: dict[str, Any]) -> str:
+    calibrated, origin = values["calibration"], values["origin"]
+    rows = []
+    for name in NAMES:
+        test = kstest(calibrated["ranks"][name], "uniform")
+        label = "expected coverage" if name == "distance" else name
+        rows.append((label, f"{test.statistic:.3f}", f"{test.pvalue:.3f}"))
+    effective, tails = np.array(calibrated["effective"]), np.array(calibrated["pareto_k"])
+    chain_rows = []
+    for row in values["chains"]:
+        image = f"{row['radius_nm']:g} nm, {row['photons']:g} photons"
+        for who in ("samples", "chain"):
+            pairs = zip(row[who]["mean"], row[who]["std"], strict=True)
+            cells = [f"{mean:.3f} +- {spread:.3f}" for mean, spread in pairs]
+            chain_rows.append((image, who, *cells, f"{row[who]['twin']:.3f}"))
+    words = [
+        f"{len(effective)} images of bodies from the prior (20 to 170 nm), 1e3 to 1e6 photons,",
+        f"{values['samples']} samples each, after `{METHOD}`: the effective number of samples is",
+        f"{np.median(effective):.0f} in the median, below 50 for {np.mean(effective < 50):.1%}; Pareto k is",
+        f"above 0.7 for {np.mean(tails > 0.7):.1%}.",
+    ]
+    of_chains = [
+        f"Against Metropolis chains ({WALKERS} walkers, {STEPS - BURNT} steps each): radius (nm), turns from",
+        "the truth about x, y, z (degrees), probability of the near twin:",
+    ]
+    parts = [
+        "# Posteriors of single images",
+        " ".join(words),
+        "Kolmogorov-Smirnov tests of the ranks of the truth against the uniform distribution:",
+        text_table(("quantity", "largest difference", "p"), rows),
+        "![Ranks of the truth](posterior.svg)",
+        " ".join(of_chains),
+        text_table(("image", "by", "radius", "x", "y", "z", "twin"), chain_rows),
+        f"`{origin['command']}`, commit {short_commit(origin['commit'])}, seed {origin['seed']}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--measure", action="store_true")
+    if parser.parse_args().measure:
+        write_json(HERE / "posterior.json", measure())
+    values = json.loads((HERE / "posterior.json").read_text())
+    draw(HERE / "posterior.svg", values["calibration"])
+    with atomic_path(HERE / "posterior.md") as temporary:
+        temporary.write_text(page(values))
+
+
+if __name__ == "__main__":
+    main()
