@@ -117,10 +117,13 @@ def _tune(context: typer.Context, task: "SimplexTask | NetworkTask", trials: int
 def tune_simplex_command(
     context: typer.Context,
     trials: Trials = 60,
-    images: Annotated[int, typer.Option(help="Test images per trial.", min=2)] = 32,
+    images: Annotated[int, typer.Option(help="Test images per trial.", min=2, max=100_000)] = 32,
     test_set: Annotated[str, typer.Option(help=f"One of {TEST_SET_NAMES}.")] = "counting",
     budget: Annotated[
-        int, typer.Option(help="Nelder-Mead iterations per image; the paper's 50 x 50 by default.", min=10)
+        int,
+        typer.Option(
+            help="Nelder-Mead iterations per image; the paper's 50 x 50 by default.", min=10, max=10**7
+        ),
     ] = 2500,
 ) -> None:
     """Search starts, races and first simplices of the Monte Carlo simplex at a fixed budget.

@@ -169,10 +169,11 @@ class _Reader(LinkedFile):
                     break
         return entries if len(entries) > 1 else []
 
-    def _one_a_group(self, entries: "list[tuple[str, Any]]") -> Frames:
-        """One frame of every group."""
+    def _stacked(self, entries: "list[tuple[str, Any]]") -> Frames:
+        """Two-dimensional datasets of one shape as frames."""
         shape, dtype = entries[0][1].shape, entries[0][1].dtype
-        self.check_compression(*entries[0])
+        for entry in entries:
+            self.check_compression(*entry)
 
         def read(start: int, stop: int) -> np.ndarray:
             images = [dataset[()] for _, dataset in entries[start:stop]]
@@ -181,11 +182,15 @@ class _Reader(LinkedFile):
                     raise ValueError(f"an image of {image.shape}, unlike the first")
             return np.stack(images)
 
-        first, last = entries[0][0], entries[-1][0]
-        where = f"{self.path}, {first} to {last}"
+        where = f"{self.path}, {entries[0][0]} to {entries[-1][0]}"
         if dtype.kind in "uifb":
             held = sum(self._stored_bytes(path, dataset) for path, dataset in entries)
             check_size(where, (len(entries), *shape), dtype.itemsize, held, self.layout)
+        return Frames(where, (len(entries), *shape), dtype, read)
+
+    def _one_a_group(self, entries: "list[tuple[str, Any]]") -> Frames:
+        """One frame of every group, with the masks beside them."""
+        frames, first = self._stacked(entries), entries[0][0]
         collected: dict[str, list[Any]] = {}
         units: dict[str, str] = {}
         for path, _ in entries:
@@ -199,11 +204,20 @@ class _Reader(LinkedFile):
             for item, values in collected.items()
             if len(values) == len(entries) and len({np.shape(value) for value in values}) == 1
         ]
-        facts = tree_facts(_sorted(items), str(self.path), len(entries), shape)
-        remark = f"{self.path}: {len(entries)} groups with one image each"
+        facts = tree_facts(_sorted(items), str(self.path), frames.shape[0], frames.shape[1:])
+        masks: dict[str, Frames] = {}
+        remarks = [*self.remarks, f"{self.path}: {len(entries)} groups with one image each"]
+        for name in MASK_NAMES:
+            beside = [str(PurePosixPath(path).parent / name) for path, _ in entries]
+            pairs = [(path, dataset) for path in beside if (dataset := self.dataset(path)) is not None]
+            if len(pairs) == len(entries) and {dataset.shape for _, dataset in pairs} == {frames.shape[1:]}:
+                masks[f"{beside[0]} to {beside[-1]}"] = self._stacked(pairs)
+            elif pairs:
+                remarks.append(f"{self.path}: {name} of {len(pairs)} of {len(entries)} groups is not used")
         return Frames(
-            where, (len(entries), *shape), dtype, read, facts=facts, remarks=(*self.remarks, remark)
-        )
+            frames.where, frames.shape, frames.dtype, frames.read, facts=facts, masks=masks,
+            remarks=tuple(remarks),
+        )  # fmt: skip
 
     # What belongs to them
 

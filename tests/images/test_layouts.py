@@ -185,6 +185,21 @@ def test_one_image_a_group_with_an_energy_each(tmp_path, frames):
     np.testing.assert_allclose(fact.by_frame, 1239.841984 / (90 + np.arange(1, 6)), rtol=1e-6)
 
 
+def test_masks_of_one_image_a_group_are_used_where_all_have_one(tmp_path, frames):
+    bad = np.arange(frames.size).reshape(frames.shape) % 7 == 0
+    with h5py.File(tmp_path / "a.cxi", "w") as stream:
+        for number, (frame, mask) in enumerate(zip(frames, bad, strict=True), 1):
+            stream[f"entry_{number}/data_1/data"] = frame
+            stream[f"entry_{number}/data_1/mask"] = mask.astype(np.uint8)
+            if number > 2:
+                stream[f"entry_{number}/data_1/pixel_mask"] = mask.astype(np.uint8)
+    with prepare(tmp_path / "a.cxi") as prepared:
+        block = prepared.source.read(range(5))
+        assert any("pixel_mask of 3 of 5 groups is not used" in note for note in prepared.notes)
+    np.testing.assert_array_equal(block.images, np.where(bad, 0, frames))
+    np.testing.assert_array_equal(block.mask, ~bad)
+
+
 def xfel(path, rng, raw=False):
     """As EXtra-data writes virtual CXI files: modules, gain, mask, trainId."""
     data = rng.poisson(2.0, (4, 2, 16, 40)).astype(np.float32) + 1
