@@ -288,16 +288,19 @@ def print_error_bars(results: "DataFrame", console: "Console") -> None:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         caption="orientation / radius; bar over bound: median; score: mean in nats above that at the bound,\n"
-        "lower is better; ok: without the answers whose status announces trouble",
+        "lower is better; abstains: with a status that announces trouble; ok: without these answers",
         caption_justify="left",
     )
     headers = (
         "method", "answers", "with\nerror bar", "68 % interval\nholds (%)", "95 % interval\nholds (%)",
-        "bar over\nbound", "score\nover bound", "not solved\n(%)",
+        "bar over\nbound", "score\nover bound", "abstains\n(%)", "not solved\n(%)",
     )  # fmt: skip
     for name in headers:
         printed.add_column(name, justify="left" if name == "method" else "right", vertical="bottom")
-    solved = {(method, kind): answers["success"].mean() for method, kind, answers in _groups(results)}
+    shares = {
+        (method, kind): (1 - answers["status"].isin(TRUSTED).mean(), 1 - answers["success"].mean())
+        for method, kind, answers in _groups(results)
+    }
     for (method, kind), rows in error_bars(results).groupby(["method", "answers"], sort=False):
         told = " / ".join(map(str, dict.fromkeys(rows["with_bars"])))
         columns = [
@@ -305,5 +308,5 @@ def print_error_bars(results: "DataFrame", console: "Console") -> None:
             map(number, rows["bar_over_bound"]), map(number, rows["score_mean"] - rows["score_at_bound"]),
         ]  # fmt: skip
         cells = [f"{told} of {rows['images'].iloc[0]}", *map(" / ".join, columns)]
-        printed.add_row(*map(escape, (method, kind, *cells, _percent(1 - solved[method, kind]))))
+        printed.add_row(*map(escape, (method, kind, *cells, *map(_percent, shares[method, kind]))))
     console.print(printed)
