@@ -198,7 +198,8 @@ def report(
 
 
 def _show(folder: Path) -> None:
-    """Print the summary of every run in a folder."""
+    """Print the summary of every run in a folder, and whether error bars and statuses hold."""
+    from icobench.reporting.error_bars import print_error_bars
     from icobench.reporting.run_folder import read_runs
     from icobench.reporting.tables import print_summary, summary_table
 
@@ -206,3 +207,5 @@ def _show(folder: Path) -> None:
         if name:
             console().print(f"\n{name}", style="bold")
         print_summary(summary_table(stored.results), console())
+        if stored.truth_known:
+            print_error_bars(stored.results, console())

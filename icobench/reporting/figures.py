@@ -20,6 +20,7 @@ from icobench.reporting.break_even import (
     not_worse,
     trained_and_competitors,
 )
+from icobench.reporting.error_bars import TRUSTED, own_order
 from icobench.reporting.statistics import error_quantile, first_hits
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "carried_forward", "courses", "decade_labels", "empty_figure", "legend_below", "plot_break_even",
-    "plot_errors", "plot_targets_reached", "styled", "svg",
+    "plot_errors", "plot_rejection", "plot_targets_reached", "styled", "svg",
 ]  # fmt: skip
 
 COLOURS = (0, 1, 2, 3, 4, 9, 7)
@@ -46,6 +47,9 @@ ERRORS = [column for column, *_ in PANELS]
 
 POINTS_PER_DECADE = 20
 """Of evaluations, where courses are drawn."""
+
+LEAST_KEPT = 0.2
+"""Share of the answers from which rejection is drawn; fewer images say little."""
 
 MOST_IMAGES = 1e8
 """To break-even; more is drawn as never."""
@@ -273,6 +277,45 @@ def plot_targets_reached(results: "DataFrame", curves: "DataFrame") -> "Figure":
     panels[0].set(ylim=(0, 101), ylabel="image-target pairs solved (%)", xlabel="simulated images per image")
     panels[1].set_xlabel("seconds per image")
     legend_below(figure)
+    return figure
+
+
+@styled()
+def plot_rejection(runs: "dict[str, DataFrame]") -> "Figure":
+    """What is left wrong if only the answers are kept that each method trusts most; a row per test set.
+
+    Left the share that is not solved, right the 90 % quantile of the larger error, both of
+    :func:`~icobench.reporting.error_bars.own_order`. A point stands where all answers are kept whose status
+    announces no trouble, and no others.
+
+    Args:
+        runs: results by name of the test set.
+    """
+    figure = empty_figure(10.5, 0.9 + 2.5 * len(runs))
+    methods = list(dict.fromkeys(method for results in runs.values() for method in results["method"]))
+    looks = _styles(methods)
+    rows = figure.subplots(len(runs), 2, squeeze=False, sharex=True)
+    for (left, right), (name, results) in zip(rows, runs.items(), strict=True):
+        for method, answers in results.groupby("method", sort=False):
+            kept, unsolved, error = own_order(answers)
+            drawn = kept >= LEAST_KEPT
+            trusted = np.isclose(kept, answers["status"].isin(TRUSTED).mean()) & drawn & (kept < 1)
+            colour, dashes = looks["palette"][method], looks["dashes"][method]
+            line = {"color": colour, "linestyle": (0, dashes) if dashes else "-", "label": method}
+            for axes, values in ((left, 100 * unsolved), (right, np.where(np.isinf(error), np.nan, error))):
+                axes.plot(100 * kept[drawn], values[drawn], **line)
+                axes.plot(100 * kept[trusted], values[trusted], "o", color=colour, markersize=5)
+        right.axhline(1.0, color="0.25", linestyle=":", linewidth=1.2)
+        top = max(5.0, 1.05 * left.dataLim.y1)
+        left.set(xlim=(101, 100 * LEAST_KEPT - 1), ylim=(-0.03 * top, top), ylabel="not solved (%)")
+        right.set(yscale="log", ylabel="larger error (deg or nm)")
+        decade_labels(right.yaxis)
+        for axes in (left, right):
+            axes.set_title(name)
+    for axes in rows[-1]:
+        axes.set_xlabel("answers kept (%)")
+    rows[0, 1].plot([], [], ":", color="0.25", label="limit of solved")
+    legend_below(figure, methods)
     return figure
 
 

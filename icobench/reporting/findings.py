@@ -6,8 +6,8 @@ Throughout, ``table`` is the summary of a run, see :func:`icobench.reporting.tab
 
 from typing import TYPE_CHECKING, Any
 
-from icobench.answer import OK, RESCUED
 from icobench.network.checkpoint import training_core_seconds
+from icobench.reporting.error_bars import LEVELS, QUANTITIES, TRUSTED, coverage
 from icobench.reporting.ledger import accounts_of, break_even
 from icobench.reporting.page import sentences
 from icobench.reporting.run_folder import RunFolder
@@ -180,19 +180,12 @@ def verdict(runs: dict[str, RunFolder]) -> list[str]:
     return [*lines, sentences("elsewhere", rows=elsewhere)] if elsewhere else lines
 
 
-def _covered(answers: "DataFrame", error: str, estimate: str) -> str:
-    """Share of the errors within a method's estimate, in %, of the images that it has one for."""
-    told = answers[answers[estimate].notna()]
-    return f"{100 * (told[error] <= told[estimate]).mean():.0f}" if len(told) else "-"
-
-
 def overview(runs: dict[str, RunFolder]) -> Table:
     """Every method on every test set: solved images, errors, honesty of the error bars, abstention."""
     headers = [
         ("test set", ""), ("method", ""), ("images", ""), ("solved", "%, 95 %"),
         ("disorientation", "deg, median"), ("radius error", "nm, median"),
-        ("orientation within its error bar", "%, 61 expected"),
-        ("radius within its error bar", "%, 68 expected"), ("abstains", "%"),
+        ("orientation in its 68 % interval", "%"), ("radius in its 68 % interval", "%"), ("abstains", "%"),
     ]  # fmt: skip
     rows = []
     for name, run in runs.items():
@@ -201,13 +194,13 @@ def overview(runs: dict[str, RunFolder]) -> Table:
             answers = run.results[run.results["method"] == row.method]
             shares = ["truth unknown", *["-"] * 4]
             if run.truth_known:
+                told = [coverage(answers, quantity, LEVELS[0]) for quantity in QUANTITIES]
                 rates = 100 * row.success_rate, 100 * row.success_low, 100 * row.success_high
                 shares = [
                     "{:.1f} ({:.0f} to {:.0f})".format(*rates),
                     number(row.disorientation_median_deg), number(row.radius_median_nm),
-                    _covered(answers, "disorientation_deg", "orientation_std_deg"),
-                    _covered(answers, "radius_error_nm", "radius_std_nm"),
+                    *(f"{100 * covered / images:.0f}" if images else "-" for images, covered in told),
                 ]  # fmt: skip
-            abstains = 100 * (1 - answers["status"].isin((OK, RESCUED)).mean())
+            abstains = 100 * (1 - answers["status"].isin(TRUSTED).mean())
             rows.append([name, row.method, str(row.images), *shares, f"{abstains:.1f}"])
     return headers, rows

@@ -4,8 +4,15 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icobench.reporting.error_bars import abstention, abstention_cells, error_bar_cells, error_bars
 from icobench.reporting.examples import RESIDUAL_SIGMAS, colours_of_scales, examples
-from icobench.reporting.figures import plot_break_even, plot_errors, plot_targets_reached, svg
+from icobench.reporting.figures import (
+    plot_break_even,
+    plot_errors,
+    plot_rejection,
+    plot_targets_reached,
+    svg,
+)
 from icobench.reporting.findings import overview, reading, training_cost, verdict
 from icobench.reporting.ledger import (
     PUBLISHED_SECONDS,
@@ -60,7 +67,7 @@ def _worst(results: "DataFrame") -> Table:
 
 
 def _contents(name: str, run: RunFolder) -> dict[str, Any]:
-    """What the template shows of a run; its figures are also written beside the results."""
+    """What the template shows of a run; its figures, and how honest each method is, go beside the results."""
     results, curves = run.results, run.curves
     summary, accounts = summary_table(results), accounts_of(results, run.run)
     contents = {
@@ -81,7 +88,15 @@ def _contents(name: str, run: RunFolder) -> dict[str, Any]:
     }
     if surface:
         figures["surface_figure"] = "break_even.svg", svg(surface)
-    for file, content in figures.values():
+    bars, abstained = error_bars(results), abstention(results)
+    files = [
+        *figures.values(),
+        *(
+            (f"{kind}.csv", table.to_csv(index=False).encode())
+            for kind, table in (("error_bars", bars), ("abstention", abstained))
+        ),
+    ]
+    for file, content in files:
         write_file(run.folder / (f"{name}_{file}" if run.seeds > 1 else file), content)
     return {
         **contents,
@@ -90,6 +105,8 @@ def _contents(name: str, run: RunFolder) -> dict[str, Any]:
         "reading": reading(summary, results),
         "summary": (HEADERS, summary_cells(summary)),
         "intervals": interval_table(results),
+        "error_bars": error_bar_cells(bars),
+        "abstention": abstention_cells(abstained),
         "running_times": running_time_table(results, curves),
         "worst": _worst(results),
         "worst_count": WORST,
@@ -98,6 +115,16 @@ def _contents(name: str, run: RunFolder) -> dict[str, Any]:
         "tests": paired_table(results),
         "efficiency": efficiency_table(results),
     }
+
+
+def _rejection(folder: Path, runs: dict[str, RunFolder]) -> str | None:
+    """The figure of all test sets of known truth, also written into the folder; None if there are none."""
+    known = {name or run.test_set: run.results for name, run in runs.items() if run.truth_known}
+    if not known:
+        return None
+    content = svg(plot_rejection(known))
+    write_file(folder / "rejection.svg", content)
+    return data_uri(content, "svg+xml")
 
 
 def provenance_facts(run: dict[str, Any]) -> dict[str, Any]:
@@ -109,9 +136,9 @@ def provenance_facts(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_report(folder: Path | str) -> Path:
-    """Write ``report.html`` into the folder of a comparison, and figures as SVG beside each run.
+    """Write ``report.html`` into the folder of a comparison; figures (SVG) and tables (CSV) beside each run.
 
-    The figures of pooled seeds lie beside the report.
+    Those of pooled seeds, and the figure of rejection, lie beside the report.
 
     Every run must hold ``results.parquet``, ``curves.parquet`` and ``run.json`` as ``icobench compare``
     leaves them, and ``test_set.h5`` unless its images can be made anew. The reconstructions that are shown
@@ -135,6 +162,7 @@ def write_report(folder: Path | str) -> Path:
         first=first,
         verdict=verdict({name or run.test_set: run for name, run in runs.items()}),
         overview=overview(runs) if len(runs) > 1 else None,
+        rejection=_rejection(folder, runs),
         runs={name: _contents(name, run) for name, run in runs.items()},
         residual_sigmas=RESIDUAL_SIGMAS,
         **colours_of_scales(),

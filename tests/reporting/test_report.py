@@ -47,8 +47,8 @@ def test_report_is_complete_and_self_contained(finished):
     page = _Page()
     page.feed(text)
     assert page.open == []
-    # Three figures, three pictures for each of three images of every method, and an icon.
-    assert len(page.sources) == 3 + 3 * 3 * len(COST) + 1
+    # Four figures, three pictures for each of three images of every method, and an icon.
+    assert len(page.sources) == 4 + 3 * 3 * len(COST) + 1
     assert all(source.startswith("data:") for source in page.sources)
     assert page.tags.count("script") == 1
     assert not re.search(r"(src|href)=.https?://|<script src|@import|url\(", text)
@@ -66,8 +66,9 @@ def test_report_leaves_figures_and_no_temporary_files(finished):
     assert names == {
         "results.parquet", "curves.parquet", "test_set.h5", "run.json",
         "report.html", "error_against_evaluations.svg", "targets_reached.svg", "break_even.svg",
+        "rejection.svg", "error_bars.csv", "abstention.csv",
     }  # fmt: skip
-    for name in ("error_against_evaluations.svg", "targets_reached.svg", "break_even.svg"):
+    for name in ("error_against_evaluations.svg", "targets_reached.svg", "break_even.svg", "rejection.svg"):
         ElementTree.parse(finished.parent / name)
 
 
