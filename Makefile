@@ -77,6 +77,8 @@ reports: $(STAMP)
 	$(BIN)/python reports/fitters.py --page
 	$(BIN)/python reports/scaling.py
 	$(BIN)/python reports/tuned_network.py
+	$(BIN)/python reports/told.py
+	$(BIN)/python reports/posterior.py
 	$(BIN)/python reports/claims.py
 	$(BIN)/icobench report reports/laptop
 

@@ -26,7 +26,13 @@ from icobench.answer import RADII_NM, Answer
 from icobench.fitting.objectives import objective_for
 from icobench.fitting.posterior import log_likelihood
 from icobench.geometry.orientation import disorientation, nearest_equivalent, random_orientations
-from icobench.geometry.rotations import quaternion_conjugate, quaternion_multiply, rotate_about_beam, turned
+from icobench.geometry.rotations import (
+    quaternion_conjugate,
+    quaternion_multiply,
+    quaternion_to_rotation_vector,
+    rotate_about_beam,
+    turned,
+)
 from icobench.images.image_set import ImageSet
 from icobench.network.orbit import embed
 from icobench.provenance import provenance, short_commit
@@ -109,10 +115,10 @@ def calibration() -> dict[str, Any]:
 
 
 def turns_from(quaternion: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
-    """Small rotation vectors (S, 3) in degrees from an orientation (4,)."""
+    """Rotation vectors (S, 3) in degrees from an orientation (4,)."""
     near = nearest_equivalent(quaternion, centre.expand_as(quaternion))
     relative = quaternion_multiply(near, quaternion_conjugate(centre).expand_as(near))
-    return torch.rad2deg(2 * relative[:, 1:] * relative[:, :1].sign())
+    return torch.rad2deg(quaternion_to_rotation_vector(relative))
 
 
 def summary(

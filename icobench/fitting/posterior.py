@@ -32,6 +32,7 @@ from icobench.geometry.orientation import equivalents, to_fundamental_domain
 from icobench.geometry.rotations import (
     quaternion_conjugate,
     quaternion_multiply,
+    quaternion_to_rotation_vector,
     random_quaternions,
     rotate_about_beam,
     turned,
@@ -177,14 +178,10 @@ class _Mixture:
         nearest = cosine.topk(min(EQUIVALENTS, cosine.shape[-1])).indices.unsqueeze(-1)
         alike = torch.take_along_dim(alike.unsqueeze(1), nearest, 3)
         relative = quaternion_multiply(alike, quaternion_conjugate(self.quaternion)[:, :, None, None])
-        sine = relative[..., 1:].norm(dim=-1)
-        real = relative[..., 0]
-        angle = 2 * torch.atan2(sine, real.abs())
-        scale = torch.where(sine > 1e-12, angle / sine.clamp_min(1e-12), 2.0) * real.sign()
-        vector = relative[..., 1:] * scale[..., None]
+        vector = quaternion_to_rotation_vector(relative)
         away = (radius.unsqueeze(1) - self.radius.unsqueeze(-1))[..., None, None]
         steps = torch.cat((vector, away.expand(*vector.shape[:-1], 1)), -1)
-        half = (angle / 2).clamp_min(1e-12)
+        half = (vector.norm(dim=-1) / 2).clamp_min(1e-12)
         return steps, 2 * (half.sin() / half).log()
 
     def log_densities(self, radius: Tensor, quaternion: Tensor) -> Tensor:

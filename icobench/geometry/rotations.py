@@ -11,8 +11,8 @@ from torch import Tensor
 
 __all__ = [
     "matrix_to_quaternion", "quaternion_angle", "quaternion_conjugate", "quaternion_multiply",
-    "quaternion_normalize", "quaternion_to_matrix", "random_quaternions", "rotate_about_beam",
-    "rotation_vector_to_quaternion", "turned",
+    "quaternion_normalize", "quaternion_to_matrix", "quaternion_to_rotation_vector", "random_quaternions",
+    "rotate_about_beam", "rotation_vector_to_quaternion", "turned",
 ]  # fmt: skip
 
 
@@ -84,6 +84,15 @@ def rotation_vector_to_quaternion(vector: Tensor) -> Tensor:
     scale = torch.where(small, 0.5 - squared / 48, torch.sin(angle / 2) / angle)
     real = torch.where(small, 1 - squared / 8, torch.cos(angle / 2))
     return torch.cat((real, scale * vector), dim=-1)
+
+
+def quaternion_to_rotation_vector(quaternion: Tensor) -> Tensor:
+    """Logarithm, the inverse of :func:`rotation_vector_to_quaternion`: (..., 4) of any sign -> (..., 3) in
+    radians, at most pi long."""
+    vector = torch.where(quaternion[..., :1] < 0, -quaternion[..., 1:], quaternion[..., 1:])
+    sine = vector.norm(dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(sine, quaternion[..., :1].abs())
+    return vector * torch.where(sine > 1e-12, angle / sine.clamp_min(1e-12), 2.0)
 
 
 def turned(quaternion: Tensor, rotation: Tensor) -> Tensor:

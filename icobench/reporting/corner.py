@@ -11,7 +11,12 @@ from torch import Tensor
 
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import nearest_equivalent
-from icobench.geometry.rotations import quaternion_conjugate, quaternion_multiply, turned
+from icobench.geometry.rotations import (
+    quaternion_conjugate,
+    quaternion_multiply,
+    quaternion_to_rotation_vector,
+    turned,
+)
 from icobench.reporting.figures import styled
 from icobench.storage import atomic_path
 
@@ -33,9 +38,7 @@ def _turns(quaternion: Tensor, centre: Tensor) -> Tensor:
     """Rotation vectors (S, 3) in degrees about the lab axes, from an orientation (4,) to samples (S, 4)."""
     near = nearest_equivalent(quaternion, centre.expand_as(quaternion))
     relative = quaternion_multiply(near, quaternion_conjugate(centre).expand_as(near))
-    length = relative[:, 1:].norm(dim=1, keepdim=True)
-    angle = 2 * torch.atan2(length, relative[:, :1])
-    return torch.rad2deg(relative[:, 1:] * torch.where(length > 1e-12, angle / length.clamp_min(1e-12), 2.0))
+    return torch.rad2deg(quaternion_to_rotation_vector(relative))
 
 
 def _centre(quaternion: Tensor, weight: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from icobench.geometry.rotations import (
     quaternion_multiply,
     quaternion_normalize,
     quaternion_to_matrix,
+    quaternion_to_rotation_vector,
     random_quaternions,
     rotate_about_beam,
     rotation_vector_to_quaternion,
@@ -112,6 +113,9 @@ def test_rotation_vectors(pair, dtype):
     vector = torch.as_tensor(scipy_rotation(pair[0].reshape(-1, 4)).as_rotvec())
     quaternion = rotation_vector_to_quaternion(vector.to(dtype))
     close(quaternion_to_matrix(quaternion), Rotation.from_rotvec(vector.numpy()).as_matrix(), dtype)
+    for sign in (1, -1):
+        close(quaternion_to_rotation_vector(sign * quaternion), vector, dtype)
+    assert not quaternion_to_rotation_vector(torch.tensor([1.0, 0, 0, 0], dtype=dtype)).any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
