@@ -1,7 +1,7 @@
 """Are samples of posteriors right? Ranks of the truth, expected coverage, and long Metropolis chains.
 
-    python reports/posterior.py --measure   # some twenty minutes on one core
-    python reports/posterior.py             # figure and page from what is stored
+    python reports/posterior.py --measure --seed 41   # ten minutes on one core; also with 142
+    python reports/posterior.py                       # figure and page from what is stored
 
 *Calibration*: bodies are drawn from the prior (radii uniform in 20 to 170 nm, orientations uniform) and
 imaged with 1e3 to 1e6 photons; then the share of the posterior below the truth is uniform for any quantity
@@ -45,22 +45,23 @@ from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 from icobench.storage import atomic_path, write_json
 
-SEED, IMAGES, SAMPLES, BLOCK = 41, 320, 300, 32
+IMAGES, SAMPLES, BLOCK = 320, 300, 32
 METHOD = "dictionary+lm"
 CHAINS = ((95.0, 1e5), (45.0, 1e4), (34.0, 600.0))
 """Radii and photons of the images with chains."""
 WALKERS, STEPS, BURNT = 32, 400, 100
+LABELS = {"distance": "expected coverage (TARP)"}
 NAMES = ("radius", "orientation 1", "orientation 2", "orientation 3", "distance")
 HERE = Path(__file__).resolve().parent
 
 
-def drawn(block: int) -> ImageSet:
+def drawn(seed: int, block: int) -> ImageSet:
     """Bodies from the prior, imaged with one number of photons."""
-    generator = torch_generator(SEED, Purpose.SIMULATE, block)
+    generator = torch_generator(seed, Purpose.SIMULATE, block)
     low, high = RADII_NM
     radii = low + (high - low) * torch.rand(BLOCK, generator=generator, dtype=torch.float64)
     photons = 10 ** (3 + 3 * float(torch.rand(1, generator=generator)))
-    return simulate(radii, random_orientations(BLOCK, generator), photons, 3.0, seed=SEED + block)
+    return simulate(radii, random_orientations(BLOCK, generator), photons, 3.0, seed=seed + block)
 
 
 def samples_of(answer: Answer, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -69,11 +70,11 @@ def samples_of(answer: Answer, count: int) -> tuple[torch.Tensor, torch.Tensor, 
     return values["radius_nm"], torch.stack([values[f"q_{axis}"] for axis in "wxyz"], -1), values["weight"]
 
 
-def ranks(truth: ImageSet, answer: Answer, block: int) -> torch.Tensor:
+def ranks(truth: ImageSet, answer: Answer, seed: int, block: int) -> torch.Tensor:
     """(N, 5) shares of the posterior below the truth, and nearer to a random reference than it."""
     radius, turn, weight = samples_of(answer, len(truth))
-    generator = torch_generator(SEED, Purpose.BOOTSTRAP, block)
-    sides = torch.randn(13, 3, generator=torch_generator(SEED, Purpose.BOOTSTRAP), dtype=torch.float64)
+    generator = torch_generator(seed, Purpose.BOOTSTRAP, block)
+    sides = torch.randn(13, 3, generator=torch_generator(seed, Purpose.BOOTSTRAP), dtype=torch.float64)
     low, high = RADII_NM
     reference = low + (high - low) * torch.rand(BLOCK, 1, generator=generator, dtype=torch.float64)
     other = random_orientations(BLOCK, generator)[:, None]
@@ -89,20 +90,20 @@ def ranks(truth: ImageSet, answer: Answer, block: int) -> torch.Tensor:
     return torch.stack([(weight * column).sum(1) for column in columns], 1)
 
 
-def calibration() -> dict[str, Any]:
+def calibration(seed: int) -> dict[str, Any]:
     parts, effective, tails, statuses = [], [], [], []
     for block in range(IMAGES // BLOCK):
-        truth = drawn(block)
+        truth = drawn(seed, block)
         answer = reconstruct(
             truth.images,
             truth.mask,
             "counts",
             method=METHOD,
             posterior=SAMPLES,
-            seed=SEED + block,
+            seed=seed + block,
             device="cpu",
         )
-        parts.append(ranks(truth, answer, block))
+        parts.append(ranks(truth, answer, seed, block))
         effective += answer.nuisance["posterior_effective"].tolist()
         tails += answer.nuisance["posterior_k"].tolist()
         statuses += answer.status
@@ -135,15 +136,15 @@ def summary(
     return {"mean": mean.tolist(), "std": spread.tolist(), "twin": float((weight * apart).sum())}
 
 
-def chain(truth: ImageSet, number: int) -> dict[str, Any]:
+def chain(truth: ImageSet, seed: int, number: int) -> dict[str, Any]:
     """Metropolis steps from the truth and from its twin, half the walkers each, which may also leap between
     both by half a turn about the beam."""
-    rng = random_generator(SEED, Purpose.STARTS, number)
+    rng = random_generator(seed, Purpose.STARTS, number)
     experiment = Experiment()
     seen = replace(truth, mask=truth.mask & (experiment.sin_theta() <= FIT_SIN_THETA))
     objective = objective_for(seen, Simulator(experiment))
     answer = reconstruct(
-        truth.images, truth.mask, "counts", method=METHOD, posterior=2000, seed=SEED, device="cpu"
+        truth.images, truth.mask, "counts", method=METHOD, posterior=2000, seed=seed, device="cpu"
     )
     radius, turn, weight = (part[0] for part in samples_of(answer, 1))
     ours = summary(truth, radius, turn, weight)
@@ -175,78 +176,89 @@ def chain(truth: ImageSet, number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def chains() -> list[dict[str, Any]]:
+def chains(seed: int) -> list[dict[str, Any]]:
     results = []
     for number, (radius_nm, photons) in enumerate(CHAINS):
-        turn = random_orientations(1, torch_generator(SEED, Purpose.SIMULATE, 1000 + number))
+        turn = random_orientations(1, torch_generator(seed, Purpose.SIMULATE, 1000 + number))
         truth = simulate(
-            torch.tensor([radius_nm], dtype=torch.float64), turn, photons, 3.0, seed=SEED + number
+            torch.tensor([radius_nm], dtype=torch.float64), turn, photons, 3.0, seed=seed + number
         )
-        results.append({"radius_nm": radius_nm, "photons": photons, **chain(truth, number)})
+        results.append({"radius_nm": radius_nm, "photons": photons, **chain(truth, seed, number)})
     return results
 
 
-def measure() -> dict[str, Any]:
-    origin = provenance(SEED, torch.device("cpu"), Experiment())
-    origin["command"] = "python reports/posterior.py --measure"
-    return {"origin": origin, "samples": SAMPLES, "chains": chains(), "calibration": calibration()}
+def measure(seed: int) -> dict[str, Any]:
+    origin = provenance(seed, torch.device("cpu"), Experiment())
+    origin["command"] = f"python reports/posterior.py --measure --seed {seed}"
+    return {"origin": origin, "chains": chains(seed), "calibration": calibration(seed)}
 
 
 @styled()
-def draw(path: Path, values: dict[str, Any]) -> None:
+def draw(path: Path, runs: dict[str, Any]) -> None:
     """Cumulative distributions of the ranks, less the uniform one, in a band that holds 95 % of them."""
     from scipy.stats import kstwo
 
-    figure = empty_figure(6.5, 4)
-    axes = figure.subplots()
-    count = len(values["ranks"][NAMES[0]])
-    band = kstwo.ppf(0.95, count)
-    axes.axhspan(-band, band, color="0.9", label="95 % of uniform ranks")
-    for name in NAMES:
-        ordered = np.sort(values["ranks"][name])
-        label = "expected coverage (TARP)" if name == "distance" else name
-        axes.plot(ordered, np.arange(1, count + 1) / count - ordered, label=label)
-    axes.set_xlabel("share of the posterior below the truth")
-    axes.set_ylabel("share of images, less a uniform one")
-    axes.legend(fontsize=8)
+    figure = empty_figure(5 * len(runs), 4)
+    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    for axes, (seed, run) in zip(panels, runs.items(), strict=True):
+        ranked = run["calibration"]["ranks"]
+        count = len(ranked[NAMES[0]])
+        band = kstwo.ppf(0.95, count)
+        axes.axhspan(-band, band, color="0.9", label="95 % of uniform ranks")
+        for name in NAMES:
+            ordered = np.sort(ranked[name])
+            axes.plot(ordered, np.arange(1, count + 1) / count - ordered, label=LABELS.get(name, name))
+        axes.set_xlabel("share of the posterior below the truth")
+        axes.set_title(f"seed {seed}")
+    panels[0].set_ylabel("share of images, less a uniform one")
+    panels[0].legend(fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="svg")
 
 
-def page(values: dict[str, Any]) -> str:
-    calibrated, origin = values["calibration"], values["origin"]
+def page(runs: dict[str, Any]) -> str:
+    tests = {seed: run["calibration"]["ranks"] for seed, run in runs.items()}
     rows = []
     for name in NAMES:
-        test = kstest(calibrated["ranks"][name], "uniform")
-        label = "expected coverage" if name == "distance" else name
-        rows.append((label, f"{test.statistic:.3f}", f"{test.pvalue:.3f}"))
-    effective, tails = np.array(calibrated["effective"]), np.array(calibrated["pareto_k"])
+        results = [kstest(ranked[name], "uniform") for ranked in tests.values()]
+        cells = [cell for test in results for cell in (f"{test.statistic:.3f}", f"{test.pvalue:.3f}")]
+        rows.append((LABELS.get(name, name), *cells))
+    titles = ["quantity", *(f"{word}, seed {seed}" for seed in runs for word in ("largest difference", "p"))]
+    both = {
+        name: np.array([value for run in runs.values() for value in run["calibration"][name]])
+        for name in ("effective", "pareto_k")
+    }
     chain_rows = []
-    for row in values["chains"]:
-        image = f"{row['radius_nm']:g} nm, {row['photons']:g} photons"
-        for who in ("samples", "chain"):
-            pairs = zip(row[who]["mean"], row[who]["std"], strict=True)
-            cells = [f"{mean:.3f} +- {spread:.3f}" for mean, spread in pairs]
-            chain_rows.append((image, who, *cells, f"{row[who]['twin']:.3f}"))
+    for seed, run in runs.items():
+        for row in run["chains"]:
+            image = f"{row['radius_nm']:g} nm, {row['photons']:g} photons, seed {seed}"
+            for who in ("samples", "chain"):
+                pairs = zip(row[who]["mean"], row[who]["std"], strict=True)
+                cells = [f"{mean:.3f} +- {spread:.3f}" for mean, spread in pairs]
+                chain_rows.append((image, who, *cells, f"{row[who]['twin']:.3f}"))
+    effective, tails = both["effective"], both["pareto_k"]
     words = [
-        f"{len(effective)} images of bodies from the prior (20 to 170 nm), 1e3 to 1e6 photons,",
-        f"{values['samples']} samples each, after `{METHOD}`: the effective number of samples is",
-        f"{np.median(effective):.0f} in the median, below 50 for {np.mean(effective < 50):.1%}; Pareto k is",
-        f"above 0.7 for {np.mean(tails > 0.7):.1%}.",
+        f"{len(effective)} images of bodies from the prior (20 to 170 nm), 1e3 to 1e6 photons, {SAMPLES} samples",
+        f"each, after `{METHOD}`: the effective number of samples is {np.median(effective):.0f} in the median,",
+        f"below 50 for {np.mean(effective < 50):.1%}; Pareto k is above 0.7 for {np.mean(tails > 0.7):.1%}.",
     ]
     of_chains = [
         f"Against Metropolis chains ({WALKERS} walkers, {STEPS - BURNT} steps each): radius (nm), turns from",
         "the truth about x, y, z (degrees), probability of the near twin:",
     ]
+    made = [
+        f"`{run['origin']['command']}`, commit {short_commit(run['origin']['commit'])}."
+        for run in runs.values()
+    ]
     parts = [
         "# Posteriors of single images",
         " ".join(words),
         "Kolmogorov-Smirnov tests of the ranks of the truth against the uniform distribution:",
-        text_table(("quantity", "largest difference", "p"), rows),
+        text_table(titles, rows),
         "![Ranks of the truth](posterior.svg)",
         " ".join(of_chains),
         text_table(("image", "by", "radius", "x", "y", "z", "twin"), chain_rows),
-        f"`{origin['command']}`, commit {short_commit(origin['commit'])}, seed {origin['seed']}.",
+        "\n".join(made),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -255,12 +267,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--measure", action="store_true")
-    if parser.parse_args().measure:
-        write_json(HERE / "posterior.json", measure())
-    values = json.loads((HERE / "posterior.json").read_text())
-    draw(HERE / "posterior.svg", values["calibration"])
+    parser.add_argument("--seed", type=int, default=41)
+    options, stored = parser.parse_args(), HERE / "posterior.json"
+    runs = json.loads(stored.read_text()) if stored.exists() else {}
+    if options.measure:
+        runs[str(options.seed)] = measure(options.seed)
+        write_json(stored, runs)
+    draw(HERE / "posterior.svg", runs)
     with atomic_path(HERE / "posterior.md") as temporary:
-        temporary.write_text(page(values))
+        temporary.write_text(page(runs))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def changed(path: Path, change) -> None:
 def test_several_runs_with_a_file_of_methods(tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     settings = ComparisonSettings(
-        "test", 2, test_sets=("clean", "counting"), methods=("network", "simplex", "mine"), seeds=2
+        "test", 2, test_sets=("clean", "counting"), methods=("network", "dictionary+lm", "mine"), seeds=2
     )
     catalogue = settings.catalogue((tmp_path / "mine.py",))
     first = Comparison(tmp_path / "first", settings, Experiment(), 3, catalogue=catalogue)
