@@ -271,7 +271,7 @@ def page(values: dict[str, Any]) -> str:
         "worst cell, mean of the seeds (points)", "now (%)", "worst cell, any seed (points)",
         "worst cell, mean of the seeds (points)",
     ]  # fmt: skip
-    parts = ["# Error bars that hold", _intro(), text_table(titles, rows)]
+    parts = ["# Error bars that hold", _intro(), text_table(titles, rows).strip(), _beyond(values)]
     if "outside" in values:
         outside_rows = [
             (
@@ -286,13 +286,34 @@ def page(values: dict[str, Any]) -> str:
             f"What `network` says of {OUTSIDE_IMAGES} images of 1e5 photons (hole of 3 degrees, radii 40 to "
             "150 nm) that are taken for those of the default experiment. Missed: off by more than three bars."
         )
-        parts += ["## Outside of training", words, text_table(titles, outside_rows)]
+        parts += ["## Outside of training", words, text_table(titles, outside_rows).strip()]
     made = [
         f"`{part['origin']['command']}`, commit {short_commit(part['origin']['commit'])}, "
         f"seeds {', '.join(map(str, part['origin']['seeds']))}."
         for part in values.values()
     ]
     return "\n\n".join([*parts, "Made by " + " ".join(dict.fromkeys(made))]) + "\n"
+
+
+def _beyond(values: dict[str, Any]) -> str:
+    """Which of the rows are beyond the tolerances now."""
+    found = []
+    for name in filter(values.__contains__, NAMES):
+        tables = [row["now"] for row in values[name]["seeds"]]
+        for key in tables[0]:
+            quantity, level = key.split()
+            target = 100 * next(exact for exact in LEVELS if f"{exact:.2f}" == level)
+            over = sum(abs(table[key]["all"] - target) > TOLERANCE for table in tables)
+            cells_over = np.abs(np.mean([table[key]["cells"] for table in tables], 0) - target)
+            if over or (cells_over > CELL_TOLERANCE).any():
+                words = (
+                    f"{over} of {len(tables)} seeds, {int((cells_over > CELL_TOLERANCE).sum())} of 16 cells"
+                )
+                found.append(f"`{name}`, {quantity}, {target:.0f} %: {words}")
+    limits = (
+        f"Beyond {TOLERANCE:g} points for all images of a seed, or {CELL_TOLERANCE:g} for a cell (all seeds)"
+    )
+    return f"{limits}: {'; '.join(found) or 'none'}."
 
 
 def _intro() -> str:
