@@ -32,11 +32,13 @@ class Misfit(NamedTuple):
         poor: (N,) bool, True where the body does not explain the image.
         unlike: (N,) bool, True where the image is not even roughly that of the body. Another simulator's
             image of the same body is a poor fit, but not unlike.
+        excess: (N,) float64, deviance beyond what noise explains, 0 where the noise is not known.
     """
 
     ratio: Tensor
     poor: Tensor
     unlike: Tensor
+    excess: Tensor | float = 0.0
 
 
 def _ring_averages(intensity: Tensor, experiment: Experiment) -> Tensor:
@@ -180,8 +182,9 @@ class Objective:
         if (decades := nuisance.of("decades")) is not None:
             # Differences of images that were read as if they had six decades.
             value = value * (decades[:, 0].cpu() / DECADES).square()
-        ratio, poor, unlike = self.misfit_of(image, intensity, value, 5 + nuisance.values.shape[1])
-        return Misfit(ratio, poor | ~ratio.isfinite(), unlike | ~ratio.isfinite())
+        misfit = self.misfit_of(image, intensity, value, 5 + nuisance.values.shape[1])
+        unknown = ~misfit.ratio.isfinite()
+        return misfit._replace(poor=misfit.poor | unknown, unlike=misfit.unlike | unknown)
 
     def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
         """How far simulated intensities are from explaining images: the decision behind :meth:`misfit`.

@@ -35,6 +35,9 @@ expectation, and beyond so many of its standard deviations: the deviance of fain
 ``reports/fitters.py`` measures what that lets pass: at 1e5 photons all icosahedra and no other shape; of two
 particles those where one outshines the other."""
 
+BY_CHANCE = 2.0
+"""Standard deviations by which a deviance may be beyond its expectation."""
+
 POOR_ROOTS, UNLIKE_ROOTS = 1e-3, 0.1
 """Sum (sqrt n - sqrt m)^2 over sum n from which a fit to noise-free intensities is poor; and, less what noise
 adds, from which an image is not even roughly that of the fitted body, whatever the photon number."""
@@ -116,7 +119,8 @@ class PoissonDeviance(Objective):
         ratio, excess = deviance / expected, deviance - expected
         poor = (ratio > POOR_RATIO) & (excess > POOR_SIGMA * variance.sqrt())
         # A deviance is about 4 sum (sqrt n - sqrt m)^2.
-        return Misfit(ratio, poor, excess / (4 * self._total(image)) > UNLIKE_ROOTS)
+        unlike = excess / (4 * self._total(image)) > UNLIKE_ROOTS
+        return Misfit(ratio, poor, unlike, (excess - BY_CHANCE * variance.sqrt()).clamp_min(0))
 
     def likelihood_gap(self, better: Tensor, worse: Tensor, image: Tensor) -> Tensor:
         """Differences of the deviance are twice those of the log likelihood."""
@@ -182,7 +186,7 @@ class NoisyDeviance(PoissonDeviance):
         poor = (square / freedom > POOR_RATIO) & (excess > POOR_SIGMA * scatter.sqrt())
         squares = ((self.images[image] - mean).square() - variance) / (mean + noise).clamp_min(0.25)
         unlike = (squares * mask).double().sum((-2, -1)).cpu() / (4 * self._total(image)) > UNLIKE_ROOTS
-        return Misfit(square / freedom, poor, unlike)
+        return Misfit(square / freedom, poor, unlike, (excess - BY_CHANCE * scatter.sqrt()).clamp_min(0))
 
 
 class SquareRootError(Objective):

@@ -63,6 +63,10 @@ TWIN_WORTH_A_FIT = 40.0
 AMBIGUOUS_ODDS = 2 * math.log(100)
 """Twice the log likelihood that must speak for one of two orientations: odds of 100 to 1."""
 
+IN_BARS = 0.02
+"""Of a deviance that noise does not explain: the squared error of an answer, in units of its bars, that may
+have caused it. A straight-ray answer to propagated waves is then about one bar off, at any photon number."""
+
 SAME_DEG = 1.0
 """Orientations nearer than this count as the same."""
 
@@ -110,21 +114,28 @@ def checked(objective: Objective, answer: Answer) -> Answer:
     """An answer that simulated nothing, a network's, with its objective; one evaluation per image.
 
     It is "poor-fit" where the body does not explain the image: a network is as sure of a shifted image, or of
-    another material's, as of its own kind. "outside-training" says why it does not, so it stays.
+    another material's, as of its own kind. "outside-training" says why it does not, so it stays. Whatever
+    noise does not explain widens the error bars: :data:`IN_BARS` of it may come from a wrong answer.
     """
-    values, poor = [], []
+    values, poor, wider = [], [], []
     for image in torch.arange(len(answer)).split(CHUNK):
         radius, quaternion = answer.radius_nm[image].clamp(*RADII_NM), answer.quaternion[image]
         intensity = objective.model(image, radius, quaternion, Nuisance.none(len(image)))
         value = objective.compare(image, intensity).double().cpu()
-        ratio, is_poor, _ = objective.misfit_of(image, intensity, value, 5)
+        ratio, is_poor, _, excess = objective.misfit_of(image, intensity, value, 5)
         values.append(value)
+        excess = torch.as_tensor(excess, dtype=torch.float64).nan_to_num()
+        wider.append((1 + IN_BARS * excess).sqrt().expand(len(image)))
         poor += (is_poor | ~ratio.isfinite()).tolist()
     status = [
         POOR if bad and word != UNTRAINED else word for bad, word in zip(poor, answer.status, strict=True)
     ]
     evaluations = objective.simulator.evaluations.clone()
-    return replace(answer, objective=torch.cat(values), status=status, evaluations=evaluations)
+    return replace(
+        answer, objective=torch.cat(values), status=status, evaluations=evaluations,
+        radius_std_nm=answer.radius_std_nm * torch.cat(wider),
+        orientation_std_deg=answer.orientation_std_deg * torch.cat(wider),
+    )  # fmt: skip
 
 
 @dataclass

@@ -44,8 +44,35 @@ OVERLAP = 2
 PERIODS_NM = (256.0, 64.0, 16.0)
 """Of the circles for the radius. Fringes repeat after 5 nm of it or more (pi over the largest q)."""
 
+FARTHEST = 5.0
+"""Standard deviations from their mean in training as which the features of a spread head count at most."""
+
 STACKS = ((3, 64), (4, 128), (6, 256), (4, 512))
 """Residual blocks and filters of each stack."""
+
+
+class SpreadHead(nn.Module):
+    """Corrections of the two logarithms of spreads, from features (B, F) that are not changed: (B, 2).
+
+    New, it corrects nothing. ``centre`` and ``scale`` (F,) are mean and standard deviation of the features.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.dropout = nn.Dropout(0.1)
+        self.first = nn.Linear(features, hidden)
+        self.last = nn.Linear(hidden, SPREADS)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        standard = ((features - self.centre) / self.scale).clamp(-FARTHEST, FARTHEST)
+        return self.last(nn.functional.silu(self.first(self.dropout(standard))))
 
 
 class CompactNetwork(nn.Module):
@@ -66,6 +93,8 @@ class CompactNetwork(nn.Module):
         harmonic: whether circular harmonics give the orbit vector.
         periods_nm: circumferences of the circles that express the radius
             (:class:`~icobench.network.targets.Circles`, 16 to 180 nm); none for the radius itself.
+        spread_hidden: hidden numbers of a :class:`SpreadHead` that corrects the spreads; 0 for none. Training
+            adds it at its end, see :mod:`icobench.network.spreads`.
 
     Raises:
         ValueError: circles that cannot express a radius.
@@ -80,6 +109,7 @@ class CompactNetwork(nn.Module):
         activation: str = "relu",
         harmonic: bool = True,
         periods_nm: Sequence[float] = PERIODS_NM,
+        spread_hidden: int = 0,
     ) -> None:
         super().__init__()
         self.layout = Layout(TARGETS[target], Circles(periods_nm) if periods_nm else Line())
@@ -122,8 +152,46 @@ class CompactNetwork(nn.Module):
         )  # fmt: skip
         head = self.orientation
         self.last_layers = head.pairs if isinstance(head, polar.HarmonicSum) else head[-1], self.size[-1]
+        self.hidden = hidden
+        self.spread_head: SpreadHead | None = None
+        if spread_hidden:
+            self.add_spread_head(spread_hidden)
+
+    def add_spread_head(self, hidden: int) -> SpreadHead:
+        """Give the network a new head for the spreads, which changes nothing yet; returns it."""
+        numbers = self.layout.size.dimension
+        features = 2 * self.hidden + 1 + numbers + numbers // 2 + SPREADS + 3
+        head = SpreadHead(features, hidden).to(self.material.device)
+        self.spread_head, self.options["spread_hidden"] = head, hidden
+        return head
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.spread_head is None:
+            return self._trunk(x)[0]
+        output, features = self.with_features(x)
+        log_spreads = torch.stack(self.layout.log_spreads(output), 1)
+        return torch.cat((output[:, :-SPREADS], log_spreads + self.spread_head(features)), 1)
+
+    def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output without the spread head (B, D + S + 2), and what that head sees (B, F), both float32.
+
+        The features: those of the trunk, mean and maximum over the sectors; the length of the orientation's
+        numbers; the radius's numbers and the lengths on its circles; the logarithms of the spreads; the
+        image's photons (logarithm), usable share and material.
+        """
+        output, summary = self._trunk(x)
+        orientation, size = self.layout.split(output)
+        half = self.layout.size.dimension // 2
+        circles = torch.hypot(size[:, :half], size[:, half : 2 * half])
+        # Undoes count_brightness; for log images it is a measure of brightness alone.
+        photons = torch.expm1(4 * x[:, 0]).sum((-2, -1)).clamp_min(1).log()
+        image = torch.stack((photons, x[:, 1].mean((-2, -1)), x[:, 2, 0, 0]), 1)
+        length = orientation.norm(dim=1, keepdim=True)
+        log_spreads = torch.stack(self.layout.log_spreads(output), 1)
+        return output, torch.cat((summary.float(), length, size, circles, log_spreads, image), 1)
+
+    def _trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and summary; see :meth:`with_features`."""
         refraction = x[:, 2, 0, 0]
         separate = not self.training and len(x) > 1 and x.device.type == "cpu"
         x = self.stem_norm(self._separate_stem(x) if separate else self._joint_stem(x))
@@ -132,7 +200,7 @@ class CompactNetwork(nn.Module):
         x = self.activation(self.rings_to_features(x.flatten(1, 2)))
         x = x + self.activation(self.round(x))
         summary = torch.cat((x.mean(-1), x.amax(-1)), 1)
-        return torch.cat((self.orientation(x).float(), self.size(summary).float()), 1)
+        return torch.cat((self.orientation(x).float(), self.size(summary).float()), 1), summary
 
     def _joint_stem(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

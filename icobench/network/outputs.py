@@ -13,7 +13,7 @@ from torch import Tensor
 
 from icobench.network.targets import RADIUS_SPAN_NM, Circles, Line, Orientation
 
-__all__ = ["LOSSES", "SPREADS", "Layout"]
+__all__ = ["LOSSES", "SPREADS", "Layout", "spread_likelihood"]
 
 SPREADS = 2
 LEAST_LOG_SPREAD, MOST_LOG_SPREAD = -10.0, 1.0
@@ -71,6 +71,18 @@ def _spread_likelihood(output: Tensor, layout: Layout, quaternion: Tensor, radiu
     orientation, size = (part.detach() for part in layout.split(output))
     squared_radius = ((layout.size.decode(size) - radius_nm) / RADIUS_SPAN_NM).square()
     squared_angle = layout.target.squared_angle(orientation, quaternion)
+    return spread_likelihood(log_radius, log_angle, squared_radius, squared_angle)
+
+
+def spread_likelihood(
+    log_radius: Tensor, log_angle: Tensor, squared_radius: Tensor, squared_angle: Tensor
+) -> Tensor:
+    """Negative logarithm of the Gaussian likelihood of errors for logarithms of spreads, a mean over images.
+
+    Args:
+        log_radius, log_angle: (B,) of the spreads of radius and orientation, see the module.
+        squared_radius, squared_angle: (B,) squared errors, over 130 nm squared and in square radians.
+    """
     of_radius = log_radius + 0.5 * squared_radius * torch.exp(-2 * log_radius)
     of_angle = 3 * log_angle + 0.5 * squared_angle * torch.exp(-2 * log_angle)
     return (of_radius + of_angle).mean()

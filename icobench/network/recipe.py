@@ -27,7 +27,7 @@ BOUNDS = {
     "settle_share": (0, 1), "radius_nm": (1e-3, 1e6), "decades": (1e-3, 300), "background": (0, 1),
     "photons": (1e-3, 1e12), "hole_degrees": (0, 80), "sine": (0.01, 1), "whole_share": (0, 1),
     "refraction": (-10, 0.999), "absorption": (0, 10), "default_index_share": (0, 1), "warm_share": (0, 1),
-    "polarised": (0, 1),
+    "polarised": (0, 1), "spread_share": (0, 1),
 }  # fmt: skip
 """Least and largest sensible values, for detectors as in :class:`~icobench.images.detector.Detector`."""
 
@@ -57,6 +57,8 @@ class Recipe:
         average: decay of the exponential moving average of the weights, which is the trained network.
         settle_share: last share of the steps, in which the batch norms keep their statistics and all is
             computed in float32: the norms' batch noise and bfloat16's rounding would limit the precision.
+        spread_share: images for the error bars, which are fitted at the end (see
+            :mod:`icobench.network.spreads`), over those of the training before; fewer than 2,048 are none.
         radius_nm: range of the uniform radius.
         decades: dynamic range of log images.
         background: largest standard deviation of the half-normal noise of 8-bit log images; half of the
@@ -93,6 +95,7 @@ class Recipe:
     weight_decay: float = 1e-2
     average: float = 0.999
     settle_share: float = 0.15
+    spread_share: float = 0.05
     radius_nm: tuple[float, float] = (28.0, 164.0)
     decades: float = 6.0
     background: float = 0.0

@@ -74,6 +74,9 @@ class TrainingStream:
         seed: of the run.
         device: where images are simulated and degraded.
         data: intensities to draw from instead of simulating; they are kept on the device.
+
+    Attributes:
+        until: the step before which steps are simulated ahead, the end of the training.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class TrainingStream:
             index = torch.full((len(data),), experiment.refractive_index, dtype=torch.complex128)
             images, mask = data.images.to(self.device), data.mask.to(self.device)
             self.stored = replace(data, images=images, mask=mask, refractive_index=index)
-        self.last_step = -2
+        self.last_step, self.until = -2, recipe.steps
         self.ready: dict[int, ImageSet] = {}
 
     def batch(self, step: int) -> TrainingBatch:
@@ -127,9 +130,7 @@ class TrainingStream:
     def patterns(self, step: int) -> ImageSet:
         """Intensities of the ``batch / variants`` bodies of one step, with their truth and materials."""
         if step not in self.ready:
-            ahead = (
-                min(AHEAD[self.device.type], self.recipe.steps - step) if step == self.last_step + 1 else 1
-            )
+            ahead = min(AHEAD[self.device.type], self.until - step) if step == self.last_step + 1 else 1
             steps = range(step, step + max(1, ahead))
             parts = self._patterns(steps)
             rows = torch.arange(len(parts)).split(self.bodies)

@@ -16,7 +16,7 @@ from torch import Tensor
 from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
-from icobench.network.architectures import Network, build_network, single_precision
+from icobench.network.architectures import CompactNetwork, Network, build_network, single_precision
 from icobench.network.checkpoint import (
     StoredWeights,
     TrainedNetwork,
@@ -29,6 +29,7 @@ from icobench.network.inputs import require_canonical
 from icobench.network.optimisers import Schedule, make_optimisers
 from icobench.network.outputs import LOSSES
 from icobench.network.recipe import Recipe
+from icobench.network.spreads import LEAST_IMAGES, fit_spreads, spread_batches
 from icobench.network.stream import TrainingStream
 from icobench.network.validation import mean_loss, prediction_errors, spread_factors, validation_batches
 from icobench.seeds import Purpose, seed_word
@@ -40,6 +41,9 @@ __all__ = ["DivergedError", "TrainingResult", "data_digest", "train"]
 
 LARGEST_GRADIENT = 1.0
 """Norm to which larger gradients are cut."""
+
+SPREAD_HEAD = "spread_head."
+"""How the names of the weights of a network's :class:`~icobench.network.architectures.SpreadHead` begin."""
 
 DIGEST_PIXELS = 2**16
 """Pixels of a set that go into its digest."""
@@ -94,9 +98,13 @@ class _Run:
             torch.manual_seed(seed_word(seed, Purpose.WEIGHTS))
             self.network = build_network(recipe.architecture, recipe.network)
         if start is not None:
-            if (difference := mismatch(self.network, start.weights)) is not None:
+            # The head for the spreads is fitted anew at the end.
+            weights = {
+                name: value for name, value in start.weights.items() if not name.startswith(SPREAD_HEAD)
+            }
+            if (difference := mismatch(self.network, weights)) is not None:
                 raise InputError(f"the weights to start from belong to another architecture ({difference})")
-            self.network.load_state_dict(start.weights)
+            self.network.load_state_dict(weights)
         self.average = copy.deepcopy(self.network).to(device).eval()
         self.network = self.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimisers = make_optimisers(recipe, self.network)
@@ -317,11 +325,20 @@ def train(
         if late:
             break
 
-    network = run.average
-    seconds, core_seconds = run.seconds, run.core_seconds
+    network, finished = run.average, run.schedule.finished(run.step)
     simulations = recipe.pool or run.step * recipe.batch // recipe.variants
     if data is not None:
         simulations = len(data)
+    spread_steps = round(recipe.spread_share * run.step)
+    if finished and spread_steps * recipe.batch >= LEAST_IMAGES and isinstance(network, CompactNetwork):
+        fit_spreads(network, spread_batches(recipe, experiment, seed, device, spread_steps, held_out), seed)
+        factors = {"radius": 1.0, "orientation": 1.0}
+        simulations += spread_steps * recipe.batch // recipe.variants if held_out is None else 0
+        now, cores = watch.read()
+        run.seconds, run.core_seconds = seconds_before + now, cores_before + cores
+    else:
+        spread_steps, factors = 0, spread_factors(prediction_errors(network, batches))
+    seconds, core_seconds = run.seconds, run.core_seconds
     if start is not None:
         # The cost of the weights that it started from is part of the total.
         simulations += int(start.card.get("training_simulations", 0))
@@ -341,9 +358,9 @@ def train(
         "device": str(device),
         "torch": torch.__version__,
         "search": search,
-        "spread_factors": spread_factors(prediction_errors(network, batches)),
+        "spread_images": spread_steps * recipe.batch,
+        "spread_factors": factors,
         "started_from": None if start is None else start.card,  # its cost is in the totals above
     }
     save_network(folder / "network.safetensors", network, card)
-    finished = run.schedule.finished(run.step)
     return TrainingResult(finished, run.step, seconds, core_seconds, simulations, network)

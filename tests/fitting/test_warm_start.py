@@ -17,7 +17,7 @@ from icobench.fitting.least_squares import (
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.fitting.simplex import predicted_edges, refine_simplex
-from icobench.fitting.warm_start import WARM_SIMPLEX, judge, judged
+from icobench.fitting.warm_start import WARM_SIMPLEX, checked, judge, judged
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
 from icobench.images.pixels import photon_counts
@@ -163,3 +163,19 @@ def test_no_image_may_be_explained(names, generator):
     answer = judge(objective, starts(radius + 30, truth[:, None]), short, nuisance=nuisance)
     assert answer.status == [POOR]
     assert list(answer.nuisance) == list(nuisance.columns)
+
+
+def test_what_noise_does_not_explain_widens_a_network_s_bars(generator):
+    """The truth keeps its bars; an answer 1 nm and 1 degree off, ten bars, gets wider ones that hold."""
+    objective, radius, truth = problem(4, generator, radius=(50.0, 100.0))
+    bars = torch.full((4,), 0.1, dtype=torch.float64)
+    right = Answer(radius.clone(), truth.clone(), radius_std_nm=bars, orientation_std_deg=2 * bars)
+    kept = checked(objective, right)
+    torch.testing.assert_close(kept.radius_std_nm, bars, rtol=0.3, atol=0)
+    wrong = Answer(
+        radius + 1, displaced(truth, 1.0, generator), radius_std_nm=bars, orientation_std_deg=2 * bars
+    )
+    wider = checked(objective, wrong)
+    assert (wider.radius_std_nm > 1 / 3).all()
+    torch.testing.assert_close(wider.orientation_std_deg, 2 * wider.radius_std_nm)
+    assert (bars == 0.1).all()
