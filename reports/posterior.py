@@ -238,9 +238,10 @@ def page(runs: dict[str, Any]) -> str:
                 chain_rows.append((image, who, *cells, f"{row[who]['twin']:.3f}"))
     effective, tails = both["effective"], both["pareto_k"]
     words = [
-        f"{len(effective)} images of bodies from the prior (20 to 170 nm), 1e3 to 1e6 photons, {SAMPLES} samples",
-        f"each, after `{METHOD}`: the effective number of samples is {np.median(effective):.0f} in the median,",
-        f"below 50 for {np.mean(effective < 50):.1%}; Pareto k is above 0.7 for {np.mean(tails > 0.7):.1%}.",
+        f"{len(effective)} images of bodies from the prior (20 to 170 nm), 1e3 to 1e6 photons, {SAMPLES}",
+        f"samples each, after `{METHOD}`: the effective number of samples is",
+        f"{np.median(effective):.0f} in the median, below 50 for {np.mean(effective < 50):.1%};",
+        f"Pareto k is above 0.7 for {np.mean(tails > 0.7):.1%}.",
     ]
     of_chains = [
         f"Against Metropolis chains ({WALKERS} walkers, {STEPS - BURNT} steps each): radius (nm), turns from",
