@@ -36,7 +36,7 @@ from icobench.geometry.rotations import (
 from icobench.images.image_set import ImageSet
 from icobench.network.orbit import embed
 from icobench.provenance import provenance, short_commit
-from icobench.reporting.figures import empty_figure, styled
+from icobench.reporting.figures import empty_figure, styled, svg
 from icobench.runs.reconstruct import reconstruct
 from icobench.seeds import Purpose, random_generator, torch_generator
 from icobench.sets.own_images import FIT_SIN_THETA
@@ -213,7 +213,7 @@ def draw(path: Path, runs: dict[str, Any]) -> None:
     panels[0].set_ylabel("share of images, less a uniform one")
     panels[0].legend(fontsize=8)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="svg")
+        temporary.write_bytes(svg(figure))
 
 
 def page(runs: dict[str, Any]) -> str:
