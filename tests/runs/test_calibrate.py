@@ -81,8 +81,7 @@ def test_another_body_is_a_poor_fit_on_any_scale(images, unit):
     assert unit == 1 or (answer.nuisance["gain"] - unit).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("method", ["dictionary+lm", "network"])
-@pytest.mark.parametrize("blur", [0.0, 0.4])
+@pytest.mark.parametrize(("method", "blur"), [("dictionary+lm", 0.0), ("network", 0.0), ("network", 0.4)])
 def test_another_material_is_a_poor_fit_and_no_gain(images, rng, method, blur):
     """Silver's waves, believed to be straight rays, differ from every fit as noise of larger units would;
     neighbouring pixels do not. Of whole counts, and of counts that a camera has blurred by its noise."""
