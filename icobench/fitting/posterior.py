@@ -72,7 +72,7 @@ WIDEST_RAD, WIDEST_NM = 0.35, 20.0
 """Standard deviations of a component are bounded by these: wider ones would wrap around."""
 
 EQUIVALENTS = 6
-"""Nearest equivalents of an orientation that count in a component's density; others are 60 degrees away."""
+"""Nearest equivalents of an orientation that count in a component's density: the widest reaches no others."""
 
 VOLUME = 8 * math.pi**2
 """Of SO(3), in the measure whose density is 1 for small rotation vectors."""

@@ -1,7 +1,7 @@
 """HDF5 files are first looked into by a child process: some damaged ones crash the library, or keep it busy
 for ever.
 
-HDF5 2.0 did one or the other with 10 of 6,000 small files of which some bytes were changed.
+Both were seen with HDF5 2.0 and small files of which some bytes were changed.
 """
 
 import os
