@@ -25,7 +25,8 @@ from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 
 __all__ = [
-    "SHIPPED", "Networks", "agreeing", "answer", "complete", "load_network", "predict", "within_training",
+    "CHUNK", "SHIPPED", "Networks", "agreeing", "answer", "complete", "load_network", "predict",
+    "with_twin", "within_training",
 ]  # fmt: skip
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -268,7 +269,7 @@ def _version_matrices() -> Tensor:
     return torch.as_tensor(np.stack(matrices), dtype=torch.float32)
 
 
-def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
+def with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
     """The same with the near twin wherever the decoder did not find a further maximum.
 
     A half turn about the beam is nearly invisible at small angles (small bodies, cropped detectors).
@@ -336,7 +337,7 @@ def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versi
     radius_nm = radius_nm.double()
     radius_std, orientation_std = (variance.double().sqrt() for variance in variances)
     factors = trained.card.get("spread_factors", {})
-    decoded = _with_twin(vector, decode(vector, hypotheses))
+    decoded = with_twin(vector, decode(vector, hypotheses))
     within = within_training(trained.recipe, images).tolist()
     close = (decoded.score[:, :1] - decoded.score[:, 1:2] < AMBIGUOUS_SCORE_GAP).any(1).tolist()
     return Answer(
