@@ -31,7 +31,7 @@ from icobench.network.selection import CHUNK, Networks, with_twin
 from icobench.network.stream import TrainingBatch
 from icobench.seeds import Purpose, seed_word
 
-__all__ = ["POSTERIOR_STEP", "amortised", "fit_posterior", "with_posterior"]
+__all__ = ["POSTERIOR_STEP", "amortised", "fit_posterior", "mixture_of", "with_posterior"]
 
 POSTERIOR_STEP = 3 * 10**9
 """Number of the first step whose images the head sees; nothing else gets there."""
@@ -163,24 +163,33 @@ def with_posterior(networks: Networks, images: ImageSet) -> TrainedNetwork:
 
 @torch.no_grad()
 @single_precision()
+def mixture_of(network: CompactNetwork, inputs: Tensor, range_nm: tuple[float, float]) -> PoseMixture:
+    """The posteriors from inputs (B, 3, 128, 128) of a network with a head, on the CPU: a component at each
+    of both hypotheses, and a uniform one over a range of radii."""
+    assert network.posterior_head is not None
+    output, features = network.with_features(inputs)
+    vector, log_spreads = network.layout.split(output)[0], torch.stack(network.layout.log_spreads(output), 1)
+    shape = network.posterior_head.shape(features, vector, log_spreads)
+    return _centred(network, output.cpu(), Shape(*(part.cpu() for part in shape)), range_nm)
+
+
 def amortised(trained: TrainedNetwork, images: ImageSet) -> PoseMixture:
-    """The posteriors of N images, on the CPU: a component at each of both hypotheses, and a uniform one.
+    """The posteriors of N images, as :func:`mixture_of`.
 
     Args:
         trained: of :func:`with_posterior`.
         images: with the masks that the network may see.
     """
     network, recipe = trained.network, trained.recipe
-    assert isinstance(network, CompactNetwork) and network.posterior_head is not None
+    assert isinstance(network, CompactNetwork)
     refraction, device = 1 - images.known_experiment.refractive_index.real, network.material.device
-    outputs, shapes = [], []
+    parts = []
     for rows in torch.arange(len(images)).split(CHUNK):
         chunk = images.subset(rows)
         chunk = replace(chunk, images=chunk.images.to(device), mask=chunk.mask.to(device))
         shown, usable = brightness(chunk, recipe.log_images, recipe.decades)
-        output, features = network.with_features(network_input(shown, usable, refraction))
-        log_spreads = torch.stack(network.layout.log_spreads(output), 1)
-        shapes.append(network.posterior_head.shape(features, network.layout.split(output)[0], log_spreads))
-        outputs.append(output.cpu())
-    shape = Shape(*(torch.cat(column).cpu() for column in zip(*shapes, strict=True)))
-    return _centred(network, torch.cat(outputs), shape, recipe.radius_nm)
+        parts.append(mixture_of(network, network_input(shown, usable, refraction), recipe.radius_nm))
+    columns = zip(
+        *((one.radius, one.quaternion, one.factor, one.share, one.uniform) for one in parts), strict=True
+    )
+    return PoseMixture(*(torch.cat(column) for column in columns), parts[0].body, recipe.radius_nm)
