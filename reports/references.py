@@ -79,7 +79,7 @@ def coordinates(radius_nm: torch.Tensor, quaternion: torch.Tensor, centre: torch
     return torch.cat((turns_from(quaternion, centre), radius_nm[:, None]), 1)
 
 
-def c2st(first: torch.Tensor, second: torch.Tensor, seed: int = 0) -> float:
+def c2st(first: torch.Tensor, second: torch.Tensor, seed: int = 0, epochs: int = EPOCHS) -> float:
     """Share of samples (S, D) of two kinds, as many of each, that a classifier assigns correctly.
 
     A perceptron with two hidden layers, by five-fold cross-validation; numbers are divided by the standard
@@ -109,8 +109,8 @@ def c2st(first: torch.Tensor, second: torch.Tensor, seed: int = 0) -> float:
             return x[..., 0]
 
         optimiser = torch.optim.Adam(weights, LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS)
-        for _ in range(EPOCHS):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+        for _ in range(epochs):
             for batch in torch.randperm(rest.shape[1]).split(BATCH):
                 rows = rest[:, batch]
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(logits(values[rows]), kinds[rows])

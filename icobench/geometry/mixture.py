@@ -51,15 +51,6 @@ class PoseMixture:
         body: whose rotations make orientations equivalent.
         range_nm: of the uniform distribution's radii.
         freedom: degrees of freedom of Student t distributions, a whole number; infinite for normal ones.
-
-    Example:
-        >>> one = torch.ones(1, 1, dtype=torch.float64)
-        >>> upright, factor = torch.tensor([[[1.0, 0, 0, 0]]]).double(), torch.eye(4).double()[None, None]
-        >>> mixture = PoseMixture(
-        ...     60 * one, upright, 0.1 * factor, 0.9 * one, 0.1 * one[0], icosahedron(), (20.0, 170.0)
-        ... )
-        >>> mixture.log_density(60 * one, upright).shape
-        torch.Size([1, 1])
     """
 
     radius: Tensor

@@ -192,4 +192,7 @@ def amortised(trained: TrainedNetwork, images: ImageSet) -> PoseMixture:
     columns = zip(
         *((one.radius, one.quaternion, one.factor, one.share, one.uniform) for one in parts), strict=True
     )
-    return PoseMixture(*(torch.cat(column) for column in columns), parts[0].body, recipe.radius_nm)
+    radius, quaternion, factor, share, uniform = map(torch.cat, columns)
+    return replace(
+        parts[0], radius=radius, quaternion=quaternion, factor=factor, share=share, uniform=uniform
+    )

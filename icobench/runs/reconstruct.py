@@ -100,7 +100,8 @@ def reconstruct(
             is kept, and the answer's ``physics`` says which.
         versions: turned and mirrored versions of an image that the network averages, 1 to 8.
         posterior: samples of the posterior of each image, for the answer's ``samples``
-            (:func:`~icobench.fitting.posterior.sample_posterior`); 0 for none. Photon counts only.
+            (:func:`~icobench.fitting.posterior.sample_posterior`); 0 for none. Photon counts only. From the
+            method "posterior", draws of its own, which need no simulation.
         model: weights of the network, or "paper"; the default ones if None. The methods of the paper's
             network keep theirs.
         seed: of random starts.
@@ -172,6 +173,9 @@ def reconstruct(
             notes.append("their decades are fitted along")
         if posterior and source.kind != "counts":
             raise InputError(f"{source.where}: a posterior needs photon counts: only their noise is known")
+        if posterior and "samples" in chosen.option_names:
+            chosen, posterior = chosen.with_options(samples=posterior), 0
+            notes.append("samples are draws of the network's own posterior, without simulations")
         simulator = Simulator(experiment, device=where)
         work = _Work(bench, chosen, simulator, tuple(nuisance), auto_physics, posterior)
         answer = work.run(source, progress, finished)
