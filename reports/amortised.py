@@ -51,9 +51,9 @@ from icobench.storage import atomic_path, write_json
 WEIGHTS = SHIPPED / "counts.safetensors"
 FIT_SEED, FIT_IMAGES, BATCH, VERSIONS = 901, 65_536, 64, 2
 PARTS = ("calibration", "references", "compared")
-TEST_IMAGES, DRAWS = 2_000, 200
+TEST_IMAGES, DRAWS = 2_000, 100
 COMPARED, COMPARED_SEED, COMPARED_SEEDS, COMPARED_IMAGES = (
-    ("network", "posterior", "network+lm", "dictionary+lm"), 61, 5, 60
+    ("network", "posterior", "network+lm", "dictionary+lm"), 61, 5, 40
 )  # fmt: skip
 EXPECTED = (0.1, 0.5, 0.68, 0.9, 0.95, 0.99)
 """Levels at which regions of highest density are looked at."""
@@ -155,6 +155,7 @@ def calibration(trained: TrainedNetwork, seed: int) -> dict[str, Any]:
     values = {name: np.concatenate([row[name] for row in rows])[:TEST_IMAGES] for name in rows[0]}
     edges = np.geomspace(*PHOTONS, BANDS + 1)
     bands = np.clip(np.searchsorted(edges, values["photons"]) - 1, 0, BANDS - 1)
+    print(f"seed {seed}", flush=True)
     ranks = {name: kstest(values[name], "uniform") for name in ("denser", "below", "nearer")}
     scores = {
         name: [
