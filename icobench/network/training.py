@@ -340,10 +340,10 @@ def train(
             fit_posterior(network, fresh, recipe.radius_nm, seed)
     if not steps_of["spread"]:
         factors = spread_factors(prediction_errors(network, batches))
-    if held_out is None:
-        simulations += sum(steps_of.values()) * recipe.batch // recipe.variants
-    now, cores = watch.read()
-    run.seconds, run.core_seconds = seconds_before + now, cores_before + cores
+    if head_steps := sum(steps_of.values()):
+        simulations += head_steps * recipe.batch // recipe.variants if held_out is None else 0
+        now, cores = watch.read()
+        run.seconds, run.core_seconds = seconds_before + now, cores_before + cores
     seconds, core_seconds = run.seconds, run.core_seconds
     if start is not None:
         # The cost of the weights that it started from is part of the total.
