@@ -271,7 +271,9 @@ def _calibration(seeds: list[dict[str, Any]]) -> str:
     ]
     titles = ("ranks by", *(f"seed {run['seed']}" for run in seeds))
     regions = text_table(("region of highest density", "holds the truth (%)"), rows)
-    words_of_ranks = "Largest difference of the ranks of the truth from uniform ones, and p:"
+    words_of_ranks = (
+        f"Largest difference of the ranks of the truth among {DRAWS} draws from uniform ones, and p:"
+    )
     return f"{regions}\n{words_of_ranks}\n\n{text_table(titles, ranks)}"
 
 
@@ -357,7 +359,7 @@ def page(values: dict[str, Any]) -> str:
         f"{FIT_IMAGES:,} images like those of the network's training; the network is as it was. Densities "
         "are per nm and cubic radian (Haar's measure of orientations modulo the 60 rotations).",
         f"Below: {TEST_IMAGES:,} fresh images like those of training from each of {len(seeds)} seeds, which "
-        "had no part in fitting or choosing.",
+        "had no part in fitting or choosing the head.",
         "## Scores",
         "Mean of the negative logarithm of the density at the truth, in nats; smallest and largest of the "
         "seeds. The bars of `network` are taken as normal distributions, the same about all axes.",
@@ -382,7 +384,8 @@ def page(values: dict[str, Any]) -> str:
         f"The set `counting` (1e5 photons), {COMPARED_SEEDS} x {COMPARED_IMAGES} images, seeds from "
         f"{COMPARED_SEED}; scores of the error bars, in nats, per nm and per cubic degree:",
         _compared(values["compared"]["found"]),
-        f"Made by `python reports/references.py`, commit {short_commit(references['origin']['commit'])}; "
+        f"Made by `python reports/amortised.py --fit`, seed {FIT_SEED}; "
+        f"`python reports/references.py`, commit {short_commit(references['origin']['commit'])}; "
         + "; ".join(
             f"`{values[part]['origin']['command']}`, commit {short_commit(values[part]['origin']['commit'])}"
             for part in PARTS
