@@ -29,7 +29,7 @@ def mixture(spreads, generator, freedom, uniform=0.02):
 def test_densities_integrate_to_one(freedom):
     """Over SO(3) and radii; a wide component reaches into the equivalents' cells."""
     generator = torch.Generator().manual_seed(3)
-    count = 200_000
+    count = 120_000
     turns = random_quaternions(count, generator)[None]
     radii = 20 + 150 * torch.rand(1, count, generator=generator, dtype=torch.float64)
     wide = mixture([(0.25, 0.15, 0.3, 6.0)], generator, freedom)
