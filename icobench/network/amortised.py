@@ -40,7 +40,7 @@ HIDDEN, ROUNDS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 15, 256, 2e-3, 0.1
 
 
 class _Seen(NamedTuple):
-    """What a network gives for N images; the last three fields are of :meth:`PoseMixture.offsets`.
+    """What a network gives for N images; the last two fields are :meth:`PoseMixture.offsets`.
 
     Attributes:
         features: (N, F).
