@@ -5,6 +5,7 @@ Every quaternion here is scalar first, ``(w, x, y, z)``, and active:
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -45,14 +46,25 @@ def quaternion_conjugate(quaternion: Tensor) -> Tensor:
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     """Rotation matrices M(q), (..., 4) -> (..., 3, 3), with ``r_lab = M r_body``."""
-    w, x, y, z = quaternion.unbind(-1)
-    ww, xx, yy, zz = (component * component for component in (w, x, y, z))
+    products = (quaternion.unsqueeze(-1) * quaternion.unsqueeze(-2)).flatten(-2)
+    entries = products.unsqueeze(-1) * _products_to_matrix(quaternion.dtype, quaternion.device)
+    return entries.sum(-2).unflatten(-1, (3, 3))
+
+
+@lru_cache
+@torch.inference_mode(False)
+def _products_to_matrix(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """From products q_i q_j (16) to the entries of M(q) (9): three operations instead of forty."""
     entries = (
-        ww + xx - yy - zz, 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), ww - xx + yy - zz, 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), ww - xx - yy + zz,
+        "ww+xx-yy-zz", "xy+xy-wz-wz", "xz+xz+wy+wy",
+        "xy+xy+wz+wz", "ww-xx+yy-zz", "yz+yz-wx-wx",
+        "xz+xz-wy-wy", "yz+yz+wx+wx", "ww-xx-yy+zz",
     )  # fmt: skip
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+    table = torch.zeros(16, 9, dtype=dtype)
+    for column, entry in enumerate(entries):
+        for sign, first, second in ((entry[i - 1 : i], *entry[i : i + 2]) for i in (0, 3, 6, 9)):
+            table["wxyz".index(first) * 4 + "wxyz".index(second), column] += -1 if sign == "-" else 1
+    return table.to(device)
 
 
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:
