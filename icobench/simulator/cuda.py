@@ -8,6 +8,7 @@ hundreds of operations on tensors, so that the processor that launches them does
 import ctypes
 import hashlib
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +128,12 @@ class CudaKernel:
             function = ctypes.c_void_p()
             self._call("cuModuleGetFunction", ctypes.byref(function), self._module, name.encode())
             self._functions[name] = function
-        values: list[ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double] = []
-        for argument in arguments:
-            if argument is None or isinstance(argument, Tensor):
-                values.append(ctypes.c_void_p(None if argument is None else argument.data_ptr()))
-            else:
-                values.append((ctypes.c_int64 if isinstance(argument, int) else ctypes.c_double)(argument))
-        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        # All arguments take eight bytes: the driver is given the address of each.
+        values = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
+        kinds = "".join("d" if isinstance(value, float) else "q" for value in values)
+        packed = ctypes.create_string_buffer(struct.pack(kinds, *values), 8 * len(values))
+        first = ctypes.addressof(packed)
+        pointers = (ctypes.c_void_p * len(values))(*range(first, first + 8 * len(values), 8))
         stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
         self._call("cuCtxSetCurrent", self._context)
         self._call(

@@ -144,7 +144,7 @@ class ExactField(SkeletonField):
                 program, some, skeleton, *some_slopes, *slopes[2:], longest=by_size.longest
             )
             images = to_pixels(skeleton, nodes.flatten(0, 1).to(self.dtype)).unflatten(0, (rows, 2, -1))
-            fields[by_size.order[piece]] = images.permute(2, 0, 3, 4, 1)
+            fields[by_size.rows(start, stop)] = images.permute(2, 0, 3, 4, 1)
         return torch.view_as_complex(fields)
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:

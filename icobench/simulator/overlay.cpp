@@ -101,6 +101,7 @@ struct Edge {
         for (int other = 0; other < rivals; ++other) {
             const double excess_start = start[which] - start[other], excess_stop = stop[which] - stop[other];
             if (excess_start > 0 && excess_stop > 0) return false;
+            if (excess_start <= 0 && excess_stop <= 0) continue;
             const double cut = excess_start / (excess_start - excess_stop);
             if (excess_start > 0 && cut > low) low = cut, cut_by[0] = rival[other];
             if (excess_stop > 0 && cut < high) high = cut, cut_by[1] = rival[other];

@@ -187,6 +187,7 @@ class PropagatedField(SkeletonField):
         pixels = self.experiment.pixels
         fields = radius_nm.new_empty(len(radius_nm), pixels, pixels, dtype=self.dtype.to_complex())
         buckets, order = self._order(radius_nm if like is None else like)
+        order = torch.zeros_like(buckets) if isinstance(order, slice) else order
         for bucket, start, stop in self._by_size(buckets, order, buckets).buckets:
             skeleton = self._skeleton(bucket, radius_nm.device)
             window = self._window(bucket, skeleton)

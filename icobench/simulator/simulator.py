@@ -256,7 +256,7 @@ class Simulator(nn.Module):
             rows += [change[:, 4:5], turned]
         if "centre" in also:
             rows.append(self._per_pixel(intensity, change[:, -2:]))
-        return self._read(intensity), self._read(torch.cat(rows, 1))
+        return self._read(intensity), self._read(torch.cat(rows, 1) if len(rows) > 1 else rows[0])
 
     def _differences(
         self, method: PropagatedField, radius: Tensor, quaternion: Tensor, also: tuple[str, ...]

@@ -213,14 +213,18 @@ class BySize(NamedTuple):
     """Bodies in the order of their radius buckets.
 
     Attributes:
-        order: (B,) the caller's index of each.
+        order: (B,) the caller's index of each; all, where there is nothing to sort.
         buckets: bucket, first body and the one after the last, of every bucket that holds any.
         longest: largest of the counts that :meth:`SkeletonField._by_size` was given.
     """
 
-    order: Tensor
+    order: Tensor | slice
     buckets: list[tuple[int, int, int]]
     longest: int
+
+    def rows(self, start: int, stop: int) -> Tensor | slice:
+        """The caller's index of some."""
+        return self.order if isinstance(self.order, slice) else self.order[start:stop]
 
 
 class SkeletonField(nn.Module):
@@ -256,14 +260,17 @@ class SkeletonField(nn.Module):
                 self.register_buffer(f"skeleton_{bucket}_{name}", table.to(device), persistent=False)
         return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
 
-    def _order(self, radius: Tensor) -> tuple[Tensor, Tensor]:
+    def _order(self, radius: Tensor) -> tuple[Tensor, Tensor | slice]:
         """Bucket (B,) of every body, sorted, and the bodies' order (B,)."""
         band = radius.detach() * (self.experiment.wave_number / BUCKET_BAND)
-        buckets, order = band.ceil().clamp_min(1).long().sort(stable=True)
+        buckets = band.ceil().clamp_min(1).long()
+        if len(buckets) == 1:
+            return buckets, slice(None)
+        buckets, order = buckets.sort(stable=True)
         return buckets, order
 
     @staticmethod
-    def _by_size(buckets: Tensor, order: Tensor, counts: Tensor) -> BySize:
+    def _by_size(buckets: Tensor, order: Tensor | slice, counts: Tensor) -> BySize:
         """Read sorted buckets (B,) and any counts (B,): the only wait for a GPU."""
         members, numbers = torch.stack((buckets, counts)).tolist()
         starts = [i for i, bucket in enumerate(members) if i == 0 or bucket != members[i - 1]]
