@@ -6,15 +6,18 @@ asv calls ``setup`` anew before every sample, so whatever takes long is kept her
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from icobench import devices
 from icobench.geometry.orientation import random_orientations
 from icobench.images.image_set import ImageSet
 from icobench.methods.base import Problem
@@ -187,3 +190,10 @@ def launches_by_name(call: Callable[[], Any]) -> Counter[str]:
 def launches(call: Callable[[], Any]) -> int:
     """How many operators :func:`launches_by_name` finds."""
     return launches_by_name(call).total()
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """In the block a CPU is given the few large calls that a GPU gets."""
+    with mock.patch.object(devices, "on_gpu", lambda device: True):
+        yield
