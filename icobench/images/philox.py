@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from icobench.devices import has_triton
 from icobench.seeds import Purpose, seed_sequence
 
 __all__ = ["Draws", "draws_for", "philox4x32"]
@@ -64,11 +65,11 @@ def _words(numbers: Tensor, streams: Tensor, key: list[int], count: int, counter
 
 @torch.library.impl(LIBRARY, "philox", "CUDA")
 def _words_on_gpu(numbers: Tensor, streams: Tensor, key: list[int], count: int) -> Tensor:
-    """The same in one launch where Triton is, as it is in torch's own packages for Linux."""
-    try:
-        from icobench.images.philox_kernel import words
-    except ImportError:
+    """The same in one launch, where there is Triton."""
+    if not has_triton():
         return _words(numbers, streams, key, count, len(numbers) * count)
+    from icobench.images.philox_kernel import words
+
     return words(numbers, streams, key, count)
 
 

@@ -16,7 +16,7 @@ import torch
 from scipy.special import sph_harm_y
 from torch import Tensor
 
-from icobench.devices import by_device
+from icobench.devices import by_device, has_triton
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import quaternion_multiply, quaternion_to_matrix, random_quaternions
@@ -243,11 +243,11 @@ def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
 
 @torch.library.impl(LIBRARY, "climb", "CUDA")
 def _climb_on_gpu(quaternion: Tensor, unit: Tensor) -> Tensor:
-    """The same in a few launches where Triton is, as it is in torch's own packages for Linux."""
-    try:
-        from icobench.network.climb_kernel import climb
-    except ImportError:
+    """The same in a few launches, where there is Triton."""
+    if not has_triton():
         return _climb(quaternion, unit)
+    from icobench.network.climb_kernel import climb
+
     axes, exponents, coefficients = _polynomials(unit.device)
     derivatives = (unit @ _derivatives(unit.device)).unflatten(1, (DIMENSION, -1))
     settings = ITERATIONS, METRIC, LONGEST_STEP, LAST_STEP
