@@ -99,21 +99,27 @@ class CountingSimulator:
     Attributes:
         simulator: does the work; ``experiment`` and ``device`` are its.
         images: number of images to reconstruct; evaluations are counted for each.
-        evaluations: (images,) counted so far, int64.
+        counts: (images,) evaluations counted so far, int64, on the simulator's device.
     """
 
     simulator: Simulator
     images: int
 
     def __post_init__(self) -> None:
-        self.evaluations = torch.zeros(self.images, dtype=torch.long)
         self.experiment, self.device = self.simulator.experiment, self.simulator.device
+        self.counts = torch.zeros(self.images, dtype=torch.long, device=self.device)
         self.propagated = self.simulator.method == "propagated"
         self.memory: Memory | None = None
 
     def charge(self, image: Tensor, cost: int = 1) -> None:
         """Count ``cost`` evaluations for each entry of ``image`` (indices, repeats allowed)."""
-        self.evaluations += cost * torch.bincount(image.cpu(), minlength=self.images)
+        image = image.to(self.device, non_blocking=True)
+        self.counts.index_add_(0, image, self.counts.new_ones(1).expand(len(image)), alpha=cost)
+
+    @property
+    def evaluations(self) -> Tensor:
+        """(images,) counted so far, int64; a copy on the CPU."""
+        return self.counts.clone().cpu()
 
     def intensity(
         self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
@@ -134,7 +140,7 @@ class CountingSimulator:
                 given.new_full((self.images, given.shape[1]), torch.nan),
                 self.simulator.factor.new_zeros(self.images, *self.simulator.factor.shape),
             )
-        place = image.to(given.device)
+        place = image.to(self.device)
         rows = (self.memory.given[place] != given).any(1).nonzero()[:, 0]
         self.charge(place[rows], PROPAGATED_COST)
         intensity = self.memory.intensity[place]
