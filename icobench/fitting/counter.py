@@ -4,7 +4,7 @@ Where the beam has moved by a fraction of a pixel, images are shifted by local i
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from icobench.fitting.nuisance import NUISANCES, Nuisance
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["FURTHER_COST", "JACOBIAN_COST", "CountingSimulator", "inner_pixels", "shifted"]
+__all__ = ["FURTHER_COST", "JACOBIAN_COST", "CountingSimulator", "inner_pixels", "joined", "shifted"]
 
 FURTHER_COST = 1
 """Charged for every further derivative."""
@@ -35,6 +35,11 @@ TAPS = 10
 
 MARGIN = TAPS // 2 + NUISANCES["centre"]["centre_x"][1]
 """Pixels nearer than this to the edge of the grid or of the half space may depend on what lies beyond it."""
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other; a single one without a copy."""
+    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
 
 
 def _weights(offset: Tensor, pixels: int) -> Tensor:
@@ -108,13 +113,14 @@ class CountingSimulator:
     def __post_init__(self) -> None:
         self.experiment, self.device = self.simulator.experiment, self.simulator.device
         self.counts = torch.zeros(self.images, dtype=torch.long, device=self.device)
+        self._one = torch.ones(1, dtype=torch.long, device=self.device)
         self.propagated = self.simulator.method == "propagated"
         self.memory: Memory | None = None
 
     def charge(self, image: Tensor, cost: int = 1) -> None:
         """Count ``cost`` evaluations for each entry of ``image`` (indices, repeats allowed)."""
         image = image.to(self.device, non_blocking=True)
-        self.counts.index_add_(0, image, self.counts.new_ones(1).expand(len(image)), alpha=cost)
+        self.counts.index_add_(0, image, self._one.expand(len(image)), alpha=cost)
 
     @property
     def evaluations(self) -> Tensor:
@@ -159,7 +165,7 @@ class CountingSimulator:
             else:
                 field = simulator.field(radius_nm[rows], quaternion[rows])
                 parts.append(simulator.read(shifted(field, offset[rows].to(field.device))))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return joined(parts)
 
     def intensity_jacobian(
         self,
@@ -183,7 +189,7 @@ class CountingSimulator:
             simulator.intensity_jacobian(radius_nm[rows], quaternion[rows], also)
             for rows, simulator in self._materials(nuisance)
         ]
-        intensity, slopes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        intensity, slopes = (joined(tensors) for tensors in zip(*parts, strict=True))
         offset = nuisance.of("centre")
         if offset is not None:
             both = shifted(torch.cat((intensity.unsqueeze(1), slopes), 1), offset.to(intensity.device))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from icobench.answer import OUTSIDE, POOR, RADII_NM, Answer, Progress, Trace
-from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.counter import CountingSimulator, joined
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objective import pieces
 from icobench.fitting.objectives import Objective
@@ -101,21 +101,27 @@ def _normal_products(
             image[rows], radius[rows], quaternion[rows], nuisance.take(rows)
         )
         products.append(_products(objective, image[rows], intensity, slopes))
-    return torch.cat(products)
+    return joined(products)
 
 
-def _damped_step(matrix: Tensor, gradient: Tensor, damping: Tensor, longest: Tensor) -> tuple[Tensor, Tensor]:
-    """Steps (B, T) of the damped normal equations, for damping (B, 1), and their sizes (B, T - 2): the turn,
-    then the other parameters but the scale. Longer ones than ``longest`` (T - 2,) are shortened; one that is
-    not finite is 0."""
+def _damped_step(
+    matrix: Tensor, gradient: Tensor, damping: Tensor, longest: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps (B, T) of the damped normal equations, for damping (B, 1), their sizes (B, T - 2), and which are
+    finite (B, 1); others are 0.
+
+    The sizes are those of the turn and of the other parameters but the scale. Steps longer than ``longest``
+    (T - 2,) are shortened.
+    """
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     floor = diagonal.amax(1, keepdim=True) * 1e-12 + 1e-30
     # The checks of torch.linalg.solve would make the processor wait for a GPU.
-    step = torch.linalg.solve_ex(matrix + torch.diag_embed(damping * diagonal + floor), gradient)[0].neg()
-    step = torch.where(step.isfinite().all(1, keepdim=True), step, 0.0)
-    sizes = torch.cat((step[:, :3].norm(dim=1, keepdim=True), step[:, 3:-1].abs()), 1)
+    back = torch.linalg.solve_ex(matrix + torch.diag_embed(damping * diagonal + floor), gradient)[0]
+    finite = back.isfinite().all(1, keepdim=True)
+    back = torch.where(finite, back, 0.0)
+    sizes = torch.cat((back[:, :3].norm(dim=1, keepdim=True), back[:, 3:-1].abs()), 1)
     share = (longest / sizes.clamp_min(1e-12)).amin(1, keepdim=True).clamp_max(1)
-    return step * share, sizes * share
+    return -share * back, sizes * share, finite
 
 
 def levenberg_marquardt(
@@ -189,7 +195,7 @@ def levenberg_marquardt(
         radius, quaternion, values, value, damping, growth, products = here.split(widths, 1)
         products = products.unflatten(1, (size + 1, size + 1))
         gradient = products[:, :-1, -1]
-        step, sizes = _damped_step(products[:, :-1, :-1], gradient, damping, longest)
+        step, sizes, finite = _damped_step(products[:, :-1, :-1], gradient, damping, longest)
         moved = replace(nuisance, values=values).moved(step[:, 4:-1])
         trial = (
             (radius + step[:, 3:4]).clamp(low, high), turned(quaternion, step[:, :3]), moved.values
@@ -200,7 +206,6 @@ def levenberg_marquardt(
         promised = -(step * gradient).sum(1, keepdim=True)
         small = (sizes[:, :2] < smallest).all(1, keepdim=True)
         small = small | (promised < options.value_tolerance * value * objective.usable[present][:, None])
-        finite = gradient.isfinite().all(1, keepdim=True)
         kept = torch.where(better, torch.cat((*trial, lower), 1), here[:, : 6 + extra])
         damping = torch.where(better, (damping / 5).clamp_min(1e-9), damping * growth)
         growth = torch.where(better, 2.0, growth * 2)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.counter import CountingSimulator, joined
 from icobench.fitting.nuisance import DECADES, Nuisance
 from icobench.simulator.experiment import Experiment
 
@@ -70,7 +70,7 @@ class Objective:
         mask: (N, H, W) bool, True where usable.
         simulator: counts every evaluation, per image.
         usable: (N,) number of usable pixels.
-        totals: (N,) float64, sums of the images.
+        totals: (N,) sums of the images.
         noise_known: whether residuals have a variance of 1 where the model is right, so that error bars
             follow from the derivatives alone; otherwise the residuals' own variance is taken.
     """
@@ -87,7 +87,7 @@ class Objective:
         images = self.images.to(device, non_blocking=True).to(torch.float32)
         self.images = torch.where(self.mask, images, 0.0)
         self.usable = self.mask.sum((-2, -1))
-        self.totals = self.images.sum((-2, -1), dtype=torch.float64)
+        self.totals = self.images.sum((-2, -1))
 
     def pretend(self, image: Tensor, intensity: Tensor) -> "Objective":
         """The same objective with intensities (B, H, W) as the images with indices ``image``, at their sums.
@@ -96,7 +96,7 @@ class Objective:
         """
         images, usable = self.images.clone(), intensity * self.mask[image]
         scale = self.totals[image] / usable.sum((-2, -1)).clamp_min(1e-30)
-        images[image] = usable * scale.to(usable)[:, None, None]
+        images[image] = usable * scale[:, None, None]
         return replace(self, images=images)
 
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Objective:
         for rows in pieces(len(image), self.chunk):
             intensity = self.model(image[rows], radius_nm[rows], quaternion[rows], nuisance.take(rows))
             values.append(self.compare(image[rows], intensity))
-        return torch.cat(values)
+        return joined(values)
 
     @property
     def chunk(self) -> int:
@@ -176,7 +176,7 @@ class Objective:
 
     def _total(self, image: Tensor) -> Tensor:
         """Sum over usable pixels of the measured images: (B,) float64."""
-        return self.totals[image].clamp_min(1e-30)
+        return self.totals[image].double().clamp_min(1e-30)
 
     def coarse(self) -> "Objective | None":
         """Another objective of the same images whose fits converge from farther away, if there is one."""
@@ -220,9 +220,9 @@ class Objective:
                 value = value * (decades[:, 0] / DECADES).square()
             misfits.append(self.misfit_of(image[rows], intensity, value, 5 + fitted.values.shape[1]))
             misfits[-1] = misfits[-1]._replace(excess=misfits[-1].excess + torch.zeros_like(value))
-        ratio, poor, unlike, excess = (torch.cat(parts).cpu() for parts in zip(*misfits, strict=True))
+        ratio, poor, unlike, excess = (joined(parts).cpu() for parts in zip(*misfits, strict=True))
         unknown = ~ratio.isfinite()
-        return torch.cat(values).cpu(), Misfit(ratio, poor | unknown, unlike | unknown, excess)
+        return joined(values).cpu(), Misfit(ratio, poor | unknown, unlike | unknown, excess)
 
     def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
         """How far simulated intensities are from explaining images: the decision behind :meth:`misfit`.

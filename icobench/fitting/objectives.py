@@ -91,7 +91,7 @@ class PoissonDeviance(Objective):
     def _expected(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
         """Expected counts at the best-fitting scale, 0 where masked (B, H, W), and that scale (B, 1, 1)."""
         usable = intensity * self.mask[image]
-        scale = self.totals[image].to(usable) / usable.sum((-2, -1)).clamp_min(1e-30)
+        scale = self.totals[image] / usable.sum((-2, -1)).clamp_min(1e-30)
         return usable * scale[:, None, None], scale[:, None, None]
 
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
