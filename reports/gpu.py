@@ -400,6 +400,7 @@ def training_speed(bench: Bench, name: str, **changes: Any) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
     return {
         "recipe": name,
+        "bodies": batch * steps // recipe.variants,
         "images": batch * steps,
         "seconds": seconds,
         "per_second": batch * steps / seconds,
