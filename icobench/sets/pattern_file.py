@@ -121,7 +121,7 @@ def _write_packed(dataset: "h5py.Dataset", values: np.ndarray) -> None:
         chunk[: len(rows)] = rows
         if dataset.shuffle:  # the first bytes of all numbers, then the second ones
             chunk = chunk.view(np.uint8).reshape(-1, type_bytes).T
-        return zlib.compress(np.ascontiguousarray(chunk), LEVEL)
+        return zlib.compress(np.ascontiguousarray(chunk).data, LEVEL)
 
     starts = range(0, len(values), size)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
