@@ -400,15 +400,16 @@ def training_speed(bench: Bench, name: str, **changes: Any) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
     return {
         "recipe": name,
+        "bodies": batch * steps // recipe.variants,
         "images": batch * steps,
         "seconds": seconds,
         "per_second": batch * steps / seconds,
     }
 
 
-def paper_set(bench: Bench, in_file: bool) -> dict[str, Any]:
-    """The published set with one filter for each image: in memory, or as a file with compressed blocks."""
-    options = replace(PRESETS["paper"], augmentation="random")
+def paper_set(bench: Bench, filtered: bool, in_file: bool) -> dict[str, Any]:
+    """The published set, with one filter for each image or of 8 bits: in memory, or as a compressed file."""
+    options = replace(PRESETS["paper"], augmentation="random" if filtered else "")
     if bench.small:
         options = replace(options, images=64, splits=())
     generate_patterns(replace(options, images=64, splits=()), bench.experiment, 1, bench.device)
@@ -471,7 +472,10 @@ def parts(bench: Bench) -> dict[str, tuple[float, Callable[[], dict[str, Any]]]]
     described |= {f"jacobian {batch}": (15, partial(jacobian_speed, bench, batch)) for batch in batches}
     described |= {f"network {batch}": (15, partial(network_speed, bench, batch)) for batch in network}
     described |= {
-        f"network {network[-1]} from the host": (15, partial(network_speed, bench, network[-1], True)),
+        **{
+            f"network {batch} from the host": (15, partial(network_speed, bench, batch, True))
+            for batch in (1, network[-1])
+        },
         **{f"filters {batch}": (10, partial(filter_speed, bench, batch)) for batch in filters},
         "network+lm": (40, partial(method_speed, bench, "network+lm", few(4096, 4))),
         "simplex": (
@@ -482,8 +486,9 @@ def parts(bench: Bench) -> dict[str, tuple[float, Callable[[], dict[str, Any]]]]
         ),
         "training realistic": (20, partial(training_speed, bench, "compact-realistic")),
         "training counts": (20, partial(training_speed, bench, "compact-counts")),
-        "paper set": (40, partial(paper_set, bench, False)),
-        "paper set in a file": (60, partial(paper_set, bench, True)),
+        "paper set": (30, partial(paper_set, bench, True, False)),
+        "paper set in a file, 8 bits": (40, partial(paper_set, bench, False, True)),
+        "paper set in a file": (40, partial(paper_set, bench, True, True)),
     }  # fmt: skip
     return described
 
