@@ -19,9 +19,9 @@ class FitsOnGpu:
     def track_operators(self, counted: dict[int, dict[str, Work]], work: str, images: int) -> int:
         return counted[images][work].operators
 
-    track_operators.unit = "operators"  # type: ignore[attr-defined]
+    track_operators.unit = "operators"
 
     def track_waits(self, counted: dict[int, dict[str, Work]], work: str, images: int) -> int:
         return counted[images][work].waits
 
-    track_waits.unit = "waits"  # type: ignore[attr-defined]
+    track_waits.unit = "waits"
