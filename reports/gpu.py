@@ -258,7 +258,8 @@ def check_derivatives(bench: Bench) -> dict[str, Any]:
         gaps = (rough[:, number].double() - slopes[:, number]).flatten(1).norm(dim=1)
         gaps = gaps / slopes[:, number].flatten(1).norm(dim=1)
         out[name] = {
-            "differences": apart, "float32_median": float(gaps.median()), "float32_largest": float(gaps.max()),
+            "differences": apart, "float32_median": float(gaps.median()),
+            "float32_largest": float(gaps.max()),
         }  # fmt: skip
         # Terms of facets that stand nearly edge-on cancel in single precision: a few bodies are worse.
         out["right"] &= apart < 1e-5 and float(gaps.median()) < 1e-3 and float(gaps.max()) < 0.1
