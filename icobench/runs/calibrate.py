@@ -25,10 +25,10 @@ from icobench.network.selection import Networks
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["BLOCK", "Bench", "find_beam", "find_noise", "find_response", "refine_gain"]
+__all__ = ["BLOCK", "GPU_BLOCK", "Bench", "find_beam", "find_noise", "find_response", "refine_gain"]
 
-BLOCK = 32
-"""Images fitted together."""
+BLOCK, GPU_BLOCK = 32, 1024
+"""Images fitted together, on a CPU and on a GPU."""
 
 CENTRE_ROUNDS = 12
 """Log images, whose steps are shorter, need more of them than photon counts."""

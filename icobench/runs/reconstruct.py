@@ -20,7 +20,15 @@ from icobench.images.image_source import ImageSource
 from icobench.images.prepare import Prepared, prepare
 from icobench.images.reading import Reading
 from icobench.methods import Catalogue, Method, Problem
-from icobench.runs.calibrate import BLOCK, Bench, find_beam, find_noise, find_response, refine_gain
+from icobench.runs.calibrate import (
+    BLOCK,
+    GPU_BLOCK,
+    Bench,
+    find_beam,
+    find_noise,
+    find_response,
+    refine_gain,
+)
 from icobench.runs.pool import chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
@@ -219,7 +227,9 @@ class _Work:
         grid, total, answers = self.bench.grid, len(self.bench.grid), []
         start = 0
         while start < total:
-            numbers = range(start, min(start + BLOCK, total))
+            # The first ones, whose fits may tell the gain, are the same on all devices.
+            size = BLOCK if start == 0 or self.bench.device.type == "cpu" else GPU_BLOCK
+            numbers = range(start, min(start + size, total))
             block = grid.read(numbers)
 
             def report(part: float, first: int = start, count: int = len(block)) -> None:
