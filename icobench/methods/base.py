@@ -71,7 +71,8 @@ class Problem:
         """
         if self.networks is None:
             raise InputError("this method needs a trained network")
-        return predict(self.networks, self.seen(), versions=versions)
+        seen = self.seen()
+        return predict(self.networks, seen, seen.mask, versions=versions)
 
     def seen(self) -> ImageSet:
         """The images as networks see them: with their mask and the simulator's experiment."""

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from icobench.devices import by_device
 from icobench.errors import InputError
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.mixture import PoseMixture
@@ -27,7 +28,7 @@ from icobench.network.checkpoint import TrainedNetwork
 from icobench.network.heads import PosteriorHead, Shape, turned_vectors
 from icobench.network.inputs import brightness, network_input
 from icobench.network.orbit import decode
-from icobench.network.selection import CHUNK, Networks, with_twin
+from icobench.network.selection import CHUNK, GPU_CHUNK, Networks, with_twin
 from icobench.network.stream import TrainingBatch
 from icobench.seeds import Purpose, seed_word
 
@@ -184,7 +185,7 @@ def amortised(trained: TrainedNetwork, images: ImageSet) -> PoseMixture:
     assert isinstance(network, CompactNetwork)
     refraction, device = 1 - images.known_experiment.refractive_index.real, network.material.device
     parts = []
-    for rows in torch.arange(len(images)).split(CHUNK):
+    for rows in torch.arange(len(images)).split(by_device(device, CHUNK, GPU_CHUNK)):
         chunk = images.subset(rows)
         chunk = replace(chunk, images=chunk.images.to(device), mask=chunk.mask.to(device))
         shown, usable = brightness(chunk, recipe.log_images, recipe.decades)

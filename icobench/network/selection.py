@@ -28,7 +28,7 @@ from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 
 __all__ = [
-    "CHUNK", "SHIPPED", "Networks", "agreeing", "answer", "complete", "load_network", "predict",
+    "CHUNK", "GPU_CHUNK", "SHIPPED", "Networks", "agreeing", "answer", "complete", "load_network", "predict",
     "with_twin", "within_training",
 ]  # fmt: skip
 
