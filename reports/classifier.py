@@ -32,7 +32,7 @@ from icobench.network.classifier import (  # noqa: E402
     SHIPPED,
     ClassifierNetwork,
     Labels,
-    classify,
+    label_images,
     load_classifier,
 )
 from icobench.provenance import provenance  # noqa: E402
@@ -290,7 +290,7 @@ def measure(path: Path, device: torch.device, scale: Scale) -> dict[str, Any]:
 def of_set(name: str, path: Path, device: torch.device, images: int) -> Labels:
     """Labels of icosahedra of a test set of the package."""
     options, experiment = TEST_SETS[name].options(images), TEST_SETS[name].believed(Experiment())
-    return classify(
+    return label_images(
         generate_patterns(options, experiment, TEST_SEEDS[0], device), load_classifier(path, device)
     )
 

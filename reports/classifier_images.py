@@ -296,10 +296,8 @@ class Images:
 
     def batch(self, number: int, each: int) -> Batch:
         """``each`` images of every label as photon counts, then as many as log images."""
-        generator = torch.Generator(self.device).manual_seed(
-            seed_word(self.seed, Purpose.TRAINING, number) if self.device.type == "cpu"
-            else seed_word(self.seed, Purpose.TRAINING, number, 1)
-        )  # fmt: skip
+        word = seed_word(self.seed, Purpose.TRAINING, number)
+        generator = torch.Generator(self.device).manual_seed(word)
         parts = []
         for make in (self._counts, self._log_images):
             single = torch.randint(self.each, (3 * each,), generator=generator, device=self.device)

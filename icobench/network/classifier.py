@@ -5,7 +5,8 @@ do to them (``reports/classifier_images.py``): photon counts and log images, str
 nm at a wavelength of 13.5 nm, all five labels equally often.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from icobench.answer import FAILED, OK, UNTRAINED
 from icobench.devices import by_device
 from icobench.images.image_set import ImageSet
+from icobench.images.reading import DARK
 from icobench.network import polar
 from icobench.network.architectures import OVERLAP, RINGS, SECTORS, STEM_RINGS, STEM_SECTORS, single_precision
 from icobench.network.checkpoint import load_into, read_weights
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARCHITECTURE", "FEWEST_PHOTONS", "LABELS", "MISSES", "Classifier", "ClassifierNetwork", "Labels",
-    "classify", "load_classifier",
+    "label_images", "load_classifier",
 ]  # fmt: skip
 
 LABELS = ("empty", "sphere", "icosahedron", "faceted", "several")
@@ -130,28 +133,44 @@ class Classifier:
     digest: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Labels:
     """What N images show.
 
     Attributes:
-        probabilities: (N, 5) float32, in the order of :data:`LABELS`, on the CPU. They suppose that all
-            labels are equally common, as in training.
+        probabilities: (N, 5) float32, in the order of :data:`LABELS`, on the CPU; NaN for images that cannot
+            be used. They suppose that all labels are equally common, as in training.
         familiar: (N,) bool, whether the hole, the range of angles and the pixels are like those of training.
         numbers: (N,) int64, of the images.
+        problems: why an image cannot be used, by its number.
+        notes: what the user should know of the images, a line each.
     """
 
     probabilities: Tensor
     familiar: Tensor
     numbers: Tensor
+    problems: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.probabilities)
 
+    @classmethod
+    def join(cls, parts: Sequence["Labels"]) -> "Labels":
+        """Those of consecutive parts of a set."""
+        problems = {number: reason for part in parts for number, reason in part.problems.items()}
+        names = ("probabilities", "familiar", "numbers")
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return cls(joined["probabilities"], joined["familiar"], joined["numbers"], problems)
+
     @property
     def names(self) -> list[str]:
-        """The most probable label of each image."""
-        return [LABELS[place] for place in self.probabilities.argmax(1).tolist()]
+        """The most probable label of each image; empty for those that cannot be used."""
+        best = self.probabilities.argmax(1).tolist()
+        return [
+            "" if number in self.problems else LABELS[place]
+            for number, place in zip(self.numbers.tolist(), best, strict=True)
+        ]
 
     @property
     def misses(self) -> Tensor:
@@ -160,18 +179,26 @@ class Labels:
         return self.probabilities[:, places].sum(1) > 0.5
 
     def reasons(self) -> dict[int, str]:
-        """For each miss its number and why it is one, in words."""
-        return {
-            int(self.numbers[row]): f"{self.names[row]} ({float(self.probabilities[row].max()):.0%})"
-            for row in self.misses.nonzero()[:, 0].tolist()
-        }
+        """For each miss its number, and in words what is seen."""
+        rows, names = self.misses.nonzero()[:, 0].tolist(), self.names
+        numbers, best = self.numbers.tolist(), self.probabilities.amax(1).tolist()
+        return {numbers[row]: f"{names[row]} ({best[row]:.0%})" for row in rows}
 
     def to_frame(self) -> "pd.DataFrame":
-        """A table with a row for each image: index, label, a column for each probability."""
+        """A table with a row for each image.
+
+        Columns: index, label, the probabilities p_empty, p_sphere, p_icosahedron, p_faceted and p_several,
+        and the status: "ok", "outside-training" or "failed: " with a reason.
+        """
         import pandas as pd
 
         columns = {f"p_{name}": self.probabilities[:, place].numpy() for place, name in enumerate(LABELS)}
-        return pd.DataFrame({"index": self.numbers.numpy(), "label": self.names, **columns})
+        numbers = self.numbers.tolist()
+        status = [
+            FAILED + self.problems[number] if number in self.problems else OK if familiar else UNTRAINED
+            for number, familiar in zip(numbers, self.familiar.tolist(), strict=True)
+        ]
+        return pd.DataFrame({"index": numbers, "label": self.names, **columns, "status": status})
 
 
 def load_classifier(path: Path | str | None = None, device: torch.device | str = "cpu") -> Classifier:
@@ -202,16 +229,17 @@ def _load(path: Path, device: torch.device) -> Classifier:
 
 @torch.no_grad()
 @single_precision()
-def classify(images: ImageSet, classifier: Classifier | None = None) -> Labels:
+def label_images(images: ImageSet, classifier: Classifier | None = None) -> Labels:
     """What images show.
 
     Args:
-        images: N images of any kind with their experiment.
+        images: N images of any kind with their experiment. Of those with problems, the ones without any
+            light are empty for sure.
         classifier: the package's by default.
 
     Example:
         >>> pattern = icobench.simulate(60.0, photons=1e5)
-        >>> classify(pattern).names
+        >>> label_images(pattern).names
         ['icosahedron']
     """
     network = (classifier or load_classifier()).network
@@ -225,7 +253,17 @@ def classify(images: ImageSet, classifier: Classifier | None = None) -> Labels:
         kind = torch.full((len(part),), float(log_images), device=device)
         logits.append(network(torch.stack((shown * usable, usable.to(shown)), 1), kind).cpu())
         familiar.append(_familiar(part).cpu())
-    return Labels(torch.cat(logits).softmax(1), torch.cat(familiar), images.numbers)
+    labels = Labels(torch.cat(logits).softmax(1), torch.cat(familiar), images.numbers)
+    for row, number in enumerate(images.numbers.tolist()):
+        if (problem := images.problems.get(number)) is None:
+            continue
+        if dark := problem.startswith(DARK):
+            labels.familiar[row] = True
+        else:
+            labels.problems[number] = problem
+        nothing = torch.tensor([float(name == "empty") for name in LABELS])
+        labels.probabilities[row] = nothing if dark else torch.nan
+    return labels
 
 
 def _familiar(images: ImageSet) -> Tensor:
