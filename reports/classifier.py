@@ -10,6 +10,7 @@ the figure `classifier.svg`."""
 
 import argparse
 import copy
+import json
 import math
 import time
 from itertools import pairwise
@@ -21,6 +22,7 @@ START = time.monotonic()
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from classifier_images import Batch, Images, bodies  # noqa: E402
+from stored import text_table  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from icobench.network.architectures import single_precision  # noqa: E402
@@ -30,17 +32,20 @@ from icobench.network.classifier import (  # noqa: E402
     FEWEST_PHOTONS,
     LABELS,
     SHIPPED,
+    Classifier,
     ClassifierNetwork,
     Labels,
     label_images,
     load_classifier,
 )
-from icobench.provenance import provenance  # noqa: E402
+from icobench.provenance import provenance, short_commit  # noqa: E402
+from icobench.reporting.figures import empty_figure, styled, svg  # noqa: E402
 from icobench.seeds import Purpose, seed_word  # noqa: E402
 from icobench.sets.patterns import generate_patterns  # noqa: E402
 from icobench.sets.test_sets import TEST_SETS  # noqa: E402
 from icobench.simulator.experiment import Experiment  # noqa: E402
-from icobench.storage import write_json  # noqa: E402
+from icobench.stopwatch import Stopwatch  # noqa: E402
+from icobench.storage import atomic_path, write_json  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
@@ -82,6 +87,7 @@ BINS = 15
 KINDS = ("counts", "log images")
 PHOTONS = (1e3, 1e4, 1e5, 1e6, 1e7)
 SETS = ("counting", "experiment", "propagated", "mcp", "realistic")
+CPU = torch.device("cpu")
 TARGET_ECE, TARGET_MS, TARGET_PARAMETERS = 0.03, 2.0, 1_000_000
 
 
@@ -116,7 +122,7 @@ def train(seed: int, device: torch.device, scale: Scale, seconds: float, path: P
             decay = min(AVERAGE, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
         if step % 50 == 0:
-            running = float(loss)
+            running = float(loss.detach())
             if not math.isfinite(running):
                 raise SystemExit(f"the loss became {running} at step {step}")
             say(f"step {step}, {share:.0%}, loss {running:.3f}")
@@ -295,11 +301,113 @@ def of_set(name: str, path: Path, device: torch.device, images: int) -> Labels:
     )
 
 
+def speed() -> dict[str, Any]:
+    """Milliseconds for an image on this CPU with two threads, on the wall and of one core."""
+    images = generate_patterns(TEST_SETS["experiment"].options(256), Experiment(), TEST_SEEDS[0])
+    classifier = Classifier(ClassifierNetwork().eval().fold(), {}, "")
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    for _ in range(6):
+        watch = Stopwatch(CPU)
+        label_images(images, classifier)
+        found.append([1e3 * seconds / len(images) for seconds in watch.read()])
+    torch.set_num_threads(threads)
+    wall, core = np.min(found[1:], axis=0).tolist()  # other programs only add to it
+    processor = provenance(0, CPU, Experiment())["machine"]["processor"]
+    return {"wall_ms": wall, "core_ms": core, "processor": processor}
+
+
+@styled()
+def draw(path: Path, values: dict[str, Any]) -> None:
+    """Precision-recall curves and reliability of both kinds of images."""
+    figure = empty_figure(13, 4)
+    panels = figure.subplots(1, 3)
+    for axes, name in zip(panels, KINDS, strict=False):
+        for label, points in values[name]["curves"].items():
+            recall, precision = zip(*points, strict=True)
+            average = values[name]["average_precision"][label]
+            axes.plot(recall, precision, label=f"{label} ({average:.3f})")
+        axes.set(xlabel="recall", ylabel="precision", title=name, xlim=(0, 1.01), ylim=(0.4, 1.01))
+        axes.legend(title="average precision", fontsize=8, title_fontsize=8, loc="lower left")
+    for name in KINDS:
+        sure, true, _ = zip(*values[name]["reliability"], strict=True)
+        words = f"{name} (error {values[name]['calibration_error']:.1%})"
+        panels[2].plot(sure, true, "o-", markersize=4, label=words)
+    panels[2].plot((0, 1), (0, 1), color="0.6", linewidth=1)
+    panels[2].set(xlabel="largest probability", ylabel="share that is right", title="reliability")
+    panels[2].legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(svg(figure))
+
+
+def page(values: dict[str, Any]) -> str:
+    """All results as Markdown."""
+    training, took = values["training"], values["speed"]
+    trained, made = training["origin"], values["origin"]
+    on = trained["machine"].get("gpu") or "two CPU cores (**small scale**)"
+    words = [
+        f"{values['parameters']:,} parameters, trained on {training['images']:,} images of",
+        f"{training['training_simulations']:,} simulated bodies in {training['training_seconds']:,.0f} s on",
+        f"{on}, calibrated on other images, and measured here on fresh bodies, noise and detectors from",
+        f"{len(values['seeds'])} further seeds. All labels are equally common. Images with fewer than",
+        f"{FEWEST_PHOTONS} photons of a body are `empty`; `classifier_images.py` says how images are made.",
+    ]
+    parts = ["# What an image shows, before any fit", " ".join(words)]
+    rows = []
+    for name in KINDS:
+        found = values[name]
+        seeds = found["calibration_error_by_seed"]
+        row = (name, f"{found['images']:,}", f"{found['accuracy']:.1%}", f"{found['calibration_error']:.1%}")
+        averages = (f"{found['average_precision'][label]:.3f}" for label in LABELS)
+        rows.append((*row, f"{min(seeds):.1%} to {max(seeds):.1%}", *averages))
+    titles = ["images", "number", "right", "calibration error", "by seed"]
+    titles += [f"average precision, {label}" for label in LABELS]
+    parts += [text_table(titles, rows).strip(), "![Precision, recall, reliability](classifier.svg)"]
+    worst, parameters = max(values[name]["calibration_error"] for name in KINDS), values["parameters"]
+    milliseconds = f"{took['wall_ms']:.2f} ms ({took['core_ms']:.2f} core-ms)"
+    targets = [
+        ("expected calibration error, 15 bins", f"<= {TARGET_ECE:.0%}", f"{worst:.1%}", worst <= TARGET_ECE),
+        ("parameters", f"<= {TARGET_PARAMETERS:,}", f"{parameters:,}", parameters <= TARGET_PARAMETERS),
+        ("an image on two cores", f"<= {TARGET_MS:g} ms", milliseconds, took["wall_ms"] <= TARGET_MS),
+    ]
+    rows = [(*row, "yes" if met else "**no**") for *row, met in targets]
+    parts.append(text_table(("target", "wanted", "measured", "met"), rows).strip())
+    for name in KINDS:
+        parts += [f"## Confusion, {name}", "Rows: what it is; columns: what it was called."]
+        rows = [
+            (label, *(f"{count:,}" for count in row), f"{row[place] / max(1, sum(row)):.1%}")
+            for place, (label, row) in enumerate(zip(LABELS, values[name]["confusion"], strict=True))
+        ]
+        parts.append(text_table(("", *LABELS, "right"), rows).strip())
+        rows = [
+            (f"{low:.0e} to {high:.0e}", f"{share:.1%}", f"{count:,}")
+            for low, high, share, count in values[name]["accuracy_by_photons"]
+        ]
+        parts.append(text_table(("photons of the bodies", "right", "images"), rows).strip())
+    rows = [
+        (f"`{name}`", *(str(counts[label]) for label in LABELS)) for name, counts in values["sets"].items()
+    ]
+    parts += [
+        "## Icosahedra of the package's test sets",
+        "Other code made these images: detectors and, in `propagated`, waves that training did not have.",
+        text_table(("test set", *LABELS), rows).strip(),
+    ]
+    words = [
+        f"Made by `{made['command']}`, commit {short_commit(made['commit'])}, seeds",
+        f"{', '.join(map(str, values['seeds']))}, on",
+        f"{made['machine'].get('gpu', made['machine']['processor'])}; weights {values['digest']} by",
+        f"`{trained['command']}`, commit {short_commit(trained['commit'])}, seed {training['seed']}; time",
+        f"measured on {took['processor']}.",
+    ]
+    return "\n\n".join([*parts, " ".join(words)]) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--speed", action="store_true", help="measure the time for an image again")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="weights; classifier.json is beside others")
     parser.add_argument("--seconds", type=float, default=1e9, help="at which the training ends")
@@ -321,6 +429,13 @@ def main() -> None:
             found["sets"][name] = {one: names.count(one) for one in LABELS}
             say(f"labelled the test set {name}")
         write_json(results, found)
+    if arguments.out.resolve() == SHIPPED.resolve() and results.is_file():
+        values = json.loads(results.read_text())
+        if "speed" not in values or arguments.speed:
+            write_json(results, values := values | {"speed": speed()})
+        draw(HERE / "classifier.svg", values)
+        with atomic_path(HERE / "classifier.md") as temporary:
+            temporary.write_text(page(values))
 
 
 if __name__ == "__main__":
