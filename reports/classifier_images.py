@@ -200,6 +200,8 @@ class Images:
         ]
         step = GATHERED if self.device.type == "cuda" else 64
         for body, places in groups:
+            if not len(places):
+                continue
             silver = round(SILVER_SHARE * len(places))
             plain = None if body is None else Simulator(self.experiment, device=self.device, body=body)
             default = self.experiment.refractive_index
