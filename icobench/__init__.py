@@ -23,6 +23,7 @@ _HOMES = {
     "Simulator": "simulator.simulator",
     "TestSet": "sets.test_sets",
     "augment": "images.augment",
+    "classify": "runs.classify",
     "compare": "api",
     "disorientation": "geometry.orientation",
     "generate": "api",
@@ -38,7 +39,7 @@ _HOMES = {
 
 __all__ = [
     "Answer", "ComparisonResult", "ConvexBody", "Experiment", "FlatDetector", "ImageSet", "InputError",
-    "Method", "Problem", "Reading", "Simulator", "TestSet", "__version__", "augment", "compare",
+    "Method", "Problem", "Reading", "Simulator", "TestSet", "__version__", "augment", "classify", "compare",
     "disorientation", "generate", "icosahedron", "load_network", "methods", "read_images", "reconstruct",
     "shape", "simulate", "test_sets", "to_fundamental_domain",
 ]  # fmt: skip

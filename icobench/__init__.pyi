@@ -19,6 +19,7 @@ from icobench.images.source import read_images as read_images
 from icobench.methods.base import Method as Method
 from icobench.methods.base import Problem as Problem
 from icobench.network.selection import load_network as load_network
+from icobench.runs.classify import classify as classify
 from icobench.runs.reconstruct import reconstruct as reconstruct
 from icobench.sets.simulate import simulate as simulate
 from icobench.sets.test_sets import TestSet as TestSet

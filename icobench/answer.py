@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "AMBIGUOUS", "BLOCK", "COSTS", "FAILED", "NOT_CONVERGED", "OK", "OUTSIDE", "POOR", "RADII_NM", "RESCUED",
-    "SOLVED_DEG", "SOLVED_NM", "UNTRAINED", "Answer", "Hypotheses", "Progress", "Trace", "at_the_end",
-    "solved",
+    "AMBIGUOUS", "BLOCK", "COSTS", "FAILED", "MISS", "NOT_CONVERGED", "OK", "OUTSIDE", "POOR", "RADII_NM",
+    "RESCUED", "SOLVED_DEG", "SOLVED_NM", "UNTRAINED", "Answer", "Hypotheses", "Progress", "Trace",
+    "at_the_end", "solved",
 ]  # fmt: skip
 
 OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED, UNTRAINED, OUTSIDE = (
@@ -29,6 +29,9 @@ outside-range: the fit ended at the smallest or the largest radius that is searc
 
 FAILED = "failed: "
 """How the status of an image begins that could not be reconstructed; the reason follows."""
+
+MISS = "miss: "
+"""How the status of an image begins that was not fitted because of what it shows, which follows."""
 
 Progress = Callable[[float], None]
 """Called with the finished share of some work, 0 to 1."""
@@ -118,7 +121,7 @@ class Answer:
             log images.
         evaluations: (N,) simulated images.
         converged: (N,) whether the method's own stopping rule was met.
-        status: N words, see :data:`OK` and its neighbours, or :data:`FAILED` with a reason.
+        status: N words, see :data:`OK` and its neighbours, or :data:`FAILED` or :data:`MISS` with a reason.
         radius_std_nm: (N,) estimated standard deviation.
         orientation_std_deg: (N,) estimated root mean square angle.
         seconds: (N,) wall time, shared evenly by images that were computed together.
@@ -180,12 +183,12 @@ class Answer:
         return len(self.radius_nm)
 
     @classmethod
-    def failed(cls, problems: dict[int, str]) -> "Answer":
-        """The answer for images that could not be reconstructed: reasons by the images' numbers."""
+    def failed(cls, problems: dict[int, str], word: str = FAILED) -> "Answer":
+        """The answer for images that were not reconstructed: reasons, after ``word``, by their numbers."""
         nothing = torch.full((len(problems),), torch.nan, dtype=torch.float64)
         return cls(
             nothing, nothing[:, None].expand(-1, 4), converged=torch.zeros(len(problems), dtype=torch.bool),
-            status=[FAILED + reason for reason in problems.values()], index=torch.tensor(list(problems)),
+            status=[word + reason for reason in problems.values()], index=torch.tensor(list(problems)),
         )  # fmt: skip
 
     @classmethod

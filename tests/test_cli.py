@@ -33,7 +33,7 @@ def one_line(err: str) -> str:
 
 COMMANDS = [
     "compare", "reconstruct", "simulate", "generate", "merge", "train", "evaluate", "sweep", "tune network",
-    "tune simplex", "report", "status",
+    "tune simplex", "report", "status", "classify",
 ]  # fmt: skip
 
 
@@ -173,6 +173,10 @@ def test_small_studies_run_and_resume(call, tmp_path):
         ("reconstruct {cxi} --refractive-index many", "--refractive-index must be a complex number"),
         ("reconstruct {cxi} --model none.safetensors", "none.safetensors: no such file"),
         ("reconstruct {cxi} --out missing/result.csv", "missing: no such folder"),
+        ("classify {cxi} --out labels.docx", "--out must end in .csv or .parquet"),
+        ("classify {cxi} --model none.safetensors", "none.safetensors: no such file"),
+        ("classify none.cxi", "none.cxi: no such file"),
+        ("classify {cxi} --kind pictures", "kind must be"),
         ("reconstruct {cxi} --out result.docx", "--out must end in .csv or .parquet"),
         ("reconstruct {cxi} --physics auto --nuisance centre", "the centre cannot be fitted along"),
         ("reconstruct {cxi} --physics propagated --nuisance centre", "the centre cannot be fitted along"),

@@ -32,6 +32,7 @@ TINY = {
     "tune simplex": "--trials 1 --images 2 --budget 10 --run run --workers 1",
     "tune network": "--preset smoke --trials 1 --images 2 --steps 9 --run run --workers 1",
     "report": "folder",
+    "classify": "a.npy",
     "status": "folder",
 }
 """Little work for each command; a random option comes after it, and counts."""

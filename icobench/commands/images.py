@@ -1,4 +1,4 @@
-"""Reconstructing a user's own images."""
+"""Reconstructing and sorting a user's own images."""
 
 import contextlib
 from dataclasses import dataclass, fields
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from icobench.answer import Answer
     from icobench.images.prepare import Prepared
     from icobench.images.reading import Reading
+    from icobench.network.classifier import Labels
 
 app = typer.Typer()
 
@@ -138,6 +139,9 @@ def reconstruct(
             "are drawn."
         ),
     ] = 0,
+    sort: Annotated[
+        bool, typer.Option("--sort", help="Fit no image that shows nothing or several bodies.")
+    ] = False,
     preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
     fit_sin_theta: Annotated[
         float | None,
@@ -183,7 +187,7 @@ def reconstruct(
                     prepared, method=chosen, fit_centre=fit_beam, fit_response=fit_response,
                     fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
                     nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
-                    posterior=posterior, model=model, seed=machine.seed, device=machine.device,
+                    posterior=posterior, sort=sort, model=model, seed=machine.seed, device=machine.device,
                     progress=update,
                     finished=lambda answer: _keep(answer, partial),
                 )  # fmt: skip
@@ -203,6 +207,54 @@ def reconstruct(
         drawn = [_preview(preview, prepared, answer, machine)] if preview is not None else []
         drawn += _write_samples(samples, answer) if samples is not None else []
     _report(prepared, answer, out, drawn)
+
+
+@app.command(
+    cls=with_options(Files, Detector, Physics, Machine), epilog=examples("icobench classify run42.cxi")
+)
+def classify(
+    context: typer.Context,
+    images: Annotated[Path, typer.Argument(help="Images, as for reconstruct.")],
+    out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("labels.csv"),
+    model: Annotated[Path | None, typer.Option(help="Weights of another classifier.")] = None,
+    pixels: Annotated[
+        int | None,
+        typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
+    ] = None,
+    geometry: Annotated[
+        Path | None, typer.Option(help="CrystFEL .geom file: where a detector's modules lie.")
+    ] = None,
+) -> None:
+    """What your own images show: empty, sphere, icosahedron, faceted or several, with probabilities.
+
+    No image is fitted. The probabilities suppose that all five labels are equally common, and images as in
+    training: radii of 30 to 160 nm, bodies that scatter 1,000 photons or more; below 200 photons an image
+    counts as empty.
+    """
+    from icobench.images.prepare import prepare
+    from icobench.runs.classify import classify as run
+
+    _check_outputs(out, None, None)
+    machine, given = Machine.of(context), Detector.of(context)
+    stated = {**Physics.of(context).stated(context), **given.stated()}
+    if stated.get("physics") == "auto":
+        del stated["physics"]
+    with prepare(
+        images, experiment=stated, centre=given.beam(), pixels=pixels, reading=Files.of(context).reading(),
+        geometry=geometry, override=Files.of(context).override, who="the command line",
+    ) as prepared:  # fmt: skip
+        for note in prepared.notes:
+            say(note)
+        with progress_bar(f"classify {len(prepared.source)} images") as update:
+            labels = run(prepared, model=model, device=machine.device, progress=update)
+        _write(labels, out)
+        for number, reason in labels.problems.items():
+            say(f"{prepared.source.where}: image {number} failed: {reason}")
+    for note in labels.notes:
+        say(note)
+    names = labels.names
+    counted = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names) if name)
+    say(f"wrote {out}: {counted or 'no image could be used'}")
 
 
 def _check_outputs(out: Path, preview: Path | None, samples: Path | None) -> None:
@@ -226,8 +278,8 @@ def _keep(answer: "Answer", path: Path) -> None:
         _write(answer, path)
 
 
-def _write(answer: "Answer", path: Path) -> None:
-    """The table of an answer, whole or not at all."""
+def _write(answer: "Answer | Labels", path: Path) -> None:
+    """The table of an answer or of labels, whole or not at all."""
     from icobench.storage import atomic_path
 
     table = answer.to_frame()
@@ -307,11 +359,11 @@ def _posterior_words(row: Any) -> str:
 
 def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: list[str]) -> None:
     """A line for each image, then the notes that came up, then what was written."""
-    from icobench.answer import FAILED
+    from icobench.answer import FAILED, MISS
 
     where, table = prepared.source.where, answer.to_frame()
     for row in table.itertuples():
-        if row.status.startswith(FAILED):
+        if row.status.startswith((FAILED, MISS)):
             say(f"{where}: image {row.index} {row.status}")
             continue
         say(
@@ -323,6 +375,6 @@ def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: list[str])
     say(f"wrote {out}")
     for line in filter(None, drawn):
         say(line)
-    if table["radius_nm"].isna().all():
+    if table["status"].str.startswith(FAILED).all():
         reason = table["status"][0].removeprefix(FAILED)
         raise InputError(f"{where}: no image could be fitted (image 0: {reason})")

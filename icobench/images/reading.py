@@ -14,7 +14,10 @@ from icobench.images.geometry import Axes
 from icobench.images.image_set import KINDS
 from icobench.images.response import Response
 
-__all__ = ["Reading", "check_frames", "problem_of", "read_frames"]
+__all__ = ["DARK", "Reading", "check_frames", "problem_of", "read_frames"]
+
+DARK = "empty: all usable pixels are 0"
+"""The problem of a frame that holds nothing."""
 
 LEAST_PIXELS = 16
 """A side of the smallest frame that is accepted."""
@@ -137,7 +140,7 @@ def problem_of(image: np.ndarray, usable: np.ndarray, kind: str, noisy: bool = F
     if kind == "log" and (values > 1).any():
         return "not a log image: values above 1"
     if not (values > 0).any():
-        return "empty: all usable pixels are 0"
+        return DARK
     return None
 
 

@@ -29,7 +29,7 @@ from icobench.simulator.experiment import Experiment
 
 __all__ = [
     "CHUNK", "SHIPPED", "Networks", "agreeing", "answer", "complete", "load_network", "predict",
-    "with_twin", "within_training",
+    "with_twin", "within_angles", "within_training",
 ]  # fmt: skip
 
 logger = logging.getLogger("icobench")
@@ -275,19 +275,27 @@ def _within_training(recipe: Recipe, images: ImageSet) -> Tensor:
     pixel = 2 * experiment.sin_theta_max / experiment.pixels
     if other_kind or pixel / 2 > COARSEST / CANONICAL_PIXELS:
         return torch.zeros(len(images), dtype=torch.bool, device=device)
+    hole, reach = recipe.hole_degrees[1], recipe.sine[0]
+    if recipe.log_images:
+        hole, reach = CHAIN_HOLE_DEGREES, CHAIN_REACH
+    within = within_angles(images, hole, reach)
+    if images.kind == "counts":
+        usable = images.mask & valid_pixels(experiment, device)
+        photons = torch.where(usable, images.images, 0.0).sum((-2, -1))
+        within &= photons >= LEAST_PHOTON_SHARE * recipe.photons[0]
+    return within
+
+
+def within_angles(images: ImageSet, hole_degrees: float, reach: float) -> Tensor:
+    """(N,) which images see angles as small as a hole's rim, to a pixel or so, and as large as ``reach``, a
+    sine; on the images' device."""
+    experiment, device = images.known_experiment, images.images.device
     usable = images.mask & valid_pixels(experiment, device)
     sine = _sines(experiment, device)
     nearest = torch.where(usable, sine, 2.0).amin((-2, -1))
     farthest = torch.where(usable, sine, 0.0).amax((-2, -1))
-    hole, reach = recipe.hole_degrees[1], recipe.sine[0]
-    if recipe.log_images:
-        hole, reach = CHAIN_HOLE_DEGREES, CHAIN_REACH
-    within = nearest <= math.sin(math.radians(hole)) + MARGIN_PIXELS * pixel
-    within &= farthest >= reach
-    if images.kind == "counts":
-        photons = torch.where(usable, images.images, 0.0).sum((-2, -1))
-        within &= photons >= LEAST_PHOTON_SHARE * recipe.photons[0]
-    return within
+    margin = MARGIN_PIXELS * 2 * experiment.sin_theta_max / experiment.pixels
+    return (nearest <= math.sin(math.radians(hole_degrees)) + margin) & (farthest >= reach)
 
 
 @lru_cache(maxsize=4)

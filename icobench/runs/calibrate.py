@@ -21,6 +21,7 @@ from icobench.images.image_source import FEWEST_UNITS, ImageSource
 from icobench.images.noise import noise_of
 from icobench.images.response import Response
 from icobench.methods import Method, Problem
+from icobench.network.classifier import Classifier, label_images
 from icobench.network.selection import Networks
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
@@ -61,6 +62,9 @@ class Bench:
         method: that fits; without its second search, which is in vain, and ten times as long, where a belief
             is wrong.
         device, networks, seed, fit_sin_theta: as for :func:`~icobench.runs.reconstruct.reconstruct`.
+
+    Attributes:
+        classifier: sorts images before they are fitted; None for no sorting.
     """
 
     def __init__(
@@ -70,6 +74,14 @@ class Bench:
         self.grid, self.device, self.networks = grid, device, networks
         self.method = method.with_options(rescue=False) if "rescue" in method.option_names else method
         self.seed, self.fit_sin_theta = seed, fit_sin_theta
+        self.classifier: Classifier | None = None
+
+    def misses(self, problem: Problem) -> dict[int, str]:
+        """What the images show that are no hits, in words, by their numbers; none if they are not sorted."""
+        if self.classifier is None:
+            return {}
+        seen = problem.images.mask if problem.network_mask is None else problem.network_mask
+        return label_images(replace(problem.images, mask=seen), self.classifier).reasons()
 
     def first(self) -> ImageSet:
         """The first images that can be used.
@@ -92,8 +104,14 @@ class Bench:
         return Problem(images, simulator, self.networks, self.seed, network_mask=block.mask & valid)
 
     def fitted(self, experiment: Experiment) -> tuple[Problem, Answer]:
-        """The first images and their fits."""
+        """The first images and their fits; without misses, if images are sorted and some are none."""
         problem = self.problem(self.first(), Simulator(experiment, device=self.device))
+        missed = self.misses(problem)
+        if 0 < len(missed) < len(problem.images):
+            hit = torch.tensor([number not in missed for number in problem.images.numbers.tolist()])
+            seen = problem.network_mask
+            seen = None if seen is None else seen[hit]
+            problem = replace(problem, images=problem.images.subset(hit), network_mask=seen)
         return problem, self.method.run(problem)
 
 

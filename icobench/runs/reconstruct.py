@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from icobench.answer import COSTS, OUTSIDE, POOR, RADII_NM, Answer, Hypotheses, Progress
+from icobench.answer import COSTS, MISS, OUTSIDE, POOR, RADII_NM, Answer, Hypotheses, Progress
 from icobench.errors import InputError
 from icobench.fitting.dictionary import dictionary_for
 from icobench.fitting.nuisance import Nuisance
@@ -20,6 +20,7 @@ from icobench.images.image_source import ImageSource
 from icobench.images.prepare import Prepared, prepare
 from icobench.images.reading import Reading
 from icobench.methods import Catalogue, Method, Problem
+from icobench.network.classifier import load_classifier
 from icobench.runs.calibrate import (
     BLOCK,
     GPU_BLOCK,
@@ -65,6 +66,7 @@ def reconstruct(
     auto_physics: bool = False,
     versions: int = 1,
     posterior: int = 0,
+    sort: bool = False,
     model: Path | str | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -109,6 +111,8 @@ def reconstruct(
         versions: turned and mirrored versions of an image that the network averages, 1 to 8.
         posterior: samples of the posterior of each image, for the answer's ``samples``
             (:func:`~icobench.fitting.posterior.sample_posterior`); 0 for none. Photon counts only.
+        sort: fit only images that a classifier (:mod:`icobench.network.classifier`) takes for one body. The
+            others have NaN and a status that begins with ``miss:`` and says what they show.
         model: weights of the network, or "paper"; the default ones if None. The methods of the paper's
             network keep theirs.
         seed: of random starts.
@@ -162,6 +166,7 @@ def reconstruct(
             if auto_physics:
                 networks.choose(replace(experiment, physics="propagated"), source.kind)
         bench = Bench(grid, chosen, where, networks, seed, fit_sin_theta)
+        bench.classifier = load_classifier(device=where) if sort else None
         if fit_response:
             notes += find_response(source, bench, experiment)
         notes += find_noise(source, bench, experiment)
@@ -187,6 +192,9 @@ def reconstruct(
         if OUTSIDE in answer.status:
             low, high = RADII_NM
             notes.append(f"radii are searched from {low:g} to {high:g} nm; {OUTSIDE} fits ended there")
+        if sort:
+            missed = sum(word.startswith(MISS) for word in answer.status)
+            notes.append(f"{missed} of {len(answer)} images show no single body and were not fitted")
         answer.experiment, answer.origins = experiment, list(opened.notes)
         answer.notes = notes + work.notes + [f"warning: {line}" for line in grid.warnings()]
     return answer
@@ -254,8 +262,11 @@ class _Work:
         problems = dict(block.problems)
         for number in block.numbers[dark].tolist():
             problems.setdefault(number, "no signal at usable pixels of the fitted detector range")
+        misses = {
+            number: words for number, words in self.bench.misses(problem).items() if number not in problems
+        }
         seen = problem.images.mask if problem.network_mask is None else problem.network_mask
-        good = torch.tensor([number not in problems for number in block.numbers.tolist()])
+        good = torch.tensor([number not in problems | misses for number in block.numbers.tolist()])
         answers, usable = [], None
         if good.any():
             usable = replace(
@@ -268,6 +279,8 @@ class _Work:
                 _add_posterior(answers[-1], usable, self.propagated, self.posterior)
             if usable.images.gain is not None:
                 answers[-1].nuisance["gain"] = usable.images.gain.clone()
+        if misses:
+            answers.append(Answer.failed(misses, MISS))
         if problems:
             answers.append(Answer.failed(problems))
         return answers, usable
