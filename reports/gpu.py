@@ -577,7 +577,8 @@ def page(stored: dict[str, Any]) -> str:
     small = " **Small scale: it shows that the script works, no more.**" if stored["scale"] == "small" else ""
     lines = [
         f"# One card: {card}", "",
-        f"`{origin['command']}`, commit {short_commit(origin['commit'])}, {origin['created'][:10]}, torch "
+        f"`{origin['command']}`, commit {short_commit(origin.get('tree', origin['commit']))}"
+        f"{' (a copy of its tree)' if 'tree' in origin else ''}, {origin['created'][:10]}, torch "
         f"{origin['versions']['torch']}, {machine['cores']} CPU cores, seed {origin['seed']}.{small}", "",
         "| wanted | target | here | met |", "|---|---|---|---|",
     ]  # fmt: skip
