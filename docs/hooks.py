@@ -16,6 +16,9 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
+FOREIGN = re.compile(
+    r"<(?:script|img|iframe)[^>]* src=\S?https?:[^>]*>|<link[^>]*stylesheet[^>]*https?:[^>]*>"
+)
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 log = logging.getLogger("mkdocs.hooks")  # a warning ends a strict build
 
@@ -83,6 +86,13 @@ def on_page_markdown(markdown, page, config, files):
         return f"{match[1]}{place}{match[3] or ''}{match[4]}"
 
     return markdown if uri.startswith("notebooks/") else LINK.sub(moved, markdown)
+
+
+def on_post_page(output, page, config):
+    """Warns of whatever a reader's browser would fetch from elsewhere."""
+    for found in FOREIGN.findall(output):
+        log.warning("%s loads from the network: %s", page.file.src_uri, found)
+    return output
 
 
 def check_api(markdown):
