@@ -139,4 +139,5 @@ def notebook_pages(path):
         NotebookClient(notebook, kernel_name="python3", timeout=600).execute(cwd=str(ROOT))
     resources = {"output_files_dir": path.stem}
     text, resources = MarkdownExporter().from_notebook_node(notebook, resources)
+    text = text.replace('<table border="1" class="dataframe">', "<table>")  # as the theme draws tables
     return {f"{path.stem}.md": text, **resources["outputs"]}
