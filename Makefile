@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH ?=
 BASE ?=
 
-.PHONY: compare test test-slow drills test-cluster test-oldest bench bench-compare committed lint reports train clean
+.PHONY: compare test test-slow drills test-cluster test-oldest bench bench-compare committed lint docs reports train clean
 
 compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
@@ -62,6 +62,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in site/: offline, and a broken link or a missing docstring is a failure. Notebooks are executed.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Figures and pages from the results stored in reports/; reports/README.md says how those were made.
 reports: $(STAMP)

@@ -18,7 +18,6 @@ app = typer.Typer(
     name="icobench",
     help="Radius and orientation of icosahedral clusters from single wide-angle diffraction images.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

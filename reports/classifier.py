@@ -396,7 +396,8 @@ def page(values: dict[str, Any]) -> str:
         f"Made by `{made['command']}`, commit {short_commit(made.get('tree', made['commit']))}, seeds",
         f"{', '.join(map(str, values['seeds']))}, on",
         f"{made['machine'].get('gpu', made['machine']['processor'])}; weights {values['digest']} by",
-        f"`{trained['command']}`, commit {short_commit(trained.get('tree', trained['commit']))}, seed {training['seed']}; time",
+        f"`{trained['command']}`, commit {short_commit(trained.get('tree', trained['commit']))}, seed "
+        f"{training['seed']}; time",
         f"measured on {took['processor']}.",
     ]
     return "\n\n".join([*parts, " ".join(words)]) + "\n"

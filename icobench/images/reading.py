@@ -29,7 +29,7 @@ class Reading:
 
     Attributes:
         kind: "counts", "log", or "auto": what the file states, or what the histogram of the first frames
-        shows.
+            shows.
         dataset: within an HDF5 file or an ``.npz``; one of the usual places by default.
         mask: another file, or a dataset of the same file; (H, W) or (N, H, W), non-zero = bad. By default the
             masks beside the images.

@@ -39,6 +39,8 @@ document.getElementById("page").addEventListener("load", event => {
   const result = {
     wide: page.documentElement.scrollWidth - view.innerWidth,
     cut: cut.map(one => one.outerHTML.slice(0, 80)),
+    scrolling: [...page.querySelectorAll(".wide > table")]
+      .filter(one => one.scrollWidth > one.parentElement.clientWidth).length,
     overlapping: overlapping.map(one => one.outerHTML.slice(0, 80)),
     broken: pictures.filter(one => !one.complete || !one.naturalWidth).length,
     pictures: pictures.length,
@@ -72,6 +74,7 @@ def test_nothing_is_cut_overlaps_or_complains(finished, tmp_path, width):
     assert console == []
     assert result["wide"] <= 0
     assert result["cut"] == []
+    assert result["scrolling"] == 0 or width < 1280
     assert result["overlapping"] == []
     assert result["broken"] == 0
     assert result["pictures"] > 10
