@@ -297,21 +297,50 @@ def test_a_full_disk_costs_no_result(call, monkeypatch):
     assert len(out.splitlines()) == 5
 
 
-def test_finished_rows_survive_an_interruption(call, tmp_path, monkeypatch):
-    from icobench.runs import reconstruct as module
+def test_an_interrupted_reconstruction_goes_on_to_the_same_table(call, tmp_path, monkeypatch):
+    from icobench.runs import blocks, reconstruct
 
-    monkeypatch.setattr(module, "BLOCK", 2)
-    work, calls = module._Work._block, []
+    line = f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network"
+    monkeypatch.setattr(reconstruct, "BLOCK", 1)
+    assert call(f"{line} --out whole.csv")[0] == 0
+    work, answered = blocks.Fitting.answer, []
 
-    def interrupted(self, block, report):
-        calls.append(1)
-        if len(calls) == 2:
+    def interrupted(self, bench, block, report):
+        if len(answered) == 2:
+            answered.append("stop")
             raise KeyboardInterrupt
-        return work(self, block, report)
+        answered.append(block.numbers.tolist())
+        return work(self, bench, block, report)
 
-    monkeypatch.setattr(module._Work, "_block", interrupted)
-    code, _, err = call(f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network")
+    monkeypatch.setattr(blocks.Fitting, "answer", interrupted)
+    code, _, err = call(line)
     assert code == 130
-    assert "the rows that were finished are in .result.unfinished.csv" in err
-    assert table_of(tmp_path, ".result.unfinished.csv")["index"].tolist() == [0, 1]
+    assert "2 of 4 images are finished, the same command goes on (.result.unfinished)" in err
     assert not (tmp_path / "result.csv").exists()
+    code, _, err = call(line.replace("network", "dictionary+lm"))
+    assert code == 2
+    assert "an unfinished reconstruction with other settings; choose another --out" in one_line(err)
+    code, _, err = call(line)
+    assert code == 0, err
+    assert answered == [[0], [1], "stop", [2], [3]]
+    whole, gone_on = (
+        table_of(tmp_path, name).drop(columns="seconds") for name in ("whole.csv", "result.csv")
+    )
+    pd.testing.assert_frame_equal(gone_on, whole)
+    assert not (tmp_path / ".result.unfinished").exists()
+
+
+def test_shards_and_workers_give_the_same_table(call, tmp_path, monkeypatch):
+    from icobench.runs import reconstruct
+
+    line = f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network"
+    monkeypatch.setattr(reconstruct, "BLOCK", 1)
+    assert call(f"{line} --out whole.csv")[0] == 0
+    code, _, err = call(f"{line} --shard 2/2")
+    assert code == 0, err
+    assert "shard 2/2 is finished; 3 of 4 images are" in err
+    assert not (tmp_path / "result.csv").exists()
+    code, _, err = call(f"{line} --workers 1")
+    assert code == 0, err
+    whole, shared = (table_of(tmp_path, name).drop(columns="seconds") for name in ("whole.csv", "result.csv"))
+    pd.testing.assert_frame_equal(shared, whole)

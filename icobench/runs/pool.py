@@ -23,7 +23,7 @@ import torch
 
 from icobench.errors import InputError, WorkerDiedError
 
-__all__ = ["WorkerPool", "chosen_device", "default_workers", "one_thread"]
+__all__ = ["WorkerPool", "automatic_workers", "chosen_device", "default_workers", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -33,6 +33,9 @@ SAFE_PATH = "PYTHONSAFEPATH"
 
 RETRIES = 2
 """How often a job is tried again whose worker died."""
+
+MOST_WORKERS = 8
+"""Workers at most unless more are asked for: each has its own copy of everything in memory."""
 
 OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Signals of Ctrl-C and of a SLURM time limit, which reach every process of a terminal or a job step. Only
@@ -63,6 +66,11 @@ def default_workers(device: torch.device) -> int:
     if (given := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
         return max(1, int(given))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def automatic_workers(device: torch.device) -> int:
+    """One for each core or GPU, at most :data:`MOST_WORKERS`."""
+    return max(1, min(default_workers(device), MOST_WORKERS))
 
 
 @contextlib.contextmanager
