@@ -305,12 +305,12 @@ def test_an_interrupted_reconstruction_goes_on_to_the_same_table(call, tmp_path,
     assert call(f"{line} --out whole.csv")[0] == 0
     work, answered = blocks.Fitting.answer, []
 
-    def interrupted(self, bench, block, report):
+    def interrupted(self, block, report):
         if len(answered) == 2:
             answered.append("stop")
             raise KeyboardInterrupt
         answered.append(block.numbers.tolist())
-        return work(self, bench, block, report)
+        return work(self, block, report)
 
     monkeypatch.setattr(blocks.Fitting, "answer", interrupted)
     code, _, err = call(line)

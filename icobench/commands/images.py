@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from icobench.runs.reconstruct import Stack
     from icobench.storage import Shard
 
-__all__ = ["Files", "Grid", "app", "prepared_images"]
+__all__ = ["Files", "Grid", "app", "is_auto", "prepared_images"]
 
 app = typer.Typer()
 
@@ -117,21 +117,24 @@ class Grid(OptionGroup):
     ] = False
 
 
-def prepared_images(context: typer.Context, images: Any) -> "tuple[Prepared, bool]":
-    """Images of a file, or an array, opened as a command's options say, and whether --physics is auto."""
+def prepared_images(context: typer.Context, images: Any, mask: Any = None) -> "Prepared":
+    """Images of a file, or an array with its mask, opened as a command's options say."""
     from icobench.images.prepare import prepare
 
     stated, given = Physics.of(context).stated(context), Detector.of(context)
-    auto = stated.get("physics") == "auto"
-    if auto:
+    if is_auto(context):
         del stated["physics"]
     files, grid = Files.of(context), Grid.of(context)
-    prepared = prepare(
-        images, experiment=stated | given.stated(), centre=given.beam(), pixels=grid.pixels,
+    return prepare(
+        images, mask, experiment=stated | given.stated(), centre=given.beam(), pixels=grid.pixels,
         reading=files.reading(), geometry=grid.geometry, panels=grid.panels, polar=grid.polar,
         override=files.override, who="the command line",
     )  # fmt: skip
-    return prepared, auto
+
+
+def is_auto(context: typer.Context) -> bool:
+    """Whether --physics is auto."""
+    return Physics.of(context).physics == "auto"
 
 
 @app.command(
@@ -202,14 +205,13 @@ def reconstruct(
     _check_outputs(out, preview, samples)
     machine, sharing = Machine.of(context), Sharing.of(context)
     device = planning_device(sharing, machine.device)
-    prepared, auto = prepared_images(context, images)
-    with prepared:
+    with prepared_images(context, images) as prepared:
         for note in prepared.notes:
             say(note)
         stack = begin(
             prepared, chosen, fit_centre=fit_beam, fit_response=fit_response,
             fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
-            nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
+            nuisance=names(nuisance) if nuisance else (), auto_physics=is_auto(context), versions=versions,
             posterior=posterior, model=model, seed=machine.seed, device=device,
             folder=out.with_name(f".{out.stem}.unfinished"),
         )  # fmt: skip

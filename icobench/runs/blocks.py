@@ -17,7 +17,8 @@ from icobench.images.image_source import ImageSource
 from icobench.methods import Method, Problem
 from icobench.methods.registry import find_method
 from icobench.network.selection import Networks
-from icobench.runs.calibrate import Bench
+from icobench.runs.calibrate import Bench, problem_of
+from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 from icobench.stopwatch import Stopwatch
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Fitting", "answer_of_table", "read_answer", "store_answer", "table_of_answer"]
+
+WARM_RADII_NM, WARM_IMAGES = (28.0, 164.0), 32
+"""Simulated beforehand: close enough to need every table of that range."""
 
 STORED_STARTS = 4
 """Stored patterns at which modes of a posterior are searched, beside the fit, its twin and the network."""
@@ -85,16 +89,27 @@ class Fitting:
         name, options = values.pop("method")
         self.__dict__.update(values, method=find_method(name).with_recorded(options))
 
+    def prepare(self) -> None:
+        """Make what is made once, so that the first images do not wait for it."""
+        prepare_kernel(torch.device(self.device))
+        _ = self.networks
+        radius = torch.linspace(*WARM_RADII_NM, WARM_IMAGES, dtype=torch.float64, device=self.device)
+        upright = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64, device=self.device)
+        for simulator in filter(None, (self.simulator, self._propagated)):
+            simulator.intensity(radius, upright.expand(len(radius), 4))
+        if self.method.needs_dictionary:
+            dictionary_for(self.simulator)
+
     def bench(self, grid: ImageSource) -> Bench:
         """The same for the first images of a source, under changing beliefs."""
         device = torch.device(self.device)
         return Bench(grid, self.method, device, self.networks, self.seed, self.fit_sin_theta)
 
     def answer(
-        self, bench: Bench, block: ImageSet, report: Progress = lambda share: None
+        self, block: ImageSet, report: Progress = lambda share: None
     ) -> tuple[list[Answer], Problem | None]:
         """The answers for a block, and what its good images were given to the method as."""
-        problem = bench.problem(block, self.simulator)
+        problem = problem_of(block, self.simulator, self.networks, self.seed, self.fit_sin_theta)
         dark = ~((block.images > 0) & problem.images.mask).flatten(1).any(1)
         problems = dict(block.problems)
         for number in block.numbers[dark].tolist():

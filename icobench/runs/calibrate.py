@@ -25,7 +25,7 @@ from icobench.network.selection import Networks
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["BLOCK", "Bench", "find_beam", "find_noise", "find_response", "refine_gain"]
+__all__ = ["BLOCK", "Bench", "find_beam", "find_noise", "find_response", "problem_of", "refine_gain"]
 
 BLOCK = 32
 """Images fitted together."""
@@ -51,6 +51,17 @@ BRIGHT = 20.0
 
 LEVELS = 14
 """Bins of an image's brightness that its response is read off at."""
+
+
+def problem_of(
+    block: ImageSet, simulator: Simulator, networks: Networks | None, seed: int, fit_sin_theta: float
+) -> Problem:
+    """What a method gets: fits see the pixels up to an angle, the networks all of them."""
+    experiment = simulator.experiment
+    valid = experiment.valid()
+    fitted = valid & (experiment.sin_theta() <= fit_sin_theta + 1e-9)
+    images = replace(block, mask=block.mask & fitted, experiment=experiment)
+    return Problem(images, simulator, networks, seed, network_mask=block.mask & valid)
 
 
 class Bench:
@@ -83,17 +94,10 @@ class Bench:
             raise InputError(f"{self.grid.where}: none of the first images can be used")
         return block.subset(good)
 
-    def problem(self, block: ImageSet, simulator: Simulator) -> Problem:
-        """What a method gets: fits see the pixels up to an angle, the networks all of them."""
-        experiment = simulator.experiment
-        valid = experiment.valid()
-        fitted = valid & (experiment.sin_theta() <= self.fit_sin_theta + 1e-9)
-        images = replace(block, mask=block.mask & fitted, experiment=experiment)
-        return Problem(images, simulator, self.networks, self.seed, network_mask=block.mask & valid)
-
     def fitted(self, experiment: Experiment) -> tuple[Problem, Answer]:
         """The first images and their fits."""
-        problem = self.problem(self.first(), Simulator(experiment, device=self.device))
+        simulator = Simulator(experiment, device=self.device)
+        problem = problem_of(self.first(), simulator, self.networks, self.seed, self.fit_sin_theta)
         return problem, self.method.run(problem)
 
 

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from queue import SimpleQueue
@@ -224,6 +224,7 @@ class WorkerPool:
         names = [f"cuda:{rank % gpus}" if gpus > 1 else str(device) for rank in range(workers)]
         self.slots = [_Slot(rank, name) for rank, name in enumerate(names)]
         self.free: SimpleQueue[_Slot] = SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
         for slot in self.slots:
             self.free.put(slot)
 
@@ -233,6 +234,14 @@ class WorkerPool:
     def __exit__(self, *exception: object) -> None:
         for slot in self.slots:
             slot.end(close=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, function: Function, job: tuple) -> Future:
+        """One job for a worker process, as in :meth:`run`; also the only worker is a process here."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self.workers)
+        return self._threads.submit(self._supervised, function, job)
 
     def run(self, function: Function, jobs: Sequence[tuple]) -> Iterator[tuple[tuple, Any]]:
         """Jobs with their results, as they are finished.

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from icobench.runs.pieces import execute, missing_pieces
 from icobench.runs.pool import automatic_workers, chosen_device, one_thread
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
-from icobench.storage import WHOLE, PieceStore, Shard, holds_others
+from icobench.storage import WHOLE, PieceStore, Shard, holds_others, plain
 
 __all__ = ["Stack", "begin", "reconstruct"]
 
@@ -70,10 +70,6 @@ class Stack:
     def __reduce__(self) -> Any:
         # Another process opens the file itself; what is found there goes to the store.
         return Stack, (self.opened, self.fitting, self.store)
-
-    @cached_property
-    def _bench(self) -> Any:
-        return self.fitting.bench(self.opened.grid)
 
     def check(self) -> None:
         """Refuse a folder of another reconstruction."""
@@ -118,7 +114,6 @@ class Stack:
         """Reconstruct the images of a piece and keep their answer."""
         if device != self.fitting.device:
             self.fitting = replace(self.fitting, device=device)
-            self.__dict__.pop("_bench", None)
         first = piece * self.images_in_piece
         numbers = range(first, min(first + self.images_in_piece, len(self)))
         parts: list[Answer] = []
@@ -128,15 +123,14 @@ class Stack:
             def report(part: float, done: int = start - first, count: int = len(block)) -> None:
                 progress((done + part * count) / len(numbers))
 
-            answers, problem = self.fitting.answer(self._bench, block, report)
+            answers, problem = self.fitting.answer(block, report)
             if start == 0:
                 notes: list[str] = []
                 if problem is not None:
-                    notes = refine_gain(self.opened.source, self._bench, problem, answers[0])
+                    bench = self.fitting.bench(self.opened.grid)
+                    notes = refine_gain(self.opened.source, bench, problem, answers[0])
                 if notes:  # once more, with the gain
-                    answers, _ = self.fitting.answer(
-                        self._bench, self.opened.grid.read(block.numbers.tolist())
-                    )
+                    answers, _ = self.fitting.answer(self.opened.grid.read(block.numbers.tolist()))
                 self._settle(self.opened.source.gain, notes)
                 if self.store is not None:
                     self.store.describe({"gain": self.opened.source.gain, "notes": notes})
@@ -211,20 +205,6 @@ class Stack:
             shutil.rmtree(self.store.folder, ignore_errors=True)
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it; files with their size and time, so that another file of the name is another."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items() if inner is not None}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, str | Path) and str(value) and Path(value).is_file():
-        state = Path(value).stat()
-        return [str(Path(value).resolve()), state.st_size, state.st_mtime_ns]
-    return value if isinstance(value, bool | int | float | None) else str(value)
-
-
 def begin(
     opened: Prepared,
     method: str | Method = "network+lm",
@@ -296,8 +276,8 @@ def begin(
     if folder is not None and opened.call is not None and len(stack.pieces()) > 1:
         settings = asdict(replace(fitting, method=None)) | {"device": None, "model": None}  # type: ignore[arg-type]
         identity = {
-            "icobench": __version__, "images": _plain(opened.call), "count": len(stack),
-            "method": {"name": chosen.name, **chosen.settings}, "fitting": _plain(settings),
+            "icobench": __version__, "images": plain(opened.call), "count": len(stack),
+            "method": {"name": chosen.name, **chosen.settings}, "fitting": plain(settings),
             "networks": "" if networks is None else networks.digest, "found": [fit_centre, fit_response],
         }  # fmt: skip
         stack.store = PieceStore(
