@@ -1,5 +1,6 @@
 """Images that are reconstructed while they are measured, and a server of such images for trying that."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,6 +85,7 @@ def watch(
 
     if out.suffix != ".parquet":
         raise InputError(f"--out must end in .parquet, got {out}")
+    _check_finite(idle=idle, lit_photons=lit_photons)
     check_output(out)
     chosen, machine, files = find_method(method), Machine.of(context), Files.of(context)
     mask = _mask_of_stream(files, source)
@@ -109,6 +111,12 @@ def watch(
 
 ELSEWHERE = ("out", "page", "idle", "workers", "source", "method", "model", "device", "subscribe")
 """Arguments on which no row depends, or that are compared by other means."""
+
+
+def _check_finite(**values: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(f"--{name.replace('_', '-')} must be a finite number, got {value:g}")
 
 
 def _mask_of_stream(files: Files, source: str) -> Any:
@@ -137,6 +145,9 @@ def replay(
     publish: Annotated[
         bool, typer.Option("--publish", help="Send to all that subscribe (PUB), not to one that asks (REP).")
     ] = False,
+    idle: Annotated[
+        float, typer.Option(help="End when no client came for so many seconds; 0: never.", min=0)
+    ] = 0.0,
     dataset: Annotated[str | None, typer.Option(help="Dataset inside an HDF5 file.")] = None,
 ) -> None:
     """Send a file's images as a stream of the Karabo bridge, for trying icobench watch.
@@ -150,9 +161,10 @@ def replay(
     from icobench.images.formats import open_frames
     from icobench.images.reading import check_frames
 
+    _check_finite(rate=rate, idle=idle)
     with ExitStack() as files:
         frames = open_frames(images, dataset, files)
         check_frames(frames)
         say(f"{frames.where}: {frames.shape[0]:,} images, at tcp://127.0.0.1:{port}")
-        sent = serve(frames.read, frames.shape[0], port, rate, total or frames.shape[0], publish)
+        sent = serve(frames.read, frames.shape[0], port, rate, total or frames.shape[0], publish, idle)
     say(f"sent {sent:,} images")

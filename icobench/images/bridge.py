@@ -11,7 +11,7 @@ and REP), or subscribes to all (SUB and PUB).
 import importlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,12 +169,14 @@ class Trains:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._close()
-        self._context.term()
+        if not self._context.closed:
+            self._close()
+            self._context.term()
 
     def _close(self) -> None:
         self._socket.disable_monitor()
-        self._socket.close()
+        for socket in (self._lost, self._socket):  # a context waits for sockets that are open
+            socket.close(linger=0)
 
     def next(self, seconds: float) -> Train | None:
         """The next train, None if there is none within so many seconds.
@@ -206,8 +208,9 @@ class Trains:
 
 
 def serve(
-    read: Any, count: int, port: int, rate: float, total: int, publish: bool = False, host: str = "127.0.0.1"
-) -> int:
+    read: Callable[[int, int], np.ndarray], count: int, port: int, rate: float, total: int,
+    publish: bool = False, idle: float = 0.0,
+) -> int:  # fmt: skip
     """Send frames as trains of one image each, at a pace, as a bridge does.
 
     Args:
@@ -217,7 +220,7 @@ def serve(
         rate: trains a second; a client that asks more slowly gets fewer.
         total: trains to send.
         publish: to all that subscribe, instead of to one that asks; the first subscriber is waited for.
-        host: address to listen at.
+        idle: seconds without a client after which it ends; 0 for never.
 
     Returns:
         trains that were sent.
@@ -229,12 +232,14 @@ def serve(
     with zmq.Context() as context, context.socket(zmq.XPUB if publish else zmq.REP) as socket:
         socket.setsockopt(zmq.LINGER, 2000)
         try:
-            socket.bind(f"tcp://{host}:{port}")
+            socket.bind(f"tcp://127.0.0.1:{port}")
         except zmq.ZMQError as error:
             raise InputError(f"port {port}: cannot be listened at ({error})") from error
         begin = 0.0
         for number in range(total):
             if not publish or number == 0:
+                if idle and not socket.poll(1000 * idle):
+                    return number
                 socket.recv()
             begin = begin or time.monotonic()
             time.sleep(max(0.0, begin + number / rate - time.monotonic()))

@@ -138,7 +138,7 @@ class LiveState:
             self.failed += int((~rows["status"].str.contains("no hit") & rows["radius_nm"].isna()).sum())
             self._radii += np.histogram(answered["radius_nm"], len(self._radii), (low, high))[0]
             np.add.at(self._map, (lines, columns), 1)
-            self._latencies.extend(rows["latency"].tolist())
+            self._latencies.extend(rows["latency_s"].tolist())
             self._course.append((time.monotonic(), len(rows), len(answered), self._fits_now))
             self._fits_now = 0
             shown = {number for number, _ in self._pictures}

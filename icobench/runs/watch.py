@@ -353,7 +353,7 @@ class Watch:
         facts = {
             "source": np.repeat([arrived.source for arrived in batch], count),
             "train": np.repeat([arrived.train for arrived in batch], count), "index": places,
-            "arrived": pd.to_datetime(wall - (now - came), unit="s", utc=True), "latency": now - came,
+            "arrived": pd.to_datetime(wall - (now - came), unit="s", utc=True), "latency_s": now - came,
             "lit_pixels": lit.numpy(),
         }  # fmt: skip
         further = {name: table.get(name, np.nan) for name in self._further}
