@@ -15,7 +15,8 @@ import pytest
 import typer
 
 from icobench import cli
-from icobench.runs import comparison, reconstruct, search, sweep, watch  # noqa: F401  imported before forks
+from icobench.runs import comparison, reconstruct, search, sweep  # noqa: F401  imported before forks
+from icobench.runs import watch as watching  # noqa: F401
 
 SECONDS, GROWTH = 10, 2 << 30
 """Of wall clock, and bytes of memory, for one line."""

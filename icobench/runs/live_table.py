@@ -62,9 +62,8 @@ class LiveTable:
             InputError: a table or pieces of something else, or a file that cannot be written.
         """
         self._check()
-        for left in self.path.parent.glob(
-            f".{self.store.folder.name}.*.tmp"
-        ):  # of a kill while it was removed
+        # A kill while it was removed leaves a part of a folder.
+        for left in self.path.parent.glob(f".{self.store.folder.name}.*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         self.store.check()
         self._join()
