@@ -97,10 +97,12 @@ class LiveSource(Protocol):
         where: for messages.
         troubles: what could not be read since this was last asked, a line each.
         known: frames that are not wanted again.
+        missed: trains that were not received, by the numbers of those before and after.
     """
 
     where: str
     known: Known
+    missed: int
     troubles: list[str]
 
     def open(self) -> Prepared | None:
@@ -139,6 +141,7 @@ class _Files:
     """What files have in common: blocks of their new frames."""
 
     prepared: Prepared
+    missed = 0
 
     def __init__(self, where: str, prepare: Prepare, reading: Reading) -> None:
         self.where, self.prepare, self.reading = where, prepare, reading
@@ -348,8 +351,9 @@ class Stream:
         self.where, self.trains, self.prepare = trains.address, trains, prepare
         self.known: Known = {}
         self.troubles: list[str] = []
+        self.missed = 0
         self._held: deque[_Held] = deque()
-        self._place = 0
+        self._place, self._last = 0, 0
 
     def _receive(self, seconds: float) -> bool:
         """Wait for a train; whether there was one that is not known."""
@@ -358,6 +362,9 @@ class Stream:
         except InputError as error:
             self.troubles.append(f"left out: {error}")
             return False
+        if train is not None:
+            self.missed += max(0, train.number - self._last - 1) if self._last else 0
+            self._last = max(self._last, train.number)
         if train is None or train.number in self.known.get(train.source, Intervals()):
             return False
         lit = int((train.images > 0).any((-2, -1)).sum())

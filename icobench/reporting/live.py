@@ -88,6 +88,7 @@ class LiveState:
             answers that a fit has replaced.
         fits_waiting, fits_dropped: images.
         backlog: frames that are there and not answered.
+        missed: trains of a stream that did not come.
         troubles: lines on what could not be read, the last ones.
     """
 
@@ -95,7 +96,7 @@ class LiveState:
         self.where, self.method = where, method
         self.valid: np.ndarray | bool = True
         self.frames = self.hits = self.failed = self.fitted = 0
-        self.fits_waiting = self.fits_dropped = self.backlog = 0
+        self.fits_waiting = self.fits_dropped = self.backlog = self.missed = 0
         self.troubles: deque[str] = deque(maxlen=TROUBLES)
         self.begun = time.monotonic()
         self._lock = threading.Lock()
@@ -173,6 +174,7 @@ class LiveState:
             "where": self.where, "method": self.method, "seconds": now - self.begun, "frames": self.frames,
             "hits": self.hits, "failed": self.failed, "fitted": self.fitted, "backlog": self.backlog,
             "fits_waiting": self.fits_waiting, "fits_dropped": self.fits_dropped,
+            "missed": self.missed,
             "rate": sum(entry[1] for entry in recent) / 10,
             "latency": None if math.isnan(median) else [median, worst],
             "radii": radii, "orientations": orientations, "troubles": list(self.troubles),
@@ -194,6 +196,8 @@ class LiveState:
         if self.fitted or self.fits_dropped or self.fits_waiting:
             left = self.fits_dropped + self.fits_waiting
             text += f"; {self.fitted:,} fitted, {left:,} fits left out for want of time"
+        if self.missed:
+            text += f"; {self.missed:,} trains in between were not received"
         median, worst = self.latency()
         if not math.isnan(median):
             text += f"; latency {1e3 * median:.0f} ms (median), {1e3 * worst:.0f} ms (99 %)"

@@ -390,7 +390,7 @@ class Watch:
         """Store the rows of complete trains, once a second, in a thread."""
         import pandas as pd
 
-        self.state.backlog = self.source.waiting() + self._read.qsize()
+        self.state.backlog, self.state.missed = self.source.waiting() + self._read.qsize(), self.source.missed
         now = time.monotonic()
         if self._storing is not None and (self._storing.done() or last):
             self._storing.result()
