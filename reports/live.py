@@ -72,7 +72,7 @@ def made(folder: Path, frames: int) -> Path:
         data = stream.create_dataset(DATA_PATH, shape, images.dtype, chunks=(1, *shape[1:]), compression=1)
         for start in range(0, frames, len(images)):
             data[start : start + len(images)] = images[: frames - start]
-        stream[MASK_PATH] = source[MASK_PATH][()]
+        stream[MASK_PATH] = source[MASK_PATH][0]  # the same hole in all
         source.copy("icobench", stream)
     return path
 

@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -153,8 +153,7 @@ class Stack:
             progress: called with the finished share.
         """
         device, pieces = torch.device(self.fitting.device), self.pieces()
-        alone = len(pieces) == 1 or device.type != "cpu"
-        with nullcontext() if alone else one_thread():
+        with _threads(device, len(self)):
             begin = time.perf_counter()
             if fresh := not self.is_stored(0):
                 self.compute(0, str(device), lambda part: progress(part / len(pieces)))
@@ -205,6 +204,11 @@ class Stack:
             shutil.rmtree(self.store.folder, ignore_errors=True)
 
 
+def _threads(device: torch.device, images: int) -> AbstractContextManager[None]:
+    """One thread for a stack of several pieces, as in workers: the last digits of tables depend on it."""
+    return one_thread() if device.type == "cpu" and images > BLOCK else nullcontext()
+
+
 def begin(
     opened: Prepared,
     method: str | Method = "network+lm",
@@ -241,35 +245,37 @@ def begin(
     where = chosen_device(str(device))
     Nuisance.start(nuisance, 0, STANDARD)  # says which name is unknown, before any work
     source, grid, experiment = opened.source, opened.grid, opened.experiment
-    Nuisance.start(nuisance, 0, STANDARD, source.kind)
-    notes: list[str] = []
-    fitting = Fitting(
-        chosen, experiment, str(where), model, seed, fit_sin_theta, tuple(nuisance), auto_physics, posterior
-    )
-    networks = fitting.networks
-    if networks is not None:
-        networks.choose(experiment, source.kind)  # says that there is none, before any work
-        if auto_physics:
-            networks.choose(replace(experiment, physics="propagated"), source.kind)
-    bench = fitting.bench(grid)
-    if fit_response:
-        notes += find_response(source, bench, experiment)
-    notes += find_noise(source, bench, experiment)
-    if networks is not None:
-        converted = networks.choose(experiment, source.kind).conversion(source.kind)
-        notes += [converted] if converted else []
-    if fit_centre:
-        before = experiment.centre_offset
-        experiment = find_beam(bench, experiment)
-        x, y = (new - old for new, old in zip(experiment.centre_offset, before, strict=True))
-        notes.append(
-            f"beam found {x:+.3f}, {y:+.3f} pixels (x, y) of the fitted grid from where it was assumed"
-        )
-    if source.decades_assumed and chosen.fits_nuisance and "decades" not in nuisance:
-        nuisance = (*nuisance, "decades")
-        notes.append("their decades are fitted along")
-    if posterior and source.kind != "counts":
-        raise InputError(f"{source.where}: a posterior needs photon counts: only their noise is known")
+    with _threads(where, len(grid)):
+        Nuisance.start(nuisance, 0, STANDARD, source.kind)
+        notes: list[str] = []
+        fitting = Fitting(
+            chosen, experiment, str(where), model, seed, fit_sin_theta, tuple(nuisance), auto_physics,
+            posterior,
+        )  # fmt: skip
+        networks = fitting.networks
+        if networks is not None:
+            networks.choose(experiment, source.kind)  # says that there is none, before any work
+            if auto_physics:
+                networks.choose(replace(experiment, physics="propagated"), source.kind)
+        bench = fitting.bench(grid)
+        if fit_response:
+            notes += find_response(source, bench, experiment)
+        notes += find_noise(source, bench, experiment)
+        if networks is not None:
+            converted = networks.choose(experiment, source.kind).conversion(source.kind)
+            notes += [converted] if converted else []
+        if fit_centre:
+            before = experiment.centre_offset
+            experiment = find_beam(bench, experiment)
+            x, y = (new - old for new, old in zip(experiment.centre_offset, before, strict=True))
+            notes.append(
+                f"beam found {x:+.3f}, {y:+.3f} pixels (x, y) of the fitted grid from where it was assumed"
+            )
+        if source.decades_assumed and chosen.fits_nuisance and "decades" not in nuisance:
+            nuisance = (*nuisance, "decades")
+            notes.append("their decades are fitted along")
+        if posterior and source.kind != "counts":
+            raise InputError(f"{source.where}: a posterior needs photon counts: only their noise is known")
     fitting = replace(fitting, experiment=experiment, nuisance=tuple(nuisance))
     vars(fitting)["networks"] = networks  # already loaded
     stack = Stack(opened, fitting, None, notes)
