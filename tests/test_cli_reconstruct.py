@@ -1,6 +1,9 @@
 """The files of ``icobench reconstruct`` as users meet them: what it reads, refuses and writes."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -344,3 +347,17 @@ def test_shards_and_workers_give_the_same_table(call, tmp_path, monkeypatch):
     assert code == 0, err
     whole, shared = (table_of(tmp_path, name).drop(columns="seconds") for name in ("whole.csv", "result.csv"))
     pd.testing.assert_frame_equal(shared, whole)
+
+
+@pytest.mark.slow
+def test_processes_of_their_own_change_no_digit(tmp_path):
+    """Programs of their own, which begin with as many threads as there are cores."""
+    run = [sys.executable, "-m", "icobench.cli"]
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    subprocess.run([*run, "generate", "set.h5", "--images", "70"], cwd=tmp_path, check=True)
+    tables = []
+    for workers in "12":
+        words = ["reconstruct", "set.h5", "--method", "network", "--workers", workers]
+        subprocess.run([*run, *words], cwd=tmp_path, check=True, env=environment)
+        tables.append(table_of(tmp_path).drop(columns="seconds"))
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
