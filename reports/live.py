@@ -15,6 +15,7 @@ The load of the machine before each measurement stands beside it. --page makes t
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def memory(process: subprocess.Popen) -> float:
         return np.nan
 
 
+def core_seconds(process: subprocess.Popen) -> float:
+    """Core time that a process has taken, without its children."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return np.nan
+
+
 def begun(folder: Path, *words: str, log: str) -> subprocess.Popen:
     """A command of the package, which says what it says into a file."""
     return subprocess.Popen([*PROGRAM, *words], cwd=folder, stderr=(folder / log).open("wb"))
@@ -86,11 +96,12 @@ def watched(folder: Path, method: str, rate: float, seconds: float) -> dict[str,
     server = begun(folder, "replay", "first.h5", *words, log="replay.log")
     words = ["--subscribe", "--method", method, "--out", out.name, "--mask", "first.h5"]
     client = begun(folder, "watch", f"tcp://127.0.0.1:{PORT}", *words, log="watch.log")
-    used, ready = [], np.inf
+    used, spent, ready = [], [], np.inf
     while client.poll() is None and time.time() < ready + WARM_SECONDS + seconds:
         if "\nready" in (folder / "watch.log").read_text():
             ready = min(ready, time.time())
             used.append(memory(client))
+            spent.append(core_seconds(client))
         time.sleep(1)
     load = max(load, os.getloadavg()[0])
     client.send_signal(signal.SIGINT)
@@ -117,6 +128,7 @@ def watched(folder: Path, method: str, rate: float, seconds: float) -> dict[str,
         "fitted_per_second": float((later["method"] != "network").sum() / span),
         "latency_ms": (1e3 * np.quantile(late[counted], (0.5, 0.99))).tolist(),
         "memory_mb": [max(used[: len(used) // 2]), max(half)],
+        "core_ms": 1e3 * (spent[-1] - spent[0]) / max(int((due > ready).sum()), 1),
         "doubled": int(table.duplicated(["source", "train", "index"]).sum()),
     }  # fmt: skip
 
@@ -124,10 +136,10 @@ def watched(folder: Path, method: str, rate: float, seconds: float) -> dict[str,
 def stacked(folder: Path, method: str, frames: int) -> dict[str, Any]:
     """A long stack at one go, and one that is interrupted and goes on."""
     path, load = made(folder, frames), os.getloadavg()[0]
-    tables, seconds, used = [], [], []
+    tables, seconds, used, spent = [], [], [], []
     for name, stop in (("whole.parquet", False), ("twice.parquet", True)):
         words = ["reconstruct", path.name, "--method", method, "--out", name]
-        begin = time.monotonic()
+        begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         process = begun(folder, *words, log="stack.log")
         while process.poll() is None:
             used.append(memory(process))
@@ -137,6 +149,8 @@ def stacked(folder: Path, method: str, frames: int) -> dict[str, Any]:
                 process.wait()
             time.sleep(0.5)
         seconds.append(time.monotonic() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if stop:
             assert process.returncode == 130, process.returncode
             subprocess.run([*PROGRAM, *words], cwd=folder, check=True, capture_output=True)
@@ -144,7 +158,8 @@ def stacked(folder: Path, method: str, frames: int) -> dict[str, Any]:
     used = [value for value in used if np.isfinite(value)]
     return {
         "method": method, "frames": frames, "seconds": seconds[0], "per_second": frames / seconds[0],
-        "load": load, "memory_mb": [float(np.quantile(used, 0.5)), max(used)],
+        "load": load, "core_ms": 1e3 * spent[0] / frames,
+        "memory_mb": [float(np.quantile(used, 0.5)), max(used)],
         "same_table": bool(tables[0].equals(tables[1])),
     }  # fmt: skip
 
@@ -167,15 +182,15 @@ def page(results: dict[str, Any]) -> str:
             f"first half and in the second. At most {FIT_QUEUE} images wait for a fit.",
             "",
             "| method | sent a second | seconds | load | answered a second | not received | doubled |"
-            " fits a second | latency, median (ms) | 99 % (ms) | memory (MB) |",
-            "|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+            " fits a second | latency, median (ms) | 99 % (ms) | core time an image (ms) | memory (MB) |",
+            "|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         ]
         for row in results["watch"]:
             median, worst = row["latency_ms"]
             lines.append(
                 f"| {row['method']} | {row['rate']:g} | {row['seconds']:.0f} | {row['load']:.1f} "
                 f"| {row['per_second']:.1f} | {row['missed']} | {row['doubled']} "
-                f"| {row['fitted_per_second']:.1f} | {median:.0f} | {worst:.0f} "
+                f"| {row['fitted_per_second']:.1f} | {median:.0f} | {worst:.0f} | {row['core_ms']:.1f} "
                 f"| {row['memory_mb'][0]:.0f}, {row['memory_mb'][1]:.0f} |"
             )
         lines += [
@@ -188,14 +203,14 @@ def page(results: dict[str, Any]) -> str:
             "`icobench reconstruct` of a file, start and end of the program included. Interrupted: stopped",
             "by Ctrl-C after ten pieces and started again.",
             "",
-            "| method | frames | load | seconds | frames a second | target | memory, median and largest (MB)"
-            " | the same table after an interruption |",
-            "|:--|--:|--:|--:|--:|--:|--:|:--|",
+            "| method | frames | load | seconds | frames a second | target | core time a frame (ms)"
+            " | memory, median and largest (MB) | the same table after an interruption |",
+            "|:--|--:|--:|--:|--:|--:|--:|--:|:--|",
         ]
         for row in results["stack"]:
             lines.append(
                 f"| {row['method']} | {row['frames']:,} | {row['load']:.1f} | {row['seconds']:.0f} "
-                f"| {row['per_second']:.1f} | {TARGETS[row['method']][1]} "
+                f"| {row['per_second']:.1f} | {TARGETS[row['method']][1]} | {row['core_ms']:.1f} "
                 f"| {row['memory_mb'][0]:.0f}, {row['memory_mb'][1]:.0f} "
                 f"| {'yes' if row['same_table'] else '**no**'} |"
             )

@@ -271,7 +271,8 @@ class Watch:
                     say(line)
                 if idle and time.monotonic() - last > idle:
                     self._stop.set()
-            reader.join()
+            while reader.is_alive():  # it may wait for room
+                self._step()
             while self._step(wait=0.0):
                 pass
             until = time.monotonic() + LAST_FITS

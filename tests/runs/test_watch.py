@@ -159,6 +159,27 @@ def test_frames_are_added_to_a_closed_file(tmp_path):
     rows_of(out, 40)
 
 
+def test_a_session_ends_although_more_is_there_than_it_can_answer(tmp_path, monkeypatch):
+    """What was read is answered; the next session does the rest."""
+    monkeypatch.setattr(watch, "HELD", 1)
+    path, out = tmp_path / "run.h5", tmp_path / "live.parquet"
+    with h5py.File(path, "w") as stream:
+        stream[DATA] = frames(600)
+    watching, answer = session(path, out), blocks.Fitting.answer
+
+    def slow(self, block, report=None):
+        time.sleep(0.1)
+        watching.stop()
+        return answer(self, block)
+
+    monkeypatch.setattr(blocks.Fitting, "answer", slow)
+    watching.run()
+    assert 0 < len(pd.read_parquet(out)) < 600
+    monkeypatch.setattr(blocks.Fitting, "answer", answer)
+    run_until(session(path, out), 600 - len(pd.read_parquet(out)))
+    rows_of(out, 600)
+
+
 def test_a_folder_that_fills(tmp_path):
     """A file is taken when it is complete; one that is no image is said, and taken when it has become one."""
     folder, out = tmp_path / "frames", tmp_path / "live.parquet"
