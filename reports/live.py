@@ -31,7 +31,7 @@ import torch
 
 from icobench.images.bridge import FIRST_TRAIN
 from icobench.images.formats import DATA_PATH, MASK_PATH
-from icobench.provenance import provenance
+from icobench.provenance import provenance, short_commit
 from icobench.runs.watch import FIT_QUEUE
 from icobench.simulator.experiment import Experiment
 from icobench.storage import write_json
@@ -66,7 +66,11 @@ def core_seconds(process: subprocess.Popen) -> float:
 
 def begun(folder: Path, *words: str, log: str) -> subprocess.Popen:
     """A command of the package, which says what it says into a file."""
-    return subprocess.Popen([*PROGRAM, *words], cwd=folder, stderr=(folder / log).open("wb"))
+    # A shell's background jobs ignore Ctrl-C, and so would their children.
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(
+        [*PROGRAM, *words], cwd=folder, stderr=(folder / log).open("wb"), preexec_fn=heard
+    )
 
 
 def made(folder: Path, frames: int) -> Path:
@@ -166,13 +170,19 @@ def stacked(folder: Path, method: str, frames: int) -> dict[str, Any]:
 
 def page(results: dict[str, Any]) -> str:
     """Markdown."""
-    machine, commit = results["machine"], str(results["commit"])[:7]
+    made = {row["origin"]["command"]: row["origin"] for row in results["watch"] + results["stack"]}
+    machine = results["machine"]
     lines = [
         "# Images that come, and long stacks",
         "",
-        f"Made by `{results['command']}` at {commit}, {results['created'][:10]}, seed {results['seed']}, on",
-        f"{machine['processor']}, {machine['cores']} cores. Images of 1e5 photons, 128 x 128. Load is the",
-        "number of processes that wanted a core in the minute before or at the end, whichever is more.",
+        "Images of 1e5 photons, 128 x 128. Load is the number of processes that wanted a core in the minute",
+        "before or at the end, whichever is more. Made on",
+        f"{machine['processor']}, {machine['cores']} cores, by",
+        "",
+        *(
+            f"- `{command}` at {short_commit(origin['commit'])}, {origin['created'][:10]}"
+            for command, origin in made.items()
+        ),
         "",
     ]
     if results["watch"]:
@@ -229,19 +239,19 @@ def main() -> None:
     given = parser.parse_args()
     file = HERE / "live.json"
     if not given.page:
-        old = json.loads(file.read_text()) if file.exists() else {}
-        results = {
-            **provenance(SEED, torch.device("cpu"), Experiment()),
-            "command": " ".join(["python reports/live.py", *sys.argv[1:]]),
-            "watch": old.get("watch", []), "stack": old.get("stack", []),
-        }  # fmt: skip
+        origin = provenance(SEED, torch.device("cpu"), Experiment())
+        origin["command"] = " ".join(["python reports/live.py", *sys.argv[1:]])
+        results = json.loads(file.read_text()) if file.exists() else {"watch": [], "stack": []}
         with tempfile.TemporaryDirectory() as temporary:
-            folder, methods = Path(temporary), given.methods.split(",")
-            if given.only != "stack":
-                results["watch"] = [watched(folder, name, given.rate, given.seconds) for name in methods]
-            if given.only != "watch":
-                results["stack"] = [stacked(folder, name, given.frames) for name in methods]
-        write_json(file, results)
+            for method in given.methods.split(","):
+                for name in ("watch", "stack") if given.only is None else (given.only,):
+                    if name == "watch":
+                        row = watched(Path(temporary), method, given.rate, given.seconds)
+                    else:
+                        row = stacked(Path(temporary), method, given.frames)
+                    kept = [other for other in results[name] if other["method"] != method]
+                    results[name] = [*kept, row | {"origin": origin}]
+                    write_json(file, {**origin, **results})
     (HERE / "live.md").write_text(page(json.loads(file.read_text())))
 
 
