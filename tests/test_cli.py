@@ -189,7 +189,7 @@ def test_small_studies_run_and_resume(call, tmp_path):
         ("watch frames.npy", "only an HDF5 file grows frame by frame; watch its folder instead"),
         ("watch nowhere/run.h5", "nowhere: no such folder"),
         ("watch {cxi} --page 1 --out missing/live.parquet", "missing: no such folder"),
-        ("watch {cxi} --idle nan", "--idle must be a finite number"),
+        ("watch {cxi} --idle inf", "--idle must be a finite number"),
         ("replay {cxi} --rate inf", "--rate must be a finite number"),
         ("watch tcp://nonsense", "tcp://nonsense: no address of a stream"),
         ("watch {cxi} --wavelength 20", "states wavelength 13.5 nm"),
