@@ -81,6 +81,7 @@ reports: $(STAMP)
 	$(BIN)/python reports/ablation.py --steps 500
 	$(BIN)/python reports/fitters.py --page
 	$(BIN)/python reports/scaling.py
+	$(BIN)/python reports/live.py --page
 	$(BIN)/python reports/tuned_network.py
 	$(BIN)/python reports/told.py
 	$(BIN)/python reports/posterior.py

@@ -1,12 +1,16 @@
 """Reconstructing and sorting a user's own images."""
 
-import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from icobench.commands.cluster import Sharing, planning_device, run_on_slurm
 from icobench.commands.options import (
     METHOD_NAMES,
     Detector,
@@ -14,6 +18,7 @@ from icobench.commands.options import (
     Model,
     OptionGroup,
     Physics,
+    Workers,
     examples,
     names,
     progress_bar,
@@ -27,8 +32,15 @@ if TYPE_CHECKING:
     from icobench.images.prepare import Prepared
     from icobench.images.reading import Reading
     from icobench.network.classifier import Labels
+    from icobench.runs.reconstruct import Stack
+    from icobench.storage import Shard
+
+__all__ = ["Files", "Grid", "app", "is_auto", "prepared_images"]
 
 app = typer.Typer()
+
+MOST_LINES = 100
+"""Images of which a line is said."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +98,48 @@ class Files(OptionGroup):
         return Reading(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
+@dataclass(frozen=True)
+class Grid(OptionGroup):
+    """How frames come to the grid that is fitted."""
+
+    pixels: Annotated[
+        int | None,
+        typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
+    ] = None
+    geometry: Annotated[
+        Path | None, typer.Option(help="CrystFEL .geom file: where a detector's modules lie.")
+    ] = None
+    panels: Annotated[
+        str | None,
+        typer.Option(help="Panels of whole rows, first:last:x,y;...: moved by x,y pixels."),
+    ] = None
+    polar: Annotated[
+        bool, typer.Option("--polar", help="Images are polar: angles (rows) x radii (columns).")
+    ] = False
+
+
+def prepared_images(context: typer.Context, images: Any, mask: Any = None) -> "Prepared":
+    """Images of a file, or an array with its mask, opened as a command's options say."""
+    from icobench.images.prepare import prepare
+
+    stated, given = Physics.of(context).stated(context), Detector.of(context)
+    if is_auto(context):
+        del stated["physics"]
+    files, grid = Files.of(context), Grid.of(context)
+    return prepare(
+        images, mask, experiment=stated | given.stated(), centre=given.beam(), pixels=grid.pixels,
+        reading=files.reading(), geometry=grid.geometry, panels=grid.panels, polar=grid.polar,
+        override=files.override, who="the command line",
+    )  # fmt: skip
+
+
+def is_auto(context: typer.Context) -> bool:
+    """Whether --physics is auto."""
+    return Physics.of(context).physics == "auto"
+
+
 @app.command(
-    cls=with_options(Files, Detector, Physics, Machine),
+    cls=with_options(Files, Grid, Detector, Physics, Machine, Sharing),
     epilog=examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"),
 )
 def reconstruct(
@@ -101,20 +153,6 @@ def reconstruct(
         typer.Option(help=f"{METHOD_NAMES}."),
     ] = "network+lm",
     model: Model = None,
-    pixels: Annotated[
-        int | None,
-        typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
-    ] = None,
-    geometry: Annotated[
-        Path | None, typer.Option(help="CrystFEL .geom file: where a detector's modules lie.")
-    ] = None,
-    panels: Annotated[
-        str | None,
-        typer.Option(help="Panels of whole rows, first:last:x,y;...: moved by x,y pixels."),
-    ] = None,
-    polar: Annotated[
-        bool, typer.Option("--polar", help="Images are polar: angles (rows) x radii (columns).")
-    ] = False,
     fit_beam: Annotated[
         bool, typer.Option("--fit-centre", help="Find the beam's position from the first images.")
     ] = False,
@@ -147,6 +185,7 @@ def reconstruct(
         float | None,
         typer.Option(help="Leave pixels beyond this sine of the angle out of fits; 0.8 by default."),
     ] = None,
+    workers: Workers = 0,
 ) -> None:
     """Radius and orientation of your own images, one row per image.
 
@@ -158,43 +197,38 @@ def reconstruct(
 
     Even square frames of at most 256 pixels are taken as an orthographic grid. Others, and all with
     --distance-mm and --pixel-mm (flat detector across the beam), --centre or --pixels, are resampled to one.
+
+    Finished blocks of images are kept beside --out until the end: the same command goes on where it was
+    stopped, and shares the blocks with other processes or a cluster (--shard, --executor slurm).
     """
-    from icobench.images.prepare import prepare
     from icobench.methods import find_method
-    from icobench.runs.reconstruct import FIT_SIN_THETA
-    from icobench.runs.reconstruct import reconstruct as run
+    from icobench.runs.reconstruct import FIT_SIN_THETA, begin
 
     chosen = find_method(method)
     samples = out.with_name(out.stem + ".posterior.parquet") if posterior else None
     _check_outputs(out, preview, samples)
-    machine, given = Machine.of(context), Detector.of(context)
-    stated = Physics.of(context).stated(context)
-    auto = stated.get("physics") == "auto"
-    if auto:
-        del stated["physics"]
-    stated |= given.stated()
-    partial = out.with_name(f".{out.stem}.unfinished{out.suffix}")
-    with prepare(
-        images, experiment=stated, centre=given.beam(), pixels=pixels, reading=Files.of(context).reading(),
-        geometry=geometry, panels=panels, polar=polar, override=Files.of(context).override,
-        who="the command line",
-    ) as prepared:  # fmt: skip
+    machine, sharing = Machine.of(context), Sharing.of(context)
+    device = planning_device(sharing, machine.device)
+    with prepared_images(context, images) as prepared:
         for note in prepared.notes:
             say(note)
-        try:
-            with progress_bar(f"{method} on {len(prepared.source)} images") as update:
-                answer = run(
-                    prepared, method=chosen, fit_centre=fit_beam, fit_response=fit_response,
-                    fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
-                    nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
-                    posterior=posterior, sort=sort, model=model, seed=machine.seed, device=machine.device,
-                    progress=update,
-                    finished=lambda answer: _keep(answer, partial),
-                )  # fmt: skip
-        except BaseException:
-            if partial.exists():
-                say(f"stopped; the rows that were finished are in {partial}")
-            raise
+        stack = begin(
+            prepared, chosen, fit_centre=fit_beam, fit_response=fit_response,
+            fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
+            nuisance=names(nuisance) if nuisance else (), auto_physics=is_auto(context), versions=versions,
+            posterior=posterior, sort=sort, model=model, seed=machine.seed, device=device,
+            folder=out.with_name(f".{out.stem}.unfinished"),
+        )  # fmt: skip
+        if sharing.on_slurm:
+            if stack.store is None:
+                raise InputError("--executor slurm is for more images than a block of 32")
+            call = partial(_compute_shard, stack, machine.device, workers)
+            run_on_slurm(context, stack.store.folder, call, ["parts/*.parquet"], stack)
+        _compute(stack, method, workers, sharing.part)
+        if not all(map(stack.is_stored, stack.pieces())):
+            say(f"shard {sharing.shard} is finished; {stack.finished:,} of {len(stack):,} images are")
+            return
+        answer = stack.answer()
         try:
             _write(answer, out)
         except (OSError, InputError) as error:  # a full disk: nothing that was found is lost
@@ -202,15 +236,15 @@ def reconstruct(
             raise InputError(
                 f"{out}: could not be written ({error}); the table is on standard output"
             ) from error
-        partial.unlink(missing_ok=True)
         _write_origin(out, prepared, answer, method, machine)
         drawn = [_preview(preview, prepared, answer, machine)] if preview is not None else []
         drawn += _write_samples(samples, answer) if samples is not None else []
+        stack.remove()
     _report(prepared, answer, out, drawn)
 
 
 @app.command(
-    cls=with_options(Files, Detector, Physics, Machine), epilog=examples("icobench classify run42.cxi")
+    cls=with_options(Files, Grid, Detector, Physics, Machine), epilog=examples("icobench classify run42.cxi")
 )
 def classify(
     context: typer.Context,
@@ -231,18 +265,11 @@ def classify(
     training: radii of 30 to 160 nm, bodies that scatter 1,000 photons or more; below 200 photons an image
     counts as empty.
     """
-    from icobench.images.prepare import prepare
     from icobench.runs.classify import classify as run
 
     _check_outputs(out, None, None)
-    machine, given = Machine.of(context), Detector.of(context)
-    stated = {**Physics.of(context).stated(context), **given.stated()}
-    if stated.get("physics") == "auto":
-        del stated["physics"]
-    with prepare(
-        images, experiment=stated, centre=given.beam(), pixels=pixels, reading=Files.of(context).reading(),
-        geometry=geometry, override=Files.of(context).override, who="the command line",
-    ) as prepared:  # fmt: skip
+    machine = Machine.of(context)
+    with prepared_images(context, images) as prepared:
         for note in prepared.notes:
             say(note)
         with progress_bar(f"classify {len(prepared.source)} images") as update:
@@ -255,6 +282,46 @@ def classify(
     names = labels.names
     counted = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names) if name)
     say(f"wrote {out}: {counted or 'no image could be used'}")
+
+
+def _compute(stack: "Stack", method: str, workers: int, part: "Shard") -> None:
+    """Reconstruct what is missing, with a bar that shows the pace."""
+    total = len(stack)
+    try:
+        with progress_bar(f"{method} on {total:,} images") as update:
+            stack.run(workers, part, _with_pace(update, method, total))
+    except BaseException:
+        if stack.store is not None and stack.finished:
+            say(
+                f"stopped; {stack.finished:,} of {total:,} images are finished, the same command goes on "
+                f"({stack.store.folder})"
+            )
+        raise
+
+
+def _with_pace(update: Callable[..., None], method: str, total: int) -> Callable[[float], None]:
+    """A function of the finished share that says how many images a second there are."""
+    begun: list[float] = []
+
+    def show(share: float) -> None:
+        now = time.monotonic()
+        begun.extend([] if begun else [now, share])
+        pace = total * (share - begun[1]) / max(now - begun[0], 1e-9)
+        text = f"{method}, {total * share:,.0f} of {total:,} images"
+        update(share, f"{text}, {pace:.3g} a second" if pace and now - begun[0] > 1 else text)
+
+    return show
+
+
+def _compute_shard(stack: "Stack", device: str, workers: int, shard: "Shard") -> None:
+    """A shard on a cluster's node."""
+    from dataclasses import replace
+
+    from icobench.runs.pool import chosen_device
+
+    stack.fitting = replace(stack.fitting, device=str(chosen_device(device)))
+    stack.open()
+    stack.run(workers, shard)
 
 
 def _check_outputs(out: Path, preview: Path | None, samples: Path | None) -> None:
@@ -270,12 +337,6 @@ def _check_outputs(out: Path, preview: Path | None, samples: Path | None) -> Non
         check_output(preview)
         if preview.suffix.lower() != ".png":
             raise InputError(f"--preview must end in .png, got {preview}")
-
-
-def _keep(answer: "Answer", path: Path) -> None:
-    """The rows so far, for the case that the command is stopped; what goes wrong is no reason to stop."""
-    with contextlib.suppress(OSError, InputError):
-        _write(answer, path)
 
 
 def _write(answer: "Answer | Labels", path: Path) -> None:
@@ -362,7 +423,11 @@ def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: list[str])
     from icobench.answer import FAILED, MISS
 
     where, table = prepared.source.where, answer.to_frame()
-    for row in table.itertuples():
+    if len(table) > MOST_LINES:
+        counted = Counter(status.partition(":")[0] for status in table["status"])
+        words = ", ".join(f"{count:,} {word}" for word, count in counted.most_common())
+        say(f"{len(table):,} images: {words}; the first {MOST_LINES}:")
+    for row in table.head(MOST_LINES).itertuples():
         if row.status.startswith((FAILED, MISS)):
             say(f"{where}: image {row.index} {row.status}")
             continue

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from icobench.errors import InputError
+from icobench.errors import InputError, NotYetError
 from icobench.images.facts import OF_IMAGES, Facts
 from icobench.images.frames import MOST_PIXELS, Frames, first_line
 from icobench.images.geometry import Axes
@@ -152,6 +152,6 @@ def check_frames(frames: Frames) -> None:
     if len(shape) != 3:
         raise InputError(f"{where}: expected images of shape (N, H, W) or (H, W), got {shape}")
     if shape[0] == 0:
-        raise InputError(f"{where}: holds no image")
+        raise NotYetError(f"{where}: holds no image")
     if min(shape[1:]) < LEAST_PIXELS:
         raise InputError(f"{where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}")

@@ -26,7 +26,10 @@ from icobench.network.selection import Networks
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["BLOCK", "GPU_BLOCK", "Bench", "find_beam", "find_noise", "find_response", "refine_gain"]
+__all__ = [
+    "BLOCK", "GPU_BLOCK", "Bench", "find_beam", "find_noise", "find_response", "misses_of", "problem_of",
+    "refine_gain",
+]  # fmt: skip
 
 BLOCK, GPU_BLOCK = 32, 1024
 """Images fitted together, on a CPU and on a GPU."""
@@ -54,6 +57,25 @@ LEVELS = 14
 """Bins of an image's brightness that its response is read off at."""
 
 
+def problem_of(
+    block: ImageSet, simulator: Simulator, networks: Networks | None, seed: int, fit_sin_theta: float
+) -> Problem:
+    """What a method gets: fits see the pixels up to an angle, the networks all of them."""
+    experiment = simulator.experiment
+    valid = experiment.valid()
+    fitted = valid & (experiment.sin_theta() <= fit_sin_theta + 1e-9)
+    images = replace(block, mask=block.mask & fitted, experiment=experiment)
+    return Problem(images, simulator, networks, seed, network_mask=block.mask & valid)
+
+
+def misses_of(problem: Problem, classifier: Classifier | None) -> dict[int, str]:
+    """What the images show that are no hits, in words, by their numbers; none if they are not sorted."""
+    if classifier is None:
+        return {}
+    seen = problem.images.mask if problem.network_mask is None else problem.network_mask
+    return label_images(replace(problem.images, mask=seen), classifier).reasons()
+
+
 class Bench:
     """Fits of the first images of a source under changing beliefs.
 
@@ -76,13 +98,6 @@ class Bench:
         self.seed, self.fit_sin_theta = seed, fit_sin_theta
         self.classifier: Classifier | None = None
 
-    def misses(self, problem: Problem) -> dict[int, str]:
-        """What the images show that are no hits, in words, by their numbers; none if they are not sorted."""
-        if self.classifier is None:
-            return {}
-        seen = problem.images.mask if problem.network_mask is None else problem.network_mask
-        return label_images(replace(problem.images, mask=seen), self.classifier).reasons()
-
     def first(self) -> ImageSet:
         """The first images that can be used.
 
@@ -95,18 +110,11 @@ class Bench:
             raise InputError(f"{self.grid.where}: none of the first images can be used")
         return block.subset(good)
 
-    def problem(self, block: ImageSet, simulator: Simulator) -> Problem:
-        """What a method gets: fits see the pixels up to an angle, the networks all of them."""
-        experiment = simulator.experiment
-        valid = experiment.valid()
-        fitted = valid & (experiment.sin_theta() <= self.fit_sin_theta + 1e-9)
-        images = replace(block, mask=block.mask & fitted, experiment=experiment)
-        return Problem(images, simulator, self.networks, self.seed, network_mask=block.mask & valid)
-
     def fitted(self, experiment: Experiment) -> tuple[Problem, Answer]:
         """The first images and their fits; without misses, if images are sorted and some are none."""
-        problem = self.problem(self.first(), Simulator(experiment, device=self.device))
-        missed = self.misses(problem)
+        simulator = Simulator(experiment, device=self.device)
+        problem = problem_of(self.first(), simulator, self.networks, self.seed, self.fit_sin_theta)
+        missed = misses_of(problem, self.classifier)
         if 0 < len(missed) < len(problem.images):
             hit = torch.tensor([number not in missed for number in problem.images.numbers.tolist()])
             seen = problem.network_mask
