@@ -25,7 +25,7 @@ RADIUS_SPAN_NM = 130.0
 """Allowed range of the radius in the paper's error measure (30 to 160 nm)."""
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _group_products(body: ConvexBody, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Products of 1, i, j, k with the elements of the group, (G, 4, 4), and their scalar parts, (4, G)."""
     group = torch.as_tensor(body.group)
