@@ -1,6 +1,7 @@
 """Reconstructing a user's own images."""
 
 import contextlib
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,9 +97,18 @@ def reconstruct(
     ],
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
     method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{METHOD_NAMES}. By default network+lm, and dictionary+lm for other shapes than icosahedra."
+        ),
+    ] = None,
+    shape: Annotated[
         str,
-        typer.Option(help=f"{METHOD_NAMES}."),
-    ] = "network+lm",
+        typer.Option(
+            help="The body: icosahedron, cube, hexagonal-prism (its aspect ratio is fitted along), "
+            "hexagonal-prism=1.5, ...; auto finds out which."
+        ),
+    ] = "icosahedron",
     model: Model = None,
     pixels: Annotated[
         int | None,
@@ -149,6 +159,8 @@ def reconstruct(
     What a file states (wavelength or photon energy, distance, pixel size, beam, kind) is used; options that
     say something else are refused without --override. OUT.json says where every value comes from.
 
+    --shape auto tries all shapes and says which explains an image best, and the odds against the second best.
+
     --physics auto fits images that straight rays explain poorly with propagated waves, too, and says which
     explains them better.
 
@@ -157,9 +169,11 @@ def reconstruct(
     """
     from icobench.images.prepare import prepare
     from icobench.methods import find_method
+    from icobench.methods.shapes import chosen_shape
     from icobench.runs.reconstruct import FIT_SIN_THETA
     from icobench.runs.reconstruct import reconstruct as run
 
+    method = method or ("network+lm" if chosen_shape(shape).plain else "dictionary+lm")
     chosen = find_method(method)
     samples = out.with_name(out.stem + ".posterior.parquet") if posterior else None
     _check_outputs(out, preview, samples)
@@ -180,7 +194,7 @@ def reconstruct(
         try:
             with progress_bar(f"{method} on {len(prepared.source)} images") as update:
                 answer = run(
-                    prepared, method=chosen, fit_centre=fit_beam, fit_response=fit_response,
+                    prepared, method=chosen, shape=shape, fit_centre=fit_beam, fit_response=fit_response,
                     fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
                     nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
                     posterior=posterior, model=model, seed=machine.seed, device=machine.device,
@@ -199,7 +213,7 @@ def reconstruct(
                 f"{out}: could not be written ({error}); the table is on standard output"
             ) from error
         partial.unlink(missing_ok=True)
-        _write_origin(out, prepared, answer, method, machine)
+        _write_origin(out, prepared, answer, method, shape, machine)
         drawn = [_preview(preview, prepared, answer, machine)] if preview is not None else []
         drawn += _write_samples(samples, answer) if samples is not None else []
     _report(prepared, answer, out, drawn)
@@ -238,7 +252,9 @@ def _write(answer: "Answer", path: Path) -> None:
             table.to_parquet(temporary)
 
 
-def _write_origin(out: Path, prepared: "Prepared", answer: "Answer", method: str, machine: Machine) -> None:
+def _write_origin(
+    out: Path, prepared: "Prepared", answer: "Answer", method: str, shape: str, machine: Machine
+) -> None:
     """Beside the table: what was reconstructed how, and where every value comes from."""
     from icobench.provenance import provenance
     from icobench.storage import write_json
@@ -250,7 +266,7 @@ def _write_origin(out: Path, prepared: "Prepared", answer: "Answer", method: str
         name: {"value": plain(fact.value), "from": fact.origin} for name, fact in prepared.setup.facts.items()
     }
     origin = provenance(machine.seed, machine.chosen(), answer.experiment)
-    description = {"images": prepared.source.where, "method": method, "facts": facts}
+    description = {"images": prepared.source.where, "method": method, "shape": shape, "facts": facts}
     description |= {"origins": answer.origins, "notes": answer.notes}
     try:
         write_json(out.with_name(out.name + ".json"), description | origin)
@@ -269,6 +285,8 @@ def _write_samples(path: Path, answer: "Answer") -> list[str]:
         return []
     with atomic_path(path) as temporary:
         pd.DataFrame({name: values.numpy() for name, values in answer.samples.items()}).to_parquet(temporary)
+    if answer.shape:
+        return [f"wrote {path}; only the posteriors of icosahedra are drawn"]
     drawing, image = path.with_suffix(".png"), int(answer.samples["index"][0])
     try:
         write_corner(drawing, answer.samples, image)
@@ -305,6 +323,20 @@ def _posterior_words(row: Any) -> str:
     return words + (", not to be trusted" if doubtful else "")
 
 
+def _shape_words(row: Any) -> str:
+    """What a line says of a shape; empty for icosahedra."""
+    if not hasattr(row, "shape"):
+        return ""
+    words = row.shape
+    for name in ("aspect_ratio", "truncation"):
+        if math.isfinite(value := getattr(row, name, math.nan)):
+            words += f", {name.replace('_', ' ')} {value:.3f}"
+    if hasattr(row, "runner_up"):
+        odds = f"{row.shape_odds:.2g}" if row.shape_odds < 1e6 else "over 1e6"
+        words += f" ({odds} to 1 against {row.runner_up})"
+    return f"{words}, "
+
+
 def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: list[str]) -> None:
     """A line for each image, then the notes that came up, then what was written."""
     from icobench.answer import FAILED
@@ -315,8 +347,8 @@ def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: list[str])
             say(f"{where}: image {row.index} {row.status}")
             continue
         say(
-            f"image {row.index}: R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, orientation "
-            f"+- {row.orientation_std_deg:.2g} deg, {row.status}{_posterior_words(row)}"
+            f"image {row.index}: {_shape_words(row)}R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, "
+            f"orientation +- {row.orientation_std_deg:.2g} deg, {row.status}{_posterior_words(row)}"
         )
     for note in answer.notes:
         say(note)

@@ -180,7 +180,7 @@ def levenberg_marquardt(
         if not bool(active.any()):
             break
     return Answer(
-        radius.cpu(), to_fundamental_domain(quaternion).cpu(), value.cpu(),
+        radius.cpu(), to_fundamental_domain(quaternion, objective.simulator.body).cpu(), value.cpu(),
         objective.simulator.evaluations[chosen].clone(), converged.cpu(), nuisance=nuisance.to_columns(),
         trace=trace,
     )  # fmt: skip

@@ -208,7 +208,7 @@ def refine_simplex(
     if options.angle_tolerance_deg:
         converged &= ~fits.state.active  # one simplex is left for every image
     return Answer(
-        radius.cpu(), to_fundamental_domain(quaternion).cpu(), value.cpu(),
+        radius.cpu(), to_fundamental_domain(quaternion, objective.simulator.body).cpu(), value.cpu(),
         objective.simulator.evaluations[chosen].clone(), converged.cpu(), trace=trace,
     )  # fmt: skip
 

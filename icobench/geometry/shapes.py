@@ -192,8 +192,8 @@ SHAPES: dict[str, Shape] = {
         Shape("marks-decahedron", lambda name: _decahedron(name, 1.0, GROOVE)),
         Shape("hexagonal-prism", _prism, "aspect_ratio", 0.5, 3.0, 1.0),
         Shape("hexagonal-plate", _prism, "aspect_ratio", 0.1, 0.5, 0.3),
-        Shape("truncated-icosahedron", _truncated_icosahedron, "truncation", 0.1, 0.95, 2 / 3),
-        Shape("truncated-cube", _truncated_cube, "truncation", 0.1, 0.95, 2 - math.sqrt(2)),
+        Shape("truncated-icosahedron", _truncated_icosahedron, "truncation", 0.3, 0.95, 2 / 3),
+        Shape("truncated-cube", _truncated_cube, "truncation", 0.3, 0.95, 2 - math.sqrt(2)),
     )
 }
 """Names for ``--shape``. Decahedra: the pentagonal bipyramid; with upright square facets (Ino); with the

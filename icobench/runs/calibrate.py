@@ -16,6 +16,7 @@ from icobench.errors import InputError
 from icobench.fitting.least_squares import centre_steps
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import PoissonDeviance
+from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.images.image_set import ImageSet
 from icobench.images.image_source import FEWEST_UNITS, ImageSource
 from icobench.images.noise import noise_of
@@ -24,6 +25,7 @@ from icobench.methods import Method, Problem
 from icobench.network.selection import Networks
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.simulator.sphere import simulator_of
 
 __all__ = ["BLOCK", "Bench", "find_beam", "find_noise", "find_response", "refine_gain"]
 
@@ -61,15 +63,16 @@ class Bench:
         method: that fits; without its second search, which is in vain, and ten times as long, where a belief
             is wrong.
         device, networks, seed, fit_sin_theta: as for :func:`~icobench.runs.reconstruct.reconstruct`.
+        body: that made the images; the icosahedron by default.
     """
 
     def __init__(
         self, grid: ImageSource, method: Method, device: torch.device, networks: Networks | None, seed: int,
-        fit_sin_theta: float,
+        fit_sin_theta: float, body: ConvexBody | None = None,
     ) -> None:  # fmt: skip
         self.grid, self.device, self.networks = grid, device, networks
         self.method = method.with_options(rescue=False) if "rescue" in method.option_names else method
-        self.seed, self.fit_sin_theta = seed, fit_sin_theta
+        self.seed, self.fit_sin_theta, self.body = seed, fit_sin_theta, body or icosahedron()
 
     def first(self) -> ImageSet:
         """The first images that can be used.
@@ -93,8 +96,12 @@ class Bench:
 
     def fitted(self, experiment: Experiment) -> tuple[Problem, Answer]:
         """The first images and their fits."""
-        problem = self.problem(self.first(), Simulator(experiment, device=self.device))
+        problem = self.problem(self.first(), self.simulator(experiment))
         return problem, self.method.run(problem)
+
+    def simulator(self, experiment: Experiment) -> Simulator:
+        """Of the body, for an experiment."""
+        return simulator_of(self.body, experiment, device=self.device)
 
 
 def find_beam(bench: Bench, experiment: Experiment) -> Experiment:

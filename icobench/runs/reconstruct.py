@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from icobench.answer import COSTS, OUTSIDE, POOR, RADII_NM, Answer, Hypotheses, Progress
+from icobench.answer import COSTS, OUTSIDE, POOR, RADII_NM, UNKNOWN, Answer, Hypotheses, Progress
 from icobench.errors import InputError
 from icobench.fitting.dictionary import dictionary_for
 from icobench.fitting.nuisance import Nuisance
@@ -20,6 +20,7 @@ from icobench.images.image_source import ImageSource
 from icobench.images.prepare import Prepared, prepare
 from icobench.images.reading import Reading
 from icobench.methods import Catalogue, Method, Problem
+from icobench.methods.shapes import EQUIVALENT, Fit, chosen_shape
 from icobench.runs.calibrate import BLOCK, Bench, find_beam, find_noise, find_response, refine_gain
 from icobench.runs.pool import chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
@@ -31,6 +32,8 @@ __all__ = ["reconstruct"]
 
 STANDARD = Experiment()
 
+ICOSAHEDRON = "icosahedron"
+
 STORED_STARTS = 4
 """Stored patterns at which modes of a posterior are searched, beside the fit, its twin and the network."""
 
@@ -40,8 +43,9 @@ def reconstruct(
     mask: Any = None,
     kind: str = "auto",
     experiment: Experiment | Mapping[str, Any] | None = None,
-    method: str | Method = "network+lm",
+    method: str | Method | None = None,
     *,
+    shape: str = ICOSAHEDRON,
     detector: FlatDetector | None = None,
     centre: tuple[float, float] | None = None,
     pixels: int | None = None,
@@ -82,7 +86,11 @@ def reconstruct(
             orthographic grid; its number of pixels does not matter. A dictionary such as
             ``{"wavelength_nm": 13.4}`` states these values alone, an experiment all of them; a file states
             some.
-        method: a name, or a method.
+        method: a name, or a method; "network+lm" by default, and "dictionary+lm" for other shapes than the
+            icosahedron, which is all that networks know.
+        shape: the body, of :data:`~icobench.geometry.shapes.SHAPES`; "hexagonal-prism=1.5" has a parameter of
+            this value, "hexagonal-prism" has it fitted along; several, separated by commas, or "auto" for all
+            of them, race (:func:`~icobench.methods.shapes.fit_shapes`). Radii are circumradii.
         detector: the flat detector that took the frames.
         centre: (x, y) of the beam in pixels of an orthographic frame.
         pixels: side of the grid that frames are resampled to.
@@ -121,8 +129,15 @@ def reconstruct(
         >>> answer = icobench.reconstruct(pattern.images, kind="counts", method="dictionary+lm")
         >>> answer.status, abs(float(answer.radius_nm[0]) - 60) < 0.5
         (['ok'], True)
+        >>> cube = icobench.simulate(60.0, photons=1e5, shape="cube")
+        >>> answer = icobench.reconstruct(cube.images, kind="counts", shape="cube")
+        >>> answer.status, answer.shape
+        (['ok'], ['cube'])
     """
+    wanted = chosen_shape(shape)
+    method = method or ("network+lm" if wanted.plain else "dictionary+lm")
     chosen = (catalogue or Catalogue()).method(method) if isinstance(method, str) else method
+    wanted.check(chosen, nuisance, fit_centre, fit_response, bool(posterior))
     if versions != 1:
         chosen = chosen.with_options(versions=versions)
     if not 0 < fit_sin_theta <= 1:
@@ -153,7 +168,7 @@ def reconstruct(
             networks.choose(experiment, source.kind)  # says that there is none, before any work
             if auto_physics:
                 networks.choose(replace(experiment, physics="propagated"), source.kind)
-        bench = Bench(grid, chosen, where, networks, seed, fit_sin_theta)
+        bench = Bench(grid, chosen, where, networks, seed, fit_sin_theta, wanted.body)
         if fit_response:
             notes += find_response(source, bench, experiment)
         notes += find_noise(source, bench, experiment)
@@ -172,13 +187,15 @@ def reconstruct(
             notes.append("their decades are fitted along")
         if posterior and source.kind != "counts":
             raise InputError(f"{source.where}: a posterior needs photon counts: only their noise is known")
-        simulator = Simulator(experiment, device=where)
-        work = _Work(bench, chosen, simulator, tuple(nuisance), auto_physics, posterior)
+        simulator = bench.simulator(experiment)
+        work = _Work(bench, wanted.fitting(chosen), simulator, tuple(nuisance), auto_physics, posterior)
+        work.race = wanted.races
         answer = work.run(source, progress, finished)
         _by_wavelength(answer, opened.setup, notes)
         if OUTSIDE in answer.status:
             low, high = RADII_NM
-            notes.append(f"radii are searched from {low:g} to {high:g} nm; {OUTSIDE} fits ended there")
+            also = "" if wanted.plain else ", or at the end of the range of the shape's parameter"
+            notes.append(f"radii are searched from {low:g} to {high:g} nm; {OUTSIDE} fits ended there{also}")
         answer.experiment, answer.origins = experiment, list(opened.notes)
         answer.notes = notes + work.notes + [f"warning: {line}" for line in grid.warnings()]
     return answer
@@ -194,6 +211,8 @@ def _by_wavelength(answer: Answer, setup: Setup, notes: list[str]) -> None:
         return
     ratio = torch.as_tensor(fact.by_frame / fact.value)[answer.index]
     answer.radius_nm, answer.radius_std_nm = answer.radius_nm * ratio, answer.radius_std_nm * ratio
+    if EQUIVALENT in answer.nuisance:
+        answer.nuisance[EQUIVALENT] = answer.nuisance[EQUIVALENT] * ratio
     low, high = float(fact.by_frame.min()), float(fact.by_frame.max())
     notes.append(f"every frame has its own wavelength, {low:.5g} to {high:.5g} nm; radii are in its units")
 
@@ -202,11 +221,11 @@ class _Work:
     """Every image of a source, read and fitted block by block."""
 
     def __init__(
-        self, bench: Bench, method: Method, simulator: Simulator, nuisance: tuple[str, ...],
-        auto_physics: bool, posterior: int,
+        self, bench: Bench, fit: Fit, simulator: Simulator, nuisance: tuple[str, ...], auto_physics: bool,
+        posterior: int,
     ) -> None:  # fmt: skip
-        self.bench, self.method, self.simulator, self.nuisance = bench, method, simulator, nuisance
-        self.posterior = posterior
+        self.bench, self.fit, self.simulator, self.nuisance = bench, fit, simulator, nuisance
+        self.posterior, self.race = posterior, False
         self.propagated = simulator.with_physics("propagated") if auto_physics else None
         self.notes: list[str] = []
 
@@ -222,7 +241,7 @@ class _Work:
                 progress((first + part * count) / total)
 
             parts, problem = self._block(block, report)
-            if start == 0 and problem is not None and not self.notes:
+            if start == 0 and problem is not None and not self.notes and not self.race:
                 self.notes = refine_gain(source, self.bench, problem, parts[0])
                 if self.notes:
                     continue  # once more, with the gain
@@ -251,9 +270,9 @@ class _Work:
             usable = replace(
                 problem, images=problem.images.subset(good), network_mask=seen[good], nuisance=self.nuisance
             )
-            answers.append(self.method.run(usable, report))
+            answers.append(self.fit(usable, report))
             if self.propagated is not None:
-                _improve_poor(answers[-1], self.propagated, self.method, usable)
+                _improve_poor(answers[-1], self.propagated, self.fit, usable)
             if self.posterior:
                 _add_posterior(answers[-1], usable, self.propagated, self.posterior)
             if usable.images.gain is not None:
@@ -274,8 +293,9 @@ def _add_posterior(answer: Answer, problem: Problem, propagated: Simulator | Non
         objective = objective_for(images, simulator)
         place = torch.arange(len(images))
         nearest = dictionary_for(simulator).match(
-            objective.images[place], objective.mask[place], images.kind, simulator.experiment, STORED_STARTS
-        )
+            objective.images[place], objective.mask[place], images.kind, simulator.experiment, STORED_STARTS,
+            simulator.body,
+        )  # fmt: skip
         fits = Answer(answer.radius_nm[rows], answer.quaternion[rows])
         if answer.hypotheses is not None:
             fits.hypotheses = Hypotheses(*(part[rows] for part in answer.hypotheses))
@@ -292,18 +312,18 @@ def _add_posterior(answer: Answer, problem: Problem, propagated: Simulator | Non
     answer.samples = {name: torch.cat([part[name] for part in drawn]) for name in drawn[0]}
 
 
-def _improve_poor(answer: Answer, propagated: Simulator, method: Method, problem: Problem) -> None:
+def _improve_poor(answer: Answer, propagated: Simulator, fit: Fit, problem: Problem) -> None:
     """Fit the images of poor fits by straight rays with propagated waves, and keep what is better.
 
     Both fits are charged.
     """
     answer.physics = ["straight"] * len(answer)
-    rows = torch.tensor([word == POOR for word in answer.status]).nonzero()[:, 0]
+    rows = torch.tensor([word in (POOR, UNKNOWN) for word in answer.status]).nonzero()[:, 0]
     if not len(rows):
         return
     seen = problem.images.mask if problem.network_mask is None else problem.network_mask
     poor = replace(problem, images=problem.images.subset(rows), simulator=propagated, network_mask=seen[rows])
-    other = method.run(poor)
+    other = fit(poor, lambda share: None)
     for name in COSTS:
         getattr(answer, name)[rows] += getattr(other, name)
     taken = (other.objective < answer.objective[rows]).nonzero()[:, 0]

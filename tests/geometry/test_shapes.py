@@ -71,7 +71,7 @@ def test_parameters_of_families():
         assert most is None or SHAPES[name].make("", 1 - 1e-6).volume == pytest.approx(most.volume, rel=1e-5)
     for text, message in (
         ("hexagonal-prism=9", "aspect ratio of a hexagonal-prism must lie in 0.5 to 3, got 9"),
-        ("truncated-cube=0", "truncation of a truncated-cube must lie in 0.1 to 0.95"),
+        ("truncated-cube=0", "truncation of a truncated-cube must lie in 0.3 to 0.95"),
         ("cube=2", "the cube has no parameter"),
         ("truncated-cube=much", "expected a number after truncated-cube=, got 'much'"),
     ):
