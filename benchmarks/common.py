@@ -5,14 +5,19 @@ asv calls ``setup`` anew before every sample, so whatever takes long is kept her
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from icobench import devices
 from icobench.geometry.orientation import random_orientations
 from icobench.images.image_set import ImageSet
 from icobench.methods.base import Problem
@@ -139,3 +144,56 @@ def fastest(
             function()
             samples.append(now() - start)
     return [min(samples) for samples in times]
+
+
+NO_KERNELS = (
+    "empty",
+    "detach",
+    "alias",
+    "lift_fresh",
+    "resolve_",
+    "_unsafe_view",
+    "_reshape_alias",
+    "is_same",
+)
+"""How the names of operators begin that are no views and compute nothing."""
+
+
+class _Launches(TorchDispatchMode):
+    """Counts the operators by name that start work on a device: all but views and allocations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        name = function._schema.name.partition("::")[2]
+        if not function.is_view and not name.startswith(NO_KERNELS):
+            self.by_name[name] += 1
+        return function(*arguments, **(keywords or {}))
+
+
+def launches_by_name(call: Callable[[], Any]) -> Counter[str]:
+    """Operators other than views that one call dispatches, after a first call that makes tables.
+
+    Each is about one launch on a GPU.
+    """
+    call()
+    counter = _Launches()
+    with counter:
+        call()
+    return counter.by_name
+
+
+def launches(call: Callable[[], Any]) -> int:
+    """How many operators :func:`launches_by_name` finds."""
+    return launches_by_name(call).total()
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """In the block a CPU is given the few large calls that a GPU gets."""
+    with mock.patch.object(devices, "on_gpu", lambda device: True):
+        yield

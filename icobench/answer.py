@@ -71,6 +71,14 @@ class Trace:
     quaternion: list[Tensor] = field(default_factory=list)
     objective: list[Tensor] = field(default_factory=list)
 
+    @classmethod
+    def of(
+        cls, evaluations: list[Tensor], radius_nm: Tensor, quaternion: Tensor, objective: Tensor
+    ) -> "Trace":
+        """A whole course of S steps, from wherever it is: S tensors (N,), (S, N), (S, N, 4) and (S, N)."""
+        parts = torch.stack(evaluations), radius_nm, quaternion, objective
+        return cls(*(list(part.detach().cpu().unbind(0)) for part in parts))
+
     def add(self, evaluations: Tensor, radius_nm: Tensor, quaternion: Tensor, objective: Tensor) -> None:
         """Append one step; tensors are copied to the CPU."""
         self.evaluations.append(evaluations.detach().cpu().clone())

@@ -107,5 +107,5 @@ def cma_es(
         finished |= torch.tensor([bool(set(search.stop()) - {"maxiter"}) for search in searches])
     return Answer(
         best_radius, to_fundamental_domain(best_turn, objective.simulator.body), best_value,
-        objective.simulator.evaluations.clone(), finished & best_value.isfinite(), trace=trace,
+        objective.simulator.evaluations, finished & best_value.isfinite(), trace=trace,
     )  # fmt: skip

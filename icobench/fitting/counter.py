@@ -4,7 +4,7 @@ Where the beam has moved by a fraction of a pixel, images are shifted by local i
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from icobench.geometry.shapes import shape_of
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["FURTHER_COST", "JACOBIAN_COST", "CountingSimulator", "inner_pixels", "shifted"]
+__all__ = ["FURTHER_COST", "JACOBIAN_COST", "CountingSimulator", "inner_pixels", "joined", "shifted"]
 
 FURTHER_COST = 1
 """Charged for every further derivative."""
@@ -39,6 +39,11 @@ TAPS = 10
 
 MARGIN = TAPS // 2 + NUISANCES["centre"]["centre_x"][1]
 """Pixels nearer than this to the edge of the grid or of the half space may depend on what lies beyond it."""
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other; a single one without a copy."""
+    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
 
 
 def _weights(offset: Tensor, pixels: int) -> Tensor:
@@ -103,22 +108,29 @@ class CountingSimulator:
     Attributes:
         simulator: does the work; ``experiment``, ``body`` and ``device`` are its.
         images: number of images to reconstruct; evaluations are counted for each.
-        evaluations: (images,) counted so far, int64.
+        counts: (images,) evaluations counted so far, int64, on the simulator's device.
     """
 
     simulator: Simulator
     images: int
 
     def __post_init__(self) -> None:
-        self.evaluations = torch.zeros(self.images, dtype=torch.long)
         self.experiment, self.device = self.simulator.experiment, self.simulator.device
         self.body = self.simulator.body
+        self.counts = torch.zeros(self.images, dtype=torch.long, device=self.device)
+        self._one = torch.ones(1, dtype=torch.long, device=self.device)
         self.propagated = self.simulator.method == "propagated"
         self.memory: Memory | None = None
 
     def charge(self, image: Tensor, cost: int = 1) -> None:
         """Count ``cost`` evaluations for each entry of ``image`` (indices, repeats allowed)."""
-        self.evaluations += cost * torch.bincount(image.cpu(), minlength=self.images)
+        image = image.to(self.device, non_blocking=True)
+        self.counts.index_add_(0, image, self._one.expand(len(image)), alpha=cost)
+
+    @property
+    def evaluations(self) -> Tensor:
+        """(images,) counted so far, int64; a copy on the CPU."""
+        return self.counts.clone().cpu()
 
     def intensity(
         self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance | None = None
@@ -139,7 +151,7 @@ class CountingSimulator:
                 given.new_full((self.images, given.shape[1]), torch.nan),
                 self.simulator.factor.new_zeros(self.images, *self.simulator.factor.shape),
             )
-        place = image.to(given.device)
+        place = image.to(self.device)
         rows = (self.memory.given[place] != given).any(1).nonzero()[:, 0]
         self.charge(place[rows], PROPAGATED_COST)
         intensity = self.memory.intensity[place]
@@ -159,7 +171,7 @@ class CountingSimulator:
             else:
                 field = simulator.field(radius_nm[rows], quaternion[rows])
                 parts.append(simulator.read(shifted(field, offset[rows].to(field.device))))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return joined(parts)
 
     def intensity_jacobian(
         self,
@@ -186,7 +198,7 @@ class CountingSimulator:
             simulator.intensity_jacobian(radius_nm[rows], quaternion[rows], also)
             for rows, simulator in self._materials(nuisance)
         ]
-        intensity, slopes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        intensity, slopes = (joined(tensors) for tensors in zip(*parts, strict=True))
         offset = nuisance.of("centre")
         if offset is not None:
             both = shifted(torch.cat((intensity.unsqueeze(1), slopes), 1), offset.to(intensity.device))

@@ -23,6 +23,7 @@ from icobench.answer import Hypotheses, Progress
 from icobench.cache import cache_folder
 from icobench.errors import InputError
 from icobench.fitting import polar_match
+from icobench.fitting.objective import pieces
 from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix, rotate_about_beam
@@ -49,7 +50,10 @@ GENERIC = (0.2113, 0.5419, 0.8135)
 stored."""
 
 SIMULATED, MATCHED_IMAGES, MATCHED_PATTERNS = 256, 16, 512
-"""How many at once: patterns that are simulated; images and patterns that are compared."""
+"""How many at once on a CPU: patterns that are simulated; images and patterns that are compared."""
+
+GPU_SIMULATED, GPU_MATCHED_IMAGES, GPU_MATCHED_PATTERNS = 1024, 256, 2048
+"""The same on a GPU: 270 MB an array for a thousand patterns."""
 
 DEEPEST = -7.0
 """Stored decades."""
@@ -165,7 +169,7 @@ class Dictionary:
         """polar_match.Spectra of the patterns, some at a time; kept for the next images of the same kind."""
         key = ("counts" if kind == "counts" else "log", str(device))
         if key not in self._spectra:
-            parts = self.patterns.split(MATCHED_PATTERNS)
+            parts = self.patterns.split(MATCHED_PATTERNS if device.type == "cpu" else GPU_MATCHED_PATTERNS)
             self._spectra[key] = [polar_match.spectra(part.to(device), kind) for part in parts]
         return self._spectra[key]
 
@@ -195,27 +199,29 @@ class Dictionary:
             there = stored["body"] if name == "body" else stored["physics"].get(name)
             if value != there:
                 raise InputError(f"the dictionary was made for {name} {there}, not {value}")
-        spread = polar_match.PolarSpread(experiment, images.device)
-        factor = experiment.gain().float().to(images.device)
+        device = images.device
+        spread, factor = _spread(experiment, device)
         if kind == "intensity":
             images = log_image(images * mask)
 
-        def scores(rows: Tensor, patterns: polar_match.Spectra) -> Tensor:
+        def scores(rows: slice, patterns: polar_match.Spectra) -> Tensor:
             if kind == "counts":
                 return polar_match.poisson_scores(spread, images[rows], mask[rows], factor, patterns)
             return polar_match.log_scores(spread, images[rows], mask[rows], patterns)
 
-        patterns = self._stored(kind, images.device)
+        patterns = self._stored(kind, device)
+        radius_nm, quaternion = (
+            part.to(device, non_blocking=True) for part in (self.radius_nm, self.quaternion)
+        )
         matches = []
-        for rows in torch.arange(len(images)).split(MATCHED_IMAGES):
+        for rows in pieces(len(images), MATCHED_IMAGES if device.type == "cpu" else GPU_MATCHED_IMAGES):
             best = [scores(rows, part).max(-1) for part in patterns]
-            # The rest is many small steps, which are faster on the CPU.
-            score, shift = (torch.cat(tensors, 1).cpu() for tensors in zip(*best, strict=True))
+            score, shift = (torch.cat(tensors, 1) for tensors in zip(*best, strict=True))
             score, index = score.double().topk(min(SHORTLIST, score.shape[1]), dim=1)
             angle = shift.gather(1, index).double() * (2 * math.pi / polar_match.SECTORS)
-            quaternion = to_fundamental_domain(rotate_about_beam(self.quaternion[index], angle), body)
-            matches.append(best_apart(Hypotheses(self.radius_nm[index], quaternion, score), count, body))
-        return Hypotheses(*(torch.cat(tensors) for tensors in zip(*matches, strict=True)))
+            turns = to_fundamental_domain(rotate_about_beam(quaternion[index], angle), body)
+            matches.append(best_apart(Hypotheses(radius_nm[index], turns, score), count, body))
+        return Hypotheses(*(torch.cat(tensors).cpu() for tensors in zip(*matches, strict=True)))
 
     def save(self, path: Path) -> None:
         """Write as safetensors, whole or not at all."""
@@ -239,6 +245,12 @@ class Dictionary:
         if header.get("format") != FORMAT:
             raise InputError(f"{path}: not a dictionary of this version of icobench")
         return cls(**tensors, card=json.loads(header["card"]))
+
+
+@lru_cache(maxsize=4)
+def _spread(experiment: Experiment, device: torch.device) -> tuple[polar_match.PolarSpread, Tensor]:
+    """To polar cells, and the gain of the pixels."""
+    return polar_match.PolarSpread(experiment, device), experiment.gain().float().to(device)
 
 
 def _physics(experiment: Experiment) -> dict[str, Any]:
@@ -269,7 +281,7 @@ def simulate_dictionary(
     options: DictionaryOptions,
     radius_nm: Tensor,
     quaternion: Tensor,
-    batch: int = SIMULATED,
+    batch: int | None = None,
     progress: Progress = lambda share: None,
 ) -> Dictionary:
     """A dictionary of the given radii (K,) and orientations (K, 4), such as a part of :func:`sample`.
@@ -279,18 +291,22 @@ def simulate_dictionary(
     """
     watch = Stopwatch(simulator.device)
     patterns = []
-    for rows in torch.arange(len(radius_nm)).split(batch):
-        intensity = simulator.intensity(radius_nm[rows], quaternion[rows])
+    device = simulator.device
+    batch = batch or (SIMULATED if device.type == "cpu" else GPU_SIMULATED)
+    radii, turns = radius_nm.to(device, non_blocking=True), quaternion.to(device, non_blocking=True)
+    for rows in pieces(len(radii), batch):
+        intensity = simulator.intensity(radii[rows], turns[rows])
         relative = intensity / intensity.amax((-2, -1), keepdim=True)
         logs = torch.log10(relative.clamp_min(10**DEEPEST))
-        patterns.append(polar_match.sample_polar(logs).clamp(DEEPEST, 0).half().cpu())
-        progress(float(rows[-1] + 1) / len(radius_nm))
+        patterns.append(polar_match.sample_polar(logs).clamp(DEEPEST, 0).half())
+        progress(min(rows.stop, len(radii)) / len(radii))
+    stored = torch.cat(patterns).cpu()
     seconds, core_seconds = watch.read()
     card = {
         "identity": _identity(simulator, options), "simulations": len(radius_nm), "seconds": seconds,
         "core_seconds": core_seconds, "device": str(simulator.device),
     }  # fmt: skip
-    return Dictionary(radius_nm, quaternion, torch.cat(patterns), card)
+    return Dictionary(radius_nm, quaternion, stored, card)
 
 
 def build_dictionary(

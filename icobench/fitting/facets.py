@@ -1,12 +1,12 @@
 """Bodies whose facets have distances (and directions) of their own: unequal, truncated, Wulff-like particles.
 
-A fit starts from a regular body that roughly explains an image. The distance of facet f is ``s o_f + d_f``: a
-common size s times the regular body's distance, and a deviation with a normal prior around 0 of width
-``spread`` s. The most likely deviations are found by Levenberg-Marquardt, on small scattering angles first: at
-large ones a facet that is off by some nanometres moves fringes by more than one. Which facets keep a deviation
-is then decided by the evidence: in the quadratic form of the log likelihood around the fit the integral over
-the deviations is known (Laplace; MacKay, Neural Comput. 4, 415, 1992), and facets are freed one by one for as
-long as it grows.
+A fit starts from a regular body that roughly explains an image. The distance of facet f is ``s o_f + d_f``:
+a common size s times the regular body's distance, and a deviation with a normal prior around 0 of width
+``spread`` s. The most likely deviations are found by Levenberg-Marquardt, on small scattering angles first:
+at large ones a facet that is off by some nanometres moves fringes by more than one. Which facets keep a
+deviation is then decided by the evidence: in the quadratic form of the log likelihood around the fit the
+integral over the deviations is known (Laplace; MacKay, Neural Comput. 4, 415, 1992), and facets are freed one
+by one for as long as it grows.
 
 Moving a body does not change the intensity, so that the distances are those for the origin that needs the
 smallest deviations. Derivatives by distances and directions are central differences of simulated bodies.
@@ -25,6 +25,7 @@ from icobench.answer import Progress
 from icobench.fitting.objective import Objective
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_normalize, turned
+from icobench.simulator.simulator import Simulator
 from icobench.simulator.sphere import with_body
 
 __all__ = ["FacetOptions", "FreeBody", "fit_facets", "free_body"]
@@ -156,7 +157,7 @@ class _Fit:
         normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
         return normals, state.size * self.regular.offsets + state.deviation
 
-    def simulator(self, state: _State) -> tuple[torch.nn.Module, float]:
+    def simulator(self, state: _State) -> tuple[Simulator, float]:
         body, radius = free_body(self.regular.name, *self.planes(state))
         return with_body(self.objective.simulator.simulator, body), radius
 

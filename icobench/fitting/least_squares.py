@@ -6,14 +6,16 @@ out, so it only enters the normal matrix. With the Poisson deviance the residual
 this Fisher scoring of the likelihood. A step is accepted where it lowers the objective.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from icobench.answer import OUTSIDE, POOR, RADII_NM, Answer, Progress, Trace
-from icobench.fitting.counter import CountingSimulator
+from icobench.fitting.counter import CountingSimulator, joined
 from icobench.fitting.nuisance import Nuisance
+from icobench.fitting.objective import pieces
 from icobench.fitting.objectives import Objective
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import quaternion_normalize, turned
@@ -23,7 +25,9 @@ __all__ = [
     "maximum_likelihood", "normal_equations", "with_error_bars",
 ]  # fmt: skip
 
-CHUNK = 32
+CHUNK, GPU_CHUNK = 32, 512
+"""Images whose derivatives are held at once, on a CPU and on a GPU: there, of 128 x 128 pixels, 134 MB, and
+400 MB in float64."""
 
 WHOLE_SHIFT = 2.6
 """How far propagated waves shift a fit, over the first step towards them; cautious for radii. With it 87 % of
@@ -54,14 +58,22 @@ class LevenbergMarquardtOptions:
     radius_range_nm: tuple[float, float] = RADII_NM
 
 
-def _weighted(
-    objective: Objective, image: Tensor, intensity: Tensor, slopes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Derivatives of the residuals (B, T + 1, H W) by the parameters of T slopes (B, T, H, W) and by the
-    logarithm of the scale; residuals (B, H W); float64."""
+def _chunk(device: torch.device) -> int:
+    return CHUNK if device.type == "cpu" else GPU_CHUNK
+
+
+def _products(objective: Objective, image: Tensor, intensity: Tensor, slopes: Tensor) -> Tensor:
+    """Products (B, T + 2, T + 2) float64 of what the residuals' normal equations are made of: their
+    derivatives by the parameters of T slopes (B, T, H, W) and by the logarithm of the scale, and last the
+    residuals themselves."""
     residuals, weight = objective.residuals(image, intensity)
-    columns = torch.cat((slopes, intensity.unsqueeze(1)), 1) * weight.unsqueeze(1)
-    return columns.flatten(2).double(), residuals.flatten(1).double()
+    number = slopes.shape[1]
+    rows = slopes.new_empty(len(slopes), number + 2, *slopes.shape[2:], dtype=torch.float64)
+    torch.mul(slopes, weight.unsqueeze(1), out=rows[:, :number])
+    torch.mul(intensity, weight, out=rows[:, number])
+    rows[:, number + 1] = residuals
+    rows = rows.flatten(2)
+    return rows @ rows.mT
 
 
 def normal_equations(
@@ -72,30 +84,44 @@ def normal_equations(
     T = 5 columns: rotation about x, y, z in radians, radius in nm, logarithm of the scale; those of the
     nuisance parameters stand before the last.
     """
-    nuisance = nuisance or Nuisance.none(len(image))
-    matrices, gradients, squares = [], [], []
-    for rows in torch.arange(len(image), device=image.device).split(CHUNK):
+    products = _normal_products(objective, image, radius, quaternion, nuisance or Nuisance.none(len(image)))
+    return products[:, :-1, :-1], products[:, :-1, -1], products[:, -1, -1]
+
+
+def _normal_products(
+    objective: Objective, image: Tensor, radius: Tensor, quaternion: Tensor, nuisance: Nuisance
+) -> Tensor:
+    """The same in one matrix (B, T + 1, T + 1), the gradient and the sum last."""
+    device = objective.simulator.device
+    nuisance = nuisance.to(device)
+    image, radius, quaternion = (part.to(device, non_blocking=True) for part in (image, radius, quaternion))
+    products = []
+    for rows in pieces(len(image), _chunk(device)):
         intensity, slopes = objective.model_jacobian(
             image[rows], radius[rows], quaternion[rows], nuisance.take(rows)
         )
-        columns, residuals = _weighted(objective, image[rows], intensity, slopes)
-        matrices.append(columns @ columns.mT)
-        gradients.append((columns @ residuals.unsqueeze(-1)).squeeze(-1))
-        squares.append(residuals.square().sum(1))
-    return torch.cat(matrices), torch.cat(gradients), torch.cat(squares)
+        products.append(_products(objective, image[rows], intensity, slopes))
+    return joined(products)
 
 
 def _damped_step(
-    matrix: Tensor, gradient: Tensor, damping: Tensor, options: LevenbergMarquardtOptions, nuisance: Nuisance
-) -> Tensor:
-    """Steps (B, T) of the damped normal equations, shortened to the longest that the options allow."""
+    matrix: Tensor, gradient: Tensor, damping: Tensor, longest: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps (B, T) of the damped normal equations, for damping (B, 1), their sizes (B, T - 2), and which are
+    finite (B, 1); others are 0.
+
+    The sizes are those of the turn and of the other parameters but the scale. Steps longer than ``longest``
+    (T - 2,) are shortened.
+    """
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     floor = diagonal.amax(1, keepdim=True) * 1e-12 + 1e-30
-    step = -torch.linalg.solve(matrix + torch.diag_embed(damping[:, None] * diagonal + floor), gradient)
-    sizes = torch.cat((step[:, :3].norm(dim=1, keepdim=True), step[:, 3:-1].abs()), 1)
-    turn_limit = torch.deg2rad(step.new_tensor([options.largest_turn_deg]))
-    limits = torch.cat((turn_limit, step.new_tensor([options.largest_radius_nm]), nuisance.limits[2]))
-    return step * (limits / sizes.clamp_min(1e-12)).amin(1, keepdim=True).clamp_max(1)
+    # The checks of torch.linalg.solve would make the processor wait for a GPU.
+    back = torch.linalg.solve_ex(matrix + torch.diag_embed(damping * diagonal + floor), gradient)[0]
+    finite = back.isfinite().all(1, keepdim=True)
+    back = torch.where(finite, back, 0.0)
+    sizes = torch.cat((back[:, :3].norm(dim=1, keepdim=True), back[:, 3:-1].abs()), 1)
+    share = (longest / sizes.clamp_min(1e-12)).amin(1, keepdim=True).clamp_max(1)
+    return -share * back, sizes * share, finite
 
 
 def levenberg_marquardt(
@@ -112,6 +138,8 @@ def levenberg_marquardt(
     A start whose objective or derivatives are not finite stays where it is and has not converged; a trial
     whose objective is not finite is rejected.
 
+    The processor waits for a GPU once an iteration, for what was accepted and what goes on.
+
     Args:
         objective: images, masks and counting simulator.
         radius_nm: (N,) starts.
@@ -122,67 +150,81 @@ def levenberg_marquardt(
         nuisance: starts (N, P) of further parameters to fit.
     """
     options = options or LevenbergMarquardtOptions()
-    device = objective.simulator.device
-    chosen = torch.arange(len(radius_nm)) if image is None else image.cpu()
-    image = chosen.to(device)
+    device, count = objective.simulator.device, len(radius_nm)
+    image = torch.arange(count) if image is None else image
+    image = image.to(device, non_blocking=True)
     low, high = options.radius_range_nm
-    radius = radius_nm.to(device, torch.float64).clamp(low, high)
-    quaternion = quaternion_normalize(quaternion.to(device, torch.float64))
-    count = len(radius)
-    nuisance = nuisance or Nuisance.none(count)
-    # A copy: better values are written into it.
-    nuisance = Nuisance(nuisance.names, nuisance.values.to(device, torch.float64, copy=True))
-    value = objective.value(image, radius, quaternion, nuisance).double()
-    damping = torch.full((count,), options.damping, dtype=torch.float64, device=device)
-    growth = torch.full_like(damping, 2.0)
-    size = 5 + nuisance.values.shape[1]
-    matrix = torch.zeros(count, size, size, dtype=torch.float64, device=device)
-    gradient = torch.zeros(count, size, dtype=torch.float64, device=device)
-    stale = torch.ones(count, dtype=torch.bool, device=device)
-    active = value.isfinite()
-    converged = torch.zeros_like(active)
-    trace = Trace()
-    trace.add(objective.simulator.evaluations[chosen], radius, quaternion, value)
-    smallest_turn = torch.deg2rad(value.new_tensor(options.angle_tolerance_deg))
+    nuisance = (nuisance or Nuisance.none(count)).to(device)
+    extra = nuisance.values.shape[1]
+    size = 5 + extra
+    starts = (
+        radius_nm.to(device, torch.float64, non_blocking=True).clamp(low, high)[:, None],
+        quaternion_normalize(quaternion.to(device, torch.float64, non_blocking=True)), nuisance.values,
+    )  # fmt: skip
+    value = objective.value(image, starts[0][:, 0], starts[1], nuisance).double()
+    # A row for every fit: where it is, its value, damping, the damping's growth, and the normal equations.
+    widths = (1, 4, extra, 1, 1, 1, (size + 1) ** 2)
+    fits = value.new_zeros(count, sum(widths))
+    place, equations = fits[:, : 8 + extra], fits[:, 8 + extra :]
+    place[:, : 6 + extra] = torch.cat((*starts, value[:, None]), 1)
+    place[:, 6 + extra], place[:, 7 + extra] = options.damping, 2.0
+    # Rows of a turn and of a radius: the longest step, and one that has converged.
+    steps = torch.tensor(
+        [
+            [math.radians(options.largest_turn_deg), options.largest_radius_nm],
+            [math.radians(options.angle_tolerance_deg), options.radius_tolerance_nm],
+        ],
+        dtype=torch.float64,
+    ).to(device, non_blocking=True)
+    longest, smallest = torch.cat((steps[0], nuisance.limits[2])), steps[1]
+    # These are on the CPU.
+    active = value.isfinite().cpu()
+    stale, converged = torch.ones_like(active), torch.zeros_like(active)
+    course, spent = [place[:, : 6 + extra].clone()], [objective.simulator.counts[image]]
     for iteration in range(options.iterations):
-        fresh = (active & stale).nonzero()[:, 0]
+        chosen, outdated = active.nonzero()[:, 0], (active & stale).nonzero()[:, 0]
+        both = torch.cat((chosen, outdated)).to(device, non_blocking=True)
+        rows, fresh = both[: len(chosen)], both[len(chosen) :]
         if len(fresh):
-            matrix[fresh], gradient[fresh], _ = normal_equations(
-                objective, image[fresh], radius[fresh], quaternion[fresh], nuisance.take(fresh)
+            radius, quaternion, values, _ = fits[fresh].split((1, 4, extra, sum(widths[3:])), 1)
+            products = _normal_products(
+                objective, image[fresh], radius[:, 0], quaternion, replace(nuisance, values=values)
             )
-            stale[fresh] = False
-            active &= gradient.isfinite().all(1)
-        rows = active.nonzero()[:, 0]
-        present = nuisance.take(rows)
-        step = _damped_step(matrix[rows], gradient[rows], damping[rows], options, present)
-        trial_quaternion = turned(quaternion[rows], step[:, :3])
-        trial_radius = (radius[rows] + step[:, 3]).clamp(low, high)
-        trial_nuisance = present.moved(step[:, 4:-1])
-        trial = objective.value(image[rows], trial_radius, trial_quaternion, trial_nuisance).double()
-        better = trial < value[rows]
-        small = (step[:, :3].norm(dim=1) < smallest_turn) & (step[:, 3].abs() < options.radius_tolerance_nm)
+            equations.index_copy_(0, fresh, products.flatten(1))
+        present, here = image[rows], fits[rows]
+        radius, quaternion, values, value, damping, growth, products = here.split(widths, 1)
+        products = products.unflatten(1, (size + 1, size + 1))
+        gradient = products[:, :-1, -1]
+        step, sizes, finite = _damped_step(products[:, :-1, :-1], gradient, damping, longest)
+        moved = replace(nuisance, values=values).moved(step[:, 4:-1])
+        trial = (
+            (radius + step[:, 3:4]).clamp(low, high), turned(quaternion, step[:, :3]), moved.values
+        )  # fmt: skip
+        lower = objective.value(present, trial[0][:, 0], trial[1], moved).double()[:, None]
+        better = lower < value
         # Once only noise is left no step is better, however long it is within the error bars.
-        promised = -(step * gradient[rows]).sum(1)
-        small |= promised < options.value_tolerance * value[rows] * objective.usable[image[rows]]
-        accepted, rejected = rows[better], rows[~better]
-        radius[accepted], quaternion[accepted] = trial_radius[better], trial_quaternion[better]
-        nuisance.values[accepted] = trial_nuisance.values[better]
-        value[accepted] = trial[better]
-        stale[accepted] = True
-        damping[accepted] = (damping[accepted] / 5).clamp_min(1e-9)
-        growth[accepted] = 2.0
-        damping[rejected] *= growth[rejected]
-        growth[rejected] *= 2
-        active[rows[small]] = False
-        converged[rows[small]] = True
-        trace.add(objective.simulator.evaluations[chosen], radius, quaternion, value)
+        promised = -(step * gradient).sum(1, keepdim=True)
+        small = (sizes[:, :2] < smallest).all(1, keepdim=True)
+        small = small | (promised < options.value_tolerance * value * objective.usable[present][:, None])
+        kept = torch.where(better, torch.cat((*trial, lower), 1), here[:, : 6 + extra])
+        damping = torch.where(better, (damping / 5).clamp_min(1e-9), damping * growth)
+        growth = torch.where(better, 2.0, growth * 2)
+        place.index_copy_(0, rows, torch.cat((kept, damping, growth), 1))
+        course.append(place[:, : 6 + extra].clone())
+        spent.append(objective.simulator.counts[image])
+        better, small, finite = torch.cat((better, small, finite), 1).cpu().unbind(1)
+        stale[chosen] = better
+        active[chosen] = finite & ~small
+        converged[chosen] = finite & small
         progress((iteration + 1) / options.iterations)
         if not bool(active.any()):
             break
+    radius, quaternion, values, value = torch.stack(course).split((1, 4, extra, 1), 2)
+    trace = Trace.of(spent, radius[..., 0], quaternion, value[..., 0])
     return Answer(
-        radius.cpu(), to_fundamental_domain(quaternion, objective.simulator.body).cpu(), value.cpu(),
-        objective.simulator.evaluations[chosen].clone(), converged.cpu(), nuisance=nuisance.to_columns(),
-        trace=trace,
+        trace.radius_nm[-1].clone(), to_fundamental_domain(trace.quaternion[-1], objective.simulator.body),
+        trace.objective[-1].clone(), trace.evaluations[-1].clone(), converged,
+        nuisance=replace(nuisance, values=values[-1]).to_columns(), trace=trace,
     )  # fmt: skip
 
 
@@ -241,17 +283,20 @@ def centre_steps(objective: Objective, radius_nm: Tensor, quaternion: Tensor) ->
         steps (N, 2) in pixels, x and y, and their standard deviations (N, 2) for Pearson residuals.
     """
     device = objective.simulator.device
+    radius_nm, quaternion = (part.to(device, non_blocking=True) for part in (radius_nm, quaternion))
+    every = torch.arange(len(radius_nm), device=device)
     steps, spreads = [], []
-    for image in torch.arange(len(radius_nm), device=device).split(CHUNK):
+    for rows in pieces(len(every), _chunk(device)):
+        image = every[rows]
         intensity, slopes = objective.simulator.intensity_jacobian(
-            image, radius_nm.to(device)[image], quaternion.to(device)[image], also=("centre",)
+            image, radius_nm[rows], quaternion[rows], also=("centre",)
         )
-        columns, residuals = _weighted(objective, image, intensity, slopes)
+        products = _products(objective, image, intensity, slopes)
         # Parameters of very different sizes: unit columns.
-        size = columns.norm(dim=2).clamp_min(1e-300)
-        columns = columns / size.unsqueeze(2)
-        gradient = columns @ residuals.unsqueeze(-1)
-        inverse = torch.linalg.pinv(columns @ columns.mT, rtol=1e-10, hermitian=True)
+        size = products[:, :-1, :-1].diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-300)
+        gradient = products[:, :-1, -1:] / size.unsqueeze(2)
+        scaled = products[:, :-1, :-1] / (size.unsqueeze(2) * size.unsqueeze(1))
+        inverse = torch.linalg.pinv(scaled, rtol=1e-10, hermitian=True)
         step = -(inverse @ gradient).squeeze(-1) / size
         spread = inverse.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt() / size
         # The columns of rotation and radius come first, that of the scale last.
@@ -289,6 +334,7 @@ def _variances(
 ) -> Tensor:  # fmt: skip
     """Variances (N, T) of all fitted parameters, in the order of :func:`normal_equations`; on the CPU."""
     image = torch.arange(len(radius_nm)) if image is None else image
+    image = image.to(objective.simulator.device, non_blocking=True)
     matrix, _, squares = normal_equations(objective, image, radius_nm, quaternion, nuisance)
     # Scaled to unit diagonal first: radians, nanometres and a logarithm differ by orders.
     size = matrix.diagonal(dim1=1, dim2=2).clamp_min(1e-300).sqrt()
@@ -311,7 +357,7 @@ def shift_by_waves(
     """
     device, counter = objective.simulator.device, objective.simulator
     waves = CountingSimulator(counter.simulator.with_physics("propagated"), counter.images)
-    waves.evaluations = counter.evaluations
+    waves.counts = counter.counts
     place, radius_nm, quaternion = image.to(device), radius_nm.to(device), quaternion.to(device)
     propagated = objective.pretend(place, waves.intensity(place, radius_nm, quaternion))
     matrix, gradient, _ = normal_equations(propagated, place, radius_nm, quaternion)
@@ -343,5 +389,5 @@ def with_error_bars(objective: Objective, answer: Answer) -> Answer:
     return replace(
         answer, radius_std_nm=radius_std, orientation_std_deg=orientation_std,
         nuisance=answer.nuisance | {f"{column}_std": spread for column, spread in spreads},
-        evaluations=objective.simulator.evaluations.clone(),
+        evaluations=objective.simulator.evaluations,
     )  # fmt: skip

@@ -86,56 +86,55 @@ class NelderMead:
     def _evaluate(self, state: Simplices, rows: Tensor, points: Tensor) -> Tensor:
         if not len(rows):
             return points.new_zeros(0)
-        state.evaluations.index_add_(0, rows, torch.ones_like(rows))
+        state.evaluations.index_add_(0, rows, rows.new_ones(1).expand(len(rows)))
         return self.function(rows, points).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
-    def step(self, state: Simplices) -> Simplices:
-        """One iteration of every active simplex, in place."""
-        extent = (state.points[:, 1:] - state.points[:, :1]).abs().amax((1, 2))
-        spread = (state.values[:, 1:] - state.values[:, :1]).abs().amax(1)
-        state.active &= ~((extent <= self.xatol) & (spread <= self.fatol))
-        rows = state.active.nonzero()[:, 0]
+    def _active(self, state: Simplices) -> Tensor:
+        """Rows of the simplices that have not met their tolerance."""
+        if self.xatol > 0 or self.fatol > 0:
+            extent = (state.points[:, 1:] - state.points[:, :1]).abs().amax((1, 2))
+            spread = (state.values[:, 1:] - state.values[:, :1]).abs().amax(1)
+            state.active &= ~((extent <= self.xatol) & (spread <= self.fatol))
+            return state.active.nonzero()[:, 0]
+        return torch.arange(len(state.points), device=state.points.device)
+
+    def step(self, state: Simplices) -> bool:
+        """One iteration of every active simplex, in place; False where there is none.
+
+        The processor waits for a GPU three times: for how many go on, how many try a second point, and how
+        many shrink.
+        """
+        rows = self._active(state)
         if not len(rows):
-            return state
-        points, values = state.points[rows], state.values[rows]
-        centre = points[:, :-1].mean(1)
-        worst = points[:, -1]
-
-        def along(factor: float, which: Tensor) -> Tensor:
-            return ((1 + factor) * centre[which] - factor * worst[which]).clamp(self.lower, self.upper)
-
-        new = along(1.0, torch.arange(len(rows), device=rows.device))
+            return False
+        old, old_values = state.points[rows], state.values[rows]
+        best, worst = old_values[:, 0], old_values[:, -1]
+        centre, corner = old[:, :-1].mean(1), old[:, -1]
+        new = (2 * centre - corner).clamp(self.lower, self.upper)
         new_value = self._evaluate(state, rows, new)
-        reflected = new_value.clone()
 
-        expand = (reflected < values[:, 0]).nonzero()[:, 0]
-        contract = reflected >= values[:, -2]
-        outside = (contract & (reflected < values[:, -1])).nonzero()[:, 0]
-        inside = (contract & (reflected >= values[:, -1])).nonzero()[:, 0]
-        tried = torch.cat((expand, outside, inside))
-        trial = torch.cat(
-            (along(EXPAND, expand), along(CONTRACT_OUTSIDE, outside), along(CONTRACT_INSIDE, inside))
-        )
-        value = self._evaluate(state, rows[tried], trial)
-        bound = torch.cat((reflected[expand], reflected[outside], values[inside, -1]))
+        # A second point for those that expand, contract outside or contract inside.
+        expand, contract = new_value < best, new_value >= old_values[:, -2]
+        inside = new_value >= worst
+        factor = torch.where(expand, EXPAND, torch.where(inside, CONTRACT_INSIDE, CONTRACT_OUTSIDE))[:, None]
+        trial = ((1 + factor) * centre - factor * corner).clamp(self.lower, self.upper)
+        tried = (expand | contract).nonzero()[:, 0]
+        value = torch.full_like(new_value, torch.inf)
+        value = value.index_copy(0, tried, self._evaluate(state, rows[tried], trial[tried]))
+        bound = torch.minimum(new_value, worst)
         # SciPy: an expansion and an inside contraction must be better, an outside one not worse.
-        ties = torch.zeros_like(tried, dtype=torch.bool)
-        ties[len(expand) : len(expand) + len(outside)] = True
-        accepted = (value < bound) | (ties & (value == bound))
-        new[tried[accepted]] = trial[accepted]
-        new_value[tried[accepted]] = value[accepted]
-        failed = torch.zeros_like(contract)
-        failed[tried[~accepted]] = True
+        accepted = (value < bound) | (contract & ~inside & (value == bound))
+        points = torch.cat((old[:, :-1], torch.where(accepted[:, None], trial, new).unsqueeze(1)), 1)
+        values = torch.cat((old_values[:, :-1], torch.where(accepted, value, new_value).unsqueeze(1)), 1)
 
-        points = torch.cat((points[:, :-1], new.unsqueeze(1)), 1)
-        values = torch.cat((values[:, :-1], new_value.unsqueeze(1)), 1)
-        shrink = (failed & contract).nonzero()[:, 0]
+        shrink = (contract & ~accepted).nonzero()[:, 0]
         if len(shrink):
-            old = state.points[rows[shrink]]
-            shrunk = (old[:, :1] + SHRINK * (old[:, 1:] - old[:, :1])).clamp(self.lower, self.upper)
+            first = old[shrink, :1]
+            shrunk = (first + SHRINK * (old[shrink, 1:] - first)).clamp(self.lower, self.upper)
             corners = shrunk.shape[1]
-            again = self._evaluate(state, rows[shrink].repeat_interleave(corners), shrunk.flatten(0, 1))
-            points[shrink] = torch.cat((old[:, :1], shrunk), 1)
+            among = rows[shrink, None].expand(-1, corners).flatten()
+            again = self._evaluate(state, among, shrunk.flatten(0, 1))
+            points[shrink] = torch.cat((first, shrunk), 1)
             values[shrink, 1:] = again.unflatten(0, (-1, corners))
         state.points[rows], state.values[rows] = self._sort(points, values)
-        return state
+        return True

@@ -1,7 +1,8 @@
 """Nuisance parameters: what shapes an image beside radius and orientation, and is fitted with them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -26,6 +27,12 @@ constant background, in units of the particle's mean intensity on the usable pix
 how many pixels the beam is from where the experiment has it; the parameter of a family of bodies, as a share
 of its range (:class:`~icobench.geometry.shapes.Shape`); the exponent of the detector's response; the
 decades that a log image spans, which is the same for images that are read as if they had six."""
+
+
+@lru_cache(maxsize=32)
+def _limits(names: tuple[str, ...], device: torch.device) -> Tensor:
+    rows = [row for name in names for row in NUISANCES[name].values()]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).T.to(device)
 
 
 @dataclass(frozen=True)
@@ -94,22 +101,29 @@ class Nuisance:
         values = self.values.clone()
         for place in [number for number, column in enumerate(self.columns) if column == "shape"]:
             values[:, place] = share
-        return Nuisance(self.names, values)
+        return replace(self, values=values)
 
-    def take(self, rows: Tensor) -> "Nuisance":
+    def take(self, rows: Tensor | slice) -> "Nuisance":
         """The parameters of the images with these indices."""
-        return Nuisance(self.names, self.values[rows.to(self.values.device)])
+        if isinstance(rows, Tensor):
+            rows = rows.to(self.values.device)
+        return Nuisance(self.names, self.values[rows])
+
+    def to(self, device: torch.device) -> "Nuisance":
+        """The same on another device."""
+        return replace(self, values=self.values.to(device, non_blocking=True))
 
     def moved(self, step: Tensor) -> "Nuisance":
         """After a step (B, P), within the bounds."""
+        if not self.names:
+            return self
         smallest, largest, _ = self.limits
         return Nuisance(self.names, torch.minimum(torch.maximum(self.values + step, smallest), largest))
 
     @property
     def limits(self) -> Tensor:
         """(3, P) smallest and largest values, and longest steps."""
-        rows = [row for name in self.names for row in NUISANCES[name].values()]
-        return self.values.new_tensor(rows).reshape(-1, 3).T
+        return _limits(self.names, self.values.device)
 
     @property
     def simulated(self) -> tuple[str, ...]:

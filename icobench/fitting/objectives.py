@@ -47,19 +47,22 @@ POOR_LOG_RMS, UNLIKE_LOG_SHARE = 0.05, 0.6
 which photon noise alone makes a good part."""
 
 
-@lru_cache(maxsize=1)
-def _deviance_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log10 of the mean; mean and variance of the unit deviance 2 [n log(n / m) - n + m]."""
-    grid = np.linspace(-4, 3, 141)
+TABLE_FROM, TABLE_STEP, TABLE_LENGTH = -4.0, 0.05, 141
+"""Decades of the mean at which the moments of the deviance are tabulated."""
+
+
+@lru_cache(maxsize=8)
+def _deviance_table(device: torch.device) -> Tensor:
+    """Mean and variance (2, :data:`TABLE_LENGTH`) of the unit deviance 2 [n log(n / m) - n + m]."""
     expected, variance = [], []
-    for mean in 10**grid:
+    for mean in 10 ** (TABLE_FROM + TABLE_STEP * np.arange(TABLE_LENGTH)):
         n = np.arange(int(mean + 12 * np.sqrt(mean) + 20))
         with np.errstate(divide="ignore", invalid="ignore"):
             unit = 2 * (np.where(n > 0, n * np.log(n / mean), 0.0) - n + mean)
         share = poisson.pmf(n, mean)
         expected.append(float((share * unit).sum()))
         variance.append(float((share * unit**2).sum()) - expected[-1] ** 2)
-    return grid, np.array(expected), np.array(variance)
+    return torch.tensor([expected, variance], dtype=torch.float64).to(device)
 
 
 def deviance_moments(mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,10 +70,13 @@ def deviance_moments(mean: Tensor) -> tuple[Tensor, Tensor]:
 
     1 and 2 for bright pixels (chi square with one degree of freedom), 2 m log(1 / m) and less for faint ones.
     """
-    grid, *tables = _deviance_table()
-    logs = np.log10(np.maximum(mean.detach().cpu().double().numpy(), 1e-12))
-    faint = 10 ** np.minimum(logs - grid[0], 0)
-    first, second = (torch.as_tensor(np.interp(logs, grid, table) * faint) for table in tables)
+    place = (mean.double().clamp_min(1e-12).log10() - TABLE_FROM) / TABLE_STEP
+    faint = 10 ** (TABLE_STEP * place.clamp_max(0))
+    low = place.nan_to_num().clamp(0, TABLE_LENGTH - 2).long()
+    share = (place - low).clamp(0, 1)
+    first, second = (
+        torch.lerp(table[low], table[low + 1], share) * faint for table in _deviance_table(mean.device)
+    )
     return first, second
 
 
@@ -85,7 +91,7 @@ class PoissonDeviance(Objective):
     def _expected(self, image: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor]:
         """Expected counts at the best-fitting scale, 0 where masked (B, H, W), and that scale (B, 1, 1)."""
         usable = intensity * self.mask[image]
-        scale = self.images[image].sum((-2, -1)) / usable.sum((-2, -1)).clamp_min(1e-30)
+        scale = self.totals[image] / usable.sum((-2, -1)).clamp_min(1e-30)
         return usable * scale[:, None, None], scale[:, None, None]
 
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:
@@ -102,7 +108,7 @@ class PoissonDeviance(Objective):
 
     def pairs(self, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance) -> tuple[Tensor, Tensor]:
         """Expected and measured counts, 0 where masked, at fits to all images: (N, H, W) on the CPU."""
-        image = torch.arange(len(radius_nm))
+        image = torch.arange(len(radius_nm), device=self.images.device)
         mean, _ = self._expected(image, self.model(image, radius_nm, quaternion, nuisance))
         return mean.cpu(), self.images.cpu()
 
@@ -113,9 +119,10 @@ class PoissonDeviance(Objective):
         """The ratio is that of the deviance to its expectation at the fitted means, less a degree of freedom
         for every fitted parameter."""
         moments = deviance_moments(self._expected(image, intensity)[0])
-        expected, variance = ((moment * self.mask[image].cpu()).sum((-2, -1)) for moment in moments)
+        mask = self.mask[image]
+        expected, variance = ((moment * mask).sum((-2, -1)) for moment in moments)
         expected = (expected - parameters).clamp_min(1)
-        deviance = value * self.usable[image].cpu()
+        deviance = value * self.usable[image]
         ratio, excess = deviance / expected, deviance - expected
         poor = (ratio > POOR_RATIO) & (excess > POOR_SIGMA * variance.sqrt())
         # A deviance is about 4 sum (sqrt n - sqrt m)^2.
@@ -178,14 +185,14 @@ class NoisyDeviance(PoissonDeviance):
         mean, _ = self._expected(image, intensity)
         mask, noise = self.mask[image], self.readout[image]
         variance = (mean + noise).clamp_min(FAINT)
-        square = ((self.images[image] - mean).square() / variance * mask).double().sum((-2, -1)).cpu()
+        square = ((self.images[image] - mean).square() / variance * mask).double().sum((-2, -1))
         # The fourth moment of a Poisson variable of mean m exceeds a normal one's by m.
-        scatter = ((2 + mean / variance.square()) * mask).double().sum((-2, -1)).cpu()
-        freedom = (self.usable[image].cpu().double() - parameters).clamp_min(1)
+        scatter = ((2 + mean / variance.square()) * mask).double().sum((-2, -1))
+        freedom = (self.usable[image].double() - parameters).clamp_min(1)
         excess = square - freedom
         poor = (square / freedom > POOR_RATIO) & (excess > POOR_SIGMA * scatter.sqrt())
         squares = ((self.images[image] - mean).square() - variance) / (mean + noise).clamp_min(0.25)
-        unlike = (squares * mask).double().sum((-2, -1)).cpu() / (4 * self._total(image)) > UNLIKE_ROOTS
+        unlike = (squares * mask).double().sum((-2, -1)) / (4 * self._total(image)) > UNLIKE_ROOTS
         return Misfit(square / freedom, poor, unlike, (excess - BY_CHANCE * scatter.sqrt()).clamp_min(0))
 
 
@@ -214,7 +221,7 @@ class SquareRootError(Objective):
 
     def misfit_of(self, image: Tensor, intensity: Tensor, value: Tensor, parameters: int) -> Misfit:
         """The ratio is sum (sqrt n - sqrt m)^2 / sum n."""
-        ratio = value * self.usable[image].cpu() / (4 * self._total(image))
+        ratio = value * self.usable[image] / (4 * self._total(image))
         return Misfit(ratio, ratio > POOR_ROOTS, ratio > UNLIKE_ROOTS)
 
 
@@ -260,7 +267,7 @@ class LogImageError(Objective):
         """The ratio is the root mean square difference; unlike is relative to the image's own variance."""
         pixels, usable = self.images[image].double(), self.usable[image]
         deviation = (pixels - (pixels.sum((-2, -1)) / usable)[:, None, None]) * self.mask[image]
-        variance = (deviation.square().sum((-2, -1)) / usable).cpu()
+        variance = deviation.square().sum((-2, -1)) / usable
         ratio = value.sqrt()
         return Misfit(ratio, ratio > POOR_LOG_RMS, value > UNLIKE_LOG_SHARE * variance)
 

@@ -102,6 +102,10 @@ def _correlate(data: Tensor, stored: Tensor) -> Tensor:
 
 def _distinct(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Different masks (M, H, W), and which of them each image has (B,); work on shared masks is done once."""
+    if bool((mask == mask[:1]).all()):
+        return mask[:1], torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+    if mask.device.type != "cpu":
+        return mask, torch.arange(len(mask), device=mask.device)  # to sort them takes longer there
     masks, which = torch.unique(mask.flatten(1), dim=0, return_inverse=True)
     return masks.unflatten(1, mask.shape[1:]), which
 

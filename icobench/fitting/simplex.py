@@ -94,6 +94,11 @@ def predicted_edges(guess: Answer, options: SimplexOptions) -> Tensor:
     return torch.where(known[:, None], edges, largest)
 
 
+def _parameters(points: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+    """Radii (...) and orientations (..., 4) at points (..., 4) of simplices with these anchors."""
+    return RADIUS_UNIT_NM * points[..., 3], turned(anchor, points[..., :3])
+
+
 class SimplexFits:
     """Simplices in radius and in the rotation vector from their start, several for every image.
 
@@ -132,23 +137,18 @@ class SimplexFits:
         corners = origin + torch.diag_embed(steps)
         self.state = self.solver.start(torch.cat((origin, corners), 1))
 
-    def _parameters(self, rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Radii (K,) and orientations (K, 4) at points (K, 4) of the given simplices."""
-        return RADIUS_UNIT_NM * points[:, 3], turned(self.anchor[rows], points[:, :3])
-
     def _value(self, rows: Tensor, points: Tensor) -> Tensor:
-        return self.objective.value(self.image[rows], *self._parameters(rows, points)).double()
+        return self.objective.value(self.image[rows], *_parameters(points, self.anchor[rows])).double()
 
     def step(self) -> bool:
         """One iteration of all; False once every simplex has met its tolerance."""
-        self.solver.step(self.state)
-        return bool(self.state.active.any())
+        return self.solver.step(self.state)
 
     def _best_rows(self, count: int) -> Tensor:
         """Rows of the best ``count`` simplices of every image, image by image."""
         values = self.state.values[:, 0].unflatten(0, (self.images, self.starts))
-        first = torch.arange(self.images, device=values.device) * self.starts
-        return (values.argsort(dim=1, stable=True)[:, :count] + first[:, None]).flatten()
+        best = values.argsort(dim=1, stable=True)[:, :count] if count > 1 else values.argmin(1, keepdim=True)
+        return (best + torch.arange(0, values.numel(), self.starts, device=best.device)[:, None]).flatten()
 
     def keep(self, count: int) -> None:
         """Go on with the best ``count`` simplices of every image."""
@@ -158,9 +158,10 @@ class SimplexFits:
         self.starts = min(count, self.starts)
 
     def best(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Radius (N,), orientation (N, 4) and value (N,) of every image's best point."""
+        """Point (N, 4), orientation at the start of its simplex (N, 4) and value (N,) of every image's best
+        corner."""
         rows = self._best_rows(1)
-        return *self._parameters(rows, self.state.points[rows, 0]), self.state.values[rows, 0]
+        return self.state.points[rows, 0], self.anchor[rows], self.state.values[rows, 0]
 
 
 def refine_simplex(
@@ -190,26 +191,28 @@ def refine_simplex(
     chosen = torch.arange(len(radius_nm)) if image is None else image.cpu()
     starts = radius_nm.reshape(len(chosen), -1), quaternion.reshape(len(chosen), -1, 4)
     fits = SimplexFits(objective, chosen, *starts, options, None if edges is None else edges[chosen])
-    trace = Trace()
-    trace.add(objective.simulator.evaluations[chosen], *fits.best())
+    place = chosen.to(objective.simulator.device, non_blocking=True)
+    course, spent = [fits.best()], [objective.simulator.counts[place]]
     rounds = [*options.rounds, (options.iterations, 1)]
     total, done = sum(iterations for iterations, _ in rounds), 0
     for iterations, survivors in rounds:
         for _ in range(iterations):
             moving = fits.step()
-            trace.add(objective.simulator.evaluations[chosen], *fits.best())
+            course.append(fits.best())
+            spent.append(objective.simulator.counts[place])
             done += 1
             progress(done / total)
             if not moving:
                 break
         fits.keep(survivors)
-    radius, quaternion, value = fits.best()
-    converged = value.isfinite()
+    points, anchors, values = (torch.stack(parts) for parts in zip(*course, strict=True))
+    trace = Trace.of(spent, *_parameters(points, anchors), values)
+    converged = trace.objective[-1].isfinite()
     if options.angle_tolerance_deg:
-        converged &= ~fits.state.active  # one simplex is left for every image
+        converged &= ~fits.state.active.cpu()  # one simplex is left for every image
     return Answer(
-        radius.cpu(), to_fundamental_domain(quaternion, objective.simulator.body).cpu(), value.cpu(),
-        objective.simulator.evaluations[chosen].clone(), converged.cpu(), trace=trace,
+        trace.radius_nm[-1].clone(), to_fundamental_domain(trace.quaternion[-1], objective.simulator.body),
+        trace.objective[-1].clone(), trace.evaluations[-1].clone(), converged, trace=trace,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from icobench.fitting.least_squares import (
     with_error_bars,
 )
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.objective import CHUNK, Objective
+from icobench.fitting.objective import Objective
 from icobench.fitting.simplex import SimplexOptions
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.rotations import rotate_about_beam
@@ -107,7 +107,7 @@ def judged(objective: Objective, answer: Answer) -> Answer:
         OUTSIDE if outside else POOR if poor else OK if converged else NOT_CONVERGED
         for outside, poor, converged in zip(*(column.tolist() for column in columns), strict=True)
     ]
-    return replace(answer, status=status, evaluations=objective.simulator.evaluations.clone())
+    return replace(answer, status=status, evaluations=objective.simulator.evaluations)
 
 
 def checked(objective: Objective, answer: Answer) -> Answer:
@@ -117,24 +117,15 @@ def checked(objective: Objective, answer: Answer) -> Answer:
     another material's, as of its own kind. "outside-training" says why it does not, so it stays. Whatever
     noise does not explain widens the error bars: :data:`IN_BARS` of it may come from a wrong answer.
     """
-    values, poor, wider = [], [], []
-    for image in torch.arange(len(answer)).split(CHUNK):
-        radius, quaternion = answer.radius_nm[image].clamp(*RADII_NM), answer.quaternion[image]
-        intensity = objective.model(image, radius, quaternion, Nuisance.none(len(image)))
-        value = objective.compare(image, intensity).double().cpu()
-        ratio, is_poor, _, excess = objective.misfit_of(image, intensity, value, 5)
-        values.append(value)
-        excess = torch.as_tensor(excess, dtype=torch.float64).nan_to_num()
-        wider.append((1 + IN_BARS * excess).sqrt().expand(len(image)))
-        poor += (is_poor | ~ratio.isfinite()).tolist()
+    values, misfit = objective.explained(answer.radius_nm.clamp(*RADII_NM), answer.quaternion)
+    wider = (1 + IN_BARS * torch.as_tensor(misfit.excess).nan_to_num()).sqrt()
     status = [
-        POOR if bad and word != UNTRAINED else word for bad, word in zip(poor, answer.status, strict=True)
+        POOR if bad and word != UNTRAINED else word
+        for bad, word in zip(misfit.poor.tolist(), answer.status, strict=True)
     ]
-    evaluations = objective.simulator.evaluations.clone()
     return replace(
-        answer, objective=torch.cat(values), status=status, evaluations=evaluations,
-        radius_std_nm=answer.radius_std_nm * torch.cat(wider),
-        orientation_std_deg=answer.orientation_std_deg * torch.cat(wider),
+        answer, objective=values, status=status, evaluations=objective.simulator.evaluations,
+        radius_std_nm=answer.radius_std_nm * wider, orientation_std_deg=answer.orientation_std_deg * wider,
     )  # fmt: skip
 
 
@@ -245,9 +236,10 @@ def judge(
         NOT_CONVERGED: ~fits.best.converged,
         RESCUED: rescued,
     }
-    status = [next((word for word, holds in words.items() if holds[row]), OK) for row in range(count)]
+    holds = torch.stack((*words.values(), torch.ones(count, dtype=torch.bool)), 1)
+    status = [(*words, OK)[first] for first in holds.int().argmax(1).tolist()]
     return replace(
-        fits.best, status=status, evaluations=objective.simulator.evaluations.clone(),
+        fits.best, status=status, evaluations=objective.simulator.evaluations,
         hypotheses=hypotheses if number > 1 else None,
     )  # fmt: skip
 
@@ -267,7 +259,7 @@ def fit_propagated(objective: Objective, answer: Answer, guesses: bool) -> Answe
     Returns:
         the best fits with their status, error bars, and the evaluations of both kinds.
     """
-    objective.simulator.evaluations += answer.evaluations
+    objective.simulator.counts += answer.evaluations.to(objective.simulator.device)
     radius, quaternion = answer.radius_nm[:, None], answer.quaternion[:, None]
     if guesses and answer.hypotheses is not None:
         radius = torch.cat((radius, answer.hypotheses.radius_nm[:, :1].to(radius)), 1)

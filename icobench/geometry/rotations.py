@@ -5,6 +5,7 @@ Every quaternion here is scalar first, ``(w, x, y, z)``, and active:
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -38,21 +39,40 @@ def quaternion_multiply(left: Tensor, right: Tensor) -> Tensor:
     )
 
 
+@lru_cache(maxsize=8)
+def _left_products(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(4, 16) from a quaternion to the matrix (4, 4) that multiplies others by it from the left."""
+    one = torch.eye(4, dtype=torch.float64)
+    products = quaternion_multiply(one.unsqueeze(1), one)  # of i and j
+    return products.mT.flatten(1).to(device, dtype)
+
+
 def quaternion_conjugate(quaternion: Tensor) -> Tensor:
     """(..., 4) -> (..., 4); the inverse rotation of a unit quaternion."""
-    return quaternion * quaternion.new_tensor((1.0, -1.0, -1.0, -1.0))
+    return torch.cat((quaternion[..., :1], -quaternion[..., 1:]), -1)
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     """Rotation matrices M(q), (..., 4) -> (..., 3, 3), with ``r_lab = M r_body``."""
-    w, x, y, z = quaternion.unbind(-1)
-    ww, xx, yy, zz = (component * component for component in (w, x, y, z))
+    products = (quaternion.unsqueeze(-1) * quaternion.unsqueeze(-2)).flatten(-2)
+    entries = products.unsqueeze(-1) * _products_to_matrix(quaternion.dtype, quaternion.device)
+    return entries.sum(-2).unflatten(-1, (3, 3))
+
+
+@lru_cache
+@torch.inference_mode(False)
+def _products_to_matrix(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """From products q_i q_j (16) to the entries of M(q) (9): three operations instead of forty."""
     entries = (
-        ww + xx - yy - zz, 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), ww - xx + yy - zz, 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), ww - xx - yy + zz,
+        "ww+xx-yy-zz", "xy+xy-wz-wz", "xz+xz+wy+wy",
+        "xy+xy+wz+wz", "ww-xx+yy-zz", "yz+yz-wx-wx",
+        "xz+xz-wy-wy", "yz+yz+wx+wx", "ww-xx-yy+zz",
     )  # fmt: skip
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+    table = torch.zeros(16, 9, dtype=dtype)
+    for column, entry in enumerate(entries):
+        for sign, first, second in ((entry[i - 1 : i], *entry[i : i + 2]) for i in (0, 3, 6, 9)):
+            table["wxyz".index(first) * 4 + "wxyz".index(second), column] += -1 if sign == "-" else 1
+    return table.to(device)
 
 
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:
@@ -78,12 +98,9 @@ def rotation_vector_to_quaternion(vector: Tensor) -> Tensor:
 
     Smooth at zero, so that it can be differentiated at the identity.
     """
-    squared = (vector * vector).sum(-1, keepdim=True)
-    small = squared < 1e-8
-    angle = torch.where(small, torch.ones_like(squared), squared).sqrt()
-    scale = torch.where(small, 0.5 - squared / 48, torch.sin(angle / 2) / angle)
-    real = torch.where(small, 1 - squared / 8, torch.cos(angle / 2))
-    return torch.cat((real, scale * vector), dim=-1)
+    half = vector / 2
+    angle = half.norm(dim=-1, keepdim=True)
+    return torch.cat((torch.cos(angle), torch.sinc(angle / math.pi) * half), dim=-1)
 
 
 def quaternion_to_rotation_vector(quaternion: Tensor) -> Tensor:
@@ -97,7 +114,10 @@ def quaternion_to_rotation_vector(quaternion: Tensor) -> Tensor:
 
 def turned(quaternion: Tensor, rotation: Tensor) -> Tensor:
     """Orientations (..., 4) after a further rotation about lab axes, (..., 3) rotation vectors in radians."""
-    return quaternion_normalize(quaternion_multiply(rotation_vector_to_quaternion(rotation), quaternion))
+    matrix = rotation_vector_to_quaternion(rotation) @ _left_products(rotation.dtype, rotation.device)
+    # As quaternion_multiply, in two operators instead of thirty: fits turn few bodies at a time.
+    product = matrix.unflatten(-1, (4, 4)) @ quaternion.unsqueeze(-1)
+    return quaternion_normalize(product.squeeze(-1))
 
 
 def quaternion_angle(quaternion: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from icobench.devices import has_triton
 from icobench.seeds import Purpose, seed_sequence
 
 __all__ = ["Draws", "draws_for", "philox4x32"]
@@ -20,7 +21,11 @@ ROUNDS = 10
 WORD = 0xFFFFFFFF
 
 CHUNK = 1 << 15
-"""Counters at a time: their int64 words stay in a CPU's cache."""
+"""Counters at a time on a CPU: their int64 words stay in its cache."""
+
+LIBRARY = torch.library.Library("icobench", "FRAGMENT")
+LIBRARY.define("philox(Tensor numbers, Tensor streams, int[] key, int count) -> Tensor")
+"""An operator, so that a GPU's kernel takes the place of some hundred small ones."""
 
 
 def philox4x32(
@@ -40,6 +45,34 @@ def philox4x32(
     return c0, c1 & WORD, c2, c3 & WORD
 
 
+@torch.library.impl(LIBRARY, "philox", "CPU")
+def _words(numbers: Tensor, streams: Tensor, key: list[int], count: int, counters: int = CHUNK) -> Tensor:
+    """Integers in [0, 2^32), (B, count) int64, for numbers (B,) and streams (B,), so many counters at a time.
+
+    Counter: block, stream, both words of the number. A row has first all blocks' first words.
+    """
+    blocks = -(-count // 4)
+    out = torch.empty(len(numbers), 4, blocks, dtype=torch.int64, device=numbers.device)
+    block = torch.arange(blocks, device=numbers.device)
+    step = max(1, counters // max(1, blocks))
+    parts = (table.split(step) for table in (out, numbers[:, None], streams[:, None]))
+    for part, number, stream in zip(*parts, strict=True):
+        words = philox4x32((block, stream, number & WORD, (number >> 32) & WORD), (key[0], key[1]))
+        for place, word in enumerate(words):
+            part[:, place] = word
+    return out.flatten(1)[:, :count]
+
+
+@torch.library.impl(LIBRARY, "philox", "CUDA")
+def _words_on_gpu(numbers: Tensor, streams: Tensor, key: list[int], count: int) -> Tensor:
+    """The same in one launch, where there is Triton."""
+    if not has_triton():
+        return _words(numbers, streams, key, count, len(numbers) * count)
+    from icobench.images.philox_kernel import words
+
+    return words(numbers, streams, key, count)
+
+
 @dataclass(frozen=True)
 class Draws:
     """A stream of random numbers for each image of a batch.
@@ -47,33 +80,23 @@ class Draws:
     Attributes:
         key: two 32-bit words that stand for the seed.
         numbers: (B,) int64, the number of each image, on the images' device.
-        stream: which stream, a 32-bit word.
+        stream: which stream, a 32-bit word for all images or (B,) int64.
     """
 
     key: tuple[int, int]
     numbers: Tensor
-    stream: int = 0
+    stream: int | Tensor = 0
 
-    def branch(self, index: int) -> "Draws":
+    def branch(self, index: int | Tensor) -> "Draws":
         """Stream number ``index``, 0 to 14, below this one; the paths of two branches never meet."""
         return replace(self, stream=16 * self.stream + index + 1)
 
-    def rows(self, index: Tensor) -> "Draws":
-        """The same stream for some of the images."""
-        return replace(self, numbers=self.numbers[index])
-
     def words(self, count: int) -> Tensor:
         """Uniform integers in [0, 2^32): (B, count) int64."""
-        device, blocks = self.numbers.device, -(-count // 4)
-        out = torch.empty(len(self.numbers), 4, blocks, dtype=torch.int64, device=device)
-        block = torch.arange(blocks, device=device)
-        stream = torch.tensor(self.stream, device=device)
-        step = max(1, CHUNK // blocks)
-        for part, numbers in zip(out.split(step), self.numbers[:, None].split(step), strict=True):
-            words = philox4x32((block, stream, numbers & WORD, (numbers >> 32) & WORD), self.key)
-            for place, word in enumerate(words):
-                part[:, place] = word
-        return out.flatten(1)[:, :count]
+        streams = self.stream
+        if not isinstance(streams, Tensor):
+            streams = torch.full_like(self.numbers, streams)
+        return torch.ops.icobench.philox(self.numbers, streams, self.key, count)
 
     def uniform(self, count: int) -> Tensor:
         """Multiples of 2^-24 in [0, 1), exact in every floating type: (B, count) float32."""

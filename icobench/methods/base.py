@@ -196,12 +196,14 @@ class Method:
             raise InputError("the centre cannot be fitted along with propagated waves; find it beforehand")
         watch = Stopwatch(problem.simulator.device)
         answer = self.function(problem, self.options, progress)
-        objective = objective_for(problem.images, problem.simulator, problem.nuisance)
-        if not answer.evaluations.any():
-            # Log images may be distorted in ways that networks have learned and no simulation shows.
-            answer = answer if problem.images.kind == "log" else checked(objective, answer)
-        elif problem.simulator.method == "propagated":
-            answer = fit_propagated(objective, answer, guesses=self.needs_network)
+        unsimulated = not answer.evaluations.any()
+        # Log images may be distorted in ways that networks have learned and no simulation shows.
+        if problem.simulator.method == "propagated" or (unsimulated and problem.images.kind != "log"):
+            objective = objective_for(problem.images, problem.simulator, problem.nuisance)
+            if not unsimulated:
+                answer = fit_propagated(objective, answer, guesses=self.needs_network)
+            elif problem.images.kind != "log":
+                answer = checked(objective, answer)
         if problem.simulator.device.type == "cuda":
             torch.cuda.synchronize()
         shares = (spent / max(1, len(answer)) for spent in watch.read())

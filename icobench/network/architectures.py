@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from icobench.devices import by_device
 from icobench.errors import InputError
 from icobench.network import polar
 from icobench.network.outputs import SPREADS, Layout
@@ -193,7 +194,7 @@ class CompactNetwork(nn.Module):
     def _trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Output and summary; see :meth:`with_features`."""
         refraction = x[:, 2, 0, 0]
-        separate = not self.training and len(x) > 1 and x.device.type == "cpu"
+        separate = not self.training and len(x) > 1 and by_device(x.device, True, False)
         x = self.stem_norm(self._separate_stem(x) if separate else self._joint_stem(x))
         x = x + refraction[:, None, None, None] * self.material
         x = self.stages(self.activation(x))

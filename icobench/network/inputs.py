@@ -48,10 +48,23 @@ LEAST_COVERED = 0.75
 its counts."""
 
 
-@lru_cache(maxsize=8)
-def valid_pixels(experiment: Experiment) -> Tensor:
+CPU = torch.device("cpu")
+
+
+@lru_cache(maxsize=16)
+def valid_pixels(experiment: Experiment, device: torch.device = CPU) -> Tensor:
     """Those of the forward half space, (pixels, pixels) bool; shared, so it must not be modified."""
-    return experiment.valid()
+    return experiment.valid().to(device)
+
+
+@lru_cache(maxsize=8)
+def _cosines(experiment: Experiment, device: torch.device) -> Tensor:
+    return experiment.cos_theta(torch.float32).to(device)
+
+
+@lru_cache(maxsize=8)
+def _correction(experiment: Experiment, device: torch.device) -> Tensor:
+    return experiment.correction().float().to(device)
 
 
 def is_canonical(experiment: Experiment) -> bool:
@@ -81,7 +94,8 @@ def require_canonical(experiment: Experiment, where: str = "") -> None:
         )
 
 
-def _overlap(experiment: Experiment, axis: int) -> Tensor:
+@lru_cache(maxsize=16)
+def _overlap(experiment: Experiment, axis: int, device: torch.device) -> Tensor:
     """(canonical, pixels) share of each detector pixel that falls into each canonical one, along x or y."""
     half, canonical_half = experiment.pixels // 2, CANONICAL_PIXELS // 2
     width = experiment.sin_theta_max / half
@@ -90,7 +104,7 @@ def _overlap(experiment: Experiment, axis: int) -> Tensor:
     canonical_low = torch.arange(CANONICAL_PIXELS, dtype=torch.float64) - canonical_half - 0.5
     canonical_low = canonical_low[:, None] / canonical_half
     top = torch.minimum(low + width, canonical_low + 1 / canonical_half)
-    return (top - torch.maximum(low, canonical_low)).clamp_min(0) / width
+    return ((top - torch.maximum(low, canonical_low)).clamp_min(0) / width).to(device, torch.float32)
 
 
 def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
@@ -99,18 +113,18 @@ def canonical_counts(images: ImageSet) -> tuple[Tensor, Tensor]:
     Intensities are scaled to 1e6 photons; photon counts are kept, up to 1e7.
     """
     experiment, device = images.known_experiment, images.images.device
-    mask = images.mask & valid_pixels(experiment).to(device)
+    mask = images.mask & valid_pixels(experiment, device)
     # Masked pixels may hold anything, NaN included.
     counts = torch.where(mask, images.images, 0.0).float()
     if images.readout is not None:
         # Networks know no read-out noise: what may be noise alone counts nothing, as after photon finding.
         counts = torch.where(counts > CLEAR_OF_NOISE * images.readout.to(device).sqrt(), counts, 0.0)
     if experiment.solid_angle_factor:
-        counts = counts * experiment.cos_theta(torch.float32).to(device)
+        counts = counts * _cosines(experiment, device)
     if experiment.polarization is not None or experiment.efficiency:
-        counts, mask = without_factor(counts, mask, experiment.correction().float().to(device))
+        counts, mask = without_factor(counts, mask, _correction(experiment, device))
     if not is_canonical(experiment):
-        x, y = (_overlap(experiment, axis).to(device, torch.float32) for axis in (0, 1))
+        x, y = (_overlap(experiment, axis, device) for axis in (0, 1))
         counts = y @ counts @ x.T
         usable_area = y @ mask.float() @ x.T
         area = (y.sum(1)[:, None] * x.sum(1)).clamp_min(1e-6)
@@ -148,7 +162,7 @@ def brightness(images: ImageSet, log_images: bool, decades: float = 6.0) -> tupl
             not (experiment.solid_angle_factor or experiment.efficiency) and experiment.polarization is None
         )
         if log_images and is_canonical(experiment) and scalar:
-            mask = images.mask & valid_pixels(experiment).to(images.mask.device)
+            mask = images.mask & valid_pixels(experiment, images.mask.device)
             return torch.where(mask, images.images, 0.0).float(), mask
         images = replace(images, images=intensity_from_log(images.images, decades), kind="intensity")
     counts, mask = canonical_counts(images)
@@ -164,6 +178,8 @@ def network_input(brightness: Tensor, mask: Tensor, refraction: Tensor | float) 
         refraction: (B,) or number, 1 - Re n; the constant is this in units of 0.1.
     """
     usable = mask.to(brightness.dtype).expand_as(brightness)
-    refraction = torch.as_tensor(refraction, dtype=brightness.dtype, device=brightness.device)
+    if not isinstance(refraction, Tensor):
+        refraction = torch.full((), refraction, device=brightness.device)
+    refraction = refraction.to(brightness)
     constant = (refraction / 0.1).reshape(-1, 1, 1).expand_as(brightness)
     return torch.stack((brightness * usable, usable, constant), 1)

@@ -16,6 +16,7 @@ import torch
 from scipy.special import sph_harm_y
 from torch import Tensor
 
+from icobench.devices import by_device, has_triton
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import quaternion_multiply, quaternion_to_matrix, random_quaternions
@@ -36,8 +37,8 @@ LAST_STEP = 1e-3
 LONGEST_STEP = 0.1
 """Radians; a longer Newton step may leave the hill of its maximum, which is 0.3 wide."""
 
-CHUNK = 256
-"""Vectors at a time, which bounds the temporaries."""
+CHUNK, GPU_CHUNK = 256, 8192
+"""Vectors at a time on a CPU and on a GPU, which bounds the temporaries."""
 
 CANDIDATES = 200
 """Codes that are searched for local maxima, best first; lower maxima are not worth a hypothesis."""
@@ -45,6 +46,10 @@ CANDIDATES = 200
 SAME_HILL = 0.99
 """Orbit points with a larger scalar product are closer than about 2 degrees: the same maximum."""
 
+
+LIBRARY = torch.library.Library("icobench", "FRAGMENT")
+LIBRARY.define("climb(Tensor quaternion, Tensor unit) -> Tensor")
+"""An operator, so that a GPU's kernel takes the place of hundreds of small ones."""
 
 UNITS = torch.eye(4, dtype=torch.float64)
 TANGENT = quaternion_multiply(UNITS[1:, None], UNITS).reshape(12, 4)
@@ -66,27 +71,31 @@ def _random_directions(seed: int, count: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _embedding_tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """From the products q_i q_j to x, y, z of the six rotated five-fold axes (16, 18); places (3, 28) of the
-    powers of x, y, z among 7 each; coefficients (28, 13)."""
+def _polynomials(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The harmonics as polynomials: the six five-fold axes (6, 3), exponents of x, y, z (28, 3), and
+    coefficients (28, 13) that include the scale to unit norm."""
     vertices = icosahedron().vertices
     axes = vertices[[i for i, v in enumerate(vertices) if tuple(v) > tuple(-v)]]
-    # M(q) is a quadratic form: its values at the units and at sums of two of them determine it.
-    single, double = quaternion_to_matrix(UNITS), quaternion_to_matrix(UNITS[:, None] + UNITS)
-    turned = torch.as_tensor(axes) @ ((double - single[:, None] - single) / 2).mT
-    # The harmonics as polynomials in x, y, z: exponents (28, 3) and coefficients (28, 13).
     exponents = np.array([(a, b, DEGREE - a - b) for a in range(DEGREE + 1) for b in range(DEGREE + 1 - a)])
     points = _random_directions(6, 400)
     powers = np.prod(points[:, None, :] ** exponents, axis=-1)
     coefficients = np.linalg.lstsq(powers, _harmonics(points), rcond=None)[0]
     coefficients[np.abs(coefficients) < 1e-10] = 0.0
     scale = 1 / float(np.linalg.norm(_harmonics(axes).sum(0)))
-    places = torch.as_tensor(exponents.T.copy()) + torch.tensor([[0], [DEGREE + 1], [2 * (DEGREE + 1)]])
-    return (
-        turned.reshape(16, 18).to(device, dtype),
-        places.to(device),
-        torch.as_tensor(scale * coefficients, dtype=dtype, device=device),
-    )
+    tables = axes, exponents, scale * coefficients
+    return tuple(torch.as_tensor(table, device=device) for table in tables)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=8)
+def _embedding_tables(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """From the products q_i q_j to x, y, z of the six rotated five-fold axes (16, 18); places (3, 28) of the
+    powers of x, y, z among 7 each; coefficients (28, 13)."""
+    axes, exponents, coefficients = _polynomials(torch.device("cpu"))
+    # M(q) is a quadratic form: its values at the units and at sums of two of them determine it.
+    single, double = quaternion_to_matrix(UNITS), quaternion_to_matrix(UNITS[:, None] + UNITS)
+    turned = axes @ ((double - single[:, None] - single) / 2).mT
+    places = exponents.T + torch.tensor([[0], [DEGREE + 1], [2 * (DEGREE + 1)]])
+    return turned.reshape(16, 18).to(device, dtype), places.to(device), coefficients.to(device, dtype)
 
 
 @lru_cache(maxsize=1)
@@ -107,6 +116,11 @@ def _generators() -> np.ndarray:
     return np.stack(matrices)
 
 
+@lru_cache(maxsize=8)
+def _generator_tables(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.as_tensor(_generators(), dtype=dtype, device=device)
+
+
 def embed(quaternion: Tensor) -> Tensor:
     """Unit-norm orbit vectors, (..., 4) -> (..., 13), orders m = -6..6, the same for all equivalents of q."""
     turned, places, coefficients = _embedding_tables(quaternion.dtype, quaternion.device)
@@ -121,9 +135,10 @@ def embed(quaternion: Tensor) -> Tensor:
     return monomials.sum(-2) @ coefficients
 
 
-@lru_cache(maxsize=1)
-def _codebook() -> tuple[Tensor, Tensor, Tensor]:
-    """Orientations spread over the fundamental domain (N, 4), their vectors (N, 13), the 16 next to each.
+@lru_cache(maxsize=8)
+def _codebook(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Orientations spread over the fundamental domain (N, 4), their vectors (N, 13) in float32, the 16 next
+    to each.
 
     Farthest-point thinning of random orientations: no two are closer than about 4 degrees.
     """
@@ -136,7 +151,8 @@ def _codebook() -> tuple[Tensor, Tensor, Tensor]:
         chosen[i] = distance.argmax()
     codes = vectors[chosen]
     neighbours = (codes @ codes.T).topk(17, dim=1).indices[:, 1:]
-    return to_fundamental_domain(candidates[chosen]), codes, neighbours
+    orientations = to_fundamental_domain(candidates[chosen])
+    return orientations.to(device), codes.float().to(device), neighbours.to(device)
 
 
 class Decoded(NamedTuple):
@@ -149,8 +165,8 @@ class Decoded(NamedTuple):
     score: Tensor
 
 
-@lru_cache(maxsize=1)
-def _derivatives() -> Tensor:
+@lru_cache(maxsize=8)
+def _derivatives(device: torch.device) -> Tensor:
     """(13, 169): takes a vector u to 13 vectors, whose products with embed(q) are values and derivatives.
 
     They belong to f(w) = u . embed(exp(w) q) at w = 0, with w a rotation vector in the laboratory: three
@@ -160,7 +176,7 @@ def _derivatives() -> Tensor:
     second = np.einsum("iab,jbc->ijac", generators, generators)
     second = (second + second.transpose(1, 0, 2, 3)) / 2
     operators = np.concatenate((generators, np.eye(DIMENSION)[None], second.reshape(9, DIMENSION, DIMENSION)))
-    return torch.as_tensor(operators.transpose(1, 2, 0).reshape(DIMENSION, -1))
+    return torch.as_tensor(operators.transpose(1, 2, 0).reshape(DIMENSION, -1), device=device)
 
 
 def decode(vector: Tensor, hypotheses: int = 2) -> Decoded:
@@ -170,22 +186,25 @@ def decode(vector: Tensor, hypotheses: int = 2) -> Decoded:
     Gauss-Newton steps with the embedding's constant metric where the score is not concave. Where there are
     fewer maxima than hypotheses, the last hypotheses repeat the best one with a score of -1.
     """
-    pieces = [_decode(piece, hypotheses) for piece in vector.split(CHUNK)]
+    chunk = by_device(vector.device, CHUNK, GPU_CHUNK)
+    pieces = [_decode(piece, hypotheses) for piece in vector.split(chunk)]
+    if len(pieces) == 1:
+        return pieces[0]
     return Decoded(*(torch.cat(part) for part in zip(*pieces, strict=True)))
 
 
 def _decode(vector: Tensor, hypotheses: int) -> Decoded:
-    codes, code_vectors, neighbours = (table.to(vector.device) for table in _codebook())
+    codes, code_vectors, neighbours = _codebook(vector.device)
     unit = torch.nn.functional.normalize(vector.double(), dim=-1)
     # Single precision is enough to choose starts.
-    scores = unit.float() @ code_vectors.float().T
+    scores = unit.float() @ code_vectors.T
     best = scores.topk(CANDIDATES, dim=1, sorted=False)
     around = neighbours.index_select(0, best.indices.flatten()).view(len(scores), -1)
     around = scores.gather(1, around).unflatten(1, (CANDIDATES, -1)).amax(-1)
     starts = best.values.masked_fill(best.values < around, -torch.inf).topk(hypotheses, dim=1)
     missing = torch.isinf(starts.values)
     places = torch.where(missing, starts.indices[:, :1], starts.indices)
-    quaternion = _climb(codes[best.indices.gather(1, places)], unit)
+    quaternion = torch.ops.icobench.climb(codes[best.indices.gather(1, places)], unit)
     points = embed(quaternion)
     score = (points @ unit.unsqueeze(-1)).squeeze(-1).masked_fill(missing, -1.0)
     order = score.argsort(dim=1, descending=True, stable=True)
@@ -197,9 +216,10 @@ def _decode(vector: Tensor, hypotheses: int) -> Decoded:
     return Decoded(to_fundamental_domain(quaternion), score.gather(1, order).masked_fill(same, -1.0))
 
 
+@torch.library.impl(LIBRARY, "climb", "CPU")
 def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
     """Maxima of the product of embed(q) with unit vectors (B, 13), from nearby orientations (B, K, 4)."""
-    derivatives = (unit @ _derivatives().to(unit.device)).unflatten(1, (DIMENSION, -1))
+    derivatives = (unit @ _derivatives(unit.device)).unflatten(1, (DIMENSION, -1))
     tangent = TANGENT.to(unit.device)
     moving = torch.ones_like(quaternion[..., :1], dtype=torch.bool)
     for _ in range(ITERATIONS):
@@ -221,11 +241,24 @@ def _climb(quaternion: Tensor, unit: Tensor) -> Tensor:
     return quaternion
 
 
+@torch.library.impl(LIBRARY, "climb", "CUDA")
+def _climb_on_gpu(quaternion: Tensor, unit: Tensor) -> Tensor:
+    """The same in a few launches, where there is Triton."""
+    if not has_triton():
+        return _climb(quaternion, unit)
+    from icobench.network.climb_kernel import climb
+
+    axes, exponents, coefficients = _polynomials(unit.device)
+    derivatives = (unit @ _derivatives(unit.device)).unflatten(1, (DIMENSION, -1))
+    settings = ITERATIONS, METRIC, LONGEST_STEP, LAST_STEP
+    return climb(quaternion, axes, exponents, coefficients @ derivatives, *settings)
+
+
 def small_turn(vector: Tensor, quaternion: Tensor) -> Tensor:
     """Rotation vectors (B, 3) in radians about the lab axes that take orientations (B, 4) to vectors (B, 13).
 
     To first order in the turn: the vector's component along the orbit, divided by the metric.
     """
-    generators = torch.as_tensor(_generators(), dtype=vector.dtype, device=vector.device)
+    generators = _generator_tables(vector.dtype, vector.device)
     along = torch.einsum("dij,bj->bdi", generators, embed(quaternion).to(vector.dtype))
     return torch.einsum("bdi,bi->bd", along, vector) / METRIC

@@ -150,6 +150,12 @@ class Line(Target):
         return RADIUS_LOW_NM + RADIUS_SPAN_NM * output[:, 0]
 
 
+def _curve(radius_nm: Tensor, rates: Tensor) -> Tensor:
+    """Radii (N,) -> (N, dimension), float64: all cosines, then all sines."""
+    phase = radius_nm.unsqueeze(-1) * rates
+    return LENGTH * torch.cat((phase.cos(), phase.sin()), -1)
+
+
 class Circles(Target):
     """Cosine and sine of the radius on circles of different circumferences.
 
@@ -173,30 +179,32 @@ class Circles(Target):
                 f"circles for radii must fall from {MOST_NM - LEAST_NM:g} nm or more, got {periods}"
             )
         self.dimension = 2 * len(periods)
-        self.rates = torch.tensor([2 * math.pi / period for period in periods], dtype=torch.float64)
+        rates = torch.tensor([2 * math.pi / period for period in periods], dtype=torch.float64)
         count = math.ceil(POINTS * (MOST_NM - LEAST_NM) / periods[-1])
-        self.radii = torch.linspace(LEAST_NM, MOST_NM, count, dtype=torch.float64)
-        self.points = self._curve(self.radii)
+        radii = torch.linspace(LEAST_NM, MOST_NM, count, dtype=torch.float64)
+        self.half_spacing = math.pi / (POINTS * float(rates[-1]))
+        self.tables = {rates.device: (rates, radii, _curve(radii, rates))}
+
+    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Radians per nm on the circles, radii to search, and their points on the curve."""
+        if device not in self.tables:
+            rates, radii, points = (table.to(device) for table in self.tables[torch.device("cpu")])
+            self.tables[device] = rates, radii, points
+        return self.tables[device]
 
     def encode(self, radius_nm: Tensor) -> Tensor:
-        return self._curve(radius_nm.double()).float()
-
-    def _curve(self, radius_nm: Tensor) -> Tensor:
-        """Radii (N,) -> (N, dimension), float64: all cosines, then all sines."""
-        phase = radius_nm.unsqueeze(-1) * self.rates.to(radius_nm.device)
-        return LENGTH * torch.cat((phase.cos(), phase.sin()), -1)
+        return _curve(radius_nm.double(), self._tables(radius_nm.device)[0]).float()
 
     def decode(self, output: Tensor) -> Tensor:
         output = output.double()
-        rates = self.rates.to(output.device)
-        radius = self.radii.to(output.device)[(output @ self.points.to(output.device).T).argmax(1)]
+        rates, radii, points = self._tables(output.device)
+        radius = radii[(output @ points.T).argmax(1)]
         cosine, sine = output.chunk(2, 1)
-        half_spacing = math.pi / (POINTS * float(self.rates[-1]))
         for _ in range(NEWTON_STEPS):
             phase = radius.unsqueeze(1) * rates
             cosines, sines = phase.cos(), phase.sin()
             slope = ((sine * cosines - cosine * sines) * rates).sum(1)
             curvature = ((cosine * cosines + sine * sines) * rates.square()).sum(1)
             step = torch.where(curvature > 0, slope / curvature.clamp_min(1e-12), 0.0)
-            radius = radius + step.clamp(-half_spacing, half_spacing)
+            radius = radius + step.clamp(-self.half_spacing, self.half_spacing)
         return torch.where(output.isfinite().all(1), radius, torch.nan).float()

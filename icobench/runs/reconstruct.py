@@ -21,7 +21,7 @@ from icobench.images.prepare import Prepared, prepare
 from icobench.images.reading import Reading
 from icobench.methods import Catalogue, Method, Problem
 from icobench.methods.shapes import EQUIVALENT, Fit, chosen_shape
-from icobench.runs.calibrate import BLOCK, Bench, find_beam, find_noise, find_response, refine_gain
+from icobench.runs.calibrate import Bench, find_beam, find_noise, find_response, next_block, refine_gain
 from icobench.runs.pool import chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
@@ -234,7 +234,7 @@ class _Work:
         grid, total, answers = self.bench.grid, len(self.bench.grid), []
         start = 0
         while start < total:
-            numbers = range(start, min(start + BLOCK, total))
+            numbers = next_block(start, total, self.bench.device)
             block = grid.read(numbers)
 
             def report(part: float, first: int = start, count: int = len(block)) -> None:

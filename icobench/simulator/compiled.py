@@ -1,11 +1,12 @@
 """Choice of the program for the edge sum: plain torch, or one compiled for the device.
 
-On a CPU the compiled program is C++, built once per machine and then loaded from a cache on disk; on a GPU
-``torch.compile`` turns the functions on tensors into one loop. A process compiles only when it has simulated
-so many images that compiling pays (at once if the cache holds the result). Set ``ICOBENCH_COMPILE=0`` to
-never compile, ``=1`` to compile at once.
+The compiled program is C++, the same lines for CPUs and GPUs, built once per machine and then loaded from a
+cache on disk. On a GPU it is compiled at once, by a library that comes with torch
+(:mod:`~icobench.simulator.cuda`); on a CPU only when the process has simulated so many images that compiling
+pays, or if the cache holds the result. Set ``ICOBENCH_COMPILE=0`` to never compile, ``=1`` to compile
+at once.
 
-For C++ only a compiler (GCC or Clang) is needed, no headers of torch: building takes under a second. The work
+On a CPU only a compiler (GCC or Clang) is needed, no headers of torch: building takes a few seconds. The work
 is divided among as many Python threads as torch may use; a second OpenMP runtime would conflict with torch's.
 """
 
@@ -29,8 +30,9 @@ import torch
 from torch import Tensor
 
 from icobench.cache import cache_folder
-from icobench.simulator.edge_sum import SHARED_SUMS, edge_sum, edge_sum_jacobian
-from icobench.simulator.overlay import STEEPEST, BodyTensors, Plan
+from icobench.simulator.cuda import CudaKernel
+from icobench.simulator.edge_sum import edge_sum, edge_sum_jacobian
+from icobench.simulator.overlay import MOST_FACETS, STEEPEST, BodyTensors, Plan, empty_plan, plan
 from icobench.simulator.terms import (
     DIFFERENTIATED,
     NUMBERS,
@@ -42,14 +44,15 @@ from icobench.simulator.terms import (
     term_slopes,
 )
 
-__all__ = ["EAGER", "Kernels", "NativeKernel", "compiler", "fused_edge_sum", "kernels", "prepare_kernel"]
+__all__ = ["EAGER", "Kernels", "NativeKernel", "compiler", "kernels", "prepare_kernel"]
 
 logger = logging.getLogger("icobench")
 
-WORTH_COMPILING = {"cpu": 100, "cuda": 20_000}
+WORTH_COMPILING = {"cpu": 100, "cuda": 0}
 """Images after which the compiler's time is repaid."""
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("edge_sum.cpp", "terms.cpp"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("overlay.cpp", "terms.cpp", "edge_sum.cpp"))
+"""Compiled as one file, in this order."""
 
 FLAGS = (
     "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
@@ -99,9 +102,10 @@ def _built() -> bool:
 def _build(command: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        library = Path(folder) / target.name
+        library, source = Path(folder) / target.name, Path(folder) / "kernel.cpp"
+        source.write_text("".join(part.read_text() for part in SOURCES))
         for tuned in TUNED:
-            call = [*shlex.split(command), *FLAGS, *tuned.split(), *map(str, SOURCES), "-o", str(library)]
+            call = [*shlex.split(command), *FLAGS, *tuned.split(), str(source), "-o", str(library)]
             result = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
             if result.returncode == 0:
                 os.replace(library, target)
@@ -142,6 +146,23 @@ class NativeKernel:
                 _build(command, library)
         self._library = ctypes.CDLL(str(library))
 
+    def plan(self, body: BodyTensors, rotation: Tensor) -> Plan:
+        """As :func:`~icobench.simulator.overlay.plan`; tables are not filled beyond the live segments."""
+        if len(body.normals) > MOST_FACETS:
+            return plan(body, rotation)
+        width = 4 * len(body.edges)
+        while True:
+            tables = empty_plan(len(rotation), width, rotation.device)
+            kept = [table.contiguous() for table in (*body, rotation)]  # alive until the call returns
+            self._library.plan(
+                *map(ctypes.c_int64, (len(rotation), width, len(body.normals), len(body.edges))),
+                *map(_pointer, (*kept, *tables)),
+            )
+            widest = int(tables.live.max())
+            if widest <= width:
+                return tables.narrowed(widest)
+            width = widest
+
     def terms(self, *geometry: Any) -> Terms:
         """As :func:`~icobench.simulator.terms.segment_terms`; zeros beyond the live segments."""
         return self.term_slopes(*geometry, parameters=0)[0]
@@ -162,17 +183,14 @@ class NativeKernel:
         forms, numbers = radius.new_zeros(batch, segments, 4, 4), radius.new_zeros(batch, segments, NUMBERS)
         form_slopes = radius.new_zeros(batch, parameters, segments, 4, 4)
         number_slopes = radius.new_zeros(batch, parameters, segments, DIFFERENTIATED)
-        tables = (
-            body.normals, body.offsets, body.vertices, body.edges, rotation, radius, kappa,
-            where.edge, where.sides, where.across, where.uncut, where.carrier, where.crossed, where.pair,
-            where.on_entrance, where.on_exit, where.sign, where.weight, where.live,
-        )  # fmt: skip
-        kept = [table.contiguous() for table in tables]  # alive until the call returns
+        # alive until the call returns
+        kept = [table.contiguous() for table in (*body, rotation, *where, radius, kappa)]
         slopes = [_pointer(table) if parameters else None for table in (form_slopes, number_slopes)]
         bounds = STEEPEST[dtype], SMALLEST_HALF_DAMPING[SLOPES_FLOOR if parameters else dtype]
+        sizes = batch, segments, len(body.normals), len(body.edges)
         self._library.segment_terms(
-            *map(ctypes.c_int64, (0, batch, segments)), *map(_pointer, kept),
-            *map(ctypes.c_double, bounds), _pointer(forms), _pointer(numbers), *slopes,
+            *map(ctypes.c_int64, sizes), *map(_pointer, kept), *map(ctypes.c_double, bounds),
+            _pointer(forms), _pointer(numbers), *slopes,
         )  # fmt: skip
         return Terms(forms, numbers, where.live), form_slopes, number_slopes
 
@@ -183,8 +201,7 @@ class NativeKernel:
     def edge_sum_jacobian(self, *tables: Tensor) -> Tensor:
         """As :func:`~icobench.simulator.edge_sum.edge_sum_jacobian`, for up to eight parameters."""
         parameters = tables[5].shape[1]
-        rows = 2 * (1 + parameters + SHARED_SUMS)
-        return self._run("edge_sum_jacobian", rows, (parameters,), tables)
+        return self._run("edge_sum_jacobian", 2 * (1 + parameters), (parameters,), tables)
 
     def _run(self, name: str, rows: int, sizes: tuple[int, ...], tables: tuple[Tensor, ...]) -> Tensor:
         """Divide the blocks of all items evenly among threads; ctypes releases Python's lock."""
@@ -209,75 +226,58 @@ class NativeKernel:
 
 
 class Kernels(NamedTuple):
-    """Terms of the edge sum, with slopes, the sum and its Jacobian; ``fused`` without intermediate arrays."""
+    """Plan, terms of the edge sum, with slopes, the sum, its Jacobian; ``fused``: no intermediate arrays.
 
+    The sums of kernels that are ``padded`` are given a whole skeleton for its wave vectors, and their results
+    fill up its rows of nodes.
+    """
+
+    plan: Callable[..., Plan]
     terms: Callable[..., Terms]
     term_slopes: Callable[..., tuple[Terms, Tensor, Tensor]]
     edge_sum: Callable[..., Tensor]
     edge_sum_jacobian: Callable[..., Tensor]
-    fused: bool
+    fused: bool = False
+    padded: bool = False
 
 
-EAGER = Kernels(segment_terms, term_slopes, edge_sum, edge_sum_jacobian, False)
+EAGER = Kernels(plan, segment_terms, term_slopes, edge_sum, edge_sum_jacobian)
 
 
 class _State:
     requested = 0
-    compiled: ClassVar[dict[str, Kernels]] = {}
+    compiled: ClassVar[dict[torch.device, Kernels]] = {}
 
 
-def kernels(device: torch.device, dtype: torch.dtype, images: int) -> Kernels:
-    """The fastest kernels that are worth compiling for a caller that is about to simulate so many images.
-
-    Those of float64, for checks, are compiled only on a CPU.
-    """
+def kernels(device: torch.device, images: int) -> Kernels:
+    """The fastest kernels that are worth compiling for a caller that is about to simulate so many images."""
     _State.requested += images
     setting, on_cpu = os.environ.get("ICOBENCH_COMPILE", "auto"), device.type == "cpu"
-    if setting == "0" or device.type not in WORTH_COMPILING or not (on_cpu or dtype == torch.float32):
+    if setting == "0" or device.type not in WORTH_COMPILING:
         return EAGER
-    if device.type not in _State.compiled:
+    if device not in _State.compiled:
         enough = _State.requested >= WORTH_COMPILING[device.type]
         if not (enough or setting == "1" or (on_cpu and _built())):
             return EAGER
-        _State.compiled[device.type] = _make(device)
-    return _State.compiled[device.type]
+        _State.compiled[device] = _make(device)
+    return _State.compiled[device]
 
 
 def _make(device: torch.device) -> Kernels:
-    start = time.perf_counter()
+    start, on_cpu = time.perf_counter(), device.type == "cpu"
     try:
-        if device.type == "cpu":
-            kernel = NativeKernel()
-            program = Kernels(
-                kernel.terms, kernel.term_slopes, kernel.edge_sum, kernel.edge_sum_jacobian, True
-            )
-        else:
-            logger.info("compiling the simulator's kernel (under a minute; then cached)")
-            program = EAGER._replace(edge_sum=fused_edge_sum(device), fused=True)
+        kernel: NativeKernel | CudaKernel = NativeKernel() if on_cpu else CudaKernel(device, SOURCES)
     except Exception as error:  # A broken tool chain must not stop the work.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         logger.warning("the simulator runs uncompiled, about 8 times slower: %s", reason)
         return EAGER
     logger.info("the simulator's compiled kernel is ready (%.1f s)", time.perf_counter() - start)
-    return program
-
-
-def fused_edge_sum(device: torch.device) -> Callable[..., Tensor]:
-    """``edge_sum`` through ``torch.compile``, for any sizes."""
-    # By default Inductor stores intermediates that are read often; these limits keep all in one loop.
-    options: dict[str, Any] = dict.fromkeys(
-        ("realize_opcount_threshold", "realize_reads_threshold", "realize_acc_reads_threshold"), 100_000
-    )
-    kernel = torch.compile(edge_sum, dynamic=True, options=options)
-    # Distinct sizes, none of them 1, so that torch keeps all of them variable.
-    forms = torch.rand(3, 46, 4, 4, device=device, dtype=torch.float64)
-    live = torch.tensor([46, 46, 46], device=device)
-    waves = torch.rand(4, 500, device=device, dtype=torch.float64)
-    with torch.no_grad():
-        kernel(forms, torch.rand(3, 46, 13, device=device), live, waves, torch.rand(4, 500, device=device))
-    return kernel
+    return Kernels(
+        kernel.plan, kernel.terms, kernel.term_slopes, kernel.edge_sum, kernel.edge_sum_jacobian,
+        fused=True, padded=not on_cpu,
+    )  # fmt: skip
 
 
 def prepare_kernel(device: torch.device) -> None:
     """Compile now, because many images will be simulated; does nothing where compiling is not possible."""
-    kernels(device, torch.float32, WORTH_COMPILING.get(device.type, 0))
+    kernels(device, WORTH_COMPILING.get(device.type, 0))

@@ -36,70 +36,50 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["SHARED_SUMS", "edge_sum", "edge_sum_jacobian", "wave_weights"]
-
-SHARED_SUMS = 3
-"""Derivatives by what all segments share: conj(w) / w, conj(kappa) / kappa, kappa / w (as if independent)."""
+__all__ = ["edge_sum", "edge_sum_jacobian"]
 
 Pair = tuple[Tensor, Tensor]
 """A complex number: torch's complex products and sines are slow."""
 
 
-def wave_weights(waves: Tensor, kappa: Tensor, dtype: torch.dtype) -> Tensor:
-    """conj(w) / w and kappa / w as rows re, im, re, im: (4, P) in ``dtype``.
-
-    Args:
-        waves: (4, P) float64.
-        kappa: (2,) float64, real and imaginary part of k (n - 1) in 1/nm.
-    """
+def _wave_weights(waves: Tensor, kappa: Tensor, dtype: torch.dtype) -> tuple[Pair, Pair, Pair]:
+    """conj(w) / w, kappa / w and 1 / w^2 at the wave vectors (4, P): pairs (P,) in ``dtype``."""
     real, imag = kappa
     w_real, w_imag = waves[2] - real, -imag
     norm = w_real.square() + w_imag.square()
     turn = w_real.square() - w_imag.square(), -2 * w_real * w_imag
     share = real * w_real + imag * w_imag, imag * w_real - real * w_imag
-    return torch.stack([part / norm for part in (*turn, *share)]).to(dtype)
+
+    def over_norm(pair: Pair) -> Pair:
+        return (pair[0] / norm).to(dtype), (pair[1] / norm).to(dtype)
+
+    return over_norm(turn), over_norm(share), over_norm((turn[0] / norm, turn[1] / norm))
 
 
 def _linear_forms(forms: Tensor, waves: Tensor) -> tuple[Tensor, ...]:
     """The linear forms (B, S, F, 4) at all wave vectors (4, P): F tensors (B, S, P), float64."""
-    if torch.compiler.is_compiling():  # A matrix product would not be fused with what follows.
-        columns = forms.unsqueeze(-1)
-        x, y, z = (columns[:, :, :, i] * waves[i] for i in range(3))
-        return (x + y + z + columns[:, :, :, 3]).unbind(2)
     return torch.matmul(forms.transpose(1, 2), waves).unbind(1)
 
 
 def _sine_cosine(turns: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """sin(2 pi p) and cos(2 pi p) in ``dtype`` for float64 p.
-
-    Compiled in float32 sin(pi r) and cos(pi r), |r| <= 1/2, are polynomials (least squares at Chebyshev
-    points, errors 1.3e-8 and 4.7e-8): the general functions would reduce their argument once more.
-    """
-    r = (turns - turns.round()).to(dtype)
-    if torch.compiler.is_compiling() and dtype == torch.float32:
-        u = r * r
-        sine = r * ((((0.07765766 * u - 0.59829129) * u + 2.55007752) * u - 5.16771008) * u + 3.14159264)
-        cosine = (((0.21968961 * u - 1.33187657) * u + 4.05841135) * u - 4.93479283) * u + 0.99999995
-        return 2 * sine * cosine, 1 - 2 * sine * sine
-    angle = r * (2 * math.pi)
+    """sin(2 pi p) and cos(2 pi p) in ``dtype`` for float64 p."""
+    angle = (turns - turns.round()).to(dtype) * (2 * math.pi)
     return torch.sin(angle), torch.cos(angle)
 
 
-def edge_sum(forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, weights: Tensor) -> Tensor:
+def edge_sum(forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, kappa: Tensor) -> Tensor:
     """The field F at P wave vectors, [re, im], in nm^3: (2, B, P).
-
-    Written so that ``torch.compile`` makes one loop of it, without intermediate arrays; runs uncompiled, too.
 
     Args:
         forms, numbers, live: of :class:`~icobench.simulator.terms.Terms`.
         waves: (4, P) float64 rows k_x, k_y, q_z and ones, in 1/nm.
-        weights: (4, P) from :func:`wave_weights`.
+        kappa: (2,) float64, real and imaginary part of k (n - 1) in 1/nm.
     """
     dtype = numbers.dtype
     phase, along, v1, v2 = _linear_forms(forms, waves)
     columns = numbers.unsqueeze(-1).unbind(2)
     half, y, decay, w1, w2, _, cosh, sinh, outer, const_real, const_imag, first, second = columns
-    weight_real, weight_imag, factor_real, factor_imag = weights.unbind(0)
+    (weight_real, weight_imag), (factor_real, factor_imag), _ = _wave_weights(waves, kappa, dtype)
 
     sine_phase, cosine_phase = _sine_cosine(phase, dtype)
     sine, cosine = _sine_cosine(along * (half.double() * 0.15915494309189535), dtype)
@@ -160,14 +140,14 @@ def _sinc_slope(x: Tensor, y: Tensor, sinc: Pair, slope: Pair) -> Pair:
 
 
 def _partials(
-    forms: Tensor, numbers: Tensor, waves: Tensor, weights: Tensor
+    forms: Tensor, numbers: Tensor, waves: Tensor, weight: Pair, factor: Pair
 ) -> tuple[Pair, list[Pair], list[Pair], list[Pair]]:
     """Terms, their partial derivatives by forms, by numbers and by what is shared: (B, S, P) pairs."""
     dtype = numbers.dtype
     phase, along, v1, v2 = _linear_forms(forms, waves)
     columns = numbers.unsqueeze(-1).unbind(2)
     half, y, decay, w1, w2, _, cosh, sinh, outer, const_real, const_imag, first, second = columns
-    weight_real, weight_imag, factor_real, factor_imag = weights.unbind(0)
+    (weight_real, weight_imag), (factor_real, factor_imag) = weight, factor
 
     sine_phase, cosine_phase = _sine_cosine(phase, dtype)
     sine, cosine = _sine_cosine(along * (half.double() * 0.15915494309189535), dtype)
@@ -207,24 +187,41 @@ def _partials(
 
 
 def edge_sum_jacobian(
-    forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, weights: Tensor,
-    form_slopes: Tensor, number_slopes: Tensor,
+    forms: Tensor, numbers: Tensor, live: Tensor, waves: Tensor, kappa: Tensor,
+    form_slopes: Tensor, number_slopes: Tensor, changes: Tensor,
 ) -> Tensor:  # fmt: skip
-    """The field, its derivatives by T parameters of the geometry and the shared sums: (2 (1 + T + 3), B, P).
-
-    Real and imaginary parts alternate. The derivatives leave out that the weights and kappa may change; with
-    :data:`SHARED_SUMS` that can be added.
+    """The field and its derivatives by T parameters, real and imaginary parts in turn: (2 (1 + T), B, P).
 
     Args:
-        forms, numbers, live, waves, weights: as for ``edge_sum``.
+        forms, numbers, live, waves, kappa: as for ``edge_sum``.
         form_slopes: (B, T, S, 4, 4) derivatives of ``forms`` by the parameters, in the type of ``numbers``.
         number_slopes: (B, T, S, 6) derivatives of the first columns of ``numbers``.
+        changes: (T, 3) float64, how the real part of kappa changes and, as multiples of k_x and k_y, how q_z
+            does (apart from the forms).
     """
-    term, by_forms, by_numbers, by_shared = _partials(forms, numbers, waves, weights)
+    dtype = numbers.dtype
+    weight, factor, inverse = _wave_weights(waves, kappa, dtype)
+    term, by_forms, by_numbers, by_shared = _partials(forms, numbers, waves, weight, factor)
     value = [side.sum(1) for side in term]
-    shared = [side.sum(1) for pair in by_shared for side in pair]
-    slopes = _chain(by_forms, by_numbers, waves.to(numbers.dtype), form_slopes, number_slopes)
-    return torch.stack([*value, *slopes, *shared])
+    slopes = _chain(by_forms, by_numbers, waves.to(dtype), form_slopes, number_slopes)
+    by_turn, by_material, by_factor = ((pair[0].sum(1), pair[1].sum(1)) for pair in by_shared)
+    # d (conj(w) / w) = 2 i Im w / w^2 (d q_z - d kappa), d (kappa / w) = (q_z d kappa - kappa d q_z) / w^2,
+    # and of conj(kappa) / kappa as of the first.
+    real, imag = kappa.to(dtype)
+    spread, passed = _times(_times(inverse, (0 * imag, -2 * imag)), by_turn), _times(inverse, by_factor)
+    carried = _times(passed, (real, imag))
+    size = kappa.square().sum()
+    turned = torch.where(size == 0, 0.0, 2 * kappa[1] / size**2).to(dtype)
+    material = _times((turned * 2 * real * imag, turned * (real**2 - imag**2)), by_material)
+    by_kappa, by_qz = (
+        changes[:, 0].to(dtype)[:, None, None],
+        (changes[:, 1:] @ waves[:2]).to(dtype).unsqueeze(1),
+    )
+    for side in (0, 1):
+        index = passed[side] * waves[2].to(dtype) - spread[side] + material[side]
+        change = (spread[side] - carried[side]) * by_qz + index * by_kappa
+        slopes[side::2] = [slope + more for slope, more in zip(slopes[side::2], change, strict=True)]
+    return torch.stack([*value, *slopes])
 
 
 def _chain(

@@ -1,6 +1,7 @@
 """The closed-form simulator: edge sum on a skeleton of Ewald-sphere nodes, batched."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,20 +11,38 @@ from torch.autograd import forward_ad
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.compiled import EAGER, Kernels, kernels
-from icobench.simulator.edge_sum import SHARED_SUMS, wave_weights
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.overlay import BodyTensors, body_tensors, plan
-from icobench.simulator.skeleton import Skeleton, SkeletonField, to_pixels
+from icobench.simulator.overlay import BodyTensors, body_tensors
+from icobench.simulator.skeleton import BUCKET_BAND, BySize, Skeleton, SkeletonField, to_pixels
 from icobench.simulator.terms import Terms
 
 __all__ = ["ExactField"]
 
-CACHED_ELEMENTS, FUSED_ELEMENTS, GPU_ELEMENTS = 1 << 17, 1 << 26, 1 << 25
-"""Segments times nodes per piece: a few arrays that fit the caches in eager torch on a CPU; for the compiled
-kernel, which keeps no intermediate arrays; on a GPU."""
+CACHED_ELEMENTS, GPU_ELEMENTS = 1 << 17, 1 << 25
+"""Segments times nodes per piece in eager torch: a few arrays that fit the caches of a CPU; on a GPU."""
 
 SMALL_BAND, SMALL_CONTRAST = 15.0, 0.02
 """Below this k R (32 nm) or |n - 1| the terms of a rotation's derivative nearly cancel: it needs float64."""
+
+
+@lru_cache
+@torch.inference_mode(False)
+def _pair(value: complex, device: torch.device) -> Tensor:
+    """Real and imaginary part, (2,) float64; kept, because every copy to a GPU waits for it."""
+    return torch.tensor((value.real, value.imag), dtype=torch.float64, device=device)
+
+
+@lru_cache
+@torch.inference_mode(False)
+def _changes(also: tuple[str, ...], device: torch.device) -> Tensor:
+    """How kappa and, by k_x and k_y, q_z change with the parameters of the Jacobian: (T, 3) float64."""
+    rows = [(0.0, 0.0, 0.0)] * 4
+    if "refractive_index" in also:
+        rows.append((1.0, 0.0, 0.0))
+    if "centre" in also:
+        # At fixed length of the wave vector a step in k_x changes k_z by -k_x / k_z.
+        rows += [(0.0, -1.0, 0.0), (0.0, 0.0, -1.0)]
+    return torch.tensor(rows, dtype=torch.float64, device=device)
 
 
 def _differentiated(tensor: Tensor) -> bool:
@@ -52,82 +71,88 @@ class ExactField(SkeletonField):
         return BodyTensors(*(getattr(self, f"body_{name}") for name in BodyTensors._fields))
 
     def _at_nodes(
-        self,
-        program: Kernels,
-        terms: Terms,
-        skeleton: Skeleton,
-        items: list[int],
-        longest: list[int],
-        *slopes: Tensor,
-        dtype: torch.dtype,
+        self, program: Kernels, terms: Terms, skeleton: Skeleton, *slopes: Tensor, longest: int
     ) -> Tensor:
-        """The items' edge sum or, given slopes, its Jacobian at all nodes: (N, items, P), re and im in turn.
+        """The edge sum or, given slopes, its Jacobian at all nodes: (N, B, P), re and im in turn.
 
-        Done in pieces that fit into memory. The linear forms stay in float64; all other tables are converted
-        to ``dtype``. Eager torch on a CPU takes one item at a time: the caches hold no more, and no sum
-        depends on another item's number of segments.
+        Eager torch works in pieces that fit into memory; on a CPU it takes one item at a time: the caches
+        hold no more, and no sum depends on another item's number of segments.
         """
-        device = terms.forms.device
-        on_cpu = device.type == "cpu"
         function = program.edge_sum_jacobian if slopes else program.edge_sum
-        on_cpu_limit = FUSED_ELEMENTS if program.fused else CACHED_ELEMENTS
-        limit = on_cpu_limit if on_cpu else GPU_ELEMENTS // (1 + 4 * len(slopes))
-        nodes = skeleton.waves.shape[1]
-        most = max(longest[item] for item in items)
-        together = 1 if on_cpu and not program.fused else max(1, limit // (most * nodes))
-        weights = wave_weights(skeleton.waves, self._kappa(device), dtype)
+        waves, kappa = skeleton.waves, self._kappa(terms.forms.device)
+        if program.fused:
+            return function(*terms, skeleton if program.padded else waves, kappa, *slopes)
+        items, nodes = len(terms.live), waves.shape[1]
+        on_cpu = waves.device.type == "cpu"
+        limit = CACHED_ELEMENTS if on_cpu else GPU_ELEMENTS // (1 + 4 * len(slopes))
+        together = 1 if on_cpu else max(1, limit // (longest * nodes))
         rows = []
-        for start in range(0, len(items), together):
-            piece = items[start : start + together]
-            size = max(longest[item] for item in piece)
-            index = torch.tensor(piece, device=device)
-            some = Terms(terms.forms[index, :size], terms.numbers[index, :size].to(dtype), terms.live[index])
-            some_slopes = [slope[index, :, :size].to(dtype) for slope in slopes]
-            at_once = math.ceil(nodes / math.ceil(len(piece) * size * nodes / limit))
-            parts = zip(skeleton.waves.split(at_once, 1), weights.split(at_once, 1), strict=True)
-            rows.append(torch.cat([function(*some, *part, *some_slopes) for part in parts], -1))
+        for start in range(0, items, together):
+            piece = slice(start, start + together)
+            size = int(terms.live[piece].max()) if on_cpu else longest
+            forms, numbers, live = terms.forms[piece, :size], terms.numbers[piece, :size], terms.live[piece]
+            some = [slope[piece, :, :size] for slope in slopes[:2]]
+            at_once = math.ceil(nodes / math.ceil(len(live) * size * nodes / limit))
+            parts = waves.split(at_once, 1)
+            rows.append(
+                torch.cat(
+                    [function(forms, numbers, live, part, kappa, *some, *slopes[2:]) for part in parts], -1
+                )
+            )
         return torch.cat(rows, 1)
 
-    def _geometry(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Any, ...]:
-        """Arguments of the kernels' ``terms``: body, rotation, plan, radius, kappa and type."""
-        rotation = quaternion_to_matrix(quaternion.double())
-        where, kappa = plan(self._body, rotation), self._kappa(rotation.device)
-        return self._body, rotation, where, radius_nm.double(), kappa, self.dtype
+    def _planned(
+        self, program: Kernels, radius_nm: Tensor, quaternion: Tensor
+    ) -> tuple[tuple[Any, ...], BySize]:
+        """Arguments of the kernels' ``terms`` (body, rotation, plan, radius, kappa, type), by size."""
+        buckets, order = self._order(radius_nm)
+        rotation = quaternion_to_matrix(quaternion.double()[order])
+        where = program.plan(self._body, rotation)
+        by_size = self._by_size(buckets, order, where.live)
+        if by_size.longest > where.edge.shape[1]:  # More than the kernel's tables hold.
+            where = EAGER.plan(self._body, rotation)
+        kappa = self._kappa(rotation.device)
+        return (self._body, rotation, where, radius_nm.double()[order], kappa, self.dtype), by_size
 
     def _kappa(self, device: torch.device) -> Tensor:
-        kappa = self.experiment.kappa
-        return torch.tensor((kappa.real, kappa.imag), dtype=torch.float64, device=device)
+        return _pair(self.experiment.kappa, device)
 
-    def _cancels(self, radius: Tensor) -> bool:
-        k = self.experiment.wave_number
-        return float(radius) * k < SMALL_BAND or abs(self.experiment.kappa) < SMALL_CONTRAST * k
+    def _cancels(self, bucket: int) -> bool:
+        small = bucket * BUCKET_BAND <= SMALL_BAND
+        return small or abs(self.experiment.kappa) < SMALL_CONTRAST * self.experiment.wave_number
 
-    def _on_detector(
-        self, program: Kernels, terms: Terms, radius: Tensor, *slopes: Tensor, also: tuple[str, ...] = ()
-    ) -> Tensor:
-        """The field and, given slopes, its derivatives at the pixels: (B, 1 + T, pixels, pixels)."""
-        longest = terms.live.tolist()
+    def _on_detector(self, program: Kernels, terms: Terms, by_size: BySize, *slopes: Tensor) -> Tensor:
+        """The field and, given slopes, its derivatives at the pixels: (B, 1 + T, pixels, pixels).
+
+        The terms are those of bodies in the order of ``by_size``; the result is in the callers' order.
+        """
         pixels, rows = self.experiment.pixels, 1 + sum(slope.shape[1] for slope in slopes[:1])
-        fields = radius.new_empty(len(radius), rows, pixels, pixels, dtype=self.dtype.to_complex())
-        for bucket, items in self._buckets(radius):
-            skeleton = self._skeleton(bucket, radius.device)
-            dtype = torch.float64 if slopes and self._cancels(radius[items[0]]) else self.dtype
-            values = self._at_nodes(program, terms, skeleton, items, longest, *slopes, dtype=dtype)
-            nodes = torch.complex(values[0::2], values[1::2])
-            if slopes:
-                nodes = self._with_shared(nodes, skeleton, also)
-            both = torch.view_as_real(nodes).movedim(-1, 1).flatten(0, 2).to(self.dtype)
-            real, imag = to_pixels(skeleton, both).unflatten(0, (rows, 2, -1)).transpose(0, 2).unbind(1)
-            fields[torch.tensor(items, device=radius.device)] = torch.complex(real, imag)
-        return fields
+        device = terms.forms.device
+        fields = torch.empty(len(terms.live), rows, pixels, pixels, 2, dtype=self.dtype, device=device)
+        converted: dict[torch.dtype, tuple[Terms, tuple[Tensor, ...]]] = {}
+        for bucket, start, stop in by_size.buckets:
+            skeleton = self._skeleton(bucket, device)
+            dtype = torch.float64 if slopes and self._cancels(bucket) else self.dtype
+            if dtype not in converted:
+                in_dtype = Terms(terms.forms, terms.numbers.to(dtype), terms.live)
+                converted[dtype] = in_dtype, tuple(slope.to(dtype) for slope in slopes[:2])
+            all_terms, all_slopes = converted[dtype]
+            piece = slice(start, stop)
+            some = Terms(*(table[piece] for table in all_terms))
+            some_slopes = [slope[piece] for slope in all_slopes]
+            nodes = self._at_nodes(
+                program, some, skeleton, *some_slopes, *slopes[2:], longest=by_size.longest
+            )
+            images = to_pixels(skeleton, nodes.flatten(0, 1).to(self.dtype)).unflatten(0, (rows, 2, -1))
+            fields[by_size.rows(start, stop)] = images.permute(2, 0, 3, 4, 1)
+        return torch.view_as_complex(fields)
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
         differentiated = _differentiated(radius_nm) or _differentiated(quaternion)
-        program = EAGER if differentiated else kernels(radius_nm.device, self.dtype, len(radius_nm))
-        geometry = self._geometry(radius_nm, quaternion)
-        terms = program.terms(*geometry)
-        return self._on_detector(program, terms, geometry[3])[:, 0]
+        program = EAGER if differentiated else kernels(radius_nm.device, len(radius_nm))
+        geometry, by_size = self._planned(program, radius_nm, quaternion)
+        return self._on_detector(program, program.terms(*geometry), by_size)[:, 0]
 
     @torch.no_grad()
     def jacobian(
@@ -145,47 +170,24 @@ class ExactField(SkeletonField):
             nm; with "refractive_index" one more, by n, which is complex: the field is analytic in n; with
             "centre" two more, by k_x and k_y (nm^4), which grow without bound towards the horizon.
         """
-        program = kernels(radius_nm.device, self.dtype, len(radius_nm))
-        geometry = self._geometry(radius_nm, quaternion)
-        radius, (terms, form_slopes, number_slopes) = geometry[3], program.term_slopes(*geometry)
+        program = kernels(radius_nm.device, len(radius_nm))
+        geometry, by_size = self._planned(program, radius_nm, quaternion)
+        terms, form_slopes, number_slopes = program.term_slopes(*geometry)
         if "refractive_index" not in also:
             form_slopes, number_slopes = form_slopes[:, :4], number_slopes[:, :4]
         if "centre" in also:
             moved = _moved_forms(terms.forms, self.experiment.wave_number)
             form_slopes = torch.cat((form_slopes, moved), 1)
-            still = number_slopes.new_zeros(len(radius), 2, *number_slopes.shape[2:])
+            still = number_slopes.new_zeros(len(radius_nm), 2, *number_slopes.shape[2:])
             number_slopes = torch.cat((number_slopes, still), 1)
-        fields = self._on_detector(program, terms, radius, form_slopes, number_slopes, also=also)
+        changes = _changes(also, radius_nm.device)
+        fields = self._on_detector(program, terms, by_size, form_slopes, number_slopes, changes)
+        if "refractive_index" in also:
+            fields[:, 5] *= self.experiment.wave_number
         if "centre" in also:
             height = (self.experiment.wave_number * self.experiment.cos_theta()).clamp_min(1e-9)
-            fields[:, -2:] /= height.to(radius.device, self.dtype)
+            fields[:, -2:] /= height.to(radius_nm.device, self.dtype)
         return fields[:, 0], fields[:, 1:]
-
-    def _with_shared(self, nodes: Tensor, skeleton: Skeleton, also: tuple[str, ...]) -> Tensor:
-        """Add the changes that are the same for all segments to the derivatives; drop the shared sums."""
-        geometry, shared = nodes[:-SHARED_SUMS], nodes[-SHARED_SUMS:]
-        kappa, waves = self._kappa(nodes.device), skeleton.waves
-
-        def weights(kappa: Tensor, depth: Tensor) -> Tensor:
-            rows = wave_weights(torch.stack((*waves[:2], depth, waves[3])), kappa, torch.float64)
-            return torch.complex(rows[0::2], rows[1::2]).to(nodes.dtype)
-
-        def change(of_kappa: Tensor, of_depth: Tensor) -> Tensor:
-            both = torch.func.jvp(weights, (kappa, waves[2]), (of_kappa, of_depth))
-            return both[1][0] * shared[0] + both[1][1] * shared[2]
-
-        still, flat = torch.zeros_like(kappa), torch.zeros_like(waves[2])
-        if "refractive_index" in also:
-            geometry[5] += change(kappa.new_tensor((1.0, 0.0)), flat)
-            value = self.experiment.kappa
-            if value != 0:
-                geometry[5] += (1 / value - value.conjugate() / value**2) * shared[1]
-            geometry[5] *= self.experiment.wave_number
-        if "centre" in also:
-            # At fixed length of the wave vector a step in k_x changes k_z by -k_x / k_z.
-            geometry[-2] += change(still, -waves[0])
-            geometry[-1] += change(still, -waves[1])
-        return geometry
 
 
 def _moved_forms(forms: Tensor, wave_number: float) -> Tensor:

@@ -22,7 +22,10 @@ from torch import Tensor
 
 from icobench.geometry.convex import ConvexBody
 
-__all__ = ["STEEPEST", "BodyTensors", "Plan", "Segments", "body_tensors", "plan", "segments"]
+__all__ = [
+    "MOST_FACETS", "STEEPEST", "BodyTensors", "Plan", "Segments", "body_tensors", "empty_plan", "plan",
+    "segments",
+]  # fmt: skip
 
 TILT_RAD = 2e-12
 """Every body is turned by this angle about a generic axis: projected edges that coincide exactly
@@ -33,6 +36,9 @@ SHORTEST = 1e-10
 
 STEEPEST = {torch.float32: 1e8, torch.float64: 1e12}
 """Bound on the slopes of nearly vertical facets: products of four of them stay in the type's range."""
+
+MOST_FACETS = 128
+"""Of a body that overlay.cpp plans."""
 
 PAIRS_AT_ONCE = 1 << 22
 """Edges times pairs of facets that compete along them, for the bodies planned at once."""
@@ -105,6 +111,25 @@ class Plan(NamedTuple):
     sign: Tensor
     weight: Tensor
     live: Tensor
+
+    def narrowed(self, width: int) -> "Plan":
+        """The first ``width`` columns of all tables."""
+        columns = [table[:, :width].contiguous() for table in self[:-1]]
+        return Plan._make([*columns, self.live])
+
+
+def empty_plan(batch: int, width: int, device: torch.device) -> Plan:
+    """Tables that are not filled yet, for up to ``width`` segments."""
+
+    def table(kind: torch.dtype, *columns: int) -> Tensor:
+        return torch.empty(batch, width, *columns, dtype=kind, device=device)
+
+    number, flag, real = torch.long, torch.bool, torch.float64
+    return Plan(
+        table(number), table(number, 4), table(number), table(flag, 2), table(number, 2), table(number, 2),
+        table(number, 2, 2), table(flag), table(flag), table(real), table(real, 2),
+        torch.empty(batch, dtype=number, device=device),
+    )  # fmt: skip
 
 
 class Segments(NamedTuple):

@@ -191,7 +191,7 @@ class PropagatedField(SkeletonField):
             window = self._window(bucket, skeleton)
             slices = len(window.heights) - 1
             together = max(1, ELEMENTS[radius_nm.device.type] // slices**3)
-            for rows in torch.tensor(items, device=radius_nm.device).split(together):
+            for rows in items.split(together):
                 sources = self._sources(window, radius_nm[rows], rotation[rows])
                 nodes = self._far_field(window, sources)
                 values = to_pixels(skeleton, torch.view_as_real(nodes).movedim(-1, 0).flatten(0, 1))

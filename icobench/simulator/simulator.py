@@ -172,15 +172,17 @@ class Simulator(nn.Module):
                 "expected radius_nm of shape (B,) and quaternion of shape (B, 4), got "
                 f"{tuple(radius_nm.shape)} and {tuple(quaternion.shape)}"
             )
-        if not bool((torch.isfinite(radius_nm) & (radius_nm > 0)).all()):
-            raise ValueError("radius_nm must be positive and finite")
-        if isinstance(self._field, SkeletonField) and len(radius_nm):
-            largest = self._field.largest_radius_nm
-            radius = float(radius_nm.detach().max())
-            if radius > largest:
-                raise ValueError(f"radius_nm {radius:g} is larger than the grid can hold, {largest:g}")
         norm = quaternion.norm(dim=-1, keepdim=True)
-        if not bool((torch.isfinite(norm) & (norm > 0)).all()):
+        if not len(radius_nm):
+            return radius_nm, quaternion
+        ends = [*radius_nm.detach().aminmax(), *norm.detach().aminmax()]
+        smallest, largest, shortest, longest = torch.stack(ends).tolist()  # waits for a GPU once
+        if not 0 < smallest <= largest < math.inf:
+            raise ValueError("radius_nm must be positive and finite")
+        if largest > self.largest_radius_nm:
+            limit = self.largest_radius_nm
+            raise ValueError(f"radius_nm {largest:g} is larger than the grid can hold, {limit:g}")
+        if not 0 < shortest <= longest < math.inf:
             raise ValueError("quaternion must be finite and non-zero")
         return radius_nm, quaternion / norm
 
@@ -254,7 +256,7 @@ class Simulator(nn.Module):
             rows += [change[:, 4:5], turned]
         if "centre" in also:
             rows.append(self._per_pixel(intensity, change[:, -2:]))
-        return self._read(intensity), self._read(torch.cat(rows, 1))
+        return self._read(intensity), self._read(torch.cat(rows, 1) if len(rows) > 1 else rows[0])
 
     def _differences(
         self, method: PropagatedField, radius: Tensor, quaternion: Tensor, also: tuple[str, ...]

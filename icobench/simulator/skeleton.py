@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["Skeleton", "SkeletonField", "build_skeleton", "to_pixels"]
+__all__ = ["BUCKET_BAND", "BySize", "Skeleton", "SkeletonField", "build_skeleton", "to_pixels"]
 
 
 class Skeleton(NamedTuple):
@@ -32,6 +32,7 @@ class Skeleton(NamedTuple):
     Attributes:
         waves: (4, P) float64 rows k_x, k_y, q_z, 1 in 1/nm; node index a major.
         ragged: (N_a, N) index of every row's nodes among the P, padded with 0.
+        places: (P + 1,) index of every node in ``ragged``, flat, and at the end the size of that.
         level: (N_a, N_b, N) interpolates along b from each row's nodes onto common ones; 0 for padding.
         rows: (pixels, N_a) interpolates along a onto the detector's rows.
         columns: (pixels, N_b, pixels) interpolates along b onto each row's pixels, [row, node,
@@ -44,6 +45,7 @@ class Skeleton(NamedTuple):
 
     waves: Tensor
     ragged: Tensor
+    places: Tensor
     level: Tensor
     rows: Tensor
     columns: Tensor
@@ -56,8 +58,8 @@ RESOLUTION = {torch.float32: 3e-3, torch.float64: 1e-14}
 """Of the mapping of Kosloff and Tal-Ezer. For float32 it only shapes the spacing of the nodes (chosen by a
 scan of the interpolation error over plane waves); for float64 it is the mapping's error."""
 
-ROWS_AT_ONCE = {"cpu": 160, "cuda": 512}
-"""Real node fields that are carried to the pixels at once."""
+ROWS_AT_ONCE = {"cpu": 160, "cuda": 4096}
+"""Real node fields that are carried to the pixels at once; on a GPU that is 1 GB for 128 pixels."""
 
 WHOLE_ROWS = 16
 """On a CPU their number is filled up to a multiple of this."""
@@ -173,20 +175,27 @@ def build_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype)
     # cos a cos b - 1 without cancellation near the beam.
     qz = -k * (2 * np.sin(ka / 2) ** 2 + 2 * np.cos(ka) * np.sin(kb / 2) ** 2)
     waves = np.stack((k * np.cos(ka) * np.sin(kb), k * np.sin(ka), qz, np.ones_like(ka)))
+    places = np.concatenate(
+        [i * len(b) + np.arange(count) for i, count in enumerate(lengths)] + [[ragged.size]]
+    )
     carriers = (torch.as_tensor(np.ascontiguousarray(table)).to(dtype) for table in (level, rows, columns))
-    return Skeleton(torch.as_tensor(waves), torch.as_tensor(ragged), *carriers)
+    return Skeleton(torch.as_tensor(waves), torch.as_tensor(ragged), torch.as_tensor(places), *carriers)
 
 
 def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
     """Carry real node values (N, P) to the detector: (N, pixels, pixels), [y, x].
 
-    The round-off of one row in the matrix products does not depend on the number of rows, unless there are so
-    few that another algorithm is chosen; hence the padding on a CPU.
+    Values at all places of ``ragged`` (N, N_a N) are carried, too. The round-off of one row in the matrix
+    products does not depend on the number of rows, unless there are so few that another algorithm is chosen;
+    hence the padding on a CPU.
     """
     pieces = []
     for piece in values.split(ROWS_AT_ONCE[values.device.type]):
         missing = -len(piece) % WHOLE_ROWS if values.device.type == "cpu" else 0
-        nodes = torch.nn.functional.pad(piece, (0, 0, 0, missing))[:, skeleton.ragged].transpose(0, 1)
+        filled = torch.nn.functional.pad(piece, (0, 0, 0, missing)) if missing else piece
+        padded = filled.shape[1] != skeleton.waves.shape[1]
+        rows = filled.unflatten(1, skeleton.ragged.shape) if padded else filled[:, skeleton.ragged]
+        nodes = rows.transpose(0, 1)
         level = torch.bmm(nodes, skeleton.level.mT).transpose(0, 1)
         if len(skeleton.rows):
             on_rows = torch.matmul(skeleton.rows, level)
@@ -194,11 +203,29 @@ def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
         else:
             image = torch.bmm(level.permute(2, 0, 1), skeleton.columns).permute(1, 2, 0)
         pieces.append(image[: len(piece)])
-    return torch.cat(pieces)
+    return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
 
 BUCKET_BAND = 5.0
 """Width of a radius bucket in units of k R; bodies of one bucket share a skeleton."""
+
+
+class BySize(NamedTuple):
+    """Bodies in the order of their radius buckets.
+
+    Attributes:
+        order: (B,) the caller's index of each; all, where there is nothing to sort.
+        buckets: bucket, first body and the one after the last, of every bucket that holds any.
+        longest: largest of the counts that :meth:`SkeletonField._by_size` was given.
+    """
+
+    order: Tensor | slice
+    buckets: list[tuple[int, int, int]]
+    longest: int
+
+    def rows(self, start: int, stop: int) -> Tensor | slice:
+        """The caller's index of some."""
+        return self.order if isinstance(self.order, slice) else self.order[start:stop]
 
 
 class SkeletonField(nn.Module):
@@ -234,10 +261,27 @@ class SkeletonField(nn.Module):
                 self.register_buffer(f"skeleton_{bucket}_{name}", table.to(device), persistent=False)
         return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
 
-    def _buckets(self, radius: Tensor) -> Iterator[tuple[int, list[int]]]:
-        """Buckets with the items (B,) that belong to them."""
+    def _order(self, radius: Tensor) -> tuple[Tensor, Tensor | slice]:
+        """Bucket (B,) of every body, sorted, and the bodies' order (B,)."""
         band = radius.detach() * (self.experiment.wave_number / BUCKET_BAND)
-        members: dict[int, list[int]] = {}
-        for item, bucket in enumerate(band.ceil().clamp_min(1).long().tolist()):
-            members.setdefault(bucket, []).append(item)
-        yield from members.items()
+        buckets = band.ceil().clamp_min(1).long()
+        if len(buckets) == 1:
+            return buckets, slice(None)
+        buckets, order = buckets.sort(stable=True)
+        return buckets, order
+
+    @staticmethod
+    def _by_size(buckets: Tensor, order: Tensor | slice, counts: Tensor) -> BySize:
+        """Read sorted buckets (B,) and any counts (B,): the only wait for a GPU."""
+        members, numbers = torch.stack((buckets, counts)).tolist()
+        starts = [i for i, bucket in enumerate(members) if i == 0 or bucket != members[i - 1]]
+        stops = [*starts[1:], len(members)]
+        slices = [(members[start], start, stop) for start, stop in zip(starts, stops, strict=True)]
+        return BySize(order, slices, max(numbers))
+
+    def _buckets(self, radius: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Buckets with the indices of the bodies (B,) that belong to them."""
+        buckets, order = self._order(radius)
+        order = torch.zeros_like(buckets) if isinstance(order, slice) else order
+        for bucket, start, stop in self._by_size(buckets, order, buckets).buckets:
+            yield bucket, order[start:stop]

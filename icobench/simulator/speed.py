@@ -80,7 +80,7 @@ def measure_speed(simulator: Simulator, batch: int, seconds: float = 2.0, seed: 
     field = float(np.median(times)), (float(times.min()), float(times.max()))
     if simulator.method != "exact":
         return Speed(batch, *field, math.nan, False)
-    compiled = kernels(simulator.device, simulator.dtype, 0).fused
+    compiled = kernels(simulator.device, 0).fused
     return Speed(batch, *field, float(np.median(rounds(simulator.intensity_jacobian))), compiled)
 
 

@@ -48,8 +48,7 @@ class SphereField(SkeletonField):
         """Complex field in nm^3: radius (B,) -> (B, pixels, pixels); orientations do not matter."""
         kappa = self.experiment.kappa if kappa is None else kappa
         fields = radius_nm.new_zeros(len(radius_nm), *self.place.shape, dtype=torch.complex128)
-        for bucket, items in self._buckets(radius_nm):
-            rows = torch.tensor(items, device=radius_nm.device)
+        for bucket, rows in self._buckets(radius_nm):
             nodes, carry = self._nodes(bucket)
             at_nodes = self._at_angles(radius_nm[rows].double(), nodes, kappa, bucket)
             values = torch.complex(at_nodes.real @ carry.T, at_nodes.imag @ carry.T)

@@ -1,13 +1,11 @@
-// The terms of planned segments and their derivatives, for CPUs: segments() of overlay.py and terms() of
-// edge_sum.py, line by line, with numbers that carry their derivatives along.
-
-#include <cmath>
-#include <cstdint>
+// The terms of planned segments and their derivatives: segments() of overlay.py and terms.py, line by line, with
+// numbers that carry their derivatives along.
 
 namespace {
 
 constexpr int parameters = 5;  // turn about x, y, z; radius; real part of kappa
 constexpr int differentiated = 6;
+constexpr int further = 7;  // numbers without derivatives
 
 // A number with its derivatives by the parameters (forward mode).
 struct Dual {
@@ -43,25 +41,14 @@ struct Dual {
 
 double value(double x) { return x; }
 double value(const Dual& x) { return x.value; }
-double root(double x) { return std::sqrt(x); }
+double root(double x) { return sqrt(x); }
 Dual root(const Dual& x) {
-    const double y = std::sqrt(x.value);
+    const double y = sqrt(x.value);
     return Dual(y, 0.5 / y, x);
 }
-double logarithm(double x) { return std::log(x); }
-Dual logarithm(const Dual& x) { return Dual(std::log(x.value), 1 / x.value, x); }
+double logarithm(double x) { return log(x); }
+Dual logarithm(const Dual& x) { return Dual(log(x.value), 1 / x.value, x); }
 
-template <typename Real>
-struct Point {
-    Real x, y, z;
-};
-
-// A vector of the body in the laboratory; a small turn w changes it by w x r.
-void turn(const double* m, const double* r, Point<double>& out) {
-    out.x = m[0] * r[0] + m[1] * r[1] + m[2] * r[2];
-    out.y = m[3] * r[0] + m[4] * r[1] + m[5] * r[2];
-    out.z = m[6] * r[0] + m[7] * r[1] + m[8] * r[2];
-}
 void turn(const double* m, const double* r, Point<Dual>& out) {
     Point<double> p;
     turn(m, r, p);
@@ -76,20 +63,6 @@ void parameter(double x, int index, Dual& out) {
     out.slope[index] = 1;
 }
 
-struct Body {
-    const double *normals, *offsets, *vertices;
-    const int64_t* edges;
-};
-
-// The tables of overlay.Plan for one item.
-struct Planned {
-    const int64_t *edge, *sides, *across;
-    const bool* uncut;
-    const int64_t *carrier, *crossed, *pair;
-    const bool *on_entrance, *on_exit;
-    const double *sign, *weight;
-};
-
 template <typename Real>
 Real height(const Body& body, const double* m, int64_t facet, const Point<Real>& at) {
     Point<Real> n;
@@ -101,7 +74,7 @@ template <typename Real>
 struct Segment {
     Real forms[16];
     Real numbers[differentiated];
-    double rest[7];  // the numbers without derivatives
+    double rest[further];
 
     Segment(
         const Body& body, const double* m, const Planned& plan, int64_t s, double radius_nm, const double* kappa,
@@ -151,8 +124,8 @@ struct Segment {
         const Real square = edge_x * edge_x + edge_y * edge_y;
         const bool point = value(square) < 1e-60;
         const Real length = point ? Real(1e-30) : root(square);
-        const Real along_x = point ? Real(std::sqrt(0.5)) : edge_x / length;
-        const Real along_y = point ? Real(std::sqrt(0.5)) : edge_y / length;
+        const Real along_x = point ? Real(sqrt(0.5)) : edge_x / length;
+        const Real along_y = point ? Real(sqrt(0.5)) : edge_y / length;
         const Real depth[2] = {(leave[0] - entrance[0]) * radius, (leave[1] - entrance[1]) * radius};
         const Real climb = (leave[1] - leave[0]) * radius / length;
         const Real thicken = (depth[1] - depth[0]) / length;
@@ -187,7 +160,7 @@ struct Segment {
         const Real jump = first + second > 1 ? jump_in : jump_in + (slope[2] - slope[3]);
         const Real decline = thicken * -imag;
         Real rate = 0.5 * length * decline;
-        if (std::abs(value(rate)) < smallest) rate = rate + Real(2 * smallest);
+        if (fabs(value(rate)) < smallest) rate = rate + Real(2 * smallest);
         numbers[0] = 0.5 * length;
         numbers[1] = rate;
         numbers[2] = decline * decline;
@@ -197,9 +170,9 @@ struct Segment {
         const Real size_of_gain = value(gain) == 0 ? Real(1.0) : value(gain) < 0 ? Real(0.0) - gain : gain;
         numbers[5] = logarithm(size_of_gain) - thickness * imag;
 
-        const double thinner = std::fmax(0, std::fmin(value(depth[0]), value(depth[1])));
-        const double strength = 0.5 * plan.sign[s] * value(gain) * std::exp(-imag * thinner);
-        const double faded = std::expm1(-2 * std::abs(value(rate)));
+        const double thinner = fmax(0, fmin(value(depth[0]), value(depth[1])));
+        const double strength = 0.5 * plan.sign[s] * value(gain) * exp(-imag * thinner);
+        const double faded = expm1(-2 * fabs(value(rate)));
         const double size = kappa[0] * kappa[0] + imag * imag, inner = second * (1 - first);
         rest[0] = strength * (2 + faded);
         rest[1] = value(rate) < 0 ? strength * faded : -strength * faded;
@@ -211,50 +184,43 @@ struct Segment {
     }
 };
 
+// Terms of one segment of one item; the tables are as wide as the plan.
 template <typename Real>
 void fill(
-    int64_t begin, int64_t end, int64_t segments, const Body& body, const double* rotation, const double* radius,
-    const double* kappa, const Planned& whole, const int64_t* live, double steepest, double smallest, double* forms,
-    double* numbers, double* form_slopes, double* number_slopes) {
-    for (int64_t item = begin; item < end; ++item) {
-        const int64_t start = item * segments;
-        const Planned plan = {
-            whole.edge + start, whole.sides + 4 * start, whole.across + start, whole.uncut + 2 * start,
-            whole.carrier + 2 * start, whole.crossed + 2 * start, whole.pair + 4 * start,
-            whole.on_entrance + start, whole.on_exit + start, whole.sign + start, whole.weight + 2 * start};
-        for (int64_t s = 0; s < live[item]; ++s) {
-            const Segment<Real> one(
-                body, rotation + 9 * item, plan, s, radius[item], kappa, steepest, smallest);
-            for (int i = 0; i < 16; ++i) forms[16 * (start + s) + i] = value(one.forms[i]);
-            for (int i = 0; i < differentiated; ++i) numbers[13 * (start + s) + i] = value(one.numbers[i]);
-            for (int i = 0; i < 7; ++i) numbers[13 * (start + s) + differentiated + i] = one.rest[i];
-            if constexpr (sizeof(Real) > sizeof(double)) {
-                for (int p = 0; p < parameters; ++p) {
-                    const int64_t row = (item * parameters + p) * segments + s;
-                    for (int i = 0; i < 16; ++i) form_slopes[16 * row + i] = one.forms[i].slope[p];
-                    for (int i = 0; i < differentiated; ++i)
-                        number_slopes[differentiated * row + i] = one.numbers[i].slope[p];
-                }
-            }
+    int64_t item, int64_t s, int64_t segments, const Body& body, const double* rotation, const double* radius,
+    const double* kappa, const Planned& all, double steepest, double smallest, double* forms, double* numbers,
+    double* form_slopes, double* number_slopes) {
+    const Planned plan = all.item(item * segments);
+    const Segment<Real> one(body, rotation + 9 * item, plan, s, radius[item], kappa, steepest, smallest);
+    const int64_t at = item * segments + s;
+    for (int i = 0; i < 16; ++i) forms[16 * at + i] = value(one.forms[i]);
+    for (int i = 0; i < differentiated; ++i) numbers[13 * at + i] = value(one.numbers[i]);
+    for (int i = 0; i < further; ++i) numbers[13 * at + differentiated + i] = one.rest[i];
+    if constexpr (sizeof(Real) > sizeof(double)) {
+        for (int p = 0; p < parameters; ++p) {
+            const int64_t row = (item * parameters + p) * segments + s;
+            for (int i = 0; i < 16; ++i) form_slopes[16 * row + i] = one.forms[i].slope[p];
+            for (int i = 0; i < differentiated; ++i) number_slopes[differentiated * row + i] = one.numbers[i].slope[p];
         }
     }
 }
 
 }  // namespace
 
-// Shapes as in overlay.Plan and edge_sum.Terms; rotation (B, 9). Nothing is written beyond the live segments.
+// Shapes as in overlay.Plan and terms.Terms. Nothing is written beyond the live segments.
 // form_slopes (B, 5, S, 16) and number_slopes (B, 5, S, 6), or null pointers for the terms alone.
+#ifndef __CUDACC_RTC__
 extern "C" void segment_terms(
-    int64_t begin, int64_t end, int64_t segments, const double* normals, const double* offsets,
-    const double* vertices, const int64_t* edges, const double* rotation, const double* radius, const double* kappa,
-    const int64_t* edge, const int64_t* sides, const int64_t* across, const bool* uncut, const int64_t* carrier,
-    const int64_t* crossed, const int64_t* pair, const bool* on_entrance, const bool* on_exit, const double* sign,
-    const double* weight, const int64_t* live, double steepest, double smallest, double* forms, double* numbers,
-    double* form_slopes, double* number_slopes) {
-    const Body body = {normals, offsets, vertices, edges};
-    const Planned plan = {edge, sides, across, uncut, carrier, crossed, pair, on_entrance, on_exit, sign, weight};
+    int64_t batch, int64_t segments, BODY, const double* rotation, PLAN, const int64_t* live, const double* radius,
+    const double* kappa, double steepest, double smallest, double* forms, double* numbers, double* form_slopes,
+    double* number_slopes) {
+    const Body body = BODY_VALUES;
+    const Planned plan = PLAN_VALUES;
     const auto fill_with = form_slopes ? fill<Dual> : fill<double>;
-    fill_with(
-        begin, end, segments, body, rotation, radius, kappa, plan, live, steepest, smallest, forms, numbers,
-        form_slopes, number_slopes);
+    for (int64_t item = 0; item < batch; ++item)
+        for (int64_t s = 0; s < live[item]; ++s)
+            fill_with(
+                item, s, segments, body, rotation, radius, kappa, plan, steepest, smallest, forms, numbers,
+                form_slopes, number_slopes);
 }
+#endif

@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from icobench.fitting.simplex import (
     SimplexFits,
     SimplexOptions,
+    _parameters,
     monte_carlo_simplex,
     random_starts,
     refine_simplex,
@@ -57,7 +58,7 @@ def test_edges_are_each_images_own(generator):
     starts = radius[chosen, None], truth[chosen, None]
     fits = SimplexFits(objective, chosen, *starts, SimplexOptions(), edges[chosen])
     rows = torch.arange(2).repeat_interleave(5)
-    sizes, turns = fits._parameters(rows, fits.state.points.flatten(0, 1))
+    sizes, turns = _parameters(fits.state.points.flatten(0, 1), fits.anchor[rows])
     anchor = Rotation.from_quat(truth[chosen][rows], scalar_first=True)
     angle = (Rotation.from_quat(turns, scalar_first=True) * anchor.inv()).magnitude()
     angle = np.sort(np.degrees(angle).reshape(2, 5), axis=1)

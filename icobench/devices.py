@@ -1,0 +1,66 @@
+"""What a CPU and a GPU want differently: pieces that fit a cache, or few and large calls."""
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Recorded", "by_device", "has_triton", "sent"]
+
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=1)
+def has_triton() -> bool:
+    """Whether kernels for a GPU can be compiled; Triton comes with torch's own packages for Linux."""
+    return find_spec("triton") is not None
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether calls should be few and large, and never wait; tests and benchmarks may say so of a CPU."""
+    return device.type != "cpu"
+
+
+def by_device(device: torch.device, cpu: T, gpu: T) -> T:
+    """One of two values."""
+    return gpu if on_gpu(device) else cpu
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device; from the host to a GPU by pinned memory, for which the processor does not wait."""
+    if values.device.type == "cpu" and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+class Recorded:
+    """A function on a GPU, recorded once and then replayed as a whole: one launch instead of hundreds.
+
+    Args:
+        function: of tensors, to a tensor. It does not wait for the GPU, nor copy from the host.
+        inputs: of the shapes and types of all later ones.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:
+        self.inputs, self.lock = [values.clone() for values in inputs], threading.Lock()
+        device = inputs[0].device
+        aside, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+        aside.wait_stream(now)
+        with torch.cuda.stream(aside):  # tables and plans are made before
+            function(*self.inputs)
+        now.wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.output = function(*self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The result for other inputs, on the CPU."""
+        with self.lock:
+            for own, values in zip(self.inputs, inputs, strict=True):
+                own.copy_(values)
+            self.graph.replay()
+            return self.output.cpu()
