@@ -132,6 +132,8 @@ class Answer:
         hypotheses: the guesses behind the answer, None if there was only one.
         samples: of the posterior, where it was asked for: columns of a table with a row for each sample, the
             first being the number of its image.
+        bodies: fitted facets (:class:`~icobench.fitting.facets.FreeBody`) by the images' numbers, where they
+            were free.
         index: (N,) numbers of the images within their set.
         trace: course of the fit, for curves.
         experiment: physics and grid that were fitted, where the answer is of a user's own images.
@@ -160,6 +162,7 @@ class Answer:
     runner_up: list[str] = field(default_factory=list)
     hypotheses: Hypotheses | None = None
     samples: dict[str, Tensor] = field(default_factory=dict)
+    bodies: dict[int, Any] = field(default_factory=dict)
     index: Tensor = None  # type: ignore[assignment]
     trace: Trace = field(default_factory=Trace)
     experiment: Any = None
@@ -222,7 +225,8 @@ class Answer:
             if sampled
             else {}
         )
-        return cls(**columns, **words, nuisance=nuisance, samples=samples)
+        bodies = {number: body for part in parts for number, body in part.bodies.items()}
+        return cls(**columns, **words, nuisance=nuisance, samples=samples, bodies=bodies)
 
     def take(self, rows: Tensor) -> "Answer":
         """The results and costs of some of the images, by their places (M,)."""

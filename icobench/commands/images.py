@@ -109,6 +109,14 @@ def reconstruct(
             "hexagonal-prism=1.5, ...; auto finds out which."
         ),
     ] = "icosahedron",
+    facets: Annotated[
+        str,
+        typer.Option(
+            help="fixed; distances: every facet has one of its own, as far as the image says; directions, "
+            "too. OUT.facets.parquet lists them, OUT.bodies has the bodies."
+        ),
+    ] = "fixed",
+    mesh: Annotated[str, typer.Option(help="Type of the files in OUT.bodies: obj or stl.")] = "obj",
     model: Model = None,
     pixels: Annotated[
         int | None,
@@ -167,6 +175,7 @@ def reconstruct(
     Even square frames of at most 256 pixels are taken as an orthographic grid. Others, and all with
     --distance-mm and --pixel-mm (flat detector across the beam), --centre or --pixels, are resampled to one.
     """
+    from icobench.geometry.mesh import MESHES
     from icobench.images.prepare import prepare
     from icobench.methods import find_method
     from icobench.methods.shapes import chosen_shape
@@ -177,6 +186,8 @@ def reconstruct(
     chosen = find_method(method)
     samples = out.with_name(out.stem + ".posterior.parquet") if posterior else None
     _check_outputs(out, preview, samples)
+    if mesh not in MESHES:
+        raise InputError(f"--mesh is {' or '.join(MESHES)}, not {mesh}")
     machine, given = Machine.of(context), Detector.of(context)
     stated = Physics.of(context).stated(context)
     auto = stated.get("physics") == "auto"
@@ -194,7 +205,8 @@ def reconstruct(
         try:
             with progress_bar(f"{method} on {len(prepared.source)} images") as update:
                 answer = run(
-                    prepared, method=chosen, shape=shape, fit_centre=fit_beam, fit_response=fit_response,
+                    prepared, method=chosen, shape=shape, facets=facets, fit_centre=fit_beam,
+                    fit_response=fit_response,
                     fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
                     nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
                     posterior=posterior, model=model, seed=machine.seed, device=machine.device,
@@ -216,6 +228,7 @@ def reconstruct(
         _write_origin(out, prepared, answer, method, shape, machine)
         drawn = [_preview(preview, prepared, answer, machine)] if preview is not None else []
         drawn += _write_samples(samples, answer) if samples is not None else []
+        drawn += _write_bodies(out, answer, mesh) if answer.bodies else []
     _report(prepared, answer, out, drawn)
 
 
@@ -272,6 +285,27 @@ def _write_origin(
         write_json(out.with_name(out.name + ".json"), description | origin)
     except (OSError, InputError) as error:
         say(f"warning: {out}.json could not be written ({error})")
+
+
+def _write_bodies(out: Path, answer: "Answer", mesh: str) -> list[str]:
+    """The facets of all images as a table, and their bodies as meshes and drawings; returns what to say."""
+    import pandas as pd
+
+    from icobench.geometry.mesh import write_mesh
+    from icobench.reporting.examples import body_svg
+    from icobench.storage import atomic_path
+
+    folder, table = out.with_name(out.stem + ".bodies"), out.with_name(out.stem + ".facets.parquet")
+    rows = [pd.DataFrame({"index": number, **fit.columns()}) for number, fit in answer.bodies.items()]
+    with atomic_path(table) as temporary:
+        pd.concat(rows, ignore_index=True).to_parquet(temporary)
+    folder.mkdir(exist_ok=True)
+    for number, fit in answer.bodies.items():
+        write_mesh(folder / f"{number:06d}.{mesh}", fit.body, fit.radius_nm)
+        with atomic_path(folder / f"{number:06d}.svg") as temporary:
+            drawing = body_svg(fit.body, fit.radius_nm, fit.quaternion.numpy())
+            temporary.write_text(drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    return [f"wrote {table} and {folder}"]
 
 
 def _write_samples(path: Path, answer: "Answer") -> list[str]:

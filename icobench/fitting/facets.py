@@ -22,13 +22,17 @@ from scipy.spatial import HalfspaceIntersection
 from torch import Tensor
 
 from icobench.answer import Progress
+from icobench.errors import InputError
 from icobench.fitting.objective import Objective
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_normalize, turned
 from icobench.simulator.simulator import Simulator
 from icobench.simulator.sphere import with_body
 
-__all__ = ["FacetOptions", "FreeBody", "fit_facets", "free_body"]
+__all__ = ["FACETS", "FacetOptions", "FreeBody", "fit_facets", "free_body"]
+
+FACETS = ("fixed", "distances", "directions")
+"""What of the facets may be free; the last word stands for both."""
 
 STAGES = (0.25, 0.4, 0.65, 1.0)
 """Sines of the largest scattering angle of the pixels that a fit sees, in turn."""
@@ -66,8 +70,9 @@ class FreeBody:
 
     Attributes:
         body: its half-spaces that carry facets, circumradius 1.
-        radius_nm: the circumradius.
+        radius_nm, radius_std_nm: the circumradius.
         quaternion: (4,) orientation.
+        orientation_std_deg: root mean square angle.
         normals: (F, 3) directions of all facets of the regular body.
         distance_nm: (F,) of the planes from the origin.
         distance_std_nm: (F,) standard deviations.
@@ -75,19 +80,23 @@ class FreeBody:
         removal: (F,) by how much the deviance, summed over pixels, grows without the facet; 0 for planes that
             carry none.
         value: of the objective.
+        poor: whether noise does not explain what is left.
         evidence: logarithm of the evidence over that of the regular body.
         evaluations: simulated images.
     """
 
     body: ConvexBody
     radius_nm: float
+    radius_std_nm: float
     quaternion: Tensor
+    orientation_std_deg: float
     normals: np.ndarray
     distance_nm: np.ndarray
     distance_std_nm: np.ndarray
     free: np.ndarray
     removal: np.ndarray
     value: float
+    poor: bool
     evidence: float
     evaluations: int
 
@@ -95,6 +104,15 @@ class FreeBody:
     def visible(self) -> np.ndarray:
         """(F,) whether the image would show it if the facet were not there."""
         return self.removal > VISIBLE
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """A table with a row for each facet: its number, normal, distance, and what is known of it."""
+        return {
+            "facet": np.arange(len(self.normals)),
+            **{f"normal_{axis}": self.normals[:, place] for place, axis in enumerate("xyz")},
+            "distance_nm": self.distance_nm, "distance_std_nm": self.distance_std_nm, "free": self.free,
+            "removal": self.removal, "visible": self.visible,
+        }  # fmt: skip
 
 
 def free_body(name: str, normals: np.ndarray, distance_nm: np.ndarray) -> tuple[ConvexBody, float]:
@@ -116,7 +134,10 @@ def free_body(name: str, normals: np.ndarray, distance_nm: np.ndarray) -> tuple[
     """
     if not (distance_nm > 0).all():
         raise ValueError(f"{name}: the origin must lie inside every half-space")
-    corners = HalfspaceIntersection(np.c_[normals, -distance_nm], np.zeros(3)).intersections
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corners = HalfspaceIntersection(np.c_[normals, -distance_nm], np.zeros(3)).intersections
+    if not np.isfinite(corners).all():
+        raise ValueError(f"{name}: the half-spaces do not bound a body")
     carries = (np.abs(normals @ corners.T - distance_nm[:, None]) < 1e-7 * distance_nm.max()).sum(1) >= 3
     identity = np.array([[1.0, 0.0, 0.0, 0.0]])
     body = ConvexBody.from_halfspaces(name, normals[carries], distance_nm[carries], identity)
@@ -313,10 +334,10 @@ def fit_facets(
         progress: called with the finished share.
 
     Raises:
-        ValueError: the regular body is a sphere, which has no facets.
+        InputError: the regular body is a sphere, which has no facets.
     """
     if regular.round:
-        raise ValueError("a sphere has no facets to free")
+        raise InputError("a sphere has no facets to free")
     options = options or FacetOptions()
     fit = _Fit(objective, image, regular, options)
     before = int(objective.simulator.evaluations[image])
@@ -394,7 +415,10 @@ def _result(
             RuntimeError,
         ):  # the others do not bound a body, or a larger one than fits the grid
             removal[facet] = math.inf
-    evaluations = int(objective.simulator.evaluations[fit.image]) - before
+    fitted = torch.tensor([value], dtype=torch.float64)
+    poor = objective.misfit_of(fit.index, fit.intensity(state), fitted, len(matrix)).poor
     return FreeBody(
-        body, radius, state.quaternion, normals, distance, spread, free, removal, value, evidence, evaluations
-    )
+        body, radius, float(np.sqrt(covariance[3, 3])) * radius / state.size, state.quaternion,
+        math.degrees(np.sqrt(np.trace(covariance[:3, :3]))), normals, distance, spread, free, removal, value,
+        bool(poor[0]), evidence, int(objective.simulator.evaluations[fit.image]) - before,
+    )  # fmt: skip

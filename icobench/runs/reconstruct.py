@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from icobench.answer import COSTS, OUTSIDE, POOR, RADII_NM, UNKNOWN, Answer, Hypotheses, Progress
+from icobench.answer import COSTS, OK, OUTSIDE, POOR, RADII_NM, UNKNOWN, Answer, Hypotheses, Progress
 from icobench.errors import InputError
 from icobench.fitting.dictionary import dictionary_for
+from icobench.fitting.facets import FACETS, FacetOptions, fit_facets
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import objective_for
 from icobench.fitting.posterior import check_samples, sample_posterior, starts_of
+from icobench.geometry.shapes import SHAPES
 from icobench.images.facts import Setup
 from icobench.images.image_set import ImageSet
 from icobench.images.image_source import ImageSource
@@ -25,7 +27,7 @@ from icobench.runs.calibrate import Bench, find_beam, find_noise, find_response,
 from icobench.runs.pool import chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
-from icobench.simulator.simulator import Simulator
+from icobench.simulator.simulator import METHODS, Simulator
 from icobench.stopwatch import Stopwatch
 
 __all__ = ["reconstruct"]
@@ -46,6 +48,7 @@ def reconstruct(
     method: str | Method | None = None,
     *,
     shape: str = ICOSAHEDRON,
+    facets: str = "fixed",
     detector: FlatDetector | None = None,
     centre: tuple[float, float] | None = None,
     pixels: int | None = None,
@@ -91,6 +94,9 @@ def reconstruct(
         shape: the body, of :data:`~icobench.geometry.shapes.SHAPES`; "hexagonal-prism=1.5" has a parameter of
             this value, "hexagonal-prism" has it fitted along; several, separated by commas, or "auto" for all
             of them, race (:func:`~icobench.methods.shapes.fit_shapes`). Radii are circumradii.
+        facets: "distances" lets every facet of the fitted body have a distance of its own from the origin,
+            as far as the evidence is for it, "directions" a direction, too
+            (:func:`~icobench.fitting.facets.fit_facets`, ten seconds an image); by straight rays.
         detector: the flat detector that took the frames.
         centre: (x, y) of the beam in pixels of an orthographic frame.
         pixels: side of the grid that frames are resampled to.
@@ -138,6 +144,10 @@ def reconstruct(
     method = method or ("network+lm" if wanted.plain else "dictionary+lm")
     chosen = (catalogue or Catalogue()).method(method) if isinstance(method, str) else method
     wanted.check(chosen, nuisance, fit_centre, fit_response, bool(posterior))
+    if facets not in FACETS:
+        raise InputError(f"facets are {', '.join(FACETS)}, not {facets!r}")
+    if facets != FACETS[0] and (posterior or nuisance or auto_physics):
+        raise InputError("free facets are fitted by straight rays, without nuisance parameters or posteriors")
     if versions != 1:
         chosen = chosen.with_options(versions=versions)
     if not 0 < fit_sin_theta <= 1:
@@ -189,7 +199,9 @@ def reconstruct(
             raise InputError(f"{source.where}: a posterior needs photon counts: only their noise is known")
         simulator = bench.simulator(experiment)
         work = _Work(bench, wanted.fitting(chosen), simulator, tuple(nuisance), auto_physics, posterior)
-        work.race = wanted.races
+        work.race, work.facets = wanted.races, facets
+        if facets != FACETS[0] and simulator.method != METHODS["straight"]:
+            raise InputError("free facets are fitted by straight rays: say --physics straight")
         answer = work.run(source, progress, finished)
         _by_wavelength(answer, opened.setup, notes)
         if OUTSIDE in answer.status:
@@ -225,7 +237,7 @@ class _Work:
         posterior: int,
     ) -> None:  # fmt: skip
         self.bench, self.fit, self.simulator, self.nuisance = bench, fit, simulator, nuisance
-        self.posterior, self.race = posterior, False
+        self.posterior, self.race, self.facets = posterior, False, FACETS[0]
         self.propagated = simulator.with_physics("propagated") if auto_physics else None
         self.notes: list[str] = []
 
@@ -273,6 +285,8 @@ class _Work:
             answers.append(self.fit(usable, report))
             if self.propagated is not None:
                 _improve_poor(answers[-1], self.propagated, self.fit, usable)
+            if self.facets != FACETS[0]:
+                _free_facets(answers[-1], usable, self.facets)
             if self.posterior:
                 _add_posterior(answers[-1], usable, self.propagated, self.posterior)
             if usable.images.gain is not None:
@@ -280,6 +294,34 @@ class _Work:
         if problems:
             answers.append(Answer.failed(problems))
         return answers, usable
+
+
+def _free_facets(answer: Answer, problem: Problem, facets: str) -> None:
+    """Fit the facets of all images' bodies, and take what was found for the answer."""
+    options = FacetOptions(directions=facets == "directions")
+    objective, watch = objective_for(problem.images, problem.simulator), Stopwatch(problem.simulator.device)
+    columns = {
+        name: torch.zeros(len(answer), dtype=torch.float64) for name in ("free_facets", "log_evidence")
+    }
+    for row in range(len(answer)):
+        regular = problem.simulator.body
+        if answer.shape:
+            entry = SHAPES[answer.shape[row]]
+            value = answer.nuisance[entry.parameter][row] if entry.parameter else None
+            regular = entry.body(None if value is None else float(value))
+        fit = fit_facets(
+            objective, row, regular, float(answer.radius_nm[row]), answer.quaternion[row], options
+        )
+        answer.bodies[int(answer.index[row])] = fit
+        answer.radius_nm[row], answer.radius_std_nm[row] = fit.radius_nm, fit.radius_std_nm
+        answer.quaternion[row], answer.orientation_std_deg[row] = fit.quaternion, fit.orientation_std_deg
+        answer.objective[row] = fit.value
+        answer.evaluations[row] += fit.evaluations
+        answer.status[row] = POOR if fit.poor else OK
+        columns["free_facets"][row], columns["log_evidence"][row] = int(fit.free.sum()), fit.evidence
+    answer.nuisance |= columns
+    for name, spent in zip(("seconds", "core_seconds"), watch.read(), strict=True):
+        getattr(answer, name).add_(spent / max(1, len(answer)))
 
 
 def _add_posterior(answer: Answer, problem: Problem, propagated: Simulator | None, samples: int) -> None:
