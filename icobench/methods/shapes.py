@@ -31,7 +31,7 @@ from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
 from icobench.fitting.least_squares import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import objective_for
-from icobench.geometry.convex import ConvexBody
+from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.geometry.shapes import SHAPES, Shape, shape_of
 from icobench.methods.base import Method, Problem
 from icobench.simulator.sphere import with_body
@@ -47,13 +47,17 @@ EQUIVALENT = "volume_equivalent_radius_nm"
 GRID = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Shares of a family's range at which patterns are stored."""
 
-PER_BODY = 2
+FAMILY_SHARE = 0.5
+"""Patterns of each of these bodies over those of a body that is alone. All are as dense in orientation as the
+icosahedron's: more for a smaller rotation group."""
+
+PER_BODY = 3
 """Stored patterns of each body that may start."""
 
 FEW_BODIES = 8
 """More bodies than this leave no tables in memory, 50 MB each."""
 
-STARTERS, FIRST_STEPS = 12, 2
+STARTERS, FIRST_STEPS = 16, 2
 """Starts of an image, and the steps that each takes with the parameter held."""
 
 RUNNERS, SECOND_STEPS = 5, 4
@@ -135,7 +139,9 @@ class _Race:
         mask = images.mask.to(device) & self.straight.valid
         pixels = torch.where(mask, images.images.to(device, torch.float32), 0.0)
         for number, (place, share, body) in enumerate(bodies):
-            dictionary = dictionary_for(with_body(self.straight, body), DictionaryOptions(self.size))
+            density = len(icosahedron().group) / len(body.group) if not body.round else 1.0
+            size = round(self.size * density * (FAMILY_SHARE if self.shapes[place].parameter else 1.0))
+            dictionary = dictionary_for(with_body(self.straight, body), DictionaryOptions(size))
             near = dictionary.match(pixels, mask, images.kind, self.straight.experiment, PER_BODY, body)
             if len(bodies) > FEW_BODIES:
                 dictionary.forget()
