@@ -10,9 +10,11 @@ from benchmarks.common import (
     REPEAT,
     REPEAT_SLOW,
     SEED,
+    as_on_gpu,
     clock,
     count,
     grid,
+    launches,
     patterns,
     use_kernel,
     wait,
@@ -64,6 +66,19 @@ class Chain:
 
     def peakmem_chain(self, which: str, device: str, batch: int) -> None:
         augment(self.images, which, 0)
+
+
+class Launches:
+    """Operators, about one launch each, of a call as a GPU gets it."""
+
+    def setup(self) -> None:
+        self.images = noise(count(256, 16), "cpu")
+
+    def track_launches_filters(self) -> int:
+        with as_on_gpu():
+            return launches(lambda: augment(self.images, "random", 0))
+
+    track_launches_filters.unit = "launches"
 
 
 class Generate:

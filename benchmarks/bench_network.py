@@ -11,9 +11,11 @@ from benchmarks.common import (
     REPEAT,
     SEED,
     SMALLEST,
+    as_on_gpu,
     clock,
     count,
     grid,
+    launches,
     networks,
     patterns,
     use_kernel,
@@ -43,6 +45,20 @@ class Inference:
 
     def peakmem_predict(self, device: str, kind: str, batch: int) -> None:
         self.time_predict(device, kind, batch)
+
+
+class Launches:
+    """Operators, about one launch each, of a call as a GPU gets it."""
+
+    def setup(self) -> None:
+        self.images = patterns(count(1024, 8))
+        self.networks = networks()
+
+    def track_launches_network(self) -> int:
+        with as_on_gpu():
+            return launches(lambda: predict(self.networks, self.images))
+
+    track_launches_network.unit = "launches"
 
 
 class EnoughError(Exception):

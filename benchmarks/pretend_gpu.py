@@ -7,9 +7,12 @@ for the device, and uploads. A first answer where no GPU is at hand; times need 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from multiprocessing import get_context
+from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -18,9 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from icobench.fitting.dictionary import DictionaryOptions, build_dictionary
+from icobench.fitting.least_squares import LevenbergMarquardtOptions, levenberg_marquardt
+from icobench.fitting.objectives import objective_for
+from icobench.fitting.simplex import SimplexOptions, monte_carlo_simplex
+from icobench.sets.patterns import generate_patterns
+from icobench.sets.test_sets import TEST_SETS
+from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["Tally", "pretend_gpu"]
+__all__ = ["Tally", "Work", "apart", "fits_on_a_gpu", "pretend_gpu"]
 
 aten = torch.ops.aten
 
@@ -116,6 +126,10 @@ class Tally(TorchDispatchMode):
         elif name in WAITS:
             self.waits[name] += 1
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to import the compiler takes seconds
+
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: Any = (), keywords: dict[str, Any] | None = None
     ) -> Any:
@@ -130,7 +144,7 @@ class Tally(TorchDispatchMode):
             out_on = _is_gpu(device) or (device is None and any(isinstance(t, _OnGpu) for t in tensors))
             keywords_of_copy = keywords
         strangers = [tensor.shape for tensor in tensors if not isinstance(tensor, _OnGpu) and tensor.ndim]
-        if name not in MIXED and strangers and len(strangers) < len(tensors):
+        if name not in MIXED and strangers and any(isinstance(tensor, _OnGpu) for tensor in tensors):
             raise RuntimeError(f"{name} of tensors on two devices: {strangers}")
         self._count(name, function.is_view, tensors, out_on, keywords_of_copy)
         if _is_gpu(device):
@@ -146,14 +160,18 @@ class Tally(TorchDispatchMode):
         return tree_map_only(Tensor, _OnGpu, result) if on else result
 
 
+@cache
+def _name_device() -> None:
+    _setup_privateuseone_for_python_backend("gpu")
+
+
 @contextmanager
 def pretend_gpu() -> Iterator[Tally]:
     """Inside, "gpu" is a device. Simulations there are made on the CPU, and not counted.
 
-    Meant for a process of its own: torch keeps the name of the device to the end.
+    Meant for a process of its own, see :func:`apart`: torch keeps the name of the device to the end.
     """
-    with patch("torch.utils.backend_registration.warnings", create=True):
-        _setup_privateuseone_for_python_backend("gpu")
+    _name_device()
     lifted = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     tally, twins = Tally(), {}
@@ -179,3 +197,72 @@ def pretend_gpu() -> Iterator[Tally]:
             yield tally
     finally:
         torch._C._set_only_lift_cpu_tensors(lifted)
+
+
+Result = TypeVar("Result")
+
+
+def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What a function says in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+class Work(NamedTuple):
+    """What a GPU has to do for something, beside simulations.
+
+    Attributes:
+        operators: that start work.
+        waits: of the processor for the GPU.
+        same: whether the result is that of the CPU.
+    """
+
+    operators: int
+    waits: int
+    same: bool
+
+
+def fits_on_a_gpu(images: Sequence[int], pixels: int = 128) -> list[dict[str, Work]]:
+    """The work of fits to so many images of 1e5 photons: of a "step" of Levenberg-Marquardt, an "iteration"
+    of some simplices each, and a "match" with some stored patterns."""
+    experiment, seed = Experiment(pixels=pixels), 20_200_827
+    every = generate_patterns(TEST_SETS["counting"].options(max(images)), experiment, seed)
+    on_cpu = Simulator(experiment)
+    dictionary = build_dictionary(on_cpu, DictionaryOptions(20))
+    steps, simplices = LevenbergMarquardtOptions(iterations=2), SimplexOptions(starts=4, iterations=2)
+    marks: list[tuple[int, int]] = []
+
+    def mark(share: float = 0.0) -> None:
+        marks.append((tally.operators.total(), tally.waits.total()))
+
+    def fit(simulator: Simulator) -> Tensor:
+        objective, start = objective_for(made, simulator), made.radius_nm + 0.5
+        return levenberg_marquardt(objective, start, made.quaternion, steps, progress=mark).radius_nm
+
+    def simplex(simulator: Simulator) -> Tensor:
+        return monte_carlo_simplex(objective_for(made, simulator), simplices, seed, None, mark).radius_nm
+
+    def match(simulator: Simulator) -> Tensor:
+        seen, mask = made.images.to(simulator.device), made.mask.to(simulator.device)
+        # Once for what is kept, once to be counted.
+        for _ in range(2):
+            mark()
+            found = dictionary.match(seen, mask, made.kind, experiment)
+        mark()
+        return found.radius_nm
+
+    work: list[dict[str, Work]] = []
+    on_gpu = Simulator(experiment)
+    with pretend_gpu() as tally:
+        on_gpu.to("gpu")
+        for number in images:
+            made = every.subset(torch.arange(number))
+            work.append({})
+            for name, function in (("step", fit), ("iteration", simplex), ("match", match)):
+                with _disable_current_modes():
+                    expected = function(on_cpu)
+                marks.clear()
+                same = torch.equal(function(on_gpu), expected)
+                (operators, waits), (more, longer) = marks[-2:]
+                work[-1][name] = Work(more - operators, longer - waits, same)
+    return work

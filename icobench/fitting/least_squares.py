@@ -15,7 +15,7 @@ from torch import Tensor
 from icobench.answer import OUTSIDE, POOR, RADII_NM, Answer, Progress, Trace
 from icobench.fitting.counter import CountingSimulator, joined
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.objective import pieces
+from icobench.fitting.objective import held_at_once, pieces
 from icobench.fitting.objectives import Objective
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import quaternion_normalize, turned
@@ -26,8 +26,8 @@ __all__ = [
 ]  # fmt: skip
 
 CHUNK, GPU_CHUNK = 32, 512
-"""Images whose derivatives are held at once, on a CPU and on a GPU: there, of 128 x 128 pixels, 134 MB, and
-400 MB in float64."""
+"""Images whose derivatives are held at once, on a CPU and, of 128 x 128 pixels, on a GPU: there these have
+134 MB, and 400 MB in float64."""
 
 WHOLE_SHIFT = 2.6
 """How far propagated waves shift a fit, over the first step towards them; cautious for radii. With it 87 % of
@@ -56,10 +56,6 @@ class LevenbergMarquardtOptions:
     radius_tolerance_nm: float = 1e-3
     value_tolerance: float = 1e-6
     radius_range_nm: tuple[float, float] = RADII_NM
-
-
-def _chunk(device: torch.device) -> int:
-    return CHUNK if device.type == "cpu" else GPU_CHUNK
 
 
 def _products(objective: Objective, image: Tensor, intensity: Tensor, slopes: Tensor) -> Tensor:
@@ -96,7 +92,7 @@ def _normal_products(
     nuisance = nuisance.to(device)
     image, radius, quaternion = (part.to(device, non_blocking=True) for part in (image, radius, quaternion))
     products = []
-    for rows in pieces(len(image), _chunk(device)):
+    for rows in pieces(len(image), held_at_once(objective.simulator, CHUNK, GPU_CHUNK)):
         intensity, slopes = objective.model_jacobian(
             image[rows], radius[rows], quaternion[rows], nuisance.take(rows)
         )
@@ -115,12 +111,14 @@ def _damped_step(
     """
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     floor = diagonal.amax(1, keepdim=True) * 1e-12 + 1e-30
+    damped = matrix.clone()
+    damped.diagonal(dim1=1, dim2=2).add_(damping * diagonal + floor)
     # The checks of torch.linalg.solve would make the processor wait for a GPU.
-    back = torch.linalg.solve_ex(matrix + torch.diag_embed(damping * diagonal + floor), gradient)[0]
-    finite = back.isfinite().all(1, keepdim=True)
-    back = torch.where(finite, back, 0.0)
+    back = torch.linalg.solve_ex(damped, gradient)[0]
+    finite = (0 * back == 0).all(1, keepdim=True)
+    back = back.masked_fill(~finite, 0.0)
     sizes = torch.cat((back[:, :3].norm(dim=1, keepdim=True), back[:, 3:-1].abs()), 1)
-    share = (longest / sizes.clamp_min(1e-12)).amin(1, keepdim=True).clamp_max(1)
+    share = (longest / sizes).amin(1, keepdim=True).clamp_max(1)
     return -share * back, sizes * share, finite
 
 
@@ -208,7 +206,7 @@ def levenberg_marquardt(
         small = small | (promised < options.value_tolerance * value * objective.usable[present][:, None])
         kept = torch.where(better, torch.cat((*trial, lower), 1), here[:, : 6 + extra])
         damping = torch.where(better, (damping / 5).clamp_min(1e-9), damping * growth)
-        growth = torch.where(better, 2.0, growth * 2)
+        growth = (growth * 2).masked_fill(better, 2.0)
         place.index_copy_(0, rows, torch.cat((kept, damping, growth), 1))
         course.append(place[:, : 6 + extra].clone())
         spent.append(objective.simulator.counts[image])
@@ -286,7 +284,7 @@ def centre_steps(objective: Objective, radius_nm: Tensor, quaternion: Tensor) ->
     radius_nm, quaternion = (part.to(device, non_blocking=True) for part in (radius_nm, quaternion))
     every = torch.arange(len(radius_nm), device=device)
     steps, spreads = [], []
-    for rows in pieces(len(every), _chunk(device)):
+    for rows in pieces(len(every), held_at_once(objective.simulator, CHUNK, GPU_CHUNK)):
         image = every[rows]
         intensity, slopes = objective.simulator.intensity_jacobian(
             image, radius_nm[rows], quaternion[rows], also=("centre",)

@@ -93,8 +93,8 @@ class Nuisance:
         """(B, 1 or 2) values of one name, None if it is not among the names."""
         if name not in self.names:
             return None
-        places = [self.columns.index(column) for column in NUISANCES[name]]
-        return self.values[:, places]
+        first = self.columns.index(next(iter(NUISANCES[name])))
+        return self.values[:, first : first + len(NUISANCES[name])]
 
     def with_share(self, share: Tensor) -> "Nuisance":
         """The same with these values (B,) of the shape's parameter, if it is among the names."""

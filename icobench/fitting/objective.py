@@ -14,11 +14,11 @@ from icobench.fitting.counter import CountingSimulator, joined
 from icobench.fitting.nuisance import DECADES, Nuisance
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["CHUNK", "Misfit", "Objective", "pieces"]
+__all__ = ["CHUNK", "Misfit", "Objective", "held_at_once", "pieces"]
 
 CHUNK, GPU_CHUNK = 512, 2048
-"""Simulated images held at once, on a CPU and on a GPU: there, of 128 x 128 pixels, 134 MB an array in
-float32 and 270 MB in float64, of which an objective needs up to ten."""
+"""Simulated images held at once, on a CPU and, of 128 x 128 pixels, on a GPU: there an array has 134 MB in
+float32 and 270 MB in float64, and an objective needs up to ten."""
 
 POOR_RINGS, UNLIKE_RINGS = 0.5, 0.9
 """For other objectives: the value over that of the fitted pattern's averages around the beam. At 1e5 photons
@@ -40,6 +40,13 @@ class Misfit(NamedTuple):
     poor: Tensor
     unlike: Tensor
     excess: Tensor | float = 0.0
+
+
+def held_at_once(simulator: CountingSimulator, on_cpu: int, on_gpu: int) -> int:
+    """Images: on a GPU as many as take the memory of ``on_gpu`` images of 128 x 128 pixels."""
+    if simulator.device.type == "cpu":
+        return on_cpu
+    return max(1, on_gpu * 128**2 // simulator.experiment.pixels**2)
 
 
 def pieces(count: int, size: int) -> list[slice]:
@@ -125,7 +132,7 @@ class Objective:
     @property
     def chunk(self) -> int:
         """Simulated images held at once."""
-        return CHUNK if self.simulator.device.type == "cpu" else GPU_CHUNK
+        return held_at_once(self.simulator, CHUNK, GPU_CHUNK)
 
     def model(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance) -> Tensor:
         """Simulated intensities (B, H, W), background included; one evaluation each."""

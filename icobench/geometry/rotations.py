@@ -13,7 +13,7 @@ from torch import Tensor
 __all__ = [
     "matrix_to_quaternion", "quaternion_angle", "quaternion_conjugate", "quaternion_multiply",
     "quaternion_normalize", "quaternion_to_matrix", "quaternion_to_rotation_vector", "random_quaternions",
-    "rotate_about_beam", "rotation_vector_to_quaternion", "turned",
+    "rotate_about_beam", "rotation_vector_to_quaternion", "turned", "uniform_quaternions",
 ]  # fmt: skip
 
 
@@ -141,13 +141,17 @@ def rotate_about_beam(quaternion: Tensor, angle: Tensor) -> Tensor:
 
 
 def random_quaternions(count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Rotations uniform in the Haar measure: (count, 4) float64, ``w >= 0``.
+    """Rotations uniform in the Haar measure: (count, 4) float64, ``w >= 0``."""
+    return uniform_quaternions(torch.rand(count, 3, generator=generator, dtype=torch.float64))
+
+
+def uniform_quaternions(u: Tensor) -> Tensor:
+    """Rotations uniform in the Haar measure, (..., 4), ``w >= 0``, from uniform numbers (..., 3) in [0, 1).
 
     Shoemake's subgroup algorithm ("Uniform random rotations", Graphics Gems III, 1992).
     """
-    u = torch.rand(count, 3, generator=generator, dtype=torch.float64)
-    inner, outer = (1 - u[:, 0]).sqrt(), u[:, 0].sqrt()
-    first, second = 2 * math.pi * u[:, 1], 2 * math.pi * u[:, 2]
+    inner, outer = (1 - u[..., 0]).sqrt(), u[..., 0].sqrt()
+    first, second = 2 * math.pi * u[..., 1], 2 * math.pi * u[..., 2]
     w, z = outer * torch.cos(second), outer * torch.sin(second)
     x, y = inner * torch.sin(first), inner * torch.cos(first)
     return quaternion_normalize(torch.stack((w, x, y, z), dim=-1))

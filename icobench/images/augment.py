@@ -263,6 +263,8 @@ def _changed(
     """
     branch = draws.branch(index)
     assert isinstance(branch.stream, Tensor)
+    if chance and by_device(index.device, True, False):  # a GPU would have to wait for the answer
+        chance = bool((index == COMBINATION).any())
     coins = branch.branch(len(ORDER)).uniform(len(ORDER)) if chance else 0
     wanted = _chances(index.device)[index] > coins
     effect, row = wanted.T.nonzero().unbind(1)

@@ -28,7 +28,8 @@ from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 
 __all__ = [
-    "SHIPPED", "Networks", "agreeing", "answer", "complete", "load_network", "predict", "within_training",
+    "CHUNK", "SHIPPED", "Networks", "agreeing", "answer", "complete", "load_network", "predict",
+    "with_twin", "within_training",
 ]  # fmt: skip
 
 logger = logging.getLogger("icobench")
@@ -296,7 +297,7 @@ def _version_matrices(device: torch.device) -> Tensor:
     return torch.as_tensor(np.stack(matrices), dtype=torch.float32, device=device)
 
 
-def _with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
+def with_twin(vector: Tensor, decoded: Decoded) -> Decoded:
     """The same with the near twin wherever the decoder did not find a further maximum.
 
     A half turn about the beam is nearly invisible at small angles (small bodies, cropped detectors).
@@ -357,7 +358,7 @@ def _numbers(trained: TrainedNetwork, images: ImageSet, hypotheses: int, version
     for piece in _pieces(images, device):
         outputs.append((*_outputs(trained, piece, versions), _within_training(trained.recipe, piece)))
     vector, *columns = (torch.cat(column) for column in zip(*outputs, strict=True))
-    decoded = _with_twin(vector, decode(vector, hypotheses))
+    decoded = with_twin(vector, decode(vector, hypotheses))
     table = torch.stack([column.double() for column in columns], 1)
     return torch.cat((table, decoded.quaternion.flatten(1), decoded.score), 1)
 

@@ -57,12 +57,11 @@ def _generators(seed: int, purpose: Purpose, *key: int) -> tuple[np.random.Gener
     return rng, torch.Generator().manual_seed(int(rng.integers(2**62)))
 
 
-def _poisson(mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Photon counts, drawn where the images are; another device draws others from the same CPU generator."""
-    if mean.device.type != "cpu":
-        seed = int(torch.randint(2**62, (), generator=generator))
-        generator = torch.Generator(mean.device).manual_seed(seed)
-    return torch.poisson(mean, generator=generator)
+def _where(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator on the images' device; another device draws other numbers from the same CPU generator."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
 class TrainingStream:
@@ -215,8 +214,9 @@ class TrainingStream:
         mask = self.valid.expand(images.shape)
         if recipe.background:
             spread = recipe.background * torch.rand(len(images), 1, 1, generator=generator)
-            noise = torch.randn(images.shape, generator=generator).abs() * spread
-            eight_bits = ((images + noise.to(images)).clamp(0, 1) * 255).round() / 255
+            there = _where(images.device, generator)
+            noise = torch.randn(images.shape, generator=there, device=images.device).abs()
+            eight_bits = ((images + noise * spread.to(images)).clamp(0, 1) * 255).round() / 255
             chosen = torch.as_tensor(rng.random(len(images)) < 0.5, device=images.device)
             images = torch.where(chosen[:, None, None], eight_bits, images)
         if recipe.images == "clean":
@@ -244,7 +244,7 @@ class TrainingStream:
             mean = (intensity * self.valid)[rows]
             mean = mean * self._column(photons)[rows] / mean.sum((-2, -1), keepdim=True)
             intensity = intensity.clone()
-            intensity[rows] = _poisson(mean, generator)
+            intensity[rows] = torch.poisson(mean, _where(mean.device, generator))
         if not recipe.hidden_peak:
             return intensity, intensity.amax((-2, -1))
         hidden = np.sin(np.radians(rng.uniform(0, HIDDEN_DEGREES, count)))
@@ -276,7 +276,7 @@ class TrainingStream:
             factor = 1 - (along + self._column(np.sin(angle) * polarised) * self.transverse[1]).square()
             usable = usable * factor
         mean = usable * (self._column(photons) / usable.sum((-2, -1), keepdim=True))
-        counts = _poisson(mean, generator)
+        counts = torch.poisson(mean, _where(mean.device, generator))
         if polarised.any():
             counts, mask = without_factor(counts, mask, factor)
         return count_brightness(counts), mask

@@ -27,7 +27,7 @@ from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 from icobench.simulator.sphere import simulator_of
 
-__all__ = ["BLOCK", "Bench", "find_beam", "find_noise", "find_response", "next_block", "refine_gain"]
+__all__ = ["BLOCK", "GPU_BLOCK", "Bench", "find_beam", "find_noise", "find_response", "refine_gain"]
 
 BLOCK, GPU_BLOCK = 32, 1024
 """Images fitted together, on a CPU and on a GPU."""
@@ -53,15 +53,6 @@ BRIGHT = 20.0
 
 LEVELS = 14
 """Bins of an image's brightness that its response is read off at."""
-
-
-def next_block(start: int, total: int, device: torch.device) -> range:
-    """The numbers of the images from ``start`` on that are fitted together.
-
-    The first :data:`BLOCK`, whose fits may tell the gain, are the same on all devices.
-    """
-    size = BLOCK if start == 0 or device.type == "cpu" else GPU_BLOCK
-    return range(start, min(start + size, total))
 
 
 class Bench:

@@ -23,7 +23,15 @@ from icobench.images.prepare import Prepared, prepare
 from icobench.images.reading import Reading
 from icobench.methods import Catalogue, Method, Problem
 from icobench.methods.shapes import EQUIVALENT, Fit, chosen_shape
-from icobench.runs.calibrate import Bench, find_beam, find_noise, find_response, next_block, refine_gain
+from icobench.runs.calibrate import (
+    BLOCK,
+    GPU_BLOCK,
+    Bench,
+    find_beam,
+    find_noise,
+    find_response,
+    refine_gain,
+)
 from icobench.runs.pool import chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
@@ -246,7 +254,9 @@ class _Work:
         grid, total, answers = self.bench.grid, len(self.bench.grid), []
         start = 0
         while start < total:
-            numbers = next_block(start, total, self.bench.device)
+            # The first ones, whose fits may tell the gain, are the same on all devices.
+            size = BLOCK if start == 0 or self.bench.device.type == "cpu" else GPU_BLOCK
+            numbers = range(start, min(start + size, total))
             block = grid.read(numbers)
 
             def report(part: float, first: int = start, count: int = len(block)) -> None:
