@@ -2,10 +2,11 @@
 
     python reports/bodies.py --images 50              # measures anew, so many images a body
     python reports/bodies.py                          # writes the page of what is stored
+    # stopped, the first goes on
 
 Photon counts, 1e5 photons, hole of 3 degrees, pixels up to sin(theta) 0.8; all orientations. Sizes by equal
 volume: that of an icosahedron whose circumradius is uniform in 50 to 95 nm. Parameters are uniform in
-their ranges. Stopped, the same command goes on.
+their ranges.
 """
 
 import argparse

@@ -359,12 +359,16 @@ def _posterior_words(row: Any) -> str:
 
 def _shape_words(row: Any) -> str:
     """What a line says of a shape; empty for icosahedra."""
+    from icobench.answer import UNKNOWN
+
     if not hasattr(row, "shape"):
         return ""
     words = row.shape
     for name in ("aspect_ratio", "truncation"):
         if math.isfinite(value := getattr(row, name, math.nan)):
             words += f", {name.replace('_', ' ')} {value:.3f}"
+    if row.status == UNKNOWN:
+        return f"no shape explains it, nearest is {words}, "
     if hasattr(row, "runner_up"):
         odds = f"{row.shape_odds:.2g}" if row.shape_odds < 1e6 else "over 1e6"
         words += f" ({odds} to 1 against {row.runner_up})"

@@ -78,6 +78,20 @@ def test_a_family_is_found_among_others():
     assert float((answer.nuisance["truncation"][1] - 0.5).abs()) < 0.02
 
 
+@pytest.mark.slow
+def test_a_parameter_is_fitted_along_with_propagated_waves():
+    """Silver, whose fits by straight rays are a degree and more off."""
+    silver = Experiment(refractive_index=0.89 + 0.0859j, physics="propagated")
+    some = simulate(45.0, TURN, 1e6, 3.0, silver, shape="hexagonal-prism=0.9")
+    some = replace(some, mask=some.mask & (silver.sin_theta() <= 0.8))
+    answer = fit_shapes(LM, [SHAPES["hexagonal-prism"]], Problem(some, Simulator(silver)))
+    assert answer.status == ["ok"]
+    error, bar = answer.nuisance["aspect_ratio"] - 0.9, answer.nuisance["aspect_ratio_std"]
+    assert float(error.abs()) < 4 * float(bar) < 0.01
+    body = shape("hexagonal-prism=0.9")
+    assert float(disorientation(answer.quaternion, some.quaternion, body)) < 0.4
+
+
 def test_shapes_race():
     """The right one wins; where it is not among them the shape is unknown; rows are independent."""
     some = images("cube", "octahedron", "sphere")
