@@ -53,7 +53,7 @@ SIMULATED, MATCHED_IMAGES, MATCHED_PATTERNS = 256, 16, 512
 """How many at once on a CPU: patterns that are simulated; images and patterns that are compared."""
 
 GPU_SIMULATED, GPU_MATCHED_IMAGES, GPU_MATCHED_PATTERNS = 1024, 256, 2048
-"""The same on a GPU: 270 MB an array for a thousand patterns."""
+"""The same on a GPU: arrays have 134 MB for a thousand patterns."""
 
 DEEPEST = -7.0
 """Stored decades."""

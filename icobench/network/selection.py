@@ -43,6 +43,9 @@ CHUNK, GPU_CHUNK = 32, 2048
 MOST_RECORDED = 8
 """Images up to which a GPU's work is recorded and replayed: launching it would take longer than the work."""
 
+MOST_RECORDS = 16
+"""Of a network, for its numbers of images and detectors; each takes some memory."""
+
 RECORD_AFTER = 2
 """Calls of the same kind, after which recording pays."""
 
@@ -376,8 +379,14 @@ def _few_numbers(trained: TrainedNetwork, images: ImageSet, hypotheses: int, ver
         piece = ImageSet(shown, mask, images.kind, images.experiment)
         return _numbers(trained, piece, hypotheses, versions)
 
-    key = images.kind, images.experiment, images.images.shape, images.images.dtype, hypotheses, versions
-    known = RECORDED.setdefault(trained.network, {})
+    network = trained.network
+    # A record reads the weights where they were.
+    places = tuple(weights.data_ptr() for weights in (*network.parameters(), *network.buffers()))
+    settings = images.kind, images.experiment, hypotheses, versions
+    key = images.images.shape, images.images.dtype, settings, places
+    known = RECORDED.setdefault(network, {})
+    if key not in known and len(known) >= MOST_RECORDS:
+        known.clear()
     found = known.get(key, 0)
     if found == RECORD_AFTER:
         try:
