@@ -85,6 +85,7 @@ reports: $(STAMP)
 	$(BIN)/python reports/tuned_network.py
 	$(BIN)/python reports/told.py
 	$(BIN)/python reports/posterior.py
+	$(BIN)/python reports/bodies.py
 	$(BIN)/python reports/claims.py
 	$(BIN)/icobench report reports/laptop
 

@@ -9,6 +9,7 @@ from icobench.api import test_sets as test_sets
 from icobench.errors import InputError as InputError
 from icobench.geometry.convex import ConvexBody as ConvexBody
 from icobench.geometry.convex import icosahedron as icosahedron
+from icobench.geometry.mesh import write_mesh as write_mesh
 from icobench.geometry.orientation import disorientation as disorientation
 from icobench.geometry.orientation import to_fundamental_domain as to_fundamental_domain
 from icobench.geometry.shapes import shape as shape

@@ -361,3 +361,21 @@ def test_processes_of_their_own_change_no_digit(tmp_path):
         subprocess.run([*run, *words], cwd=tmp_path, check=True, env=environment)
         tables.append(table_of(tmp_path).drop(columns="seconds"))
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_another_body_is_reconstructed_by_its_name(call, tmp_path):
+    """Its columns, with the method that needs no network; the preview is of that body."""
+    code, _, err = call(
+        "simulate cube.h5 --radius 60 --quaternion 0.8,0.3,-0.4,0.33 --photons 1e5 --shape cube"
+    )
+    assert code == 0, err
+    code, _, err = call("reconstruct cube.h5 --shape cube --out r.csv --preview p.png")
+    assert code == 0, err
+    assert "image 0: cube, R = " in err
+    row = pd.read_csv(tmp_path / "r.csv").iloc[0]
+    assert (row["status"], row["shape"]) == ("ok", "cube")
+    assert row["radius_nm"] == pytest.approx(60, abs=0.3)
+    side = row["radius_nm"] * 2 / 3**0.5
+    assert row["volume_equivalent_radius_nm"] == pytest.approx(side * (3 / (4 * np.pi)) ** (1 / 3))
+    assert (tmp_path / "p.png").exists()
+    assert json.loads((tmp_path / "r.csv.json").read_text())["shape"] == "cube"

@@ -1,5 +1,6 @@
 """Reconstructing and sorting a user's own images."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -149,9 +150,26 @@ def reconstruct(
     ],
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
     method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{METHOD_NAMES}. By default network+lm, and dictionary+lm for other shapes than icosahedra."
+        ),
+    ] = None,
+    shape: Annotated[
         str,
-        typer.Option(help=f"{METHOD_NAMES}."),
-    ] = "network+lm",
+        typer.Option(
+            help="The body: icosahedron, cube, hexagonal-prism (its aspect ratio is fitted along), "
+            "hexagonal-prism=1.5, ...; auto finds out which."
+        ),
+    ] = "icosahedron",
+    facets: Annotated[
+        str,
+        typer.Option(
+            help="fixed; distances: every facet has one of its own, as far as the image says; directions, "
+            "too. OUT.facets.parquet lists them, OUT.bodies has the bodies."
+        ),
+    ] = "fixed",
+    mesh: Annotated[str, typer.Option(help="Type of the files in OUT.bodies: obj or stl.")] = "obj",
     model: Model = None,
     fit_beam: Annotated[
         bool, typer.Option("--fit-centre", help="Find the beam's position from the first images.")
@@ -192,6 +210,8 @@ def reconstruct(
     What a file states (wavelength or photon energy, distance, pixel size, beam, kind) is used; options that
     say something else are refused without --override. OUT.json says where every value comes from.
 
+    --shape auto tries all shapes and says which explains an image best, and the odds against the second best.
+
     --physics auto fits images that straight rays explain poorly with propagated waves, too, and says which
     explains them better.
 
@@ -201,19 +221,24 @@ def reconstruct(
     Finished blocks of images are kept beside --out until the end: the same command goes on where it was
     stopped, and shares the blocks with other processes or a cluster (--shard, --executor slurm).
     """
+    from icobench.geometry.mesh import MESHES
     from icobench.methods import find_method
+    from icobench.methods.shapes import chosen_shape
     from icobench.runs.reconstruct import FIT_SIN_THETA, begin
 
+    method = method or ("network+lm" if chosen_shape(shape).plain else "dictionary+lm")
     chosen = find_method(method)
     samples = out.with_name(out.stem + ".posterior.parquet") if posterior else None
     _check_outputs(out, preview, samples)
+    if mesh not in MESHES:
+        raise InputError(f"--mesh is {' or '.join(MESHES)}, not {mesh}")
     machine, sharing = Machine.of(context), Sharing.of(context)
     device = planning_device(sharing, machine.device)
     with prepared_images(context, images) as prepared:
         for note in prepared.notes:
             say(note)
         stack = begin(
-            prepared, chosen, fit_centre=fit_beam, fit_response=fit_response,
+            prepared, chosen, shape=shape, facets=facets, fit_centre=fit_beam, fit_response=fit_response,
             fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
             nuisance=names(nuisance) if nuisance else (), auto_physics=is_auto(context), versions=versions,
             posterior=posterior, sort=sort, model=model, seed=machine.seed, device=device,
@@ -236,9 +261,10 @@ def reconstruct(
             raise InputError(
                 f"{out}: could not be written ({error}); the table is on standard output"
             ) from error
-        _write_origin(out, prepared, answer, method, machine)
+        _write_origin(out, prepared, answer, method, shape, machine)
         drawn = [_preview(preview, prepared, answer, machine)] if preview is not None else []
         drawn += _write_samples(samples, answer) if samples is not None else []
+        drawn += _write_bodies(out, answer, mesh) if answer.bodies else []
         stack.remove()
     _report(prepared, answer, out, drawn)
 
@@ -351,7 +377,9 @@ def _write(answer: "Answer | Labels", path: Path) -> None:
             table.to_parquet(temporary)
 
 
-def _write_origin(out: Path, prepared: "Prepared", answer: "Answer", method: str, machine: Machine) -> None:
+def _write_origin(
+    out: Path, prepared: "Prepared", answer: "Answer", method: str, shape: str, machine: Machine
+) -> None:
     """Beside the table: what was reconstructed how, and where every value comes from."""
     from icobench.provenance import provenance
     from icobench.storage import write_json
@@ -363,12 +391,33 @@ def _write_origin(out: Path, prepared: "Prepared", answer: "Answer", method: str
         name: {"value": plain(fact.value), "from": fact.origin} for name, fact in prepared.setup.facts.items()
     }
     origin = provenance(machine.seed, machine.chosen(), answer.experiment)
-    description = {"images": prepared.source.where, "method": method, "facts": facts}
+    description = {"images": prepared.source.where, "method": method, "shape": shape, "facts": facts}
     description |= {"origins": answer.origins, "notes": answer.notes}
     try:
         write_json(out.with_name(out.name + ".json"), description | origin)
     except (OSError, InputError) as error:
         say(f"warning: {out}.json could not be written ({error})")
+
+
+def _write_bodies(out: Path, answer: "Answer", mesh: str) -> list[str]:
+    """The facets of all images as a table, and their bodies as meshes and drawings; returns what to say."""
+    import pandas as pd
+
+    from icobench.geometry.mesh import write_mesh
+    from icobench.reporting.examples import body_svg
+    from icobench.storage import atomic_path
+
+    folder, table = out.with_name(out.stem + ".bodies"), out.with_name(out.stem + ".facets.parquet")
+    rows = [pd.DataFrame({"index": number, **fit.columns()}) for number, fit in answer.bodies.items()]
+    with atomic_path(table) as temporary:
+        pd.concat(rows, ignore_index=True).to_parquet(temporary)
+    folder.mkdir(exist_ok=True)
+    for number, fit in answer.bodies.items():
+        write_mesh(folder / f"{number:06d}.{mesh}", fit.body, fit.radius_nm)
+        with atomic_path(folder / f"{number:06d}.svg") as temporary:
+            drawing = body_svg(fit.body, fit.radius_nm, fit.quaternion.numpy())
+            temporary.write_text(drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    return [f"wrote {table} and {folder}"]
 
 
 def _write_samples(path: Path, answer: "Answer") -> list[str]:
@@ -382,6 +431,8 @@ def _write_samples(path: Path, answer: "Answer") -> list[str]:
         return []
     with atomic_path(path) as temporary:
         pd.DataFrame({name: values.numpy() for name, values in answer.samples.items()}).to_parquet(temporary)
+    if answer.shape:
+        return [f"wrote {path}; only the posteriors of icosahedra are drawn"]
     drawing, image = path.with_suffix(".png"), int(answer.samples["index"][0])
     try:
         write_corner(drawing, answer.samples, image)
@@ -418,6 +469,24 @@ def _posterior_words(row: Any) -> str:
     return words + (", not to be trusted" if doubtful else "")
 
 
+def _shape_words(row: Any) -> str:
+    """What a line says of a shape; empty for icosahedra."""
+    from icobench.answer import UNKNOWN
+
+    if not hasattr(row, "shape"):
+        return ""
+    words = row.shape
+    for name in ("aspect_ratio", "truncation"):
+        if math.isfinite(value := getattr(row, name, math.nan)):
+            words += f", {name.replace('_', ' ')} {value:.3f}"
+    if row.status == UNKNOWN:
+        return f"no shape explains it, nearest is {words}, "
+    if hasattr(row, "runner_up"):
+        odds = f"{row.shape_odds:.2g}" if row.shape_odds < 1e6 else "over 1e6"
+        words += f" ({odds} to 1 against {row.runner_up})"
+    return f"{words}, "
+
+
 def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: list[str]) -> None:
     """A line for each image, then the notes that came up, then what was written."""
     from icobench.answer import FAILED, MISS
@@ -432,8 +501,8 @@ def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: list[str])
             say(f"{where}: image {row.index} {row.status}")
             continue
         say(
-            f"image {row.index}: R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, orientation "
-            f"+- {row.orientation_std_deg:.2g} deg, {row.status}{_posterior_words(row)}"
+            f"image {row.index}: {_shape_words(row)}R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, "
+            f"orientation +- {row.orientation_std_deg:.2g} deg, {row.status}{_posterior_words(row)}"
         )
     for note in answer.notes:
         say(note)

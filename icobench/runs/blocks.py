@@ -7,31 +7,37 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from icobench.answer import COSTS, MISS, POOR, Answer, Hypotheses, Progress
+from icobench.answer import COSTS, MISS, OK, POOR, UNKNOWN, WORDS, Answer, Hypotheses, Progress
 from icobench.errors import InputError
 from icobench.fitting.dictionary import dictionary_for
+from icobench.fitting.facets import FACETS, FacetOptions, fit_facets
 from icobench.fitting.objectives import objective_for
 from icobench.fitting.posterior import sample_posterior, starts_of
+from icobench.geometry.shapes import SHAPES
 from icobench.images.image_set import ImageSet
 from icobench.images.image_source import ImageSource
 from icobench.methods import Method, Problem
 from icobench.methods.registry import find_method
+from icobench.methods.shapes import ChosenShape, Fit, chosen_shape
 from icobench.network.classifier import Classifier, load_classifier
 from icobench.network.selection import Networks
 from icobench.runs.calibrate import Bench, misses_of, problem_of
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.simulator.sphere import simulator_of
 from icobench.stopwatch import Stopwatch
 from icobench.storage import PieceStore
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Fitting", "answer_of_table", "read_answer", "store_answer", "table_of_answer"]
+__all__ = ["ICOSAHEDRON", "Fitting", "answer_of_table", "read_answer", "store_answer", "table_of_answer"]
 
 WARM_RADII_NM, WARM_IMAGES = (28.0, 164.0), 32
 """Simulated beforehand: close enough to need every table of that range."""
+
+ICOSAHEDRON = "icosahedron"
 
 STORED_STARTS = 4
 """Stored patterns at which modes of a posterior are searched, beside the fit, its twin and the network."""
@@ -45,7 +51,7 @@ class Fitting:
         method: that answers.
         experiment: of the images.
         device: where to work.
-        model, seed, fit_sin_theta, nuisance, auto_physics, posterior, sort: as for
+        model, seed, fit_sin_theta, nuisance, auto_physics, posterior, sort, shape, facets: as for
             :func:`~icobench.runs.reconstruct.reconstruct`.
     """
 
@@ -59,6 +65,8 @@ class Fitting:
     auto_physics: bool = False
     posterior: int = 0
     sort: bool = False
+    shape: str = ICOSAHEDRON
+    facets: str = FACETS[0]
 
     @cached_property
     def networks(self) -> Networks | None:
@@ -69,10 +77,19 @@ class Fitting:
     def _classifier(self) -> Classifier | None:
         return load_classifier(device=self.device) if self.sort else None
 
+    @property
+    def wanted(self) -> ChosenShape:
+        """The shapes that are fitted."""
+        return chosen_shape(self.shape)
+
+    @property
+    def _fit(self) -> Fit:
+        return self.wanted.fitting(self.method)
+
     @cached_property
     def simulator(self) -> Simulator:
-        """Of the experiment."""
-        return Simulator(self.experiment, device=self.device)
+        """Of the experiment and the body."""
+        return simulator_of(self.wanted.body, self.experiment, device=self.device)
 
     @cached_property
     def _propagated(self) -> Simulator | None:
@@ -109,7 +126,8 @@ class Fitting:
     def bench(self, grid: ImageSource) -> Bench:
         """The same for the first images of a source, under changing beliefs."""
         device = torch.device(self.device)
-        bench = Bench(grid, self.method, device, self.networks, self.seed, self.fit_sin_theta)
+        body = self.wanted.body
+        bench = Bench(grid, self.method, device, self.networks, self.seed, self.fit_sin_theta, body)
         bench.classifier = self._classifier
         return bench
 
@@ -131,9 +149,11 @@ class Fitting:
             usable = replace(
                 problem, images=problem.images.subset(good), network_mask=seen[good], nuisance=self.nuisance
             )
-            answers.append(self.method.run(usable, report))
+            answers.append(self._fit(usable, report))
             if self._propagated is not None:
-                _improve_poor(answers[-1], self._propagated, self.method, usable)
+                _improve_poor(answers[-1], self._propagated, self._fit, usable)
+            if self.facets != FACETS[0]:
+                _free_facets(answers[-1], usable, self.facets)
             if self.posterior:
                 _add_posterior(answers[-1], usable, self._propagated, self.posterior)
             if usable.images.gain is not None:
@@ -143,6 +163,34 @@ class Fitting:
         if problems:
             answers.append(Answer.failed(problems))
         return answers, usable
+
+
+def _free_facets(answer: Answer, problem: Problem, facets: str) -> None:
+    """Fit the facets of all images' bodies, and take what was found for the answer."""
+    options = FacetOptions(directions=facets == "directions")
+    objective, watch = objective_for(problem.images, problem.simulator), Stopwatch(problem.simulator.device)
+    columns = {
+        name: torch.zeros(len(answer), dtype=torch.float64) for name in ("free_facets", "log_evidence")
+    }
+    for row in range(len(answer)):
+        regular = problem.simulator.body
+        if answer.shape:
+            entry = SHAPES[answer.shape[row]]
+            value = answer.nuisance[entry.parameter][row] if entry.parameter else None
+            regular = entry.body(None if value is None else float(value))
+        fit = fit_facets(
+            objective, row, regular, float(answer.radius_nm[row]), answer.quaternion[row], options
+        )
+        answer.bodies[int(answer.index[row])] = fit
+        answer.radius_nm[row], answer.radius_std_nm[row] = fit.radius_nm, fit.radius_std_nm
+        answer.quaternion[row], answer.orientation_std_deg[row] = fit.quaternion, fit.orientation_std_deg
+        answer.objective[row] = fit.value
+        answer.evaluations[row] += fit.evaluations
+        answer.status[row] = POOR if fit.poor else OK
+        columns["free_facets"][row], columns["log_evidence"][row] = int(fit.free.sum()), fit.evidence
+    answer.nuisance |= columns
+    for name, spent in zip(("seconds", "core_seconds"), watch.read(), strict=True):
+        getattr(answer, name).add_(spent / max(1, len(answer)))
 
 
 def _add_posterior(answer: Answer, problem: Problem, propagated: Simulator | None, samples: int) -> None:
@@ -156,8 +204,9 @@ def _add_posterior(answer: Answer, problem: Problem, propagated: Simulator | Non
         objective = objective_for(images, simulator)
         place = torch.arange(len(images))
         nearest = dictionary_for(simulator).match(
-            objective.images[place], objective.mask[place], images.kind, simulator.experiment, STORED_STARTS
-        )
+            objective.images[place], objective.mask[place], images.kind, simulator.experiment, STORED_STARTS,
+            simulator.body,
+        )  # fmt: skip
         fits = Answer(answer.radius_nm[rows], answer.quaternion[rows])
         if answer.hypotheses is not None:
             fits.hypotheses = Hypotheses(*(part[rows] for part in answer.hypotheses))
@@ -174,18 +223,18 @@ def _add_posterior(answer: Answer, problem: Problem, propagated: Simulator | Non
     answer.samples = {name: torch.cat([part[name] for part in drawn]) for name in drawn[0]}
 
 
-def _improve_poor(answer: Answer, propagated: Simulator, method: Method, problem: Problem) -> None:
+def _improve_poor(answer: Answer, propagated: Simulator, fit: Fit, problem: Problem) -> None:
     """Fit the images of poor fits by straight rays with propagated waves, and keep what is better.
 
     Both fits are charged.
     """
     answer.physics = ["straight"] * len(answer)
-    rows = torch.tensor([word == POOR for word in answer.status]).nonzero()[:, 0]
+    rows = torch.tensor([word in (POOR, UNKNOWN) for word in answer.status]).nonzero()[:, 0]
     if not len(rows):
         return
     seen = problem.images.mask if problem.network_mask is None else problem.network_mask
     poor = replace(problem, images=problem.images.subset(rows), simulator=propagated, network_mask=seen[rows])
-    other = method.run(poor)
+    other = fit(poor, lambda share: None)
     for name in COSTS:
         getattr(answer, name)[rows] += getattr(other, name)
     taken = (other.objective < answer.objective[rows]).nonzero()[:, 0]
@@ -203,7 +252,7 @@ def table_of_answer(answer: Answer) -> "pd.DataFrame":
 
 COLUMNS = (
     "index", "radius_nm", "q_w", "q_x", "q_y", "q_z", "radius_std_nm", "orientation_std_deg", "objective",
-    "evaluations", "seconds", "status", "physics", "converged", "core_seconds",
+    "evaluations", "seconds", "status", "converged", "core_seconds", *WORDS,
 )  # fmt: skip
 
 
@@ -216,11 +265,10 @@ def answer_of_table(table: "pd.DataFrame") -> Answer:
     quaternion = column([f"q_{axis}" for axis in "wxyz"])
     names = ("radius_std_nm", "orientation_std_deg", "objective", "evaluations", "seconds", "index")
     values: dict[str, Any] = {name: column(name) for name in (*names, "converged", "core_seconds")}
-    physics = table["physics"].tolist() if "physics" in table else []
+    words = {name: table[name].tolist() for name in WORDS if name in table}
     nuisance = {str(name): column(name) for name in table if name not in COLUMNS}
     return Answer(
-        column("radius_nm"), quaternion, **values, status=table["status"].tolist(), physics=physics,
-        nuisance=nuisance,
+        column("radius_nm"), quaternion, **values, **words, nuisance=nuisance,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from icobench.errors import InputError
 from icobench.fitting.least_squares import centre_steps
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import PoissonDeviance
+from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.images.image_set import ImageSet
 from icobench.images.image_source import FEWEST_UNITS, ImageSource
 from icobench.images.noise import noise_of
@@ -25,6 +26,7 @@ from icobench.network.classifier import Classifier, label_images
 from icobench.network.selection import Networks
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.simulator.sphere import simulator_of
 
 __all__ = [
     "BLOCK", "GPU_BLOCK", "Bench", "find_beam", "find_noise", "find_response", "misses_of", "problem_of",
@@ -84,6 +86,7 @@ class Bench:
         method: that fits; without its second search, which is in vain, and ten times as long, where a belief
             is wrong.
         device, networks, seed, fit_sin_theta: as for :func:`~icobench.runs.reconstruct.reconstruct`.
+        body: that made the images; the icosahedron by default.
 
     Attributes:
         classifier: sorts images before they are fitted; None for no sorting.
@@ -91,11 +94,11 @@ class Bench:
 
     def __init__(
         self, grid: ImageSource, method: Method, device: torch.device, networks: Networks | None, seed: int,
-        fit_sin_theta: float,
+        fit_sin_theta: float, body: ConvexBody | None = None,
     ) -> None:  # fmt: skip
         self.grid, self.device, self.networks = grid, device, networks
         self.method = method.with_options(rescue=False) if "rescue" in method.option_names else method
-        self.seed, self.fit_sin_theta = seed, fit_sin_theta
+        self.seed, self.fit_sin_theta, self.body = seed, fit_sin_theta, body or icosahedron()
         self.classifier: Classifier | None = None
 
     def first(self) -> ImageSet:
@@ -112,7 +115,7 @@ class Bench:
 
     def fitted(self, experiment: Experiment) -> tuple[Problem, Answer]:
         """The first images and their fits; without misses, if images are sorted and some are none."""
-        simulator = Simulator(experiment, device=self.device)
+        simulator = self.simulator(experiment)
         problem = problem_of(self.first(), simulator, self.networks, self.seed, self.fit_sin_theta)
         missed = misses_of(problem, self.classifier)
         if 0 < len(missed) < len(problem.images):
@@ -121,6 +124,10 @@ class Bench:
             seen = None if seen is None else seen[hit]
             problem = replace(problem, images=problem.images.subset(hit), network_mask=seen)
         return problem, self.method.run(problem)
+
+    def simulator(self, experiment: Experiment) -> Simulator:
+        """Of the body, for an experiment."""
+        return simulator_of(self.body, experiment, device=self.device)
 
 
 def find_beam(bench: Bench, experiment: Experiment) -> Experiment:

@@ -21,6 +21,7 @@ import torch
 from icobench import __version__
 from icobench.answer import MISS, OUTSIDE, RADII_NM, Answer, Progress
 from icobench.errors import InputError
+from icobench.fitting.facets import FACETS
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.posterior import check_samples
 from icobench.images.facts import Setup
@@ -28,7 +29,8 @@ from icobench.images.image_source import ImageSource
 from icobench.images.prepare import Prepared, prepare
 from icobench.images.reading import Reading
 from icobench.methods import Catalogue, Method
-from icobench.runs.blocks import Fitting, read_answer, store_answer
+from icobench.methods.shapes import EQUIVALENT, chosen_shape
+from icobench.runs.blocks import ICOSAHEDRON, Fitting, read_answer, store_answer
 from icobench.runs.calibrate import BLOCK, GPU_BLOCK, find_beam, find_noise, find_response, refine_gain
 from icobench.runs.pieces import execute, missing_pieces
 from icobench.runs.pool import automatic_workers, chosen_device, one_thread
@@ -135,7 +137,7 @@ class Stack:
             answers, problem = self.fitting.answer(block, report)
             if start == 0:
                 notes: list[str] = []
-                if problem is not None:
+                if problem is not None and not self.fitting.wanted.races:
                     bench = self.fitting.bench(self.opened.grid)
                     notes = refine_gain(self.opened.source, bench, problem, answers[0])
                 if notes:  # once more, with the gain
@@ -200,7 +202,10 @@ class Stack:
         _by_wavelength(answer, self.opened.setup, notes)
         if OUTSIDE in answer.status:
             low, high = RADII_NM
-            notes.append(f"radii are searched from {low:g} to {high:g} nm; {OUTSIDE} fits ended there")
+            also = (
+                "" if self.fitting.wanted.plain else ", or at the end of the range of the shape's parameter"
+            )
+            notes.append(f"radii are searched from {low:g} to {high:g} nm; {OUTSIDE} fits ended there{also}")
         if self.fitting.sort:
             missed = sum(word.startswith(MISS) for word in answer.status)
             notes.append(f"{missed} of {len(answer)} images show no single body and were not fitted")
@@ -223,8 +228,10 @@ def _threads(device: torch.device, images: int) -> AbstractContextManager[None]:
 
 def begin(
     opened: Prepared,
-    method: str | Method = "network+lm",
+    method: str | Method | None = None,
     *,
+    shape: str = ICOSAHEDRON,
+    facets: str = FACETS[0],
     fit_centre: bool = False,
     fit_response: bool = False,
     fit_sin_theta: float = FIT_SIN_THETA,
@@ -244,7 +251,15 @@ def begin(
     Raises:
         InputError: as for :func:`reconstruct`, or the folder holds the blocks of another reconstruction.
     """
+    wanted = chosen_shape(shape)
+    method = method or ("network+lm" if wanted.plain else "dictionary+lm")
     chosen = (catalogue or Catalogue()).method(method) if isinstance(method, str) else method
+    wanted.check(chosen, nuisance, fit_centre, fit_response, bool(posterior))
+    if facets not in FACETS:
+        raise InputError(f"facets are {', '.join(FACETS)}, not {facets!r}")
+    straight = opened.experiment.physics == "straight" and not auto_physics
+    if facets != FACETS[0] and (posterior or nuisance or not straight):
+        raise InputError("free facets are fitted by straight rays, without nuisance parameters or posteriors")
     if versions != 1:
         chosen = chosen.with_options(versions=versions)
     if not 0 < fit_sin_theta <= 1:
@@ -263,7 +278,7 @@ def begin(
         notes: list[str] = []
         fitting = Fitting(
             chosen, experiment, str(where), model, seed, fit_sin_theta, tuple(nuisance), auto_physics,
-            posterior, sort,
+            posterior, sort, shape, facets,
         )  # fmt: skip
         networks = fitting.networks
         if networks is not None:
@@ -292,7 +307,8 @@ def begin(
     fitting = replace(fitting, experiment=experiment, nuisance=tuple(nuisance))
     vars(fitting)["networks"] = networks  # already loaded
     stack = Stack(opened, fitting, None, notes)
-    if folder is not None and opened.call is not None and len(stack.pieces()) > 1:
+    keeps = folder is not None and facets == FACETS[0]  # tables cannot hold bodies
+    if keeps and folder is not None and opened.call is not None and len(stack.pieces()) > 1:
         settings = asdict(replace(fitting, method=None)) | {"device": None, "model": None}  # type: ignore[arg-type]
         identity = {
             "icobench": __version__, "images": plain(opened.call), "count": len(stack),
@@ -316,8 +332,10 @@ def reconstruct(
     mask: Any = None,
     kind: str = "auto",
     experiment: Experiment | Mapping[str, Any] | None = None,
-    method: str | Method = "network+lm",
+    method: str | Method | None = None,
     *,
+    shape: str = ICOSAHEDRON,
+    facets: str = "fixed",
     detector: FlatDetector | None = None,
     centre: tuple[float, float] | None = None,
     pixels: int | None = None,
@@ -360,7 +378,14 @@ def reconstruct(
             orthographic grid; its number of pixels does not matter. A dictionary such as
             ``{"wavelength_nm": 13.4}`` states these values alone, an experiment all of them; a file states
             some.
-        method: a name, or a method.
+        method: a name, or a method; "network+lm" by default, and "dictionary+lm" for other shapes than the
+            icosahedron, which is all that networks know.
+        shape: the body, of :data:`~icobench.geometry.shapes.SHAPES`; "hexagonal-prism=1.5" has a parameter of
+            this value, "hexagonal-prism" has it fitted along; several, separated by commas, or "auto" for all
+            of them, race (:func:`~icobench.methods.shapes.fit_shapes`). Radii are circumradii.
+        facets: "distances" lets every facet of the fitted body have a distance of its own from the origin,
+            as far as the evidence is for it, "directions" a direction, too
+            (:func:`~icobench.fitting.facets.fit_facets`, ten seconds an image); by straight rays.
         detector: the flat detector that took the frames.
         centre: (x, y) of the beam in pixels of an orthographic frame.
         pixels: side of the grid that frames are resampled to.
@@ -403,6 +428,10 @@ def reconstruct(
         >>> answer = icobench.reconstruct(pattern.images, kind="counts", method="dictionary+lm")
         >>> answer.status, abs(float(answer.radius_nm[0]) - 60) < 0.5
         (['ok'], True)
+        >>> cube = icobench.simulate(60.0, photons=1e5, shape="cube")
+        >>> answer = icobench.reconstruct(cube.images, kind="counts", shape="cube")
+        >>> answer.status, answer.shape
+        (['ok'], ['cube'])
     """
     with ExitStack() as files:
         if isinstance(images, Prepared):
@@ -415,9 +444,9 @@ def reconstruct(
             if not isinstance(images, ImageSource):
                 files.enter_context(opened)
         stack = begin(
-            opened, method, fit_centre=fit_centre, fit_response=fit_response, fit_sin_theta=fit_sin_theta,
-            nuisance=nuisance, auto_physics=auto_physics, versions=versions, posterior=posterior, sort=sort,
-            model=model, seed=seed, device=device, catalogue=catalogue, folder=folder,
+            opened, method, shape=shape, facets=facets, fit_centre=fit_centre, fit_response=fit_response,
+            fit_sin_theta=fit_sin_theta, nuisance=nuisance, auto_physics=auto_physics, versions=versions,
+            posterior=posterior, sort=sort, model=model, seed=seed, device=device, catalogue=catalogue, folder=folder,
         )  # fmt: skip
         stack.run(workers, progress=progress)
         answer = stack.answer()
@@ -435,5 +464,7 @@ def _by_wavelength(answer: Answer, setup: Setup, notes: list[str]) -> None:
         return
     ratio = torch.as_tensor(fact.by_frame / fact.value)[answer.index]
     answer.radius_nm, answer.radius_std_nm = answer.radius_nm * ratio, answer.radius_std_nm * ratio
+    if EQUIVALENT in answer.nuisance:
+        answer.nuisance[EQUIVALENT] = answer.nuisance[EQUIVALENT] * ratio
     low, high = float(fact.by_frame.min()), float(fact.by_frame.max())
     notes.append(f"every frame has its own wavelength, {low:.5g} to {high:.5g} nm; radii are in its units")
