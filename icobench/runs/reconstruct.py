@@ -446,7 +446,8 @@ def reconstruct(
         stack = begin(
             opened, method, shape=shape, facets=facets, fit_centre=fit_centre, fit_response=fit_response,
             fit_sin_theta=fit_sin_theta, nuisance=nuisance, auto_physics=auto_physics, versions=versions,
-            posterior=posterior, sort=sort, model=model, seed=seed, device=device, catalogue=catalogue, folder=folder,
+            posterior=posterior, sort=sort, model=model, seed=seed, device=device, catalogue=catalogue,
+            folder=folder,
         )  # fmt: skip
         stack.run(workers, progress=progress)
         answer = stack.answer()
