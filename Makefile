@@ -86,6 +86,7 @@ reports: $(STAMP)
 	$(BIN)/python reports/told.py
 	$(BIN)/python reports/posterior.py
 	$(BIN)/python reports/bodies.py
+	$(BIN)/python reports/amortised.py
 	$(BIN)/python reports/claims.py
 	$(BIN)/icobench report reports/laptop
 

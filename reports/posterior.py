@@ -23,7 +23,7 @@ from scipy.stats import kstest
 from stored import text_table
 
 from icobench.answer import RADII_NM, Answer
-from icobench.fitting.objectives import objective_for
+from icobench.fitting.objectives import Objective, objective_for
 from icobench.fitting.posterior import log_likelihood
 from icobench.geometry.orientation import disorientation, nearest_equivalent, random_orientations
 from icobench.geometry.rotations import (
@@ -137,9 +137,7 @@ def summary(
 
 
 def chain(truth: ImageSet, seed: int, number: int) -> dict[str, Any]:
-    """Metropolis steps from the truth and from its twin, half the walkers each, which may also leap between
-    both by half a turn about the beam."""
-    rng = random_generator(seed, Purpose.STARTS, number)
+    """What samples of an image's posterior say, and a chain."""
     experiment = Experiment()
     seen = replace(truth, mask=truth.mask & (experiment.sin_theta() <= FIT_SIN_THETA))
     objective = objective_for(seen, Simulator(experiment))
@@ -148,7 +146,33 @@ def chain(truth: ImageSet, seed: int, number: int) -> dict[str, Any]:
     )
     radius, turn, weight = (part[0] for part in samples_of(answer, 1))
     ours = summary(truth, radius, turn, weight)
-    size = torch.tensor([*(math.radians(value) for value in ours["std"][1:]), ours["std"][0]])
+    every_radius, every_turn = walk(
+        objective, truth, ours["std"], random_generator(seed, Purpose.STARTS, number)
+    )
+    every_radius, every_turn = every_radius.flatten(), every_turn.flatten(0, 1)
+    even = torch.full((len(every_radius),), 1 / len(every_radius), dtype=torch.float64)
+    print(f"chain {number}", flush=True)
+    return {
+        "samples": ours, "chain": summary(truth, every_radius, every_turn, even),
+        "effective": float(answer.nuisance["posterior_effective"][0]), "status": answer.status[0],
+    }  # fmt: skip
+
+
+def walk(
+    objective: Objective, truth: ImageSet, spreads: list[float], rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Radii (steps, walkers) and orientations (steps, walkers, 4) of Metropolis steps, the first left out.
+
+    Half of the walkers start at the truth, half at its twin; they may also leap between both by half a turn
+    about the beam.
+
+    Args:
+        objective: of one image.
+        truth: of that image.
+        spreads: of the posterior: radius in nm, turns about x, y, z in degrees.
+        rng: of the steps.
+    """
+    size = torch.tensor([*(math.radians(value) for value in spreads[1:]), spreads[0]])
     size = size.double() * 0.9
     at = torch.zeros(WALKERS, dtype=torch.long)
     radii = truth.radius_nm.repeat(WALKERS)
@@ -167,13 +191,8 @@ def chain(truth: ImageSet, seed: int, number: int) -> dict[str, Any]:
         value = torch.where(moved, trial, value)
         if step >= BURNT:
             kept.append((radii, turns))
-    every_radius, every_turn = (torch.cat(column) for column in zip(*kept, strict=True))
-    even = torch.full((len(every_radius),), 1 / len(every_radius), dtype=torch.float64)
-    print(f"chain {number}", flush=True)
-    return {
-        "samples": ours, "chain": summary(truth, every_radius, every_turn, even),
-        "effective": float(answer.nuisance["posterior_effective"][0]), "status": answer.status[0],
-    }  # fmt: skip
+    every_radius, every_turn = (torch.stack(column) for column in zip(*kept, strict=True))
+    return every_radius, every_turn
 
 
 def chains(seed: int) -> list[dict[str, Any]]:

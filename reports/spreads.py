@@ -4,7 +4,8 @@
     python reports/spreads.py --measure counts   # coverage on five other seeds, and outside of training
     python reports/spreads.py                    # the page from what is stored
 
-`--fit` leaves radius and orientation as they are and stops if any of them changes. Results are in
+`--fit` leaves radius and orientation as they are and stops if any of them changes; a head for the posterior
+(`reports/amortised.py`) goes. Results are in
 `spreads.json`, the page is `spreads.md`."""
 
 import argparse
@@ -34,6 +35,7 @@ from icobench.network.recipe import Recipe
 from icobench.network.selection import SHIPPED, load_network
 from icobench.network.spreads import LEVELS, OF_ANGLE, OF_RADIUS, fit_spreads, spread_batches
 from icobench.network.stream import TrainingStream
+from icobench.network.training import HEADS
 from icobench.provenance import provenance, short_commit
 from icobench.seeds import Purpose, torch_generator
 from icobench.sets.simulate import simulate
@@ -72,10 +74,10 @@ def fit(name: str) -> None:
     answers_of = card.get("spreads", {}).get("answers_of", stored.digest)
     if "spreads" in card:  # its head goes
         card = card["started_from"]
-    options = {key: value for key, value in card["network"].items() if key != "spread_hidden"}
+    options = {key: value for key, value in card["network"].items() if not key.endswith("_hidden")}
     network = build_network(card["architecture"], options)
     assert isinstance(network, CompactNetwork)
-    weights = {key: value for key, value in stored.weights.items() if not key.startswith("spread_head.")}
+    weights = {key: value for key, value in stored.weights.items() if not key.startswith(HEADS)}
     network.load_state_dict(weights)
     recipe, experiment = Recipe.from_dict(card["recipe"]), Experiment.from_dict(card["experiment"])
     recipe = replace(recipe, batch=BATCH, variants=VERSIONS.get(name, 2))

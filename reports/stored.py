@@ -51,7 +51,8 @@ def evaluation_rows(folder: str, test_set: str) -> pd.DataFrame:
 def shipped_digests() -> frozenset[str]:
     """Of the networks in the package, and of the published one before its weights were rounded.
 
-    Also those before `reports/spreads.py` changed their error bars alone: the answers are the same.
+    Also those before `reports/spreads.py` changed their error bars alone, or `reports/amortised.py` gave them
+    a head: the answers are the same.
     """
     members = list(load_network().members)
     try:
@@ -59,7 +60,10 @@ def shipped_digests() -> frozenset[str]:
     except InputError:
         print("the published network's weights are not in the package; still owed")
     trained = digests_of(stored("paper_network/full/evaluation.json"))
-    same = [member.card["spreads"]["answers_of"] for member in members if "spreads" in member.card]
+    changes = [
+        member.card[name] for member in members for name in ("spreads", "posterior") if name in member.card
+    ]
+    same = [change["answers_of"] for change in changes]
     return frozenset([*trained, *same, *(member.digest for member in members)])
 
 

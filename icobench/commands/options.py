@@ -33,8 +33,8 @@ __all__ = [
 ]  # fmt: skip
 
 METHOD_NAMES = (
-    "network, paper-network, simplex, simplex-race, cma-es; dictionary, network or paper-network, + simplex, "
-    "lm or mle"
+    "network, paper-network, posterior, simplex, simplex-race, cma-es; dictionary, network or paper-network, "
+    "+ simplex, lm or mle"
 )
 TEST_SET_NAMES = "paper, clean, counting, experiment, voxels, propagated, mcp, mcp-known, realistic"
 """For help, which must not load the registries; a test compares them."""

@@ -9,7 +9,7 @@ adapted twice to what was drawn (adaptive multiple importance sampling: Cornuet 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,15 +28,9 @@ from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objective import CHUNK, Objective
 from icobench.fitting.objectives import PoissonDeviance
 from icobench.geometry.convex import ConvexBody
-from icobench.geometry.orientation import equivalents, to_fundamental_domain
-from icobench.geometry.rotations import (
-    quaternion_conjugate,
-    quaternion_multiply,
-    quaternion_to_rotation_vector,
-    random_quaternions,
-    rotate_about_beam,
-    turned,
-)
+from icobench.geometry.mixture import PoseMixture
+from icobench.geometry.orientation import to_fundamental_domain
+from icobench.geometry.rotations import rotate_about_beam, turned
 from icobench.seeds import Purpose, torch_generator
 
 __all__ = ["Posterior", "check_samples", "log_likelihood", "sample_posterior", "starts_of"]
@@ -70,12 +64,6 @@ LEAST_SHARE = 0.02
 
 WIDEST_RAD, WIDEST_NM = 0.35, 20.0
 """Standard deviations of a component are bounded by these: wider ones would wrap around."""
-
-EQUIVALENTS = 6
-"""Nearest equivalents of an orientation that count in a component's density: the widest reaches no others."""
-
-VOLUME = 8 * math.pi**2
-"""Of SO(3), in the measure whose density is 1 for small rotation vectors."""
 
 LARGE_K = 0.7
 """From this shape of the weights' tail the samples are not to be trusted (Vehtari et al., J. Mach. Learn.
@@ -129,102 +117,29 @@ class Posterior(NamedTuple):
         }  # fmt: skip
 
 
-@dataclass
-class _Mixture:
-    """Components of the draws for N images, K each.
-
-    Attributes:
-        radius: (N, K).
-        quaternion: (N, K, 4).
-        covariance: (N, K, 4, 4) scale matrices: rotation vector about the lab axes (rad), radius (nm).
-        share: (N, K); 0 for one that is left out. The sum is 1 - UNIFORM.
-        body: whose rotations make orientations equivalent.
-    """
-
-    radius: Tensor
-    quaternion: Tensor
-    covariance: Tensor
-    share: Tensor
-    body: ConvexBody
-
-    def draw(self, count: int, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Radii (N, count) and orientations (N, count, 4); each image draws from its own generator."""
-        factor = torch.linalg.cholesky(self.covariance)
-        radius, quaternion = [], []
-        for row, generator in enumerate(generators):
-            normal = torch.randn(count, 4, generator=generator, dtype=torch.float64)
-            chi = torch.randn(count, int(FREEDOM), generator=generator, dtype=torch.float64).square().sum(1)
-            low, high = RADII_NM
-            anywhere = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
-            turn = random_quaternions(count, generator)
-            place = torch.rand(count, generator=generator, dtype=torch.float64)
-            edges = self.share[row].cumsum(0)
-            component = torch.searchsorted(edges, place, right=True)
-            uniform = component >= len(edges)
-            component = component.clamp_max(len(edges) - 1)
-            step = (factor[row, component] @ normal.unsqueeze(-1)).squeeze(-1) * (FREEDOM / chi).sqrt()[
-                :, None
-            ]
-            radius.append(torch.where(uniform, anywhere, self.radius[row, component] + step[:, 3]))
-            near = turned(self.quaternion[row, component], step[:, :3])
-            quaternion.append(torch.where(uniform[:, None], turn, near))
-        return torch.stack(radius), torch.stack(quaternion)
-
-    def offsets(self, radius: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
-        """From every component to samples (N, S): steps (N, K, S, E, 4) for the E nearest equivalents,
-        nearest first, and the logarithm of the density of the rotations' measure there, (N, K, S, E)."""
-        alike = equivalents(quaternion, self.body)  # (N, S, G, 4)
-        cosine = torch.einsum("nsgi,nki->nksg", alike, self.quaternion).abs()
-        nearest = cosine.topk(min(EQUIVALENTS, cosine.shape[-1])).indices.unsqueeze(-1)
-        alike = torch.take_along_dim(alike.unsqueeze(1), nearest, 3)
-        relative = quaternion_multiply(alike, quaternion_conjugate(self.quaternion)[:, :, None, None])
-        vector = quaternion_to_rotation_vector(relative)
-        away = (radius.unsqueeze(1) - self.radius.unsqueeze(-1))[..., None, None]
-        steps = torch.cat((vector, away.expand(*vector.shape[:-1], 1)), -1)
-        half = (vector.norm(dim=-1) / 2).clamp_min(1e-12)
-        return steps, 2 * (half.sin() / half).log()
-
-    def log_densities(self, radius: Tensor, quaternion: Tensor) -> Tensor:
-        """Logarithms of share times density (N, K + 1, S) at samples (N, S), per rotation and nm; the last is
-        the uniform component."""
-        parts = []
-        for piece in torch.arange(radius.shape[1]).split(CHUNK):
-            steps, measure = self.offsets(radius[:, piece], quaternion[:, piece])
-            factor = torch.linalg.cholesky(self.covariance)
-            flat = steps.flatten(2, 3).mT
-            square = torch.linalg.solve_triangular(factor, flat, upper=False).square().sum(2)
-            square = square.unflatten(2, steps.shape[2:4])
-            norm = math.lgamma((FREEDOM + 4) / 2) - math.lgamma(FREEDOM / 2) - 2 * math.log(math.pi * FREEDOM)
-            scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            log = norm - scale[..., None, None] - (FREEDOM + 4) / 2 * torch.log1p(square / FREEDOM) - measure
-            parts.append(log.logsumexp(-1) + self.share.log()[..., None])
-        low, high = RADII_NM
-        uniform = math.log(UNIFORM * len(self.body.group) / VOLUME / (high - low))
-        every = torch.cat(parts, 2)
-        inside = (radius >= low) & (radius <= high)
-        rest = torch.where(inside, uniform, -torch.inf).unsqueeze(1)
-        return torch.cat((every, rest), 1)
-
-    def adapted(self, radius: Tensor, quaternion: Tensor, weight: Tensor) -> "_Mixture":
-        """The mixture with centres, covariances and shares of weighted samples (N, S)."""
-        log = self.log_densities(radius, quaternion)
-        member = log.softmax(1)[:, :-1] * weight.unsqueeze(1)  # (N, K, S)
-        mass = member.sum(2)
-        steps = self.offsets(radius, quaternion)[0][:, :, :, 0]
-        part = member / mass.clamp_min(1e-300).unsqueeze(2)
-        effective = 1 / part.square().sum(2).clamp_min(1e-300)
-        mean = (part.unsqueeze(-1) * steps).sum(2)
-        away = steps - mean.unsqueeze(2)
-        spread = (part[..., None] * away).mT @ away
-        # Few samples say little: the present covariance counts as twenty of them.
-        trust = torch.where(mass > 1e-12, effective / (effective + 20), 0.0)
-        covariance = trust[..., None, None] * spread + (1 - trust[..., None, None]) * self.covariance
-        mean = trust.unsqueeze(-1) * mean
-        share = torch.where(self.share > 0, mass.clamp_min(LEAST_SHARE), 0.0)
-        return _Mixture(
-            (self.radius + mean[..., 3]).clamp(*RADII_NM), turned(self.quaternion, mean[..., :3]),
-            _bounded(covariance), (1 - UNIFORM) * share / share.sum(1, keepdim=True), self.body,
-        )  # fmt: skip
+def _adapted(mixture: PoseMixture, radius: Tensor, quaternion: Tensor, weight: Tensor) -> PoseMixture:
+    """The mixture with centres, covariances and shares of weighted samples (N, S)."""
+    log = mixture.log_densities(radius, quaternion)
+    member = log.softmax(1)[:, :-1] * weight.unsqueeze(1)  # (N, K, S)
+    mass = member.sum(2)
+    steps = mixture.offsets(radius, quaternion)[0][:, :, :, 0]
+    part = member / mass.clamp_min(1e-300).unsqueeze(2)
+    effective = 1 / part.square().sum(2).clamp_min(1e-300)
+    mean = (part.unsqueeze(-1) * steps).sum(2)
+    away = steps - mean.unsqueeze(2)
+    spread = (part[..., None] * away).mT @ away
+    # Few samples say little: the present covariance counts as twenty of them.
+    trust = torch.where(mass > 1e-12, effective / (effective + 20), 0.0)
+    present = mixture.factor @ mixture.factor.mT
+    covariance = trust[..., None, None] * spread + (1 - trust[..., None, None]) * present
+    mean = trust.unsqueeze(-1) * mean
+    share = torch.where(mixture.share > 0, mass.clamp_min(LEAST_SHARE), 0.0)
+    return replace(
+        mixture, radius=(mixture.radius + mean[..., 3]).clamp(*RADII_NM),
+        quaternion=turned(mixture.quaternion, mean[..., :3]),
+        factor=torch.linalg.cholesky(_bounded(covariance)),
+        share=(1 - UNIFORM) * share / share.sum(1, keepdim=True),
+    )  # fmt: skip
 
 
 def _bounded(covariance: Tensor) -> Tensor:
@@ -274,7 +189,7 @@ def starts_of(answer: Answer, nearest: Hypotheses) -> Hypotheses:
     return Hypotheses(radii, turns, torch.zeros_like(radii))
 
 
-def _modes(objective: Objective, starts: Hypotheses, body: ConvexBody) -> _Mixture:
+def _modes(objective: Objective, starts: Hypotheses, body: ConvexBody) -> PoseMixture:
     """Fits from all starts, each mode once."""
     count, radius, quaternion = len(starts.radius_nm), starts.radius_nm, starts.quaternion
     for options, kept_fits in FITS:
@@ -294,9 +209,12 @@ def _modes(objective: Objective, starts: Hypotheses, body: ConvexBody) -> _Mixtu
     covariance = (inverse / (size[:, :, None] * size[:, None]))[:, :4, :4].cpu()
     finite = covariance.isfinite().flatten(1).all(1)[:, None, None]
     covariance = _bounded(torch.where(finite, covariance, torch.eye(4))).unflatten(0, (count, number))
-    mixture = _Mixture(radius, quaternion, covariance, torch.ones_like(radius), body)
-    steps, _ = mixture.offsets(radius, quaternion)  # (N, K, K, E, 4)
     factor = torch.linalg.cholesky(covariance)
+    uniform = torch.full((count,), UNIFORM, dtype=torch.float64)
+    mixture = PoseMixture(
+        radius, quaternion, WIDER * factor, torch.ones_like(radius), uniform, body, RADII_NM, FREEDOM
+    )
+    steps, _ = mixture.offsets(radius, quaternion)  # (N, K, K, E, 4)
     distance = torch.linalg.solve_triangular(factor, steps.flatten(2, 3).mT, upper=False).square().sum(2)
     near = distance.unflatten(2, steps.shape[2:4]).amin(-1) < SAME**2
     # Of a chain of neighbours only the best stays.
@@ -308,7 +226,6 @@ def _modes(objective: Objective, starts: Hypotheses, body: ConvexBody) -> _Mixtu
     share = torch.where(kept, log - log[:, :1] + volume - volume[:, :1], -torch.inf).softmax(1)
     share = torch.where(kept, share.clamp_min(LEAST_SHARE), 0.0)
     mixture.share = (1 - UNIFORM) * share / share.sum(1, keepdim=True)
-    mixture.covariance = covariance * WIDER**2
     return mixture
 
 
@@ -362,13 +279,13 @@ def sample_posterior(
         sizes.append(size)
         densities = torch.stack(
             [
-                each.log_densities(radius, quaternion).logsumexp(1) + math.log(size)
+                each.log_density(radius, quaternion) + math.log(size)
                 for each, size in zip(mixtures, sizes, strict=True)
             ]
         ).logsumexp(0)
         weight = (log - densities).softmax(1)
         if number + 1 < len(ROUNDS):
-            mixture = mixture.adapted(radius, quaternion, weight)
+            mixture = _adapted(mixture, radius, quaternion, weight)
     member = first.log_densities(radius, quaternion)[:, :-1].argmax(1)
     mass = torch.zeros_like(first.share).scatter_add(1, member, weight)
     rank = mass.argsort(1, descending=True).argsort(1)

@@ -75,8 +75,12 @@ class Problem:
         """
         if self.networks is None:
             raise InputError("this method needs a trained network")
-        images = replace(self.images, experiment=self.simulator.experiment)
-        return predict(self.networks, images, self.network_mask, versions=versions)
+        return predict(self.networks, self.seen(), versions=versions)
+
+    def seen(self) -> ImageSet:
+        """The images as networks see them: with their mask and the simulator's experiment."""
+        mask = self.images.mask if self.network_mask is None else self.network_mask
+        return replace(self.images, mask=mask, experiment=self.simulator.experiment)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from icobench.methods.base import Method
 from icobench.methods.cma_es import CMA_ES
 from icobench.methods.hybrids import HYBRIDS
 from icobench.methods.network import NETWORK, PAPER_NETWORK
+from icobench.methods.posterior import POSTERIOR
 from icobench.methods.simplex import SIMPLEX, SIMPLEX_RACE
 from icobench.sets.test_sets import TEST_SETS, TestSet, available_test_sets, find_test_set
 
@@ -28,7 +29,8 @@ ENTRY_POINTS = "icobench.methods"
 """Group of entry points by which other packages offer a :class:`Method`."""
 
 METHODS: Mapping[str, Method] = {
-    method.name: method for method in (NETWORK, PAPER_NETWORK, SIMPLEX, SIMPLEX_RACE, CMA_ES, *HYBRIDS)
+    method.name: method
+    for method in (NETWORK, PAPER_NETWORK, POSTERIOR, SIMPLEX, SIMPLEX_RACE, CMA_ES, *HYBRIDS)
 }
 """The methods of this package."""
 

@@ -16,6 +16,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from icobench.devices import by_device
 from icobench.errors import InputError
 from icobench.network import polar
+from icobench.network.heads import PosteriorHead, SpreadHead
+from icobench.network.orbit import DIMENSION
 from icobench.network.outputs import SPREADS, Layout
 from icobench.network.targets import TARGETS, Circles, Line
 
@@ -45,35 +47,8 @@ OVERLAP = 2
 PERIODS_NM = (256.0, 64.0, 16.0)
 """Of the circles for the radius. Fringes repeat after 5 nm of it or more (pi over the largest q)."""
 
-FARTHEST = 5.0
-"""Standard deviations from their mean in training as which the features of a spread head count at most."""
-
 STACKS = ((3, 64), (4, 128), (6, 256), (4, 512))
 """Residual blocks and filters of each stack."""
-
-
-class SpreadHead(nn.Module):
-    """Corrections of the two logarithms of spreads, from features (B, F) that are not changed: (B, 2).
-
-    New, it corrects nothing. ``centre`` and ``scale`` (F,) are mean and standard deviation of the features.
-    """
-
-    centre: Tensor
-    scale: Tensor
-
-    def __init__(self, features: int, hidden: int) -> None:
-        super().__init__()
-        self.register_buffer("centre", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
-        self.dropout = nn.Dropout(0.1)
-        self.first = nn.Linear(features, hidden)
-        self.last = nn.Linear(hidden, SPREADS)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        standard = ((features - self.centre) / self.scale).clamp(-FARTHEST, FARTHEST)
-        return self.last(nn.functional.silu(self.first(self.dropout(standard))))
 
 
 class CompactNetwork(nn.Module):
@@ -94,8 +69,10 @@ class CompactNetwork(nn.Module):
         harmonic: whether circular harmonics give the orbit vector.
         periods_nm: circumferences of the circles that express the radius
             (:class:`~icobench.network.targets.Circles`, 16 to 180 nm); none for the radius itself.
-        spread_hidden: hidden numbers of a :class:`SpreadHead` that corrects the spreads; 0 for none. Training
-            adds it at its end, see :mod:`icobench.network.spreads`.
+        spread_hidden: hidden numbers of a :class:`~icobench.network.heads.SpreadHead` that corrects the
+            spreads; 0 for none. Training adds it at its end, see :mod:`icobench.network.spreads`.
+        posterior_hidden: the same of a :class:`~icobench.network.heads.PosteriorHead`, for the target "orbit"
+            alone; see :mod:`icobench.network.amortised`.
 
     Raises:
         ValueError: circles that cannot express a radius.
@@ -111,6 +88,7 @@ class CompactNetwork(nn.Module):
         harmonic: bool = True,
         periods_nm: Sequence[float] = PERIODS_NM,
         spread_hidden: int = 0,
+        posterior_hidden: int = 0,
     ) -> None:
         super().__init__()
         self.layout = Layout(TARGETS[target], Circles(periods_nm) if periods_nm else Line())
@@ -157,13 +135,32 @@ class CompactNetwork(nn.Module):
         self.spread_head: SpreadHead | None = None
         if spread_hidden:
             self.add_spread_head(spread_hidden)
+        self.posterior_head: PosteriorHead | None = None
+        if posterior_hidden:
+            self.add_posterior_head(posterior_hidden)
+
+    @property
+    def features(self) -> int:
+        """Number of the features that the heads see."""
+        numbers = self.layout.size.dimension
+        return 2 * self.hidden + 1 + numbers + numbers // 2 + SPREADS + 3
 
     def add_spread_head(self, hidden: int) -> SpreadHead:
         """Give the network a new head for the spreads, which changes nothing yet; returns it."""
-        numbers = self.layout.size.dimension
-        features = 2 * self.hidden + 1 + numbers + numbers // 2 + SPREADS + 3
-        head = SpreadHead(features, hidden).to(self.material.device)
+        head = SpreadHead(self.features, hidden).to(self.material.device)
         self.spread_head, self.options["spread_hidden"] = head, hidden
+        return head
+
+    def add_posterior_head(self, hidden: int) -> PosteriorHead:
+        """Give the network a new head for the posterior, which no answer depends on; returns it.
+
+        Raises:
+            ValueError: a network for another target than "orbit".
+        """
+        if self.layout.target.dimension != DIMENSION:
+            raise ValueError("a head for the posterior needs the target orbit")
+        head = PosteriorHead(self.features, hidden).to(self.material.device)
+        self.posterior_head, self.options["posterior_hidden"] = head, hidden
         return head
 
     def forward(self, x: Tensor) -> Tensor:

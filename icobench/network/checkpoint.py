@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from icobench.errors import InputError
-from icobench.network.architectures import Network, SpreadHead, build_network
+from icobench.network.architectures import Network, build_network
+from icobench.network.heads import SpreadHead
 from icobench.network.recipe import Recipe
 from icobench.simulator.experiment import Experiment
 from icobench.storage import atomic_path
@@ -265,8 +266,9 @@ def _checked_card(text: str) -> dict[str, Any]:
             raise ValueError(f"{name} is no dictionary")
     if not isinstance(card.get("architecture"), str):
         raise ValueError("architecture is no name")
-    if not isinstance(card.get("spreads", {}), dict):
-        raise ValueError("spreads is no dictionary")
+    for name in ("spreads", "posterior"):
+        if not isinstance(card.get(name, {}), dict):
+            raise ValueError(f"{name} is no dictionary")
     factors = card.get("spread_factors", {})
     if not isinstance(factors, dict):
         raise ValueError("spread_factors is no dictionary")
@@ -368,6 +370,6 @@ def load_trained(path: Path | str, device: torch.device | str = "cpu") -> Traine
         if not all(
             bool((head.scale > 0).all()) for head in network.modules() if isinstance(head, SpreadHead)
         ):
-            raise ValueError("a scale of the spread head is not positive")
+            raise ValueError("a scale of a head is not positive")
         network = network.eval().fold().to(device)
     return TrainedNetwork(network, stored.card, recipe, stored.digest)

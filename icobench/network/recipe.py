@@ -27,7 +27,7 @@ BOUNDS = {
     "settle_share": (0, 1), "radius_nm": (1e-3, 1e6), "decades": (1e-3, 300), "background": (0, 1),
     "photons": (1e-3, 1e12), "hole_degrees": (0, 80), "sine": (0.01, 1), "whole_share": (0, 1),
     "refraction": (-10, 0.999), "absorption": (0, 10), "default_index_share": (0, 1), "warm_share": (0, 1),
-    "polarised": (0, 1), "spread_share": (0, 1),
+    "polarised": (0, 1), "spread_share": (0, 1), "posterior_share": (0, 1),
 }  # fmt: skip
 """Least and largest sensible values, for detectors as in :class:`~icobench.images.detector.Detector`."""
 
@@ -59,6 +59,8 @@ class Recipe:
             computed in float32: the norms' batch noise and bfloat16's rounding would limit the precision.
         spread_share: images for the error bars, which are fitted at the end (see
             :mod:`icobench.network.spreads`), over those of the training before; fewer than 2,048 are none.
+        posterior_share: the same for the head of the posterior (:mod:`icobench.network.amortised`); photon
+            counts and the target "orbit" alone.
         radius_nm: range of the uniform radius.
         decades: dynamic range of log images.
         background: largest standard deviation of the half-normal noise of 8-bit log images; half of the
@@ -96,6 +98,7 @@ class Recipe:
     average: float = 0.999
     settle_share: float = 0.15
     spread_share: float = 0.05
+    posterior_share: float = 0.0
     radius_nm: tuple[float, float] = (28.0, 164.0)
     decades: float = 6.0
     background: float = 0.0
@@ -128,6 +131,8 @@ class Recipe:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(choices)}")
+        if self.posterior_share and (self.log_images or self.network.get("target", "orbit") != "orbit"):
+            raise ValueError("posterior_share needs photon counts and the target orbit")
         for name, (least, most) in BOUNDS.items():
             value, is_range = getattr(self, name), isinstance(getattr(Recipe, name), tuple)
             pair = value if is_range else (value, value)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from icobench.geometry.orientation import disorientation
 from icobench.images.image_set import ImageSet
-from icobench.network.architectures import CompactNetwork, SpreadHead, single_precision
+from icobench.network.architectures import CompactNetwork, single_precision
+from icobench.network.heads import SpreadHead
 from icobench.network.outputs import spread_likelihood
 from icobench.network.recipe import Recipe
 from icobench.network.stream import TrainingBatch, TrainingStream
@@ -54,16 +55,17 @@ the root mean square angle of a turn with three equal normal components."""
 
 def spread_batches(
     recipe: Recipe, experiment: Experiment, seed: int, device: torch.device | str, steps: int,
-    held_out: ImageSet | None = None,
+    held_out: ImageSet | None = None, first: int = SPREAD_STEP,
 ) -> Iterator[TrainingBatch]:  # fmt: skip
     """Batches like those of so many steps of training, none of which training or validation uses.
 
-    They are made one at a time; ``held_out`` are intensities to draw from instead of simulating.
+    They are made one at a time; ``held_out`` are intensities to draw from instead of simulating, ``first`` is
+    the number of the first step.
     """
     stream = TrainingStream(replace(recipe, pool=None), experiment, seed, device, held_out)
-    stream.until = SPREAD_STEP + steps
+    stream.until = first + steps
     for number in range(steps):
-        yield stream.batch(SPREAD_STEP + number)
+        yield stream.batch(first + number)
 
 
 class _Seen(NamedTuple):

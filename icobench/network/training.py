@@ -16,6 +16,7 @@ from torch import Tensor
 from icobench.answer import Progress
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
+from icobench.network.amortised import POSTERIOR_STEP, fit_posterior
 from icobench.network.architectures import CompactNetwork, Network, build_network, single_precision
 from icobench.network.checkpoint import (
     StoredWeights,
@@ -37,13 +38,13 @@ from icobench.simulator.experiment import Experiment
 from icobench.stopwatch import Stopwatch
 from icobench.storage import atomic_path, differences
 
-__all__ = ["DivergedError", "TrainingResult", "data_digest", "train"]
+__all__ = ["HEADS", "DivergedError", "TrainingResult", "data_digest", "train"]
 
 LARGEST_GRADIENT = 1.0
 """Norm to which larger gradients are cut."""
 
-SPREAD_HEAD = "spread_head."
-"""How the names of the weights of a network's :class:`~icobench.network.architectures.SpreadHead` begin."""
+HEADS = ("spread_head.", "posterior_head.")
+"""How the names of the weights of a network's heads (:mod:`icobench.network.heads`) begin."""
 
 DIGEST_PIXELS = 2**16
 """Pixels of a set that go into its digest."""
@@ -98,10 +99,8 @@ class _Run:
             torch.manual_seed(seed_word(seed, Purpose.WEIGHTS))
             self.network = build_network(recipe.architecture, recipe.network)
         if start is not None:
-            # The head for the spreads is fitted anew at the end.
-            weights = {
-                name: value for name, value in start.weights.items() if not name.startswith(SPREAD_HEAD)
-            }
+            # The heads are fitted anew at the end.
+            weights = {name: value for name, value in start.weights.items() if not name.startswith(HEADS)}
             if (difference := mismatch(self.network, weights)) is not None:
                 raise InputError(f"the weights to start from belong to another architecture ({difference})")
             self.network.load_state_dict(weights)
@@ -329,15 +328,22 @@ def train(
     simulations = recipe.pool or run.step * recipe.batch // recipe.variants
     if data is not None:
         simulations = len(data)
-    spread_steps = round(recipe.spread_share * run.step)
-    if finished and spread_steps * recipe.batch >= LEAST_IMAGES and isinstance(network, CompactNetwork):
-        fit_spreads(network, spread_batches(recipe, experiment, seed, device, spread_steps, held_out), seed)
-        factors = {"radius": 1.0, "orientation": 1.0}
-        simulations += spread_steps * recipe.batch // recipe.variants if held_out is None else 0
+    factors, steps_of = {"radius": 1.0, "orientation": 1.0}, {"spread": 0, "posterior": 0}
+    if finished and isinstance(network, CompactNetwork):
+        for head, share in (("spread", recipe.spread_share), ("posterior", recipe.posterior_share)):
+            steps = round(share * run.step)
+            steps_of[head] = steps if steps * recipe.batch >= LEAST_IMAGES else 0
+        if steps := steps_of["spread"]:
+            fit_spreads(network, spread_batches(recipe, experiment, seed, device, steps, held_out), seed)
+        if steps := steps_of["posterior"]:
+            fresh = spread_batches(recipe, experiment, seed, device, steps, held_out, POSTERIOR_STEP)
+            fit_posterior(network, fresh, recipe.radius_nm, seed)
+    if not steps_of["spread"]:
+        factors = spread_factors(prediction_errors(network, batches))
+    if head_steps := sum(steps_of.values()):
+        simulations += head_steps * recipe.batch // recipe.variants if held_out is None else 0
         now, cores = watch.read()
         run.seconds, run.core_seconds = seconds_before + now, cores_before + cores
-    else:
-        spread_steps, factors = 0, spread_factors(prediction_errors(network, batches))
     seconds, core_seconds = run.seconds, run.core_seconds
     if start is not None:
         # The cost of the weights that it started from is part of the total.
@@ -358,7 +364,7 @@ def train(
         "device": str(device),
         "torch": torch.__version__,
         "search": search,
-        "spread_images": spread_steps * recipe.batch,
+        **{f"{head}_images": steps * recipe.batch for head, steps in steps_of.items()},
         "spread_factors": factors,
         "started_from": None if start is None else start.card,  # its cost is in the totals above
     }

@@ -304,7 +304,12 @@ def begin(
             notes.append("their decades are fitted along")
         if posterior and source.kind != "counts":
             raise InputError(f"{source.where}: a posterior needs photon counts: only their noise is known")
-    fitting = replace(fitting, experiment=experiment, nuisance=tuple(nuisance))
+    if posterior and "samples" in chosen.option_names:
+        chosen, posterior = chosen.with_options(samples=posterior), 0
+        notes.append("samples are draws of the network's own posterior, without simulations")
+    fitting = replace(
+        fitting, method=chosen, experiment=experiment, nuisance=tuple(nuisance), posterior=posterior
+    )
     vars(fitting)["networks"] = networks  # already loaded
     stack = Stack(opened, fitting, None, notes)
     keeps = folder is not None and facets == FACETS[0]  # tables cannot hold bodies
@@ -403,7 +408,8 @@ def reconstruct(
             is kept, and the answer's ``physics`` says which.
         versions: turned and mirrored versions of an image that the network averages, 1 to 8.
         posterior: samples of the posterior of each image, for the answer's ``samples``
-            (:func:`~icobench.fitting.posterior.sample_posterior`); 0 for none. Photon counts only.
+            (:func:`~icobench.fitting.posterior.sample_posterior`); 0 for none. Photon counts only. From the
+            method "posterior", draws of its own, which need no simulation.
         sort: fit only images that a classifier (:mod:`icobench.network.classifier`) takes for one body. The
             others have NaN and a status that begins with ``miss:`` and says what they show.
         model: weights of the network, or "paper"; the default ones if None. The methods of the paper's

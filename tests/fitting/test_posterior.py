@@ -11,10 +11,9 @@ from icobench.answer import Answer, Hypotheses
 from icobench.errors import InputError
 from icobench.fitting.least_squares import cramer_rao
 from icobench.fitting.objectives import objective_for
-from icobench.fitting.posterior import _Mixture, log_likelihood, sample_posterior, starts_of
-from icobench.geometry.convex import icosahedron
+from icobench.fitting.posterior import log_likelihood, sample_posterior, starts_of
 from icobench.geometry.orientation import disorientation, nearest_equivalent, random_orientations
-from icobench.geometry.rotations import random_quaternions, rotate_about_beam, turned
+from icobench.geometry.rotations import rotate_about_beam, turned
 from icobench.images.image_set import ImageSet
 from icobench.sets.simulate import simulate
 from icobench.simulator.experiment import Experiment
@@ -46,43 +45,6 @@ def sampled(tests: ImageSet, samples: int, seed: int = 0):
     return sample_posterior(
         objective_for(tests, Simulator(Experiment())), starts(tests), samples, seed, tests.numbers
     )
-
-
-def test_densities_integrate_to_one():
-    """Over SO(3) and radii, by uniform draws; a wide component reaches into the equivalents' cells."""
-    generator = torch.Generator().manual_seed(3)
-    count = 200_000
-    turns = random_quaternions(count, generator)[None]
-    radii = 20 + 150 * torch.rand(1, count, generator=generator, dtype=torch.float64)
-    covariance = torch.diag_embed(torch.tensor([0.25, 0.15, 0.3, 6.0], dtype=torch.float64) ** 2)
-    mixture = _Mixture(
-        torch.tensor([[90.0]], dtype=torch.float64), random_orientations(1, generator)[None],
-        covariance[None, None], torch.tensor([[0.98]], dtype=torch.float64), icosahedron(),
-    )  # fmt: skip
-    density = mixture.log_densities(radii, turns).logsumexp(1).exp()
-    volume = 8 * math.pi**2 / 60 * 150
-    assert float(density.mean()) * volume == pytest.approx(1, abs=0.03)
-
-
-def test_draws_have_the_density():
-    """The share of draws near the centre is the integral of the density there."""
-    generator = torch.Generator().manual_seed(4)
-    covariance = torch.diag_embed(torch.tensor([0.1, 0.05, 0.08, 2.0], dtype=torch.float64) ** 2)
-    mixture = _Mixture(
-        torch.tensor([[90.0]], dtype=torch.float64), random_orientations(1, generator)[None],
-        covariance[None, None], torch.tensor([[0.98]], dtype=torch.float64), icosahedron(),
-    )  # fmt: skip
-    radius, turns = mixture.draw(40_000, [generator])
-    near = (disorientation(turns, mixture.quaternion) < 6) & ((radius - 90).abs() < 3)
-    ball = torch.randn(40_000, 3, generator=generator, dtype=torch.float64)
-    length = torch.rand(40_000, 1, generator=generator, dtype=torch.float64) ** (1 / 3)
-    around = turned(
-        mixture.quaternion[:, 0], math.radians(6) * length * ball / ball.norm(dim=1, keepdim=True)
-    )
-    radii = 87 + 6 * torch.rand(1, 40_000, generator=generator, dtype=torch.float64)
-    volume = 4 / 3 * math.pi * math.radians(6) ** 3 * 6
-    expected = float(mixture.log_densities(radii, around[None]).logsumexp(1).exp().mean()) * volume
-    assert float(near.double().mean()) == pytest.approx(expected, rel=0.03)
 
 
 def test_bright_images_have_the_gaussian_of_the_fisher_information():

@@ -303,13 +303,37 @@ def test_a_beam_far_away_is_not_found(offset, seed, tmp_path):
         reconstruct(path, fit_centre=True)
 
 
+def test_a_networks_posterior(problem, network):
+    """Its answer is the network's, its samples have its error bars, and other images are refused."""
+    tests, work = problem
+    method = METHODS["posterior"].with_options(samples=400)
+    outcome, plain = method.run(work), METHODS["network"].run(work)
+    torch.testing.assert_close(outcome.radius_nm, plain.radius_nm, rtol=1e-6, atol=1e-4)
+    assert disorientation(outcome.quaternion, plain.quaternion).max() < 1e-3
+    assert set(outcome.status) <= {"ok", "ambiguous"}
+    ratio = outcome.orientation_std_deg / plain.orientation_std_deg
+    assert ((ratio > 0.5) & (ratio < 2)).all()
+    drawn = {name: values.view(6, 400) for name, values in outcome.samples.items()}
+    assert drawn["index"][:, 0].tolist() == tests.numbers.tolist()
+    torch.testing.assert_close(drawn["radius_nm"].std(1), outcome.radius_std_nm, rtol=0.2, atol=0)
+    turns = torch.stack([drawn[f"q_{axis}"] for axis in "wxyz"], -1)
+    rms = disorientation(turns, outcome.quaternion[:, None]).square().mean(1).sqrt()
+    torch.testing.assert_close(rms, outcome.orientation_std_deg, rtol=0.2, atol=0)
+    answer = reconstruct(tests.images, tests.mask, "counts", method="posterior", posterior=100)
+    assert len(answer.samples["weight"]) == 600
+    assert (answer.evaluations == 1).all()
+    assert "without simulations" in answer.notes[0]
+    with pytest.raises(InputError, match="photon counts"):
+        method.run(Problem(replace(tests, kind="intensity"), work.simulator, network))
+
+
 CHANGED = {
     "network": {"versions": 2}, "simplex": {"starts": 3}, "simplex-race": {"iterations": 2},
     "cma-es": {"generations": 2}, "dictionary+simplex": {"iterations": 3}, "dictionary+lm": {"candidates": 1},
     "dictionary+mle": {"iterations": 2}, "network+simplex": {"iterations": 3},
     "network+lm": {"iterations": 1}, "network+mle": {"iterations": 1}, "paper-network": {"versions": 2},
     "paper-network+simplex": {"iterations": 3}, "paper-network+lm": {"iterations": 1},
-    "paper-network+mle": {"iterations": 1},
+    "paper-network+mle": {"iterations": 1}, "posterior": {"samples": 100},
 }  # fmt: skip
 """For every method an option and another value."""
 
@@ -331,6 +355,7 @@ def test_a_changed_option_changes_what_is_computed(name):
     assert changed.card != method.card
     before, after = method.run(problem), changed.run(problem)
     same = torch.equal(before.radius_nm, after.radius_nm) and torch.equal(before.quaternion, after.quaternion)
+    same = same and before.samples.keys() == after.samples.keys()
     assert not same or not torch.equal(before.evaluations, after.evaluations)
     with pytest.raises(InputError, match=f"{name.replace('+', '.')} has no option 'speed'; it has "):
         method.with_options(speed=2)

@@ -9,8 +9,9 @@ from scipy.stats import chi2, norm, t
 
 from icobench.errors import InputError
 from icobench.geometry.rotations import quaternion_multiply, random_quaternions, rotation_vector_to_quaternion
-from icobench.network.architectures import SpreadHead, build_network
+from icobench.network.architectures import build_network
 from icobench.network.checkpoint import load_trained, read_weights, save_network
+from icobench.network.heads import SpreadHead
 from icobench.network.orbit import embed
 from icobench.network.outputs import Layout
 from icobench.network.selection import SHIPPED
@@ -124,7 +125,7 @@ def test_weights_with_and_without_the_head(tmp_path, finished):
         load_trained(path)
     network.spread_head.scale[0] = 0
     save_network(path, network, {**card, "network": network.options})
-    with pytest.raises(InputError, match="scale of the spread head is not positive"):
+    with pytest.raises(InputError, match="scale of a head is not positive"):
         load_trained(path)
     save_network(path, result.network, {**card, "spreads": 3})
     with pytest.raises(InputError, match="spreads is no dictionary"):

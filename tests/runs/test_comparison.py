@@ -79,6 +79,21 @@ def test_on_a_rung_of_another_material_networks_fail_alone(tmp_path):
     assert answered == {"paper": set(methods), "propagated": {"network", "network-propagated"}}
 
 
+def test_a_posterior_is_compared_where_photons_are_counted(tmp_path):
+    """On log images it fails alone, as a method that was not made for them."""
+    settings = ComparisonSettings(
+        "test", images=1, methods=("network", "posterior"), test_sets=("paper", "counting")
+    )
+    comparison = Comparison(tmp_path / "run", settings, Experiment(), 3)
+    results = computed(comparison)
+    results = results[results["method"] == "posterior"]
+    assert list(comparison.failures) == ["paper, posterior"]
+    assert "photon counts" in comparison.failures["paper, posterior"]
+    assert results["run"].unique().tolist() == ["counting"]
+    assert (results["orientation_std_deg"] > 0).all()
+    assert (results["disorientation_deg"] < 3).all()
+
+
 def test_every_method_is_charged_for_its_networks_alone(tmp_path):
     """Side by side: the published network cost 25,058 images and 149.4 s, the other its own training."""
     methods = ("paper-network", "network", "paper-network+lm", "dictionary+lm")
