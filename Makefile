@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH ?=
 BASE ?=
 
-.PHONY: compare test test-slow drills test-cluster test-oldest bench bench-compare committed lint reports train clean
+.PHONY: compare test test-slow drills test-cluster test-oldest bench bench-compare committed lint docs reports train clean
 
 compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
@@ -63,6 +63,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in site/: offline, and a broken link or a missing docstring is a failure. Notebooks are executed.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Figures and pages from the results stored in reports/; reports/README.md says how those were made.
 reports: $(STAMP)
 	$(BIN)/python reports/figure2.py
@@ -76,9 +81,11 @@ reports: $(STAMP)
 	$(BIN)/python reports/ablation.py --steps 500
 	$(BIN)/python reports/fitters.py --page
 	$(BIN)/python reports/scaling.py
+	$(BIN)/python reports/live.py --page
 	$(BIN)/python reports/tuned_network.py
 	$(BIN)/python reports/told.py
 	$(BIN)/python reports/posterior.py
+	$(BIN)/python reports/bodies.py
 	$(BIN)/python reports/amortised.py
 	$(BIN)/python reports/claims.py
 	$(BIN)/icobench report reports/laptop

@@ -23,6 +23,7 @@ _HOMES = {
     "Simulator": "simulator.simulator",
     "TestSet": "sets.test_sets",
     "augment": "images.augment",
+    "classify": "runs.classify",
     "compare": "api",
     "disorientation": "geometry.orientation",
     "generate": "api",
@@ -34,13 +35,14 @@ _HOMES = {
     "simulate": "sets.simulate",
     "test_sets": "api",
     "to_fundamental_domain": "geometry.orientation",
+    "write_mesh": "geometry.mesh",
 }
 
 __all__ = [
     "Answer", "ComparisonResult", "ConvexBody", "Experiment", "FlatDetector", "ImageSet", "InputError",
-    "Method", "Problem", "Reading", "Simulator", "TestSet", "__version__", "augment", "compare",
+    "Method", "Problem", "Reading", "Simulator", "TestSet", "__version__", "augment", "classify", "compare",
     "disorientation", "generate", "icosahedron", "load_network", "methods", "read_images", "reconstruct",
-    "shape", "simulate", "test_sets", "to_fundamental_domain",
+    "shape", "simulate", "test_sets", "to_fundamental_domain", "write_mesh",
 ]  # fmt: skip
 
 

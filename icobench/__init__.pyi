@@ -9,6 +9,7 @@ from icobench.api import test_sets as test_sets
 from icobench.errors import InputError as InputError
 from icobench.geometry.convex import ConvexBody as ConvexBody
 from icobench.geometry.convex import icosahedron as icosahedron
+from icobench.geometry.mesh import write_mesh as write_mesh
 from icobench.geometry.orientation import disorientation as disorientation
 from icobench.geometry.orientation import to_fundamental_domain as to_fundamental_domain
 from icobench.geometry.shapes import shape as shape
@@ -19,6 +20,7 @@ from icobench.images.source import read_images as read_images
 from icobench.methods.base import Method as Method
 from icobench.methods.base import Problem as Problem
 from icobench.network.selection import load_network as load_network
+from icobench.runs.classify import classify as classify
 from icobench.runs.reconstruct import reconstruct as reconstruct
 from icobench.sets.simulate import simulate as simulate
 from icobench.sets.test_sets import TestSet as TestSet

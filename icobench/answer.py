@@ -11,24 +11,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "AMBIGUOUS", "BLOCK", "COSTS", "FAILED", "NOT_CONVERGED", "OK", "OUTSIDE", "POOR", "RADII_NM", "RESCUED",
-    "SOLVED_DEG", "SOLVED_NM", "UNTRAINED", "Answer", "Hypotheses", "Progress", "Trace", "at_the_end",
-    "solved",
+    "AMBIGUOUS", "BLOCK", "COSTS", "FAILED", "MISS", "NOT_CONVERGED", "OK", "OUTSIDE", "POOR", "RADII_NM",
+    "RESCUED", "SOLVED_DEG", "SOLVED_NM", "UNKNOWN", "UNTRAINED", "Answer", "Hypotheses", "Progress", "Trace",
+    "at_the_end", "solved",
 ]  # fmt: skip
 
-OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED, UNTRAINED, OUTSIDE = (
-    "ok", "ok-race", "poor-fit", "ambiguous", "not-converged", "outside-training", "outside-range",
+OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED, UNTRAINED, OUTSIDE, UNKNOWN = (
+    "ok", "ok-race", "poor-fit", "ambiguous", "not-converged", "outside-training", "outside-range", "unknown",
 )  # fmt: skip
 """What a status says.
 
 ok: the body explains the image. ok-race: it does, but only a second search, from a dictionary, found it.
-poor-fit: it does not explain the image. ambiguous: two orientations do. not-converged: the fit ran out of
-iterations. outside-training: the network has not seen such images, so its error bars do not hold.
-outside-range: the fit ended at the smallest or the largest radius that is searched, so it is no measurement.
+poor-fit: it does not explain the image. ambiguous: two orientations do, or two shapes. not-converged: the fit
+ran out of iterations. outside-training: the network has not seen such images, so its error bars do not hold.
+outside-range: the fit ended at the smallest or the largest radius (or parameter of the shape) that is
+searched, so it is no measurement. unknown: no shape of the catalogue explains the image.
 """
 
 FAILED = "failed: "
 """How the status of an image begins that could not be reconstructed; the reason follows."""
+
+MISS = "miss: "
+"""How the status of an image begins that was not fitted because of what it shows, which follows."""
 
 Progress = Callable[[float], None]
 """Called with the finished share of some work, 0 to 1."""
@@ -102,7 +106,8 @@ class Hypotheses(NamedTuple):
 
 RESULTS = ("radius_nm", "quaternion", "objective", "converged", "radius_std_nm", "orientation_std_deg")
 COSTS = ("evaluations", "seconds", "core_seconds")
-"""Tensors of an answer with a row for each image, beside its number."""
+WORDS = ("status", "physics", "shape", "runner_up")
+"""Tensors and lists of words of an answer with a row for each image, beside its number."""
 
 
 @dataclass
@@ -118,16 +123,20 @@ class Answer:
             log images.
         evaluations: (N,) simulated images.
         converged: (N,) whether the method's own stopping rule was met.
-        status: N words, see :data:`OK` and its neighbours, or :data:`FAILED` with a reason.
+        status: N words, see :data:`OK` and its neighbours, or :data:`FAILED` or :data:`MISS` with a reason.
         radius_std_nm: (N,) estimated standard deviation.
         orientation_std_deg: (N,) estimated root mean square angle.
         seconds: (N,) wall time, shared evenly by images that were computed together.
         core_seconds: (N,) likewise, of all processor cores together; on a GPU the time of the GPU.
         nuisance: fitted nuisance parameters, (N,) each, by column.
         physics: N words, which physics made the fit, where both were tried.
+        shape: N names of the fitted shapes, where they are not all icosahedra.
+        runner_up: N names of the shapes that explain the images second best, where several were tried.
         hypotheses: the guesses behind the answer, None if there was only one.
         samples: of the posterior, where it was asked for: columns of a table with a row for each sample, the
             first being the number of its image.
+        bodies: fitted facets (:class:`~icobench.fitting.facets.FreeBody`) by the images' numbers, where they
+            were free.
         index: (N,) numbers of the images within their set.
         trace: course of the fit, for curves.
         experiment: physics and grid that were fitted, where the answer is of a user's own images.
@@ -152,8 +161,11 @@ class Answer:
     core_seconds: Tensor = None  # type: ignore[assignment]
     nuisance: dict[str, Tensor] = field(default_factory=dict)
     physics: list[str] = field(default_factory=list)
+    shape: list[str] = field(default_factory=list)
+    runner_up: list[str] = field(default_factory=list)
     hypotheses: Hypotheses | None = None
     samples: dict[str, Tensor] = field(default_factory=dict)
+    bodies: dict[int, Any] = field(default_factory=dict)
     index: Tensor = None  # type: ignore[assignment]
     trace: Trace = field(default_factory=Trace)
     experiment: Any = None
@@ -180,12 +192,12 @@ class Answer:
         return len(self.radius_nm)
 
     @classmethod
-    def failed(cls, problems: dict[int, str]) -> "Answer":
-        """The answer for images that could not be reconstructed: reasons by the images' numbers."""
+    def failed(cls, problems: dict[int, str], word: str = FAILED) -> "Answer":
+        """The answer for images that were not reconstructed: reasons, after ``word``, by their numbers."""
         nothing = torch.full((len(problems),), torch.nan, dtype=torch.float64)
         return cls(
             nothing, nothing[:, None].expand(-1, 4), converged=torch.zeros(len(problems), dtype=torch.bool),
-            status=[FAILED + reason for reason in problems.values()], index=torch.tensor(list(problems)),
+            status=[word + reason for reason in problems.values()], index=torch.tensor(list(problems)),
         )  # fmt: skip
 
     @classmethod
@@ -196,11 +208,13 @@ class Answer:
             name: torch.cat([getattr(part, name) for part in parts])[order]
             for name in (*RESULTS, *COSTS, "index")
         }
-        status = [word for part in parts for word in part.status]
-        physics: list[str] = []
-        if any(part.physics for part in parts):
-            words = [word for part in parts for word in part.physics or [""] * len(part)]
-            physics = [words[place] for place in order.tolist()]
+        words: dict[str, Any] = {
+            name: [word for part in parts for word in getattr(part, name) or [""] * len(part)]
+            for name in WORDS
+        }
+        words = {
+            name: [column[place] for place in order.tolist()] for name, column in words.items() if any(column)
+        }
         further = dict.fromkeys(name for part in parts for name in part.nuisance)
         nuisance = {
             name: torch.cat(
@@ -208,14 +222,24 @@ class Answer:
             )[order]
             for name in further
         }
-        status = [status[place] for place in order.tolist()]
         sampled = [part.samples for part in parts if part.samples]
         samples = (
             {name: torch.cat([columns[name] for columns in sampled]) for name in sampled[0]}
             if sampled
             else {}
         )
-        return cls(**columns, status=status, nuisance=nuisance, physics=physics, samples=samples)
+        bodies = {number: body for part in parts for number, body in part.bodies.items()}
+        return cls(**columns, **words, nuisance=nuisance, samples=samples, bodies=bodies)
+
+    def take(self, rows: Tensor) -> "Answer":
+        """The results and costs of some of the images, by their places (M,)."""
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*RESULTS, *COSTS, "index")}
+        places = rows.tolist()
+        words: dict[str, Any] = {
+            name: [getattr(self, name)[place] for place in places] for name in WORDS if getattr(self, name)
+        }
+        nuisance = {name: values[rows] for name, values in self.nuisance.items()}
+        return Answer(**columns, **words, nuisance=nuisance)
 
     def replace_rows(self, rows: Tensor, other: "Answer", taken: Tensor) -> None:
         """Take the results of the images ``taken`` (M,) of another answer for ``rows`` (M,) of this one.
@@ -225,16 +249,22 @@ class Answer:
         for name in RESULTS:
             values, new = getattr(self, name), getattr(other, name)[taken]
             values[rows] = new.to(values)
-        for name, values in self.nuisance.items():
-            values[rows] = other.nuisance[name][taken]
-        for row, place in zip(rows.tolist(), taken.tolist(), strict=True):
-            self.status[row] = other.status[place]
+        unknown = torch.full((len(other),), torch.nan, dtype=torch.float64)
+        for name in {**self.nuisance, **other.nuisance}:
+            values = self.nuisance.setdefault(name, torch.full((len(self),), torch.nan, dtype=torch.float64))
+            values[rows] = other.nuisance.get(name, unknown)[taken]
+        for name in ("status", "shape", "runner_up"):
+            words = getattr(self, name)
+            for row, place in zip(rows.tolist(), taken.tolist(), strict=True):
+                if words:
+                    words[row] = getattr(other, name)[place]
 
     def to_frame(self) -> "pd.DataFrame":
         """A table with a row for each image.
 
         Columns: index, radius_nm, q_w, q_x, q_y, q_z, radius_std_nm, orientation_std_deg, objective,
-        evaluations, seconds (per image), status; physics, where both were tried; the nuisance parameters.
+        evaluations, seconds (per image), status; physics, where both were tried; shape and runner_up, where
+        it is not the icosahedron; the nuisance parameters.
         """
         import pandas as pd
 
@@ -252,7 +282,7 @@ class Answer:
                 "evaluations": self.evaluations.numpy(),
                 "seconds": column(self.seconds),
                 "status": self.status,
-                **({"physics": self.physics} if self.physics else {}),
+                **{name: getattr(self, name) for name in WORDS[1:] if getattr(self, name)},
                 **{name: column(values) for name, values in self.nuisance.items()},
             }
         )

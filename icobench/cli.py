@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from icobench import __version__
-from icobench.commands import cluster, comparing, data, images, networks, searching, sweeping
+from icobench.commands import cluster, comparing, data, images, live, networks, searching, sweeping
 from icobench.commands.options import say
 from icobench.errors import InputError, WorkerDiedError
 
@@ -18,11 +18,10 @@ app = typer.Typer(
     name="icobench",
     help="Radius and orientation of icosahedral clusters from single wide-angle diffraction images.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (comparing, images, data, networks, sweeping, searching, cluster):
+for commands in (comparing, images, live, data, networks, sweeping, searching, cluster):
     app.add_typer(commands.app)
 
 

@@ -1,6 +1,6 @@
 """Errors that the command line tells in one line."""
 
-__all__ = ["InputError", "WorkerDiedError"]
+__all__ = ["InputError", "NotYetError", "WorkerDiedError"]
 
 
 class InputError(ValueError):
@@ -13,6 +13,10 @@ class InputError(ValueError):
         ...     print(error)
         missing.h5: no such file
     """
+
+
+class NotYetError(InputError):
+    """A file that another program has just begun, or is writing: later it can be read."""
 
 
 class WorkerDiedError(RuntimeError):

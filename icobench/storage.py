@@ -9,8 +9,9 @@ import os
 import re
 import tomllib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from icobench.errors import InputError
 
 __all__ = [
     "WHOLE", "PieceStore", "Shard", "atomic_path", "check_output", "differences", "holds_others",
-    "parse_shard", "put_in_place", "read_json", "read_toml", "share", "toml_text", "write_json",
+    "parse_shard", "plain", "put_in_place", "read_json", "read_toml", "share", "toml_text", "write_json",
 ]  # fmt: skip
 
 Piece = TypeVar("Piece")
@@ -206,6 +207,20 @@ def differences(stored: Any, wanted: dict[str, Any], prefix: str = "") -> list[s
         elif old != new:
             changes.append(f"{prefix}{name} {old}, not {new}")
     return changes
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it; files with their size and time, so that another file of the name is another."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, str | Path) and str(value) and Path(value).is_file():
+        state = Path(value).stat()
+        return [str(Path(value).resolve()), state.st_size, state.st_mtime_ns]
+    return value if isinstance(value, bool | int | float | None) else str(value)
 
 
 class PieceStore:

@@ -32,8 +32,8 @@ def one_line(err: str) -> str:
 
 
 COMMANDS = [
-    "compare", "reconstruct", "simulate", "generate", "merge", "train", "evaluate", "sweep", "tune network",
-    "tune simplex", "report", "status",
+    "compare", "reconstruct", "watch", "replay", "classify", "simulate", "generate", "merge", "train",
+    "evaluate", "sweep", "tune network", "tune simplex", "report", "status",
 ]  # fmt: skip
 
 
@@ -173,6 +173,10 @@ def test_small_studies_run_and_resume(call, tmp_path):
         ("reconstruct {cxi} --refractive-index many", "--refractive-index must be a complex number"),
         ("reconstruct {cxi} --model none.safetensors", "none.safetensors: no such file"),
         ("reconstruct {cxi} --out missing/result.csv", "missing: no such folder"),
+        ("classify {cxi} --out labels.docx", "--out must end in .csv or .parquet"),
+        ("classify {cxi} --model none.safetensors", "none.safetensors: no such file"),
+        ("classify none.cxi", "none.cxi: no such file"),
+        ("classify {cxi} --kind pictures", "kind must be"),
         ("reconstruct {cxi} --out result.docx", "--out must end in .csv or .parquet"),
         ("reconstruct {cxi} --physics auto --nuisance centre", "the centre cannot be fitted along"),
         ("reconstruct {cxi} --physics propagated --nuisance centre", "the centre cannot be fitted along"),
@@ -183,6 +187,17 @@ def test_small_studies_run_and_resume(call, tmp_path):
         ("reconstruct {cxi} --pixels 99", "pixels must be even"),
         ("reconstruct {cxi} --saturation nan", "saturation must be a positive number"),
         ("simulate out.h5 --radius 60 --beam 3,4", "needs --distance-mm and --pixel-mm"),
+        ("watch {cxi} --out live.csv", "--out must end in .parquet"),
+        ("watch {cxi} --method simplex", "watch needs a method that begins with a network"),
+        ("watch {cxi} --subscribe", "only a stream can be subscribed to"),
+        ("watch frames.npy", "only an HDF5 file grows frame by frame; watch its folder instead"),
+        ("watch nowhere/run.h5", "nowhere: no such folder"),
+        ("watch {cxi} --page 1 --out missing/live.parquet", "missing: no such folder"),
+        ("watch {cxi} --idle inf", "--idle must be a finite number"),
+        ("replay {cxi} --rate inf", "--rate must be a finite number"),
+        ("watch tcp://nonsense", "tcp://nonsense: no address of a stream"),
+        ("watch {cxi} --wavelength 20", "states wavelength 13.5 nm"),
+        ("replay nowhere.h5", "nowhere.h5: no such file"),
         ("compare --preset huge", "unknown preset 'huge'"),
         ("compare --methods network,magic", "unknown method 'magic'"),
         ("simulate out.h5 --radius -3", "radius_nm must be positive"),
@@ -227,6 +242,10 @@ def test_small_studies_run_and_resume(call, tmp_path):
         ("train --steps 999999999999999999999 --run t", "steps must be at most 1,000,000,000"),
         ("merge m.h5 nothere.h5", "nothere.h5: no such file"),
         ("reconstruct {cxi} --preview ..", "..: is a folder"),
+        ("reconstruct {cxi} --shape egg", "unknown shape 'egg', choose from icosahedron"),
+        ("reconstruct {cxi} --shape hexagonal-prism=9", "must lie in 0.5 to 3, got 9"),
+        ("reconstruct {cxi} --shape auto --method network", "networks know icosahedra only"),
+        ("simulate out.h5 --radius 60 --shape cube=2", "the cube has no parameter"),
         ("status nowhere", "nowhere: no run, search, sweep or shards"),
         ("report nowhere", "nowhere"),
     ],

@@ -1,6 +1,9 @@
 """The files of ``icobench reconstruct`` as users meet them: what it reads, refuses and writes."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -297,21 +300,82 @@ def test_a_full_disk_costs_no_result(call, monkeypatch):
     assert len(out.splitlines()) == 5
 
 
-def test_finished_rows_survive_an_interruption(call, tmp_path, monkeypatch):
-    from icobench.runs import reconstruct as module
+def test_an_interrupted_reconstruction_goes_on_to_the_same_table(call, tmp_path, monkeypatch):
+    from icobench.runs import blocks, reconstruct
 
-    monkeypatch.setattr(module, "BLOCK", 2)
-    work, calls = module._Work._block, []
+    line = f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network"
+    monkeypatch.setattr(reconstruct, "BLOCK", 1)
+    assert call(f"{line} --out whole.csv")[0] == 0
+    work, answered = blocks.Fitting.answer, []
 
     def interrupted(self, block, report):
-        calls.append(1)
-        if len(calls) == 2:
+        if len(answered) == 2:
+            answered.append("stop")
             raise KeyboardInterrupt
+        answered.append(block.numbers.tolist())
         return work(self, block, report)
 
-    monkeypatch.setattr(module._Work, "_block", interrupted)
-    code, _, err = call(f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network")
+    monkeypatch.setattr(blocks.Fitting, "answer", interrupted)
+    code, _, err = call(line)
     assert code == 130
-    assert "the rows that were finished are in .result.unfinished.csv" in err
-    assert table_of(tmp_path, ".result.unfinished.csv")["index"].tolist() == [0, 1]
+    assert "2 of 4 images are finished, the same command goes on (.result.unfinished)" in err
     assert not (tmp_path / "result.csv").exists()
+    code, _, err = call(line.replace("network", "dictionary+lm"))
+    assert code == 2
+    assert "an unfinished reconstruction with other settings; choose another --out" in one_line(err)
+    code, _, err = call(line)
+    assert code == 0, err
+    assert answered == [[0], [1], "stop", [2], [3]]
+    whole, gone_on = (
+        table_of(tmp_path, name).drop(columns="seconds") for name in ("whole.csv", "result.csv")
+    )
+    pd.testing.assert_frame_equal(gone_on, whole)
+    assert not (tmp_path / ".result.unfinished").exists()
+
+
+def test_shards_and_workers_give_the_same_table(call, tmp_path, monkeypatch):
+    from icobench.runs import reconstruct
+
+    line = f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network"
+    monkeypatch.setattr(reconstruct, "BLOCK", 1)
+    assert call(f"{line} --out whole.csv")[0] == 0
+    code, _, err = call(f"{line} --shard 2/2")
+    assert code == 0, err
+    assert "shard 2/2 is finished; 3 of 4 images are" in err
+    assert not (tmp_path / "result.csv").exists()
+    code, _, err = call(f"{line} --workers 1")
+    assert code == 0, err
+    whole, shared = (table_of(tmp_path, name).drop(columns="seconds") for name in ("whole.csv", "result.csv"))
+    pd.testing.assert_frame_equal(shared, whole)
+
+
+@pytest.mark.slow
+def test_processes_of_their_own_change_no_digit(tmp_path):
+    """Programs of their own, which begin with as many threads as there are cores."""
+    run = [sys.executable, "-m", "icobench.cli"]
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    subprocess.run([*run, "generate", "set.h5", "--images", "70"], cwd=tmp_path, check=True)
+    tables = []
+    for workers in "12":
+        words = ["reconstruct", "set.h5", "--method", "network", "--workers", workers]
+        subprocess.run([*run, *words], cwd=tmp_path, check=True, env=environment)
+        tables.append(table_of(tmp_path).drop(columns="seconds"))
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_another_body_is_reconstructed_by_its_name(call, tmp_path):
+    """Its columns, with the method that needs no network; the preview is of that body."""
+    code, _, err = call(
+        "simulate cube.h5 --radius 60 --quaternion 0.8,0.3,-0.4,0.33 --photons 1e5 --shape cube"
+    )
+    assert code == 0, err
+    code, _, err = call("reconstruct cube.h5 --shape cube --out r.csv --preview p.png")
+    assert code == 0, err
+    assert "image 0: cube, R = " in err
+    row = pd.read_csv(tmp_path / "r.csv").iloc[0]
+    assert (row["status"], row["shape"]) == ("ok", "cube")
+    assert row["radius_nm"] == pytest.approx(60, abs=0.3)
+    side = row["radius_nm"] * 2 / 3**0.5
+    assert row["volume_equivalent_radius_nm"] == pytest.approx(side * (3 / (4 * np.pi)) ** (1 / 3))
+    assert (tmp_path / "p.png").exists()
+    assert json.loads((tmp_path / "r.csv.json").read_text())["shape"] == "cube"

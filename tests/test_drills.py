@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from icobench import cli
-from icobench.runs import comparison, pieces, reconstruct, search, sweep  # noqa: F401  imported before forks
+from icobench.runs import comparison, pieces, reconstruct, search, sweep, watch  # noqa: F401  imported before forks
 from icobench.sets import generation
 
 CHANGES = ("replace", "rename", "mkdir", "unlink", "rmdir")
@@ -137,6 +137,13 @@ def tuned(folder: Path) -> list:
     return sorted((row["named"], row["objectives"]) for row in rows)
 
 
+def watched(path: Path) -> dict:
+    """The rows of a watched source without its times, each frame once."""
+    rows = table(path).drop(columns=["arrived", "latency_s"])
+    assert not rows.duplicated(["source", "train", "index"]).any()
+    return rows.to_dict("list")
+
+
 COMMANDS = {
     "generate": ("generate out.h5 --images 140 --seed 3", lambda folder: arrays(folder / "out.h5")),
     "compare": (
@@ -154,6 +161,10 @@ COMMANDS = {
     "reconstruct": (
         f"reconstruct {Path(__file__).parent / 'data' / 'pymsft_patterns.cxi'} --method network",
         lambda folder: table(folder / "result.csv").to_dict("list"),
+    ),
+    "watch": (
+        f"watch {Path(__file__).parent / 'data' / 'pymsft_patterns.cxi'} --method network --idle 0.5",
+        lambda folder: watched(folder / "live.parquet"),
     ),
     "tune": ("tune simplex --trials 2 --images 2 --budget 20 --run run --workers 1", tuned),
 }  # fmt: skip

@@ -16,6 +16,7 @@ import typer
 
 from icobench import cli
 from icobench.runs import comparison, reconstruct, search, sweep  # noqa: F401  imported before forks
+from icobench.runs import watch as watching  # noqa: F401
 
 SECONDS, GROWTH = 10, 2 << 30
 """Of wall clock, and bytes of memory, for one line."""
@@ -23,6 +24,8 @@ SECONDS, GROWTH = 10, 2 << 30
 TINY = {
     "compare": "--images 1 --methods network --test-sets clean --run run --workers 1",
     "reconstruct": "a.npy --method network",
+    "watch": "folder --method network --idle 0.1",
+    "replay": "a.npy --idle 0.1",
     "simulate": "out.h5 --radius 40 --pixels 32",
     "generate": "out.h5 --images 1",
     "merge": "out.h5 a.npy",
@@ -32,6 +35,7 @@ TINY = {
     "tune simplex": "--trials 1 --images 2 --budget 10 --run run --workers 1",
     "tune network": "--preset smoke --trials 1 --images 2 --steps 9 --run run --workers 1",
     "report": "folder",
+    "classify": "a.npy",
     "status": "folder",
 }
 """Little work for each command; a random option comes after it, and counts."""
@@ -55,7 +59,7 @@ def options() -> dict[str, list]:
             found[name] = [
                 option
                 for option in command.params
-                if option.opts[0].startswith("--") and option.name != "help"
+                if option.opts[0].startswith("--") and option.name not in ("help", "idle")  # 0 is for ever
             ]
 
     visit(typer.main.get_command(cli.app), "")

@@ -1,4 +1,4 @@
-"""Every command in the README exists as written, and its Python runs."""
+"""Every command in the README and on the pages exists as written, and their Python runs."""
 
 import re
 import shlex
@@ -10,24 +10,48 @@ from icobench.commands.options import METHOD_NAMES, TEST_SET_NAMES
 from icobench.methods import METHODS
 from icobench.sets.test_sets import TEST_SETS
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-MAKEFILE = (Path(__file__).parents[1] / "Makefile").read_text()
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return [
+        block for text in TEXTS.values() for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    ]
 
 
 def console_lines() -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks("console") for line in block.splitlines() if line.strip()]
+    return list(dict.fromkeys(line.split("#")[0].strip() for line in lines))
 
 
-def test_help_and_readme_name_all_methods_and_test_sets():
+def test_help_and_pages_name_all_methods_and_test_sets():
     assert TEST_SET_NAMES.split(", ") == list(TEST_SETS)
     single, _, pairs = METHOD_NAMES.partition("; ")
     assert pairs == "dictionary, network or paper-network, + simplex, lm or mle"
     starts = ("dictionary", "network", "paper-network")
     pairs = [f"{start}+{fit}" for start in starts for fit in ("simplex", "lm", "mle")]
     assert {*single.split(", "), *pairs} == set(METHODS)
-    assert f"--test-sets {','.join(TEST_SETS)}" in README
-    assert all(f"`{name}`" in README for name in single.split(", "))
+    assert f"--test-sets {','.join(TEST_SETS)}" in TEXTS["docs/comparisons.md"]
+    assert all(f"`{name}`" in TEXTS["docs/methods.md"] for name in single.split(", "))
+
+
+def test_the_readme_is_short():
+    assert len(TEXTS["README.md"].splitlines()) <= 200
+
+
+def test_every_status_is_explained():
+    from icobench.answer import AMBIGUOUS, FAILED, NOT_CONVERGED, OK, OUTSIDE, POOR, RESCUED, UNTRAINED
+
+    for status in (OK, RESCUED, POOR, AMBIGUOUS, NOT_CONVERGED, UNTRAINED, OUTSIDE, FAILED):
+        assert f"| `{status}" in TEXTS["docs/status.md"]
 
 
 @pytest.mark.parametrize("line", console_lines())
@@ -40,11 +64,11 @@ def test_command_parses(line):
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE)
         return
-    if words[0] == ".venv/bin/asv":
+    if words[0] == "asv":
         commands = pytest.importorskip("asv.commands", reason="asv is not installed (pip install .[test])")
         commands.make_argparser()[0].parse_args(words[1:])
         return
-    assert words[0] == ".venv/bin/icobench"
+    assert words[0] == "icobench"
     command, context, rest = get_command(app), None, words[1:]
     # Walk down to the command itself and let it parse its options, without running it.
     while hasattr(command, "commands"):
@@ -54,20 +78,25 @@ def test_command_parses(line):
     assert context.params
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/paper.md"])
+@pytest.mark.parametrize("page", TEXTS)
 def test_files_that_pages_name_are_there(page):
-    root = Path(__file__).parents[1]
-    text = (root / page).read_text()
+    text = TEXTS[page]
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    named = re.findall(r"`((?:images|network)/\w+\.py|reports/\w+\.py)", text)
-    assert links or named
-    assert all((root / page).parent.joinpath(link).exists() for link in links)
-    assert all((root / name).exists() or (root / "icobench" / name).exists() for name in named)
+    named = re.findall(r"`((?:images|network|reports|icobench|docs)/[\w/-]+\.\w+)`", text)
+    assert all((ROOT / page).parent.joinpath(link).exists() for link in links)
+    assert all((ROOT / name).exists() or (ROOT / "icobench" / name).exists() for name in named)
 
 
-def test_python_runs():
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(compile(block, "README.md", "exec"), {})
+def test_all_public_names_are_on_the_page_of_the_reference():
+    import icobench
+
+    listed = re.findall(r"^::: icobench\.(\S+)$", TEXTS["docs/api.md"], re.MULTILINE)
+    assert sorted(listed) == sorted(f"{home}.{name}" for name, home in icobench._HOMES.items())
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_runs(block):
+    exec(compile(block, "a page", "exec"), {})
 
 
 def test_fast_commands_run(tmp_path, monkeypatch):

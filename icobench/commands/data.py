@@ -42,7 +42,9 @@ def simulate(
         str | None,
         typer.Option("--simulator", "--method", help="exact, sliced or propagated; by default as --physics."),
     ] = None,
-    shape: Annotated[str, typer.Option(help="Icosahedron, cube, sphere, ...")] = "icosahedron",
+    shape: Annotated[
+        str, typer.Option(help="icosahedron, cube, sphere, hexagonal-prism=1.5, ...")
+    ] = "icosahedron",
     pixels: Annotated[int, typer.Option(help="Pixels per side.")] = 128,
     benchmark: Annotated[bool, typer.Option("--benchmark", help="Images/s and error here.")] = False,
     photons: Annotated[float, typer.Option(help="Expected photons per image; 0 for the intensity.")] = 0.0,

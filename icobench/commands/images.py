@@ -1,12 +1,17 @@
-"""Reconstructing a user's own images."""
+"""Reconstructing and sorting a user's own images."""
 
-import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from icobench.commands.cluster import Sharing, planning_device, run_on_slurm
 from icobench.commands.options import (
     METHOD_NAMES,
     Detector,
@@ -14,6 +19,7 @@ from icobench.commands.options import (
     Model,
     OptionGroup,
     Physics,
+    Workers,
     examples,
     names,
     progress_bar,
@@ -26,8 +32,16 @@ if TYPE_CHECKING:
     from icobench.answer import Answer
     from icobench.images.prepare import Prepared
     from icobench.images.reading import Reading
+    from icobench.network.classifier import Labels
+    from icobench.runs.reconstruct import Stack
+    from icobench.storage import Shard
+
+__all__ = ["Files", "Grid", "app", "is_auto", "prepared_images"]
 
 app = typer.Typer()
+
+MOST_LINES = 100
+"""Images of which a line is said."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +99,48 @@ class Files(OptionGroup):
         return Reading(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
+@dataclass(frozen=True)
+class Grid(OptionGroup):
+    """How frames come to the grid that is fitted."""
+
+    pixels: Annotated[
+        int | None,
+        typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
+    ] = None
+    geometry: Annotated[
+        Path | None, typer.Option(help="CrystFEL .geom file: where a detector's modules lie.")
+    ] = None
+    panels: Annotated[
+        str | None,
+        typer.Option(help="Panels of whole rows, first:last:x,y;...: moved by x,y pixels."),
+    ] = None
+    polar: Annotated[
+        bool, typer.Option("--polar", help="Images are polar: angles (rows) x radii (columns).")
+    ] = False
+
+
+def prepared_images(context: typer.Context, images: Any, mask: Any = None) -> "Prepared":
+    """Images of a file, or an array with its mask, opened as a command's options say."""
+    from icobench.images.prepare import prepare
+
+    stated, given = Physics.of(context).stated(context), Detector.of(context)
+    if is_auto(context):
+        del stated["physics"]
+    files, grid = Files.of(context), Grid.of(context)
+    return prepare(
+        images, mask, experiment=stated | given.stated(), centre=given.beam(), pixels=grid.pixels,
+        reading=files.reading(), geometry=grid.geometry, panels=grid.panels, polar=grid.polar,
+        override=files.override, who="the command line",
+    )  # fmt: skip
+
+
+def is_auto(context: typer.Context) -> bool:
+    """Whether --physics is auto."""
+    return Physics.of(context).physics == "auto"
+
+
 @app.command(
-    cls=with_options(Files, Detector, Physics, Machine),
+    cls=with_options(Files, Grid, Detector, Physics, Machine, Sharing),
     epilog=examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"),
 )
 def reconstruct(
@@ -96,24 +150,27 @@ def reconstruct(
     ],
     out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("result.csv"),
     method: Annotated[
-        str,
-        typer.Option(help=f"{METHOD_NAMES}."),
-    ] = "network+lm",
-    model: Model = None,
-    pixels: Annotated[
-        int | None,
-        typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
-    ] = None,
-    geometry: Annotated[
-        Path | None, typer.Option(help="CrystFEL .geom file: where a detector's modules lie.")
-    ] = None,
-    panels: Annotated[
         str | None,
-        typer.Option(help="Panels of whole rows, first:last:x,y;...: moved by x,y pixels."),
+        typer.Option(
+            help=f"{METHOD_NAMES}. By default network+lm, and dictionary+lm for other shapes than icosahedra."
+        ),
     ] = None,
-    polar: Annotated[
-        bool, typer.Option("--polar", help="Images are polar: angles (rows) x radii (columns).")
-    ] = False,
+    shape: Annotated[
+        str,
+        typer.Option(
+            help="The body: icosahedron, cube, hexagonal-prism (its aspect ratio is fitted along), "
+            "hexagonal-prism=1.5, ...; auto finds out which."
+        ),
+    ] = "icosahedron",
+    facets: Annotated[
+        str,
+        typer.Option(
+            help="fixed; distances: every facet has one of its own, as far as the image says; directions, "
+            "too. OUT.facets.parquet lists them, OUT.bodies has the bodies."
+        ),
+    ] = "fixed",
+    mesh: Annotated[str, typer.Option(help="Type of the files in OUT.bodies: obj or stl.")] = "obj",
+    model: Model = None,
     fit_beam: Annotated[
         bool, typer.Option("--fit-centre", help="Find the beam's position from the first images.")
     ] = False,
@@ -138,59 +195,65 @@ def reconstruct(
             "are drawn."
         ),
     ] = 0,
+    sort: Annotated[
+        bool, typer.Option("--sort", help="Fit no image that shows nothing or several bodies.")
+    ] = False,
     preview: Annotated[Path | None, typer.Option(help="PNG with target and reconstruction.")] = None,
     fit_sin_theta: Annotated[
         float | None,
         typer.Option(help="Leave pixels beyond this sine of the angle out of fits; 0.8 by default."),
     ] = None,
+    workers: Workers = 0,
 ) -> None:
     """Radius and orientation of your own images, one row per image.
 
     What a file states (wavelength or photon energy, distance, pixel size, beam, kind) is used; options that
     say something else are refused without --override. OUT.json says where every value comes from.
 
+    --shape auto tries all shapes and says which explains an image best, and the odds against the second best.
+
     --physics auto fits images that straight rays explain poorly with propagated waves, too, and says which
     explains them better.
 
     Even square frames of at most 256 pixels are taken as an orthographic grid. Others, and all with
     --distance-mm and --pixel-mm (flat detector across the beam), --centre or --pixels, are resampled to one.
-    """
-    from icobench.images.prepare import prepare
-    from icobench.methods import find_method
-    from icobench.runs.reconstruct import FIT_SIN_THETA
-    from icobench.runs.reconstruct import reconstruct as run
 
+    Finished blocks of images are kept beside --out until the end: the same command goes on where it was
+    stopped, and shares the blocks with other processes or a cluster (--shard, --executor slurm).
+    """
+    from icobench.geometry.mesh import MESHES
+    from icobench.methods import find_method
+    from icobench.methods.shapes import chosen_shape
+    from icobench.runs.reconstruct import FIT_SIN_THETA, begin
+
+    method = method or ("network+lm" if chosen_shape(shape).plain else "dictionary+lm")
     chosen = find_method(method)
     samples = out.with_name(out.stem + ".posterior.parquet") if posterior else None
     _check_outputs(out, preview, samples)
-    machine, given = Machine.of(context), Detector.of(context)
-    stated = Physics.of(context).stated(context)
-    auto = stated.get("physics") == "auto"
-    if auto:
-        del stated["physics"]
-    stated |= given.stated()
-    partial = out.with_name(f".{out.stem}.unfinished{out.suffix}")
-    with prepare(
-        images, experiment=stated, centre=given.beam(), pixels=pixels, reading=Files.of(context).reading(),
-        geometry=geometry, panels=panels, polar=polar, override=Files.of(context).override,
-        who="the command line",
-    ) as prepared:  # fmt: skip
+    if mesh not in MESHES:
+        raise InputError(f"--mesh is {' or '.join(MESHES)}, not {mesh}")
+    machine, sharing = Machine.of(context), Sharing.of(context)
+    device = planning_device(sharing, machine.device)
+    with prepared_images(context, images) as prepared:
         for note in prepared.notes:
             say(note)
-        try:
-            with progress_bar(f"{method} on {len(prepared.source)} images") as update:
-                answer = run(
-                    prepared, method=chosen, fit_centre=fit_beam, fit_response=fit_response,
-                    fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
-                    nuisance=names(nuisance) if nuisance else (), auto_physics=auto, versions=versions,
-                    posterior=posterior, model=model, seed=machine.seed, device=machine.device,
-                    progress=update,
-                    finished=lambda answer: _keep(answer, partial),
-                )  # fmt: skip
-        except BaseException:
-            if partial.exists():
-                say(f"stopped; the rows that were finished are in {partial}")
-            raise
+        stack = begin(
+            prepared, chosen, shape=shape, facets=facets, fit_centre=fit_beam, fit_response=fit_response,
+            fit_sin_theta=FIT_SIN_THETA if fit_sin_theta is None else fit_sin_theta,
+            nuisance=names(nuisance) if nuisance else (), auto_physics=is_auto(context), versions=versions,
+            posterior=posterior, sort=sort, model=model, seed=machine.seed, device=device,
+            folder=out.with_name(f".{out.stem}.unfinished"),
+        )  # fmt: skip
+        if sharing.on_slurm:
+            if stack.store is None:
+                raise InputError("--executor slurm is for more images than a block of 32")
+            call = partial(_compute_shard, stack, machine.device, workers)
+            run_on_slurm(context, stack.store.folder, call, ["parts/*.parquet"], stack)
+        _compute(stack, method, workers, sharing.part)
+        if not all(map(stack.is_stored, stack.pieces())):
+            say(f"shard {sharing.shard} is finished; {stack.finished:,} of {len(stack):,} images are")
+            return
+        answer = stack.answer()
         try:
             _write(answer, out)
         except (OSError, InputError) as error:  # a full disk: nothing that was found is lost
@@ -198,11 +261,93 @@ def reconstruct(
             raise InputError(
                 f"{out}: could not be written ({error}); the table is on standard output"
             ) from error
-        partial.unlink(missing_ok=True)
-        _write_origin(out, prepared, answer, method, machine)
+        _write_origin(out, prepared, answer, method, shape, machine)
         drawn = [_preview(preview, prepared, answer, machine)] if preview is not None else []
         drawn += _write_samples(samples, answer) if samples is not None else []
+        drawn += _write_bodies(out, answer, mesh) if answer.bodies else []
+        stack.remove()
     _report(prepared, answer, out, drawn)
+
+
+@app.command(
+    cls=with_options(Files, Grid, Detector, Physics, Machine), epilog=examples("icobench classify run42.cxi")
+)
+def classify(
+    context: typer.Context,
+    images: Annotated[Path, typer.Argument(help="Images, as for reconstruct.")],
+    out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("labels.csv"),
+    model: Annotated[Path | None, typer.Option(help="Weights of another classifier.")] = None,
+    pixels: Annotated[
+        int | None,
+        typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
+    ] = None,
+    geometry: Annotated[
+        Path | None, typer.Option(help="CrystFEL .geom file: where a detector's modules lie.")
+    ] = None,
+) -> None:
+    """What your own images show: empty, sphere, icosahedron, faceted or several, with probabilities.
+
+    No image is fitted. The probabilities suppose that all five labels are equally common, and images as in
+    training: radii of 30 to 160 nm, bodies that scatter 1,000 photons or more; below 200 photons an image
+    counts as empty.
+    """
+    from icobench.runs.classify import classify as run
+
+    _check_outputs(out, None, None)
+    machine = Machine.of(context)
+    with prepared_images(context, images) as prepared:
+        for note in prepared.notes:
+            say(note)
+        with progress_bar(f"classify {len(prepared.source)} images") as update:
+            labels = run(prepared, model=model, device=machine.device, progress=update)
+        _write(labels, out)
+        for number, reason in labels.problems.items():
+            say(f"{prepared.source.where}: image {number} failed: {reason}")
+    for note in labels.notes:
+        say(note)
+    names = labels.names
+    counted = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names) if name)
+    say(f"wrote {out}: {counted or 'no image could be used'}")
+
+
+def _compute(stack: "Stack", method: str, workers: int, part: "Shard") -> None:
+    """Reconstruct what is missing, with a bar that shows the pace."""
+    total = len(stack)
+    try:
+        with progress_bar(f"{method} on {total:,} images") as update:
+            stack.run(workers, part, _with_pace(update, method, total))
+    except BaseException:
+        if stack.store is not None and stack.finished:
+            say(
+                f"stopped; {stack.finished:,} of {total:,} images are finished, the same command goes on "
+                f"({stack.store.folder})"
+            )
+        raise
+
+
+def _with_pace(update: Callable[..., None], method: str, total: int) -> Callable[[float], None]:
+    """A function of the finished share that says how many images a second there are."""
+    begun: list[float] = []
+
+    def show(share: float) -> None:
+        now = time.monotonic()
+        begun.extend([] if begun else [now, share])
+        pace = total * (share - begun[1]) / max(now - begun[0], 1e-9)
+        text = f"{method}, {total * share:,.0f} of {total:,} images"
+        update(share, f"{text}, {pace:.3g} a second" if pace and now - begun[0] > 1 else text)
+
+    return show
+
+
+def _compute_shard(stack: "Stack", device: str, workers: int, shard: "Shard") -> None:
+    """A shard on a cluster's node."""
+    from dataclasses import replace
+
+    from icobench.runs.pool import chosen_device
+
+    stack.fitting = replace(stack.fitting, device=str(chosen_device(device)))
+    stack.open()
+    stack.run(workers, shard)
 
 
 def _check_outputs(out: Path, preview: Path | None, samples: Path | None) -> None:
@@ -220,14 +365,8 @@ def _check_outputs(out: Path, preview: Path | None, samples: Path | None) -> Non
             raise InputError(f"--preview must end in .png, got {preview}")
 
 
-def _keep(answer: "Answer", path: Path) -> None:
-    """The rows so far, for the case that the command is stopped; what goes wrong is no reason to stop."""
-    with contextlib.suppress(OSError, InputError):
-        _write(answer, path)
-
-
-def _write(answer: "Answer", path: Path) -> None:
-    """The table of an answer, whole or not at all."""
+def _write(answer: "Answer | Labels", path: Path) -> None:
+    """The table of an answer or of labels, whole or not at all."""
     from icobench.storage import atomic_path
 
     table = answer.to_frame()
@@ -238,7 +377,9 @@ def _write(answer: "Answer", path: Path) -> None:
             table.to_parquet(temporary)
 
 
-def _write_origin(out: Path, prepared: "Prepared", answer: "Answer", method: str, machine: Machine) -> None:
+def _write_origin(
+    out: Path, prepared: "Prepared", answer: "Answer", method: str, shape: str, machine: Machine
+) -> None:
     """Beside the table: what was reconstructed how, and where every value comes from."""
     from icobench.provenance import provenance
     from icobench.storage import write_json
@@ -250,12 +391,33 @@ def _write_origin(out: Path, prepared: "Prepared", answer: "Answer", method: str
         name: {"value": plain(fact.value), "from": fact.origin} for name, fact in prepared.setup.facts.items()
     }
     origin = provenance(machine.seed, machine.chosen(), answer.experiment)
-    description = {"images": prepared.source.where, "method": method, "facts": facts}
+    description = {"images": prepared.source.where, "method": method, "shape": shape, "facts": facts}
     description |= {"origins": answer.origins, "notes": answer.notes}
     try:
         write_json(out.with_name(out.name + ".json"), description | origin)
     except (OSError, InputError) as error:
         say(f"warning: {out}.json could not be written ({error})")
+
+
+def _write_bodies(out: Path, answer: "Answer", mesh: str) -> list[str]:
+    """The facets of all images as a table, and their bodies as meshes and drawings; returns what to say."""
+    import pandas as pd
+
+    from icobench.geometry.mesh import write_mesh
+    from icobench.reporting.examples import body_svg
+    from icobench.storage import atomic_path
+
+    folder, table = out.with_name(out.stem + ".bodies"), out.with_name(out.stem + ".facets.parquet")
+    rows = [pd.DataFrame({"index": number, **fit.columns()}) for number, fit in answer.bodies.items()]
+    with atomic_path(table) as temporary:
+        pd.concat(rows, ignore_index=True).to_parquet(temporary)
+    folder.mkdir(exist_ok=True)
+    for number, fit in answer.bodies.items():
+        write_mesh(folder / f"{number:06d}.{mesh}", fit.body, fit.radius_nm)
+        with atomic_path(folder / f"{number:06d}.svg") as temporary:
+            drawing = body_svg(fit.body, fit.radius_nm, fit.quaternion.numpy())
+            temporary.write_text(drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    return [f"wrote {table} and {folder}"]
 
 
 def _write_samples(path: Path, answer: "Answer") -> list[str]:
@@ -269,6 +431,8 @@ def _write_samples(path: Path, answer: "Answer") -> list[str]:
         return []
     with atomic_path(path) as temporary:
         pd.DataFrame({name: values.numpy() for name, values in answer.samples.items()}).to_parquet(temporary)
+    if answer.shape:
+        return [f"wrote {path}; only the posteriors of icosahedra are drawn"]
     drawing, image = path.with_suffix(".png"), int(answer.samples["index"][0])
     try:
         write_corner(drawing, answer.samples, image)
@@ -305,24 +469,46 @@ def _posterior_words(row: Any) -> str:
     return words + (", not to be trusted" if doubtful else "")
 
 
+def _shape_words(row: Any) -> str:
+    """What a line says of a shape; empty for icosahedra."""
+    from icobench.answer import UNKNOWN
+
+    if not hasattr(row, "shape"):
+        return ""
+    words = row.shape
+    for name in ("aspect_ratio", "truncation"):
+        if math.isfinite(value := getattr(row, name, math.nan)):
+            words += f", {name.replace('_', ' ')} {value:.3f}"
+    if row.status == UNKNOWN:
+        return f"no shape explains it, nearest is {words}, "
+    if hasattr(row, "runner_up"):
+        odds = f"{row.shape_odds:.2g}" if row.shape_odds < 1e6 else "over 1e6"
+        words += f" ({odds} to 1 against {row.runner_up})"
+    return f"{words}, "
+
+
 def _report(prepared: "Prepared", answer: "Answer", out: Path, drawn: list[str]) -> None:
     """A line for each image, then the notes that came up, then what was written."""
-    from icobench.answer import FAILED
+    from icobench.answer import FAILED, MISS
 
     where, table = prepared.source.where, answer.to_frame()
-    for row in table.itertuples():
-        if row.status.startswith(FAILED):
+    if len(table) > MOST_LINES:
+        counted = Counter(status.partition(":")[0] for status in table["status"])
+        words = ", ".join(f"{count:,} {word}" for word, count in counted.most_common())
+        say(f"{len(table):,} images: {words}; the first {MOST_LINES}:")
+    for row in table.head(MOST_LINES).itertuples():
+        if row.status.startswith((FAILED, MISS)):
             say(f"{where}: image {row.index} {row.status}")
             continue
         say(
-            f"image {row.index}: R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, orientation "
-            f"+- {row.orientation_std_deg:.2g} deg, {row.status}{_posterior_words(row)}"
+            f"image {row.index}: {_shape_words(row)}R = {row.radius_nm:.2f} +- {row.radius_std_nm:.2g} nm, "
+            f"orientation +- {row.orientation_std_deg:.2g} deg, {row.status}{_posterior_words(row)}"
         )
     for note in answer.notes:
         say(note)
     say(f"wrote {out}")
     for line in filter(None, drawn):
         say(line)
-    if table["radius_nm"].isna().all():
+    if table["status"].str.startswith(FAILED).all():
         reason = table["status"][0].removeprefix(FAILED)
         raise InputError(f"{where}: no image could be fitted (image 0: {reason})")

@@ -6,6 +6,7 @@ stay inside functions, so that ``--help`` is fast.
 """
 
 import math
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "METHOD_NAMES", "TEST_SET_NAMES",
     "Centre", "Detector", "Device", "Machine", "Model", "OptionGroup", "Physics", "Seed", "Workers",
-    "changed", "complex_index", "console", "examples", "names", "progress_bar", "say", "with_options",
+    "changed", "complex_index", "console", "examples", "names", "progress_bar", "say", "until_stopped",
+    "with_options",
 ]  # fmt: skip
 
 METHOD_NAMES = (
@@ -347,6 +349,25 @@ def progress_bar(description: str) -> Iterator[Callable[..., None]]:
             progress.update(task, completed=share, description=text or description)
 
         yield update
+
+
+@contextmanager
+def until_stopped(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and a SIGTERM call ``stop``, once; the second time they end the program as ever."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def asked(number: int, frame: Any) -> None:
+        for other, handler in before.items():
+            signal.signal(other, handler)
+        stop()
+
+    for number in before:
+        signal.signal(number, asked)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def names(text: str) -> tuple[str, ...]:

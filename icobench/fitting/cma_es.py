@@ -106,6 +106,6 @@ def cma_es(
             progress((restart + (generation + 1) / options.generations) / options.restarts)
         finished |= torch.tensor([bool(set(search.stop()) - {"maxiter"}) for search in searches])
     return Answer(
-        best_radius, to_fundamental_domain(best_turn), best_value, objective.simulator.evaluations,
-        finished & best_value.isfinite(), trace=trace,
+        best_radius, to_fundamental_domain(best_turn, objective.simulator.body), best_value,
+        objective.simulator.evaluations, finished & best_value.isfinite(), trace=trace,
     )  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from icobench.fitting.nuisance import NUISANCES, Nuisance
+from icobench.geometry.shapes import shape_of
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -30,6 +31,9 @@ PROPAGATED_COST = 20
 
 DIFFERENCES = 5
 """Propagated images in one with its four derivatives."""
+
+SHAPE_STEP = 0.01
+"""Step to either side of the differences that are the derivatives by a shape's parameter."""
 
 TAPS = 10
 
@@ -102,7 +106,7 @@ class CountingSimulator:
     A propagated image, which takes long, is not made again for the same parameters, and not counted again.
 
     Attributes:
-        simulator: does the work; ``experiment`` and ``device`` are its.
+        simulator: does the work; ``experiment``, ``body`` and ``device`` are its.
         images: number of images to reconstruct; evaluations are counted for each.
         counts: (images,) evaluations counted so far, int64, on the simulator's device.
     """
@@ -112,6 +116,7 @@ class CountingSimulator:
 
     def __post_init__(self) -> None:
         self.experiment, self.device = self.simulator.experiment, self.simulator.device
+        self.body = self.simulator.body
         self.counts = torch.zeros(self.images, dtype=torch.long, device=self.device)
         self._one = torch.ones(1, dtype=torch.long, device=self.device)
         self.propagated = self.simulator.method == "propagated"
@@ -132,8 +137,8 @@ class CountingSimulator:
     ) -> Tensor:
         """Intensities (B, H, W), counted for the images with the given indices (B,).
 
-        A refractive index and a centre among the nuisance parameters (B, P) are taken into account, a
-        background is not: the objective adds it.
+        A refractive index, a centre and a shape among the nuisance parameters (B, P) are taken into account,
+        a background is not: the objective adds it.
         """
         nuisance = nuisance or Nuisance.none(len(radius_nm))
         if not self.propagated:
@@ -156,7 +161,8 @@ class CountingSimulator:
         return intensity
 
     def _simulated(self, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance) -> Tensor:
-        """Intensities (B, H, W) for the refractive indices and centres among the nuisance parameters."""
+        """Intensities (B, H, W) for the refractive indices, centres and shapes among the nuisance
+        parameters."""
         offset = nuisance.of("centre")
         parts = []
         for rows, simulator in self._materials(nuisance):
@@ -175,16 +181,19 @@ class CountingSimulator:
         also: tuple[str, ...] = (),
         nuisance: Nuisance | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Intensities (B, H, W) and derivatives (B, T, H, W), T = 4 and 2 for each name in ``also``.
+        """Intensities (B, H, W) and derivatives (B, T, H, W), T = 4 and 2 for each name in ``also``, 1 for a
+        shape among the nuisance parameters.
 
         An image is charged :data:`JACOBIAN_COST`, and :data:`FURTHER_COST` for every further derivative; a
-        propagated one :data:`DIFFERENCES` images, and 2 more for the refractive index.
+        propagated one :data:`DIFFERENCES` images, and 2 more for the refractive index. Two images are the
+        difference that is the derivative by the shape's parameter.
         """
-        if self.propagated:
-            self.charge(image, PROPAGATED_COST * (DIFFERENCES + 2 * len(also)))
-        else:
-            self.charge(image, JACOBIAN_COST + 2 * FURTHER_COST * len(also))
         nuisance = nuisance or Nuisance.none(len(radius_nm))
+        images = 2 * len(also) + 2 * ("shape" in nuisance.names)
+        if self.propagated:
+            self.charge(image, PROPAGATED_COST * (DIFFERENCES + images))
+        else:
+            self.charge(image, JACOBIAN_COST + FURTHER_COST * images)
         parts = [
             simulator.intensity_jacobian(radius_nm[rows], quaternion[rows], also)
             for rows, simulator in self._materials(nuisance)
@@ -194,13 +203,29 @@ class CountingSimulator:
         if offset is not None:
             both = shifted(torch.cat((intensity.unsqueeze(1), slopes), 1), offset.to(intensity.device))
             intensity, slopes = both[:, 0], both[:, 1:]
+        if "shape" in nuisance.names:
+            step = torch.zeros_like(nuisance.values)
+            step[:, nuisance.columns.index("shape")] = SHAPE_STEP
+            ends = [nuisance.moved(step), nuisance.moved(-step)]
+            high, low = (self._simulated(radius_nm, quaternion, end) for end in ends)
+            width = (ends[0].values - ends[1].values).sum(1).to(high)
+            slopes = torch.cat((slopes, ((high - low) / width[:, None, None]).unsqueeze(1)), 1)
         return intensity, slopes
 
     def _materials(self, nuisance: Nuisance) -> Iterator[tuple[slice, Simulator]]:
-        """Rows of one material, and their simulator: its kernels take one refractive index for a batch."""
-        index = nuisance.of("refractive_index")
-        if index is None or not len(index):
+        """Rows of one material and body, and their simulator: its kernels take one of each for a batch."""
+        index, shape = nuisance.of("refractive_index"), nuisance.of("shape")
+        if (index is None and shape is None) or not len(nuisance.values):
             yield slice(None), self.simulator
             return
-        for row, (real, imag) in enumerate(index.tolist()):
-            yield slice(row, row + 1), self.simulator.with_refractive_index(complex(real, imag))
+        for row in range(len(nuisance.values)):
+            simulator = self.simulator if shape is None else self._shaped(float(shape[row, 0]))
+            if index is not None:
+                simulator = simulator.with_refractive_index(complex(*index[row].tolist()))
+            yield slice(row, row + 1), simulator
+
+    def _shaped(self, share: float) -> Simulator:
+        """The simulator of the body of this family at a share of its parameter's range."""
+        family, _ = shape_of(self.body.name)
+        one = self.simulator
+        return Simulator(one.experiment, one.method, one.device, one.dtype, family.at(share))

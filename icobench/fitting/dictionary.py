@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,12 +24,13 @@ from icobench.cache import cache_folder
 from icobench.errors import InputError
 from icobench.fitting import polar_match
 from icobench.fitting.objective import pieces
-from icobench.geometry.convex import ConvexBody
+from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.geometry.orientation import disorientation, to_fundamental_domain
 from icobench.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix, rotate_about_beam
 from icobench.images.pixels import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.simulator.sphere import simulator_of
 from icobench.stopwatch import Stopwatch
 from icobench.storage import atomic_path
 
@@ -51,13 +53,14 @@ SIMULATED, MATCHED_IMAGES, MATCHED_PATTERNS = 256, 16, 512
 """How many at once on a CPU: patterns that are simulated; images and patterns that are compared."""
 
 GPU_SIMULATED, GPU_MATCHED_IMAGES, GPU_MATCHED_PATTERNS = 1024, 256, 2048
-"""The same on a GPU: 270 MB an array for a thousand patterns."""
+"""The same on a GPU: arrays have 134 MB for a thousand patterns."""
 
 DEEPEST = -7.0
 """Stored decades."""
 
-MOST_CACHED = 16
-"""Dictionaries kept in a cache, of 16 MB each; the oldest make room."""
+MOST_CACHED = 64
+"""Dictionaries kept in a cache, of 16 MB for 1,000 patterns; the oldest make room. A race of all shapes needs
+33 with 73,000 patterns."""
 
 SHORTLIST = 96
 """Patterns of an image among which the best that are apart are chosen."""
@@ -101,7 +104,7 @@ def sample(options: DictionaryOptions, body: ConvexBody) -> tuple[Tensor, Tensor
     the radius. The step follows from the size.
     """
     low, high = options.radius_range_nm
-    area = 4 * math.pi / len(body.group)
+    area = 0.0 if body.round else 4 * math.pi / len(body.group)
 
     def counts(step: float) -> tuple[Tensor, Tensor]:
         shells = max(1, round((high - low) / step))
@@ -124,7 +127,7 @@ def sample(options: DictionaryOptions, body: ConvexBody) -> tuple[Tensor, Tensor
     return torch.cat(radii), torch.cat(turns)
 
 
-def best_apart(matches: Hypotheses, count: int) -> Hypotheses:
+def best_apart(matches: Hypotheses, count: int, body: ConvexBody | None = None) -> Hypotheses:
     """The ``count`` best of each image's matches that are apart from each other."""
     radius, quaternion, score = matches
     left = score.clone()
@@ -134,7 +137,7 @@ def best_apart(matches: Hypotheses, count: int) -> Hypotheses:
         chosen.append(best)
         near = (radius - radius.gather(1, best)).abs() < APART_NM
         centre = torch.take_along_dim(quaternion, best.unsqueeze(-1), 1)
-        near &= disorientation(quaternion, centre) < APART_DEG
+        near &= disorientation(quaternion, centre, body) < APART_DEG
         # Below all others, but still there for dictionaries too small to have enough.
         left = torch.where(near, left - 1e12, left)
         left = left.scatter(1, best, -math.inf)
@@ -171,10 +174,15 @@ class Dictionary:
             self._spectra[key] = [polar_match.spectra(part.to(device), kind) for part in parts]
         return self._spectra[key]
 
+    def forget(self) -> None:
+        """Drop the spectra that are kept for the next images."""
+        self._spectra.clear()
+
     @torch.no_grad()
     def match(
-        self, images: Tensor, mask: Tensor, kind: str, experiment: Experiment, count: int = 4
-    ) -> Hypotheses:
+        self, images: Tensor, mask: Tensor, kind: str, experiment: Experiment, count: int = 4,
+        body: ConvexBody | None = None,
+    ) -> Hypotheses:  # fmt: skip
         """The ``count`` best stored patterns that are apart from each other, turned about the beam.
 
         Args:
@@ -182,14 +190,16 @@ class Dictionary:
             kind: "counts", "log" or "intensity".
             experiment: whose detector recorded them; its physics must be the dictionary's.
             count: patterns per image.
+            body: whose patterns they are; the icosahedron by default.
 
         Raises:
-            InputError: the dictionary is of other physics.
+            InputError: the dictionary is of other physics or of another body.
         """
-        stored = self.card["identity"]["physics"]
-        for name, value in _physics(experiment).items():
-            if value != stored.get(name):
-                raise InputError(f"the dictionary was made for {name} {stored.get(name)}, not {value}")
+        body, stored = body or icosahedron(), self.card["identity"]
+        for name, value in (_physics(experiment) | {"body": body.name}).items():
+            there = stored["body"] if name == "body" else stored["physics"].get(name)
+            if value != there:
+                raise InputError(f"the dictionary was made for {name} {there}, not {value}")
         device = images.device
         spread, factor = _spread(experiment, device)
         if kind == "intensity":
@@ -210,8 +220,8 @@ class Dictionary:
             score, shift = (torch.cat(tensors, 1) for tensors in zip(*best, strict=True))
             score, index = score.double().topk(min(SHORTLIST, score.shape[1]), dim=1)
             angle = shift.gather(1, index).double() * (2 * math.pi / polar_match.SECTORS)
-            turns = to_fundamental_domain(rotate_about_beam(quaternion[index], angle))
-            matches.append(best_apart(Hypotheses(radius_nm[index], turns, score), count))
+            turns = to_fundamental_domain(rotate_about_beam(quaternion[index], angle), body)
+            matches.append(best_apart(Hypotheses(radius_nm[index], turns, score), count, body))
         return Hypotheses(*(torch.cat(tensors).cpu() for tensors in zip(*matches, strict=True)))
 
     def save(self, path: Path) -> None:
@@ -251,8 +261,12 @@ def _physics(experiment: Experiment) -> dict[str, Any]:
 
 def _identity(simulator: Simulator, options: DictionaryOptions) -> dict[str, Any]:
     """All that the patterns depend on, as JSON returns it."""
-    identity = {"physics": _physics(simulator.experiment), "body": simulator.body.name}
-    return json.loads(json.dumps(identity | {"options": asdict(options)}))
+    body = simulator.body
+    identity = {"physics": _physics(simulator.experiment), "body": body.name, "options": asdict(options)}
+    if body is not icosahedron():  # two bodies of a user may have the same name
+        facets = np.round(np.c_[body.normals, body.offsets], 9) + 0.0
+        identity["facets"] = hashlib.sha256(facets.tobytes()).hexdigest()[:16]
+    return json.loads(json.dumps(identity))
 
 
 def half_space_simulator(simulator: Simulator) -> Simulator:
@@ -260,7 +274,7 @@ def half_space_simulator(simulator: Simulator) -> Simulator:
     experiment = Experiment(simulator.experiment.wavelength_nm, simulator.experiment.refractive_index)
     if experiment == simulator.experiment and simulator.method == "exact":
         return simulator  # whose tables may be there already
-    return Simulator(experiment, device=simulator.device, body=simulator.body)
+    return simulator_of(simulator.body, experiment, device=simulator.device)
 
 
 def simulate_dictionary(

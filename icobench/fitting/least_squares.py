@@ -220,8 +220,8 @@ def levenberg_marquardt(
     radius, quaternion, values, value = torch.stack(course).split((1, 4, extra, 1), 2)
     trace = Trace.of(spent, radius[..., 0], quaternion, value[..., 0])
     return Answer(
-        trace.radius_nm[-1].clone(), to_fundamental_domain(trace.quaternion[-1]), trace.objective[-1].clone(),
-        trace.evaluations[-1].clone(), converged,
+        trace.radius_nm[-1].clone(), to_fundamental_domain(trace.quaternion[-1], objective.simulator.body),
+        trace.objective[-1].clone(), trace.evaluations[-1].clone(), converged,
         nuisance=replace(nuisance, values=values[-1]).to_columns(), trace=trace,
     )  # fmt: skip
 

@@ -18,12 +18,14 @@ NUISANCES = {
     "background": {"background": (0.0, 10.0, 0.3)},
     "refractive_index": {"index_real": (0.7, 1.1, 0.03), "index_imag": (0.0, 0.3, 0.02)},
     "centre": {"centre_x": (-1.5, 1.5, 0.5), "centre_y": (-1.5, 1.5, 0.5)},
+    "shape": {"shape": (0.0, 1.0, 0.1)},
     "gamma": {"gamma": (0.2, 2.0, 0.1)},
     "decades": {"decades": (2.0, 15.0, 0.7)},
 }
 """Columns of each, with their smallest and largest value and their longest step in one iteration of a fit: a
 constant background, in units of the particle's mean intensity on the usable pixels; the refractive index; by
-how many pixels the beam is from where the experiment has it; the exponent of the detector's response; the
+how many pixels the beam is from where the experiment has it; the parameter of a family of bodies, as a share
+of its range (:class:`~icobench.geometry.shapes.Shape`); the exponent of the detector's response; the
 decades that a log image spans, which is the same for images that are read as if they had six."""
 
 
@@ -66,7 +68,7 @@ class Nuisance:
                 raise InputError(f"{name} cannot be fitted to {kind} images; decades are of log images")
         index = experiment.refractive_index
         begin = {"background": (0.0,), "refractive_index": (index.real, index.imag), "centre": (0.0, 0.0)}
-        begin |= {"gamma": (1.0,), "decades": (DECADES,)}
+        begin |= {"shape": (0.5,), "gamma": (1.0,), "decades": (DECADES,)}
         ordered = tuple(name for name in NUISANCES if name in names)
         row = [value for name in ordered for value in begin[name]]
         return cls(ordered, torch.tensor(row, dtype=torch.float64).expand(count, -1).clone())
@@ -93,6 +95,13 @@ class Nuisance:
             return None
         first = self.columns.index(next(iter(NUISANCES[name])))
         return self.values[:, first : first + len(NUISANCES[name])]
+
+    def with_share(self, share: Tensor) -> "Nuisance":
+        """The same with these values (B,) of the shape's parameter, if it is among the names."""
+        values = self.values.clone()
+        for place in [number for number, column in enumerate(self.columns) if column == "shape"]:
+            values[:, place] = share
+        return replace(self, values=values)
 
     def take(self, rows: Tensor | slice) -> "Nuisance":
         """The parameters of the images with these indices."""

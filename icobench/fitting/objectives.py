@@ -244,12 +244,13 @@ class LogImageError(Objective):
         # Start from equal brightest usable pixels, then average over the pixels that both images show.
         brightest = logs.masked_fill(~mask, -torch.inf).amax((-2, -1))
         shift = measured.masked_fill(~mask, 0).amax((-2, -1)) - brightest
+        shown, gaps = mask & (measured > 0) & (measured < 1), measured - logs
         for _ in range(3):
             level = logs + shift[:, None, None]
-            seen = mask & (measured > 0) & (measured < 1) & (level > 0) & (level < 1)
-            count = seen.sum((-2, -1)).clamp_min(1)
-            gap = torch.where(seen, measured - logs, torch.zeros_like(logs)).sum((-2, -1)) / count
-            shift = torch.where(seen.any(-1).any(-1), gap, shift)
+            seen = shown & (level > 0) & (level < 1)
+            count = seen.sum((-2, -1))
+            gap = torch.where(seen, gaps, 0.0).sum((-2, -1)) / count.clamp_min(1)
+            shift = torch.where(count > 0, gap, shift)
         return measured, logs + shift[:, None, None], mask
 
     def compare(self, image: Tensor, intensity: Tensor) -> Tensor:

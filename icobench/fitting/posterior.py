@@ -258,7 +258,7 @@ def sample_posterior(
     if not isinstance(objective, PoissonDeviance):
         raise InputError("a posterior needs photon counts: only their noise is known")
     check_samples(samples)
-    count, body = len(starts.radius_nm), objective.simulator.simulator.body
+    count, body = len(starts.radius_nm), objective.simulator.body
     numbers = torch.arange(count) if numbers is None else numbers
     generators = [torch_generator(seed, Purpose.POSTERIOR, number) for number in numbers.tolist()]
     mixture = _modes(objective, starts, body)

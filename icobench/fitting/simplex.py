@@ -211,8 +211,8 @@ def refine_simplex(
     if options.angle_tolerance_deg:
         converged &= ~fits.state.active.cpu()  # one simplex is left for every image
     return Answer(
-        trace.radius_nm[-1].clone(), to_fundamental_domain(trace.quaternion[-1]), trace.objective[-1].clone(),
-        trace.evaluations[-1].clone(), converged, trace=trace,
+        trace.radius_nm[-1].clone(), to_fundamental_domain(trace.quaternion[-1], objective.simulator.body),
+        trace.objective[-1].clone(), trace.evaluations[-1].clone(), converged, trace=trace,
     )  # fmt: skip
 
 

@@ -174,14 +174,15 @@ class _Fits:
         nuisance = Nuisance.from_answer(best).take(image)
         value = self.objective.value(image, best.radius_nm[image], twin, nuisance).double().cpu()
         close = gap(best.objective[image], value, image) < TWIN_WORTH_A_FIT
-        close &= disorientation(twin, orientation) > SAME_DEG
+        close &= disorientation(twin, orientation, self.objective.simulator.body) > SAME_DEG
         image, orientation, first = image[close], orientation[close], best.objective[image[close]]
         ambiguous = torch.zeros(len(best), dtype=torch.bool)
         if len(image):
             fit, _ = self.attempt(image, best.radius_nm[image], twin[close])
             better, worse = torch.minimum(first, fit.objective), torch.maximum(first, fit.objective)
             tied = gap(better, worse, image) < AMBIGUOUS_ODDS
-            ambiguous[image] = tied & (disorientation(orientation, fit.quaternion) > SAME_DEG)
+            apart = disorientation(orientation, fit.quaternion, self.objective.simulator.body) > SAME_DEG
+            ambiguous[image] = tied & apart
         return ambiguous
 
 

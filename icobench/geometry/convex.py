@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
 
 import numpy as np
 from scipy.spatial import ConvexHull, HalfspaceIntersection, QhullError
 from scipy.spatial.transform import Rotation
 
-__all__ = ["ConvexBody", "icosahedron"]
+__all__ = ["ConvexBody", "icosahedron", "rotation_group"]
+
+SAME = 1e-7
+"""Normals and distances nearer than this are those of one facet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,8 @@ class ConvexBody:
         edges: (E, 2) vertex indices, from first to second.
         edge_facets: (E, 2) the two facets of each edge; the first lies to the left of
             the edge when the body is looked at from outside.
-        group: (G, 4) rotations (w, x, y, z) that map the body onto itself.
+        group: (G, 4) rotations (w, x, y, z) that map the body onto itself, identity first.
+        round: the body is a sphere, and the half-spaces only touch it; no orientation differs from another.
 
     Example:
         >>> icobench.shape("cube").normals.shape
@@ -37,24 +40,32 @@ class ConvexBody:
     edges: np.ndarray
     edge_facets: np.ndarray
     group: np.ndarray
+    round: bool = False
 
     @classmethod
     def from_halfspaces(
-        cls, name: str, normals: np.ndarray, offsets: np.ndarray, group: np.ndarray
-    ) -> "ConvexBody":
+        cls, name: str, normals: np.ndarray, offsets: np.ndarray, group: np.ndarray | None = None,
+        round: bool = False,
+    ) -> "ConvexBody":  # fmt: skip
         """Build a body from its half-spaces ``normals @ r <= offsets``, scaled to circumradius 1.
 
         Args:
-            name, group: as the attributes.
+            name, round: as the attributes.
             normals: (F, 3) outward normals, any length.
             offsets: (F,) positive; the origin lies inside.
+            group: as the attribute; found from the half-spaces (:func:`rotation_group`) if not given.
 
         Raises:
-            ValueError: the half-spaces do not bound a body, or one carries no facet.
+            ValueError: the half-spaces do not bound a body, one carries no facet, or the rotations do not map
+                the body onto itself.
         """
-        normals, group = np.asarray(normals, dtype=float), np.asarray(group, dtype=float)
+        normals, offsets = np.asarray(normals, dtype=float), np.asarray(offsets, dtype=float)
+        if normals.ndim != 2 or normals.shape[1:] != (3,) or offsets.shape != normals.shape[:1]:
+            raise ValueError(f"{name}: expected normals of shape (F, 3) and offsets of shape (F,)")
         length = np.linalg.norm(normals, axis=1)
-        offsets = np.asarray(offsets, dtype=float) / length
+        if not (np.isfinite(normals).all() and np.isfinite(offsets).all() and (length > 0).all()):
+            raise ValueError(f"{name}: normals must be finite and not zero, offsets finite")
+        offsets = offsets / length
         normals = normals / length[:, None]
         if (offsets <= 0).any():
             raise ValueError(f"{name}: the origin must lie inside every half-space")
@@ -76,17 +87,18 @@ class ConvexBody:
         if (on_facet.sum(1) < 3).any():
             bad = int(np.flatnonzero(on_facet.sum(1) < 3)[0])
             raise ValueError(f"{name}: half-space {bad} carries no facet")
-        edges, edge_facets = [], []
-        for first, second in combinations(range(len(normals)), 2):
-            shared = np.flatnonzero(on_facet[first] & on_facet[second])
-            if len(shared) != 2:
-                continue
-            start, stop = vertices[shared]
-            inside = vertices[on_facet[first]].mean(0) - start
-            leftward = np.dot(np.cross(normals[first], stop - start), inside) > 0
-            edges.append(shared if leftward else shared[::-1])
-            edge_facets.append((first, second))
-        return cls(name, normals, offsets, vertices, np.array(edges), np.array(edge_facets), group)
+        shared = on_facet[:, None] & on_facet[None]
+        edge_facets = np.argwhere(np.triu(shared.sum(2) == 2, 1))
+        edges = np.argwhere(shared[tuple(edge_facets.T)])[:, 1].reshape(-1, 2)
+        start, stop = vertices[edges[:, 0]], vertices[edges[:, 1]]
+        first = edge_facets[:, 0]
+        middle = on_facet @ vertices / on_facet.sum(1, keepdims=True)
+        leftward = (np.cross(normals[first], stop - start) * (middle[first] - start)).sum(1) > 0
+        edges = np.where(leftward[:, None], edges, edges[:, ::-1])
+        group = rotation_group(normals, offsets) if group is None else np.asarray(group, dtype=float)
+        if not _maps_onto_itself(group, normals, offsets).all():
+            raise ValueError(f"{name}: its rotations do not map the body onto itself")
+        return cls(name, normals, offsets, vertices, edges, edge_facets, group, round)
 
     @property
     def volume(self) -> float:
@@ -118,6 +130,65 @@ def icosahedron() -> ConvexBody:
     return ConvexBody.from_halfspaces("icosahedron", planes[:, :3], -planes[:, 3], _symmetries(corners))
 
 
+def _maps_onto_itself(group: np.ndarray, normals: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """(G,) whether rotations (G, 4) take every facet, unit normals (F, 3) at offsets (F,), to a facet."""
+    matrices = Rotation.from_quat(group, scalar_first=True).as_matrix()
+    planes = np.c_[normals, offsets]
+    turned = np.concatenate(
+        (
+            normals @ matrices.transpose(0, 2, 1),
+            np.broadcast_to(offsets, (len(group), len(offsets)))[..., None],
+        ),
+        2,
+    )
+    return np.array([
+        (np.abs(one[:, None] - planes).max(2).min(1) < 10 * SAME).all() for one in turned
+    ])  # fmt: skip
+
+
+def rotation_group(normals: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """All rotations that map a body onto itself: (G, 4), scalar first, ``w >= 0``, identity first.
+
+    Two facets that are not parallel fix a rotation; every pair of facets at the same distances and the same
+    angle as these is tried as their image.
+
+    Args:
+        normals: (F, 3) outward unit normals.
+        offsets: (F,) distances of the facets from the origin.
+
+    Example:
+        >>> from icobench.geometry.convex import icosahedron
+        >>> body = icosahedron()
+        >>> rotation_group(body.normals, body.offsets).shape
+        (60, 4)
+    """
+    cosines = normals @ normals.T
+    # The facets of the rarest distance leave the fewest pairs to try.
+    alike = (np.abs(offsets[:, None] - offsets) < SAME).sum(1)
+    one = int(alike.argmin())
+    slanted = np.flatnonzero(np.abs(cosines[one]) < 1 - 1e-6)
+    other = int(slanted[alike[slanted].argmin()])
+
+    def frames(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        aside = np.cross(first, second)
+        aside /= np.linalg.norm(aside, axis=-1, keepdims=True)
+        return np.stack((first, aside, np.cross(first, aside)), -1)
+
+    fits = (np.abs(offsets - offsets[one]) < SAME)[:, None] & (np.abs(offsets - offsets[other]) < SAME)
+    fits &= np.abs(cosines - cosines[one, other]) < SAME
+    images = frames(*(normals[place] for place in np.nonzero(fits)))
+    rotations = Rotation.from_matrix(images @ frames(normals[one], normals[other]).T)
+    group = rotations.as_quat(canonical=True, scalar_first=True)
+    return _sorted(group[_maps_onto_itself(group, normals, offsets)])
+
+
+def _sorted(group: np.ndarray) -> np.ndarray:
+    """Quaternions (G, 4) of one sign, the identity first, then by rotation angle; ties in a fixed order."""
+    group = np.where(np.abs(group) < 1e-12, 0.0, group)
+    group *= np.where(group[:, :1] < 0, -1.0, 1.0)
+    return group[np.lexsort((*np.round(group[:, 1:], 9).T, -np.round(group[:, 0], 9)))]
+
+
 def _symmetries(vertices: np.ndarray) -> np.ndarray:
     """The rotations of SciPy's group "I" turned so that they permute ``vertices``: (60, 4).
 
@@ -137,8 +208,4 @@ def _symmetries(vertices: np.ndarray) -> np.ndarray:
     source = np.stack((fivefold[0], neighbours(fivefold)))
     target = np.stack((vertices[0], neighbours(vertices)))
     frame, _ = Rotation.align_vectors(target, source)
-    group = (frame * standard * frame.inv()).as_quat(scalar_first=True)
-    group[np.abs(group) < 1e-12] = 0.0
-    group *= np.where(group[:, :1] < 0, -1.0, 1.0)
-    # The identity first, then by rotation angle; ties in a fixed order.
-    return group[np.lexsort((*np.round(group[:, 1:], 9).T, -np.round(group[:, 0], 9)))]
+    return _sorted((frame * standard * frame.inv()).as_quat(scalar_first=True))

@@ -25,7 +25,7 @@ RADIUS_SPAN_NM = 130.0
 """Allowed range of the radius in the paper's error measure (30 to 160 nm)."""
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _group_products(body: ConvexBody, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Products of 1, i, j, k with the elements of the group, (G, 4, 4), and their scalar parts, (4, G)."""
     group = torch.as_tensor(body.group)
@@ -43,13 +43,15 @@ def to_fundamental_domain(quaternion: Tensor, body: ConvexBody | None = None) ->
     """The equivalent q g with the largest w: (..., 4) -> (..., 4).
 
     For the icosahedron the domain is a dodecahedron whose corners lie 44.48 degrees
-    from the identity.
+    from the identity. All orientations of a sphere are the identity.
 
     Example:
         >>> half_turn = torch.tensor([0.0, 1.0, 0.0, 0.0])  # about a two-fold axis
         >>> icobench.to_fundamental_domain(half_turn).abs()
         tensor([1., 0., 0., 0.])
     """
+    if body is not None and body.round:
+        return torch.zeros_like(quaternion).index_fill(-1, torch.tensor(0, device=quaternion.device), 1.0)
     products, scalars = _group_products(body or icosahedron(), quaternion.dtype, quaternion.device)
     # The scalar parts of all products q g, without the products.
     best = products[(quaternion.unsqueeze(-1) * scalars).sum(-2).abs().argmax(-1)]

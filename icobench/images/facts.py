@@ -20,6 +20,7 @@ __all__ = [
     "Fact",
     "Facts",
     "Setup",
+    "describe",
     "experiment_facts",
     "own_facts",
     "same",

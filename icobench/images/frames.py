@@ -74,6 +74,8 @@ class Frames:
         other_masks: names of further masks of the same shape, which are not used.
         modules: (modules, rows) that a frame's rows consist of, where the file keeps modules apart.
         remarks: what else the user should know, a line each.
+        grow: looks whether a writer has added frames, and gives their number; None where that takes opening
+            the file again.
     """
 
     where: str
@@ -86,6 +88,7 @@ class Frames:
     other_masks: tuple[str, ...] = ()
     modules: tuple[int, int] | None = None
     remarks: tuple[str, ...] = ()
+    grow: Callable[[], int] | None = None
 
     def stacked_modules(self) -> "Frames":
         """Frames (N, modules, y, x) as (N, modules y, x)."""

@@ -150,7 +150,13 @@ class _Reader(LinkedFile):
 
         shape = (shape[-1], *shape[:-1]) if last else stacked(shape)
         facts: Facts = {"transpose": Fact(True, f"{where}, MATLAB's order")} if self.matlab else {}
-        frames = Frames(where, shape, dataset.dtype, read, facts=facts, remarks=tuple(remarks))
+
+        def grow() -> int:
+            dataset.id.refresh()
+            return dataset.shape[-1 if last else 0]
+
+        growing = grow if self.stream.swmr_mode and len(dataset.shape) > 2 else None
+        frames = Frames(where, shape, dataset.dtype, read, facts=facts, remarks=tuple(remarks), grow=growing)
         return frames.stacked_modules()
 
     # One image a group
@@ -261,7 +267,7 @@ class _Reader(LinkedFile):
         masks, others = self._masks(name, frames)
         return Frames(
             frames.where, frames.shape, frames.dtype, frames.read, frames.note, facts | frames.facts, masks,
-            others, frames.modules, (*self.remarks, *frames.remarks),
+            others, frames.modules, (*self.remarks, *frames.remarks), frames.grow,
         )  # fmt: skip
 
     def _masks(self, name: str, frames: Frames) -> "tuple[dict[str, Frames], tuple[str, ...]]":

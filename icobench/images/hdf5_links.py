@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from icobench.errors import InputError
+from icobench.errors import InputError, NotYetError
 from icobench.images.frames import first_line
 
 __all__ = ["OBJECTS", "LinkedFile"]
@@ -48,7 +48,7 @@ def _opened(path: Path, files: ExitStack) -> tuple[Any, str]:
         stream = files.enter_context(h5py.File(path, "r", swmr=True, rdcc_nbytes=CACHE_BYTES))
         return stream, "another program is writing this file; the frames that were there at opening are used"
     except OSError as error:
-        raise InputError(
+        raise NotYetError(
             f"{path}: another program has this file open for writing; wait until it has closed it, or copy "
             "the file (a writer in HDF5's SWMR mode can be read at once; HDF5_USE_FILE_LOCKING=FALSE ignores "
             "a lock that a dead program left)"

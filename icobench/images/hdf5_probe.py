@@ -17,6 +17,8 @@ __all__ = ["check_survival"]
 LONGEST = 30.0
 """Seconds for the first look into a file, on a slow disk as well; a good one takes some milliseconds."""
 
+MOST_KNOWN = 1000
+
 _known: dict[tuple[object, ...], str] = {}
 """What was found before, by file, its size and time, and what was looked at."""
 
@@ -40,6 +42,8 @@ def check_survival(path: Path, what: str, look: Callable[[], object]) -> None:
     state = path.stat()
     key = path.resolve(), state.st_ino, state.st_size, state.st_mtime_ns, what
     if key not in _known:
+        if len(_known) >= MOST_KNOWN:  # a file that grows is another one every time
+            _known.clear()
         _known[key] = _trouble(look)
     if _known[key]:
         raise InputError(f"{path}: not a readable HDF5 file: it is damaged, {_known[key]}")

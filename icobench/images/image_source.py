@@ -8,6 +8,7 @@ the numbers.
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from icobench.errors import InputError
-from icobench.images.facts import Facts
+from icobench.images.facts import Facts, describe, same
 from icobench.images.frames import Frames, array_frames
 from icobench.images.geometry import Axes, Panels
 from icobench.images.image_set import ImageSet
@@ -274,6 +275,54 @@ class ImageSource:
             self.remarks.append(
                 f"a hole around the beam, {int(hole.sum())} pixels that are 0 in all frames, is left out"
             )
+
+    # More frames of the same detector
+
+    def grow(self) -> bool:
+        """Look for frames that a writer has added; False where that takes opening the file again."""
+        if self._frames.grow is None:
+            return False
+        for frames in (self._frames, *self._masks):
+            if frames.grow is not None and frames.shape[0] > 1:
+                count = frames.grow()
+                if frames is self._frames:
+                    self._frames = replace(frames, shape=(count, *frames.shape[1:]))
+        return True
+
+    @property
+    def grows(self) -> bool:
+        """Whether :meth:`grow` sees new frames of the open file."""
+        return self._frames.grow is not None
+
+    def go_on(self, frames: Frames, masks: Sequence[Frames] | None = None) -> None:
+        """Read other frames of the same detector from now on; what was decided by the first ones stays.
+
+        Args:
+            frames: of the same size, of which no fact says something else than before.
+            masks: theirs; those of before by default.
+
+        Raises:
+            InputError: other frames than before.
+        """
+        check_frames(frames)
+        if frames.shape[1:] != self._frames.shape[1:] or frames.modules != self.modules:
+            raise InputError(
+                f"{frames.where}: frames of {frames.shape[1:]}, unlike those before, of {self.stored_shape}"
+            )
+        of_file = masks is not None and not self._reading.override
+        for name in (self.facts.keys() | frames.facts.keys()) if of_file else ():
+            before, now = (
+                facts[name].value if name in facts else None for facts in (self.facts, frames.facts)
+            )
+            if not same(name, before, now):
+                raise InputError(
+                    f"{frames.where}: states another value than the frames before: {describe(name, now)}, "
+                    f"not {describe(name, before)}"
+                )
+        self._frames, self.where = frames, frames.where
+        if masks is not None:
+            self._masks = [checked_mask(self._stacked(mask), frames.shape) for mask in masks]
+            self._bits = (self._bits + [False] * len(masks))[: len(masks)]
 
     # Reading
 

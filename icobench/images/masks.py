@@ -4,7 +4,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, label
 
 from icobench.errors import InputError
-from icobench.images.frames import Frames, array_frames, first_line
+from icobench.images.frames import Frames, first_line
 
 __all__ = ["bad_pixels", "checked_mask", "gap_values", "hole_of_zeros", "mask_remarks"]
 
@@ -44,13 +44,19 @@ def checked_mask(mask: Frames, shape: tuple[int, ...]) -> Frames:
         raise InputError(f"{mask.where}: mask of shape {mask_shape} does not fit images of shape {shape}")
     if mask.dtype.kind not in "buif":
         raise InputError(f"{mask.where}: a mask must hold numbers, got {mask.dtype}")
-    if mask.shape[0] > 1 or shape[0] == 1:
+    if mask.shape[0] > 1:
         return mask
     try:
         common = mask.read(0, 1)
     except Exception as error:
+        if shape[0] == 1:  # the frame will say so
+            return mask
         raise InputError(f"{mask.where}: mask unreadable ({first_line(error)})") from error
-    return array_frames(mask.where, np.broadcast_to(common, shape))
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.broadcast_to(common[0], (stop - start, *shape[1:]))
+
+    return Frames(mask.where, shape, mask.dtype, read)
 
 
 def has_bits(mask: Frames, values: np.ndarray) -> bool:

@@ -17,6 +17,9 @@ from icobench.simulator.experiment import Experiment, FlatDetector
 
 __all__ = ["Prepared", "prepare"]
 
+FOUND = ("kind", "gain", "steps", "response")
+"""What fits of the first images may have changed of a source."""
+
 
 @dataclass
 class Prepared:
@@ -28,6 +31,7 @@ class Prepared:
         experiment: of the grid.
         setup: where the values of the experiment come from.
         notes: what the user should know before any work, a line each.
+        call: the arguments of :func:`prepare` where the images are a file; another process opens it by them.
     """
 
     source: ImageSource
@@ -35,12 +39,27 @@ class Prepared:
     experiment: Experiment
     setup: Setup
     notes: list[str]
+    call: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.source.files.close()
+
+    def __reduce__(self) -> Any:
+        if self.call is None:
+            raise TypeError("only the images of a file can be opened by another process")
+        return _opened_again, (self.call, {name: getattr(self.source, name) for name in FOUND})
+
+
+def _opened_again(call: dict[str, Any], found: dict[str, Any]) -> Prepared:
+    """The images of a file in another process."""
+    prepared = prepare(**call)
+    for name, value in found.items():
+        setattr(prepared.source, name, value)
+    prepared.grid.kind = prepared.source.kind
+    return prepared
 
 
 def _given(experiment: Experiment | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -78,6 +97,13 @@ def prepare(
         who: gave the experiment, for messages.
     """
     reading = replace(reading or Reading(kind), override=override)
+    call = None
+    if isinstance(images, str | Path):
+        call = {
+            "images": images, "experiment": experiment, "detector": detector, "centre": centre,
+            "pixels": pixels, "reading": reading, "geometry": geometry, "panels": panels, "polar": polar,
+            "override": override,
+        }  # fmt: skip
     facts = {}
     if isinstance(images, ImageSource):
         source = images
@@ -114,7 +140,7 @@ def prepare(
     notes = [*source.remarks, *setup.lines(), *(lying.remarks if lying is not None else ())]
     if source.decades_assumed:
         notes.append(f"log images are assumed to span {DECADES:g} decades; --decades says how many")
-    return Prepared(source, grid, placed, setup, notes)
+    return Prepared(source, grid, placed, setup, notes, call)
 
 
 def _placed(

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from icobench.errors import InputError
+from icobench.errors import InputError, NotYetError
 from icobench.images.facts import OF_IMAGES, Facts
 from icobench.images.frames import MOST_PIXELS, Frames, first_line
 from icobench.images.geometry import Axes
 from icobench.images.image_set import KINDS
 from icobench.images.response import Response
 
-__all__ = ["Reading", "check_frames", "problem_of", "read_frames"]
+__all__ = ["DARK", "Reading", "check_frames", "problem_of", "read_frames"]
+
+DARK = "empty: all usable pixels are 0"
+"""The problem of a frame that holds nothing."""
 
 LEAST_PIXELS = 16
 """A side of the smallest frame that is accepted."""
@@ -26,7 +29,7 @@ class Reading:
 
     Attributes:
         kind: "counts", "log", or "auto": what the file states, or what the histogram of the first frames
-        shows.
+            shows.
         dataset: within an HDF5 file or an ``.npz``; one of the usual places by default.
         mask: another file, or a dataset of the same file; (H, W) or (N, H, W), non-zero = bad. By default the
             masks beside the images.
@@ -137,7 +140,7 @@ def problem_of(image: np.ndarray, usable: np.ndarray, kind: str, noisy: bool = F
     if kind == "log" and (values > 1).any():
         return "not a log image: values above 1"
     if not (values > 0).any():
-        return "empty: all usable pixels are 0"
+        return DARK
     return None
 
 
@@ -149,6 +152,6 @@ def check_frames(frames: Frames) -> None:
     if len(shape) != 3:
         raise InputError(f"{where}: expected images of shape (N, H, W) or (H, W), got {shape}")
     if shape[0] == 0:
-        raise InputError(f"{where}: holds no image")
+        raise NotYetError(f"{where}: holds no image")
     if min(shape[1:]) < LEAST_PIXELS:
         raise InputError(f"{where}: images must have at least {LEAST_PIXELS} pixels a side, got {shape}")

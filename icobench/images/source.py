@@ -9,12 +9,12 @@ import torch
 
 from icobench.errors import InputError
 from icobench.images.formats import open_frames, open_mask
-from icobench.images.frames import FrameLayout, array_frames
+from icobench.images.frames import FrameLayout, Frames, array_frames
 from icobench.images.image_set import KINDS, ImageSet
 from icobench.images.image_source import DECIDING, ImageSource
 from icobench.images.reading import Reading
 
-__all__ = ["DECIDING", "ImageSource", "open_arrays", "open_images", "read_images"]
+__all__ = ["DECIDING", "ImageSource", "open_arrays", "open_images", "open_next", "read_images"]
 
 
 def open_images(
@@ -48,16 +48,32 @@ def open_images(
     reading = reading or Reading(kind, dataset, mask, saturation=saturation, decades=decades)
     if reading.kind == "intensity":
         raise InputError(f"kind must be auto, counts or log, got {reading.kind!r}")
-    layout = FrameLayout(reading.frame_axis, reading.max_pixels)
     with ExitStack() as files:
-        frames = open_frames(path, reading.dataset, files, layout, reading.follow_links)
-        named = reading.mask
-        masks = (
-            [open_mask(path, named, files, reading.follow_links)] if named else list(frames.masks.values())
-        )
-        source = ImageSource(path, frames, masks, reading)
+        source = ImageSource(path, *_opened(path, reading, files), reading)
         source.files = files.pop_all()
     return source
+
+
+def _opened(path: Path, reading: Reading, files: ExitStack) -> tuple[Frames, list[Frames]]:
+    """The frames of a file and their masks."""
+    layout = FrameLayout(reading.frame_axis, reading.max_pixels)
+    frames = open_frames(path, reading.dataset, files, layout, reading.follow_links)
+    if reading.mask:
+        return frames, [open_mask(path, reading.mask, files, reading.follow_links)]
+    return frames, list(frames.masks.values())
+
+
+def open_next(source: ImageSource, path: Path, reading: Reading) -> None:
+    """Let a source read on in another file of the same detector, or in its own one, which has grown.
+
+    Raises:
+        InputError: as for :func:`open_images`, or frames unlike those before.
+    """
+    with ExitStack() as files:
+        frames, masks = _opened(path, reading, files)
+        source.go_on(frames, masks)
+        source.files.close()
+        source.files = files.pop_all()
 
 
 def open_arrays(

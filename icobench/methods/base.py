@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icobench.answer import Answer, Progress
+from icobench.answer import Answer, Hypotheses, Progress
 from icobench.errors import InputError
 from icobench.fitting.objectives import Objective, objective_for
 from icobench.fitting.warm_start import checked, fit_propagated
@@ -38,6 +38,8 @@ class Problem:
         seed: of the run.
         nuisance: names of :data:`~icobench.fitting.nuisance.NUISANCES` to fit along, by methods that can.
         network_mask: (N, H, W) what the network sees, the images' masks by default.
+        starts: where fits from stored patterns start instead; the stored patterns by default.
+        share: (N,) where the nuisance parameter "shape" starts.
 
     Example:
         >>> problem = icobench.Problem(icobench.simulate(60.0, photons=1e5), icobench.Simulator())
@@ -51,6 +53,8 @@ class Problem:
     seed: int = 0
     nuisance: tuple[str, ...] = ()
     network_mask: Tensor | None = None
+    starts: Hypotheses | None = None
+    share: Tensor | None = None
 
     def objective(self) -> Objective:
         """A fresh objective with a counter at zero, which simulates by straight rays.

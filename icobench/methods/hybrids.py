@@ -78,6 +78,7 @@ def _nearest(
         problem.images.kind,
         problem.simulator.experiment,
         count,
+        problem.simulator.body,
     )
 
 
@@ -92,6 +93,8 @@ def _fit(
         return lm_race(objective, nearest.radius_nm, nearest.quaternion, image)
 
     nuisance = Nuisance.start(problem.nuisance, len(problem.images), problem.simulator.experiment)
+    if problem.share is not None:
+        nuisance = nuisance.with_share(problem.share)
     solver = partial(refine, options=options.fit)
     # Straight rays hardly ever explain what propagated waves make.
     rescued = options.rescue and problem.simulator.method != "propagated"
@@ -131,7 +134,7 @@ def _from_dictionary(
 ) -> Answer:
     objective = problem.objective()
     every_image = torch.arange(len(problem.images))
-    starts = _nearest(problem, options, objective, every_image, options.candidates)
+    starts = problem.starts or _nearest(problem, options, objective, every_image, options.candidates)
     return _fit(solver.refine, problem, options, objective, starts, progress)
 
 

@@ -5,15 +5,16 @@ Large networks may be rounded to 8 bits, and be a folder of several files, the p
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from icobench.errors import InputError
 from icobench.network.architectures import Network, build_network
@@ -23,10 +24,12 @@ from icobench.simulator.experiment import Experiment
 from icobench.storage import atomic_path
 
 __all__ = [
-    "StoredWeights", "TrainedNetwork", "load_trained", "mismatch", "not_finite", "read_weights",
+    "StoredWeights", "TrainedNetwork", "load_into", "load_trained", "mismatch", "not_finite", "read_weights",
     "rounded", "save_network", "save_rounded", "training_core_seconds", "training_stages",
     "unrounded",
 ]  # fmt: skip
+
+NetworkType = TypeVar("NetworkType", bound=nn.Module)
 
 FORMAT = "icobench-2"
 
@@ -145,7 +148,7 @@ def not_finite(weights: dict[str, torch.Tensor]) -> str | None:
     return next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
 
 
-def mismatch(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
+def mismatch(network: nn.Module, weights: dict[str, torch.Tensor]) -> str | None:
     """The first parameter whose weights do not fit a network, in words; None if all fit."""
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
@@ -159,14 +162,14 @@ def mismatch(network: Network, weights: dict[str, torch.Tensor]) -> str | None:
     return None
 
 
-def save_network(path: Path, network: Network, card: dict[str, Any]) -> None:
+def save_network(path: Path, network: nn.Module, card: dict[str, Any]) -> None:
     """Write weights and card as safetensors, whole or not at all; an InputError names a weight not finite."""
     state = _finite_state(path, network)
     with atomic_path(path) as temporary:
         save_file(state, str(temporary), metadata={"format": FORMAT, "card": json.dumps(card)})
 
 
-def _finite_state(path: Path, network: Network) -> dict[str, torch.Tensor]:
+def _finite_state(path: Path, network: nn.Module) -> dict[str, torch.Tensor]:
     """The weights of a network that are to be written to a path."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     if (name := not_finite(state)) is not None:
@@ -341,16 +344,29 @@ def read_weights(path: Path | str) -> StoredWeights:
         return StoredWeights(unrounded(stored), card, digest)
 
 
-def load_trained(path: Path | str, device: torch.device | str = "cpu") -> TrainedNetwork:
-    """Load weights and card, ready for inference; raises as :func:`read_weights` does."""
-    stored = read_weights(path)
+def load_into(
+    path: Path | str, stored: StoredWeights, build: Callable[[str, dict[str, Any]], NetworkType]
+) -> NetworkType:
+    """The network that ``build`` makes of a card's architecture and options, with the weights of a file.
+
+    Raises:
+        InputError: options or weights that do not belong together.
+    """
     with _refusing_foreign(path):
-        recipe = Recipe.from_dict(stored.card["recipe"])
         _plausible(stored.card["network"], stored.weights)
-        network = build_network(stored.card["architecture"], stored.card["network"])
+        network = build(stored.card["architecture"], stored.card["network"])
         if (difference := mismatch(network, stored.weights)) is not None:
             raise ValueError(difference)
         network.load_state_dict(stored.weights)
+    return network
+
+
+def load_trained(path: Path | str, device: torch.device | str = "cpu") -> TrainedNetwork:
+    """Load weights and card, ready for inference; raises as :func:`read_weights` does."""
+    stored = read_weights(path)
+    network = load_into(path, stored, build_network)
+    with _refusing_foreign(path):
+        recipe = Recipe.from_dict(stored.card["recipe"])
         if not all(
             bool((head.scale > 0).all()) for head in network.modules() if isinstance(head, SpreadHead)
         ):

@@ -29,7 +29,7 @@ from icobench.simulator.experiment import Experiment
 
 __all__ = [
     "CHUNK", "GPU_CHUNK", "SHIPPED", "Networks", "agreeing", "answer", "complete", "load_network", "predict",
-    "with_twin", "within_training",
+    "with_twin", "within_angles", "within_training",
 ]  # fmt: skip
 
 logger = logging.getLogger("icobench")
@@ -42,6 +42,9 @@ CHUNK, GPU_CHUNK = 32, 2048
 
 MOST_RECORDED = 8
 """Images up to which a GPU's work is recorded and replayed: launching it would take longer than the work."""
+
+MOST_RECORDS = 16
+"""Of a network, for its numbers of images and detectors; each takes some memory."""
 
 RECORD_AFTER = 2
 """Calls of the same kind, after which recording pays."""
@@ -272,19 +275,27 @@ def _within_training(recipe: Recipe, images: ImageSet) -> Tensor:
     pixel = 2 * experiment.sin_theta_max / experiment.pixels
     if other_kind or pixel / 2 > COARSEST / CANONICAL_PIXELS:
         return torch.zeros(len(images), dtype=torch.bool, device=device)
+    hole, reach = recipe.hole_degrees[1], recipe.sine[0]
+    if recipe.log_images:
+        hole, reach = CHAIN_HOLE_DEGREES, CHAIN_REACH
+    within = within_angles(images, hole, reach)
+    if images.kind == "counts":
+        usable = images.mask & valid_pixels(experiment, device)
+        photons = torch.where(usable, images.images, 0.0).sum((-2, -1))
+        within &= photons >= LEAST_PHOTON_SHARE * recipe.photons[0]
+    return within
+
+
+def within_angles(images: ImageSet, hole_degrees: float, reach: float) -> Tensor:
+    """(N,) which images see angles as small as a hole's rim, to a pixel or so, and as large as ``reach``, a
+    sine; on the images' device."""
+    experiment, device = images.known_experiment, images.images.device
     usable = images.mask & valid_pixels(experiment, device)
     sine = _sines(experiment, device)
     nearest = torch.where(usable, sine, 2.0).amin((-2, -1))
     farthest = torch.where(usable, sine, 0.0).amax((-2, -1))
-    hole, reach = recipe.hole_degrees[1], recipe.sine[0]
-    if recipe.log_images:
-        hole, reach = CHAIN_HOLE_DEGREES, CHAIN_REACH
-    within = nearest <= math.sin(math.radians(hole)) + MARGIN_PIXELS * pixel
-    within &= farthest >= reach
-    if images.kind == "counts":
-        photons = torch.where(usable, images.images, 0.0).sum((-2, -1))
-        within &= photons >= LEAST_PHOTON_SHARE * recipe.photons[0]
-    return within
+    margin = MARGIN_PIXELS * 2 * experiment.sin_theta_max / experiment.pixels
+    return (nearest <= math.sin(math.radians(hole_degrees)) + margin) & (farthest >= reach)
 
 
 @lru_cache(maxsize=4)
@@ -376,8 +387,14 @@ def _few_numbers(trained: TrainedNetwork, images: ImageSet, hypotheses: int, ver
         piece = ImageSet(shown, mask, images.kind, images.experiment)
         return _numbers(trained, piece, hypotheses, versions)
 
-    key = images.kind, images.experiment, images.images.shape, images.images.dtype, hypotheses, versions
-    known = RECORDED.setdefault(trained.network, {})
+    network = trained.network
+    # A record reads the weights where they were.
+    places = tuple(weights.data_ptr() for weights in (*network.parameters(), *network.buffers()))
+    settings = images.kind, images.experiment, hypotheses, versions
+    key = images.images.shape, images.images.dtype, settings, places
+    known = RECORDED.setdefault(network, {})
+    if key not in known and len(known) >= MOST_RECORDS:
+        known.clear()
     found = known.get(key, 0)
     if found == RECORD_AFTER:
         try:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from icobench.geometry.shapes import SHAPES
 from icobench.images.image_set import ImageSet
 from icobench.images.pixels import expected_counts, intensity_from_log, log_image
 from icobench.reporting.figures import empty_figure, styled
 from icobench.simulator.simulator import Simulator
+from icobench.simulator.sphere import with_body
 from icobench.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -99,6 +101,18 @@ def gallery(
     return figure
 
 
+def _simulated(rows: "pd.DataFrame", answers: torch.Tensor, simulator: Simulator) -> torch.Tensor:
+    """Intensities of the rows of a table; of their shapes, where it has them."""
+    if "shape" not in rows:
+        return simulator.intensity(answers[:, 0], answers[:, 1:])
+    parts = []
+    for row, answer in zip(rows.to_dict("records"), answers, strict=True):
+        shape = SHAPES[row["shape"]]
+        body = shape.body(row[shape.parameter] if shape.parameter else None)
+        parts.append(with_body(simulator, body).intensity(answer[None, 0], answer[None, 1:]))
+    return torch.cat(parts)
+
+
 def write_preview(path: Path, source: "ImageSource", table: "pd.DataFrame", simulator: Simulator) -> None:
     """Draw the first images that could be fitted, their reconstructions and the differences, as a PNG.
 
@@ -108,7 +122,7 @@ def write_preview(path: Path, source: "ImageSource", table: "pd.DataFrame", simu
     rows = table[table["radius_nm"].notna()].head(GALLERY_COLUMNS)
     images = source.read(rows["index"].tolist())
     answers = torch.tensor(rows[["radius_nm", "q_w", "q_x", "q_y", "q_z"]].to_numpy()).to(simulator.device)
-    intensity = simulator.intensity(answers[:, 0], answers[:, 1:]).cpu()
+    intensity = _simulated(rows, answers, simulator).cpu()
     mask = images.mask & simulator.valid.cpu()
     targets = as_intensities(images) * mask
     titles = [

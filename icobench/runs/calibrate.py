@@ -16,16 +16,22 @@ from icobench.errors import InputError
 from icobench.fitting.least_squares import centre_steps
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import PoissonDeviance
+from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.images.image_set import ImageSet
 from icobench.images.image_source import FEWEST_UNITS, ImageSource
 from icobench.images.noise import noise_of
 from icobench.images.response import Response
 from icobench.methods import Method, Problem
+from icobench.network.classifier import Classifier, label_images
 from icobench.network.selection import Networks
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
+from icobench.simulator.sphere import simulator_of
 
-__all__ = ["BLOCK", "GPU_BLOCK", "Bench", "find_beam", "find_noise", "find_response", "refine_gain"]
+__all__ = [
+    "BLOCK", "GPU_BLOCK", "Bench", "find_beam", "find_noise", "find_response", "misses_of", "problem_of",
+    "refine_gain",
+]  # fmt: skip
 
 BLOCK, GPU_BLOCK = 32, 1024
 """Images fitted together, on a CPU and on a GPU."""
@@ -53,6 +59,25 @@ LEVELS = 14
 """Bins of an image's brightness that its response is read off at."""
 
 
+def problem_of(
+    block: ImageSet, simulator: Simulator, networks: Networks | None, seed: int, fit_sin_theta: float
+) -> Problem:
+    """What a method gets: fits see the pixels up to an angle, the networks all of them."""
+    experiment = simulator.experiment
+    valid = experiment.valid()
+    fitted = valid & (experiment.sin_theta() <= fit_sin_theta + 1e-9)
+    images = replace(block, mask=block.mask & fitted, experiment=experiment)
+    return Problem(images, simulator, networks, seed, network_mask=block.mask & valid)
+
+
+def misses_of(problem: Problem, classifier: Classifier | None) -> dict[int, str]:
+    """What the images show that are no hits, in words, by their numbers; none if they are not sorted."""
+    if classifier is None:
+        return {}
+    seen = problem.images.mask if problem.network_mask is None else problem.network_mask
+    return label_images(replace(problem.images, mask=seen), classifier).reasons()
+
+
 class Bench:
     """Fits of the first images of a source under changing beliefs.
 
@@ -61,15 +86,20 @@ class Bench:
         method: that fits; without its second search, which is in vain, and ten times as long, where a belief
             is wrong.
         device, networks, seed, fit_sin_theta: as for :func:`~icobench.runs.reconstruct.reconstruct`.
+        body: that made the images; the icosahedron by default.
+
+    Attributes:
+        classifier: sorts images before they are fitted; None for no sorting.
     """
 
     def __init__(
         self, grid: ImageSource, method: Method, device: torch.device, networks: Networks | None, seed: int,
-        fit_sin_theta: float,
+        fit_sin_theta: float, body: ConvexBody | None = None,
     ) -> None:  # fmt: skip
         self.grid, self.device, self.networks = grid, device, networks
         self.method = method.with_options(rescue=False) if "rescue" in method.option_names else method
-        self.seed, self.fit_sin_theta = seed, fit_sin_theta
+        self.seed, self.fit_sin_theta, self.body = seed, fit_sin_theta, body or icosahedron()
+        self.classifier: Classifier | None = None
 
     def first(self) -> ImageSet:
         """The first images that can be used.
@@ -83,18 +113,21 @@ class Bench:
             raise InputError(f"{self.grid.where}: none of the first images can be used")
         return block.subset(good)
 
-    def problem(self, block: ImageSet, simulator: Simulator) -> Problem:
-        """What a method gets: fits see the pixels up to an angle, the networks all of them."""
-        experiment = simulator.experiment
-        valid = experiment.valid()
-        fitted = valid & (experiment.sin_theta() <= self.fit_sin_theta + 1e-9)
-        images = replace(block, mask=block.mask & fitted, experiment=experiment)
-        return Problem(images, simulator, self.networks, self.seed, network_mask=block.mask & valid)
-
     def fitted(self, experiment: Experiment) -> tuple[Problem, Answer]:
-        """The first images and their fits."""
-        problem = self.problem(self.first(), Simulator(experiment, device=self.device))
+        """The first images and their fits; without misses, if images are sorted and some are none."""
+        simulator = self.simulator(experiment)
+        problem = problem_of(self.first(), simulator, self.networks, self.seed, self.fit_sin_theta)
+        missed = misses_of(problem, self.classifier)
+        if 0 < len(missed) < len(problem.images):
+            hit = torch.tensor([number not in missed for number in problem.images.numbers.tolist()])
+            seen = problem.network_mask
+            seen = None if seen is None else seen[hit]
+            problem = replace(problem, images=problem.images.subset(hit), network_mask=seen)
         return problem, self.method.run(problem)
+
+    def simulator(self, experiment: Experiment) -> Simulator:
+        """Of the body, for an experiment."""
+        return simulator_of(self.body, experiment, device=self.device)
 
 
 def find_beam(bench: Bench, experiment: Experiment) -> Experiment:

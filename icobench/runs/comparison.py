@@ -20,7 +20,7 @@ from icobench.network.selection import Networks
 from icobench.provenance import provenance
 from icobench.runs.comparison_run import Block, Run
 from icobench.runs.pieces import Report, execute, missing_pieces
-from icobench.runs.pool import WorkerPool, default_workers, one_thread
+from icobench.runs.pool import WorkerPool, automatic_workers, one_thread
 from icobench.runs.settings import ComparisonSettings
 from icobench.sets.own_images import file_digest
 from icobench.sets.patterns import PatternOptions, PatternSource
@@ -34,14 +34,6 @@ __all__ = ["COMPARISON_FILE", "Comparison", "automatic_workers", "compute_compar
 
 COMPARISON_FILE = "campaign.json"
 """What describes a folder of several runs; a single run is described by its own ``run.json`` alone."""
-
-MOST_WORKERS = 8
-"""Workers at most unless more are asked for: each has its own copy of everything in memory."""
-
-
-def automatic_workers(device: torch.device) -> int:
-    """One for each core or GPU, at most :data:`MOST_WORKERS`."""
-    return max(1, min(default_workers(device), MOST_WORKERS))
 
 
 @dataclass(frozen=True)

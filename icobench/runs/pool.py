@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,7 +23,7 @@ import torch
 
 from icobench.errors import InputError, WorkerDiedError
 
-__all__ = ["WorkerPool", "chosen_device", "default_workers", "one_thread"]
+__all__ = ["WorkerPool", "automatic_workers", "chosen_device", "default_workers", "one_thread"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -33,6 +33,9 @@ SAFE_PATH = "PYTHONSAFEPATH"
 
 RETRIES = 2
 """How often a job is tried again whose worker died."""
+
+MOST_WORKERS = 8
+"""Workers at most unless more are asked for: each has its own copy of everything in memory."""
 
 OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Signals of Ctrl-C and of a SLURM time limit, which reach every process of a terminal or a job step. Only
@@ -63,6 +66,11 @@ def default_workers(device: torch.device) -> int:
     if (given := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
         return max(1, int(given))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def automatic_workers(device: torch.device) -> int:
+    """One for each core or GPU, at most :data:`MOST_WORKERS`."""
+    return max(1, min(default_workers(device), MOST_WORKERS))
 
 
 @contextlib.contextmanager
@@ -216,6 +224,7 @@ class WorkerPool:
         names = [f"cuda:{rank % gpus}" if gpus > 1 else str(device) for rank in range(workers)]
         self.slots = [_Slot(rank, name) for rank, name in enumerate(names)]
         self.free: SimpleQueue[_Slot] = SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
         for slot in self.slots:
             self.free.put(slot)
 
@@ -225,6 +234,14 @@ class WorkerPool:
     def __exit__(self, *exception: object) -> None:
         for slot in self.slots:
             slot.end(close=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, function: Function, job: tuple) -> Future:
+        """One job for a worker process, as in :meth:`run`; also the only worker is a process here."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self.workers)
+        return self._threads.submit(self._supervised, function, job)
 
     def run(self, function: Function, jobs: Sequence[tuple]) -> Iterator[tuple[tuple, Any]]:
         """Jobs with their results, as they are finished.

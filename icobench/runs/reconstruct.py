@@ -1,46 +1,335 @@
-"""Reconstruct a user's own images: checked, brought to a grid, cut, and fitted block by block."""
+"""Reconstruct a user's own images: checked, brought to a grid, cut, and fitted block by block.
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+The blocks are pieces of work, see :mod:`icobench.runs.pieces`: each is stored when it is finished, by
+whatever process, and the same call goes on where an earlier one was stopped.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from icobench.answer import COSTS, OUTSIDE, POOR, RADII_NM, Answer, Hypotheses, Progress
+from icobench import __version__
+from icobench.answer import MISS, OUTSIDE, RADII_NM, Answer, Progress
 from icobench.errors import InputError
-from icobench.fitting.dictionary import dictionary_for
+from icobench.fitting.facets import FACETS
 from icobench.fitting.nuisance import Nuisance
-from icobench.fitting.objectives import objective_for
-from icobench.fitting.posterior import check_samples, sample_posterior, starts_of
+from icobench.fitting.posterior import check_samples
 from icobench.images.facts import Setup
-from icobench.images.image_set import ImageSet
 from icobench.images.image_source import ImageSource
 from icobench.images.prepare import Prepared, prepare
 from icobench.images.reading import Reading
-from icobench.methods import Catalogue, Method, Problem
-from icobench.runs.calibrate import (
-    BLOCK,
-    GPU_BLOCK,
-    Bench,
-    find_beam,
-    find_noise,
-    find_response,
-    refine_gain,
-)
-from icobench.runs.pool import chosen_device
+from icobench.methods import Catalogue, Method
+from icobench.methods.shapes import EQUIVALENT, chosen_shape
+from icobench.runs.blocks import ICOSAHEDRON, Fitting, read_answer, store_answer
+from icobench.runs.calibrate import BLOCK, GPU_BLOCK, find_beam, find_noise, find_response, refine_gain
+from icobench.runs.pieces import execute, missing_pieces
+from icobench.runs.pool import automatic_workers, chosen_device, one_thread
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
-from icobench.simulator.simulator import Simulator
-from icobench.stopwatch import Stopwatch
+from icobench.storage import WHOLE, PieceStore, Shard, holds_others, plain
 
-__all__ = ["reconstruct"]
+__all__ = ["Stack", "begin", "reconstruct"]
 
 STANDARD = Experiment()
 
-STORED_STARTS = 4
-"""Stored patterns at which modes of a posterior are searched, beside the fit, its twin and the network."""
+MOST_PIECES = 512
+"""Pieces of a stack. A piece has a block of images; one of a longer stack has several."""
+
+WORTH_WORKERS = 20.0
+"""Seconds of work for one process from which on further ones, which take some seconds to start, pay."""
+
+
+@dataclass(eq=False)
+class Stack:
+    """The images of a source as pieces of work; :func:`begin` makes it.
+
+    Attributes:
+        opened: the images.
+        fitting: what answers them.
+        store: keeps the answers; None for this process's memory.
+        notes: what the user should know, a line each.
+    """
+
+    opened: Prepared
+    fitting: Fitting
+    store: PieceStore | None = None
+    notes: list[str] = field(default_factory=list)
+    _answers: dict[int, Answer] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.opened.grid)
+
+    def __reduce__(self) -> Any:
+        # Another process opens the file itself; what is found there goes to the store.
+        return Stack, (self.opened, self.fitting, self.store)
+
+    def check(self) -> None:
+        """Refuse a folder of another reconstruction."""
+        if self.store is not None:
+            self.store.check()
+
+    def open(self) -> None:
+        """Make the folder, or go on in it with what was found of the detector."""
+        if self.store is None:
+            return
+        if not self.store.description.exists():
+            self.store.open()
+            return
+        self.store.open(described := json.loads(self.store.description.read_text()))
+        if "gain" in described:
+            self._settle(described["gain"], described["notes"])
+
+    def _settle(self, gain: float | None, notes: Sequence[str]) -> None:
+        if notes:
+            self.opened.source.with_noise(gain)
+            self.notes += notes
+
+    @cached_property
+    def images_in_piece(self) -> int:
+        """So that there are at most :data:`MOST_PIECES`."""
+        return self._block * math.ceil(len(self) / self._block / MOST_PIECES)
+
+    @property
+    def _block(self) -> int:
+        """Images fitted together."""
+        return BLOCK if torch.device(self.fitting.device).type == "cpu" else GPU_BLOCK
+
+    def pieces(self) -> range:
+        """The numbers of the pieces."""
+        return range(math.ceil(len(self) / self.images_in_piece))
+
+    def _name(self, piece: int) -> str:
+        return f"{piece:04d}"
+
+    def is_stored(self, piece: int) -> bool:
+        """Whether a piece is finished."""
+        return (
+            piece in self._answers if self.store is None else self.store.has(f"{self._name(piece)}.parquet")
+        )
+
+    def compute(self, piece: int, device: str, progress: Progress = lambda share: None) -> None:
+        """Reconstruct the images of a piece and keep their answer."""
+        if device != self.fitting.device:
+            self.fitting = replace(self.fitting, device=device)
+        first = piece * self.images_in_piece
+        numbers = range(first, min(first + self.images_in_piece, len(self)))
+        parts: list[Answer] = []
+        # The first ones, whose fits may tell the gain, are the same on all devices.
+        starts = [*range(first, numbers.stop, self._block)]
+        starts[1:1] = [BLOCK] if first == 0 and min(self._block, len(numbers)) > BLOCK else []
+        for start, stop in pairwise([*starts, numbers.stop]):
+            block = self.opened.grid.read(range(start, stop))
+
+            def report(part: float, done: int = start - first, count: int = len(block)) -> None:
+                progress((done + part * count) / len(numbers))
+
+            answers, problem = self.fitting.answer(block, report)
+            if start == 0:
+                notes: list[str] = []
+                if problem is not None and not self.fitting.wanted.races:
+                    bench = self.fitting.bench(self.opened.grid)
+                    notes = refine_gain(self.opened.source, bench, problem, answers[0])
+                if notes:  # once more, with the gain
+                    answers, _ = self.fitting.answer(self.opened.grid.read(block.numbers.tolist()))
+                self._settle(self.opened.source.gain, notes)
+                if self.store is not None:
+                    self.store.describe({"gain": self.opened.source.gain, "notes": notes})
+            parts += answers
+            report(1.0)
+        answer = Answer.join(parts)
+        if self.store is None:
+            self._answers[piece] = answer
+        else:
+            store_answer(self.store, self._name(piece), answer)
+
+    def run(self, workers: int = 1, shard: Shard = WHOLE, progress: Progress = lambda share: None) -> None:
+        """Compute the pieces of a shard that are missing.
+
+        The first piece comes first, whatever the shard: it may tell the gain.
+
+        Args:
+            workers: processes; 0 for as many as are worth it.
+            shard: which pieces.
+            progress: called with the finished share.
+        """
+        device, pieces = torch.device(self.fitting.device), self.pieces()
+        with _threads(device, len(self)):
+            begin = time.perf_counter()
+            if fresh := not self.is_stored(0):
+                self.compute(0, str(device), lambda part: progress(part / len(pieces)))
+            spent = time.perf_counter() - begin if fresh else float(self._read(0).seconds.sum())
+        missing = missing_pieces(self, shard)
+        if not missing:
+            progress(1.0)
+            return
+        if workers == 0:
+            workers = automatic_workers(device) if spent * len(missing) > WORTH_WORKERS else 1
+        if not (self.store is not None and self.opened.call is not None and self.fitting.can_travel):
+            workers = 1
+        execute(self, device, workers, shard, lambda part, text: progress(part))
+
+    def _read(self, piece: int) -> Answer:
+        return self._answers[piece] if self.store is None else read_answer(self.store, self._name(piece))
+
+    @property
+    def finished(self) -> int:
+        """Images whose pieces are finished."""
+        size, last = self.images_in_piece, self.pieces()[-1]
+        return sum(
+            len(self) - size * last if piece == last else size
+            for piece in self.pieces()
+            if self.is_stored(piece)
+        )
+
+    def answer(self) -> Answer:
+        """All answers as one, with the notes on the images; every piece must be finished."""
+        answer = Answer.join([self._read(piece) for piece in self.pieces()])
+        gains = answer.nuisance.get("gain")
+        if gains is not None and bool((gains.nan_to_num(1.0) == 1).all()):
+            del answer.nuisance["gain"]
+        notes = list(self.notes)
+        _by_wavelength(answer, self.opened.setup, notes)
+        if OUTSIDE in answer.status:
+            low, high = RADII_NM
+            also = (
+                "" if self.fitting.wanted.plain else ", or at the end of the range of the shape's parameter"
+            )
+            notes.append(f"radii are searched from {low:g} to {high:g} nm; {OUTSIDE} fits ended there{also}")
+        if self.fitting.sort:
+            missed = sum(word.startswith(MISS) for word in answer.status)
+            notes.append(f"{missed} of {len(answer)} images show no single body and were not fitted")
+        answer.experiment, answer.origins = self.fitting.experiment, list(self.opened.notes)
+        answer.notes = notes + [f"warning: {line}" for line in self.opened.grid.warnings()]
+        return answer
+
+    def remove(self) -> None:
+        """Remove what was kept of a finished reconstruction."""
+        if self.store is not None and not holds_others(
+            self.store.folder, self.store.description.name, self.store.parts.name
+        ):
+            shutil.rmtree(self.store.folder, ignore_errors=True)
+
+
+def _threads(device: torch.device, images: int) -> AbstractContextManager[None]:
+    """One thread for a stack of several pieces, as in workers: the last digits of tables depend on it."""
+    return one_thread() if device.type == "cpu" and images > BLOCK else nullcontext()
+
+
+def begin(
+    opened: Prepared,
+    method: str | Method | None = None,
+    *,
+    shape: str = ICOSAHEDRON,
+    facets: str = FACETS[0],
+    fit_centre: bool = False,
+    fit_response: bool = False,
+    fit_sin_theta: float = FIT_SIN_THETA,
+    nuisance: Sequence[str] = (),
+    auto_physics: bool = False,
+    versions: int = 1,
+    posterior: int = 0,
+    sort: bool = False,
+    model: Path | str | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    catalogue: Catalogue | None = None,
+    folder: Path | str | None = None,
+) -> Stack:
+    """Find out what is needed before images are answered; arguments as for :func:`reconstruct`.
+
+    Raises:
+        InputError: as for :func:`reconstruct`, or the folder holds the blocks of another reconstruction.
+    """
+    wanted = chosen_shape(shape)
+    method = method or ("network+lm" if wanted.plain else "dictionary+lm")
+    chosen = (catalogue or Catalogue()).method(method) if isinstance(method, str) else method
+    wanted.check(chosen, nuisance, fit_centre, fit_response, bool(posterior))
+    if facets not in FACETS:
+        raise InputError(f"facets are {', '.join(FACETS)}, not {facets!r}")
+    straight = opened.experiment.physics == "straight" and not auto_physics
+    if facets != FACETS[0] and (posterior or nuisance or not straight):
+        raise InputError("free facets are fitted by straight rays, without nuisance parameters or posteriors")
+    if versions != 1:
+        chosen = chosen.with_options(versions=versions)
+    if not 0 < fit_sin_theta <= 1:
+        raise InputError(f"the sine of the fitted angles must lie in (0, 1], got {fit_sin_theta:g}")
+    if auto_physics and "centre" in nuisance:
+        raise InputError("the centre cannot be fitted along with propagated waves; leave --physics auto")
+    if posterior:
+        check_samples(posterior)
+        if nuisance:
+            raise InputError("a posterior is of radius and orientation alone: without nuisance parameters")
+    where = chosen_device(str(device))
+    Nuisance.start(nuisance, 0, STANDARD)  # says which name is unknown, before any work
+    source, grid, experiment = opened.source, opened.grid, opened.experiment
+    with _threads(where, len(grid)):
+        Nuisance.start(nuisance, 0, STANDARD, source.kind)
+        notes: list[str] = []
+        fitting = Fitting(
+            chosen, experiment, str(where), model, seed, fit_sin_theta, tuple(nuisance), auto_physics,
+            posterior, sort, shape, facets,
+        )  # fmt: skip
+        networks = fitting.networks
+        if networks is not None:
+            networks.choose(experiment, source.kind)  # says that there is none, before any work
+            if auto_physics:
+                networks.choose(replace(experiment, physics="propagated"), source.kind)
+        bench = fitting.bench(grid)
+        if fit_response:
+            notes += find_response(source, bench, experiment)
+        notes += find_noise(source, bench, experiment)
+        if networks is not None:
+            converted = networks.choose(experiment, source.kind).conversion(source.kind)
+            notes += [converted] if converted else []
+        if fit_centre:
+            before = experiment.centre_offset
+            experiment = find_beam(bench, experiment)
+            x, y = (new - old for new, old in zip(experiment.centre_offset, before, strict=True))
+            notes.append(
+                f"beam found {x:+.3f}, {y:+.3f} pixels (x, y) of the fitted grid from where it was assumed"
+            )
+        if source.decades_assumed and chosen.fits_nuisance and "decades" not in nuisance:
+            nuisance = (*nuisance, "decades")
+            notes.append("their decades are fitted along")
+        if posterior and source.kind != "counts":
+            raise InputError(f"{source.where}: a posterior needs photon counts: only their noise is known")
+    if posterior and "samples" in chosen.option_names:
+        chosen, posterior = chosen.with_options(samples=posterior), 0
+        notes.append("samples are draws of the network's own posterior, without simulations")
+    fitting = replace(
+        fitting, method=chosen, experiment=experiment, nuisance=tuple(nuisance), posterior=posterior
+    )
+    vars(fitting)["networks"] = networks  # already loaded
+    stack = Stack(opened, fitting, None, notes)
+    keeps = folder is not None and facets == FACETS[0]  # tables cannot hold bodies
+    if keeps and folder is not None and opened.call is not None and len(stack.pieces()) > 1:
+        settings = asdict(replace(fitting, method=None)) | {"device": None, "model": None}  # type: ignore[arg-type]
+        identity = {
+            "icobench": __version__, "images": plain(opened.call), "count": len(stack),
+            "method": {"name": chosen.name, **chosen.settings}, "fitting": plain(settings),
+            "networks": "" if networks is None else networks.digest, "found": [fit_centre, fit_response],
+            "block": stack.images_in_piece,
+        }  # fmt: skip
+        stack.store = PieceStore(
+            Path(folder),
+            identity,
+            what="an unfinished reconstruction",
+            way="choose another --out, or remove this one",
+        )
+        stack.check()
+        stack.open()
+    return stack
 
 
 def reconstruct(
@@ -48,8 +337,10 @@ def reconstruct(
     mask: Any = None,
     kind: str = "auto",
     experiment: Experiment | Mapping[str, Any] | None = None,
-    method: str | Method = "network+lm",
+    method: str | Method | None = None,
     *,
+    shape: str = ICOSAHEDRON,
+    facets: str = "fixed",
     detector: FlatDetector | None = None,
     centre: tuple[float, float] | None = None,
     pixels: int | None = None,
@@ -65,12 +356,14 @@ def reconstruct(
     auto_physics: bool = False,
     versions: int = 1,
     posterior: int = 0,
+    sort: bool = False,
     model: Path | str | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     catalogue: Catalogue | None = None,
+    folder: Path | str | None = None,
+    workers: int = 1,
     progress: Progress = lambda share: None,
-    finished: Callable[[Answer], None] = lambda answer: None,
 ) -> Answer:
     """Radius and orientation of images, as ``icobench reconstruct`` gives them.
 
@@ -90,7 +383,14 @@ def reconstruct(
             orthographic grid; its number of pixels does not matter. A dictionary such as
             ``{"wavelength_nm": 13.4}`` states these values alone, an experiment all of them; a file states
             some.
-        method: a name, or a method.
+        method: a name, or a method; "network+lm" by default, and "dictionary+lm" for other shapes than the
+            icosahedron, which is all that networks know.
+        shape: the body, of :data:`~icobench.geometry.shapes.SHAPES`; "hexagonal-prism=1.5" has a parameter of
+            this value, "hexagonal-prism" has it fitted along; several, separated by commas, or "auto" for all
+            of them, race (:func:`~icobench.methods.shapes.fit_shapes`). Radii are circumradii.
+        facets: "distances" lets every facet of the fitted body have a distance of its own from the origin,
+            as far as the evidence is for it, "directions" a direction, too
+            (:func:`~icobench.fitting.facets.fit_facets`, ten seconds an image); by straight rays.
         detector: the flat detector that took the frames.
         centre: (x, y) of the beam in pixels of an orthographic frame.
         pixels: side of the grid that frames are resampled to.
@@ -110,13 +410,17 @@ def reconstruct(
         posterior: samples of the posterior of each image, for the answer's ``samples``
             (:func:`~icobench.fitting.posterior.sample_posterior`); 0 for none. Photon counts only. From the
             method "posterior", draws of its own, which need no simulation.
+        sort: fit only images that a classifier (:mod:`icobench.network.classifier`) takes for one body. The
+            others have NaN and a status that begins with ``miss:`` and says what they show.
         model: weights of the network, or "paper"; the default ones if None. The methods of the paper's
             network keep theirs.
         seed: of random starts.
         device: "auto", "cpu" or "cuda".
         catalogue: methods to choose from beside those of the package.
+        folder: keeps finished blocks of a file's images, so that the same call goes on after an interruption;
+            removed at the end. In memory alone by default.
+        workers: processes, of one thread or one GPU each, for a file's images; 0 for as many as are worth it.
         progress: called with the finished share.
-        finished: called with the answers so far after every block of images.
 
     Returns:
         the answer, with the experiment that was fitted, and notes on the images.
@@ -130,69 +434,30 @@ def reconstruct(
         >>> answer = icobench.reconstruct(pattern.images, kind="counts", method="dictionary+lm")
         >>> answer.status, abs(float(answer.radius_nm[0]) - 60) < 0.5
         (['ok'], True)
+        >>> cube = icobench.simulate(60.0, photons=1e5, shape="cube")
+        >>> answer = icobench.reconstruct(cube.images, kind="counts", shape="cube")
+        >>> answer.status, answer.shape
+        (['ok'], ['cube'])
     """
-    chosen = (catalogue or Catalogue()).method(method) if isinstance(method, str) else method
-    if versions != 1:
-        chosen = chosen.with_options(versions=versions)
-    if not 0 < fit_sin_theta <= 1:
-        raise InputError(f"the sine of the fitted angles must lie in (0, 1], got {fit_sin_theta:g}")
-    if auto_physics and "centre" in nuisance:
-        raise InputError("the centre cannot be fitted along with propagated waves; leave --physics auto")
-    if posterior:
-        check_samples(posterior)
-        if nuisance:
-            raise InputError("a posterior is of radius and orientation alone: without nuisance parameters")
-    where = chosen_device(str(device))
-    Nuisance.start(nuisance, 0, STANDARD)  # says which name is unknown, before any work
     with ExitStack() as files:
-        if not isinstance(images, Prepared):
+        if isinstance(images, Prepared):
+            opened = images
+        else:
             opened = prepare(
                 images, mask, kind, experiment, detector=detector, centre=centre, pixels=pixels,
                 reading=reading, geometry=geometry, panels=panels, polar=polar, override=override,
             )  # fmt: skip
             if not isinstance(images, ImageSource):
                 files.enter_context(opened)
-        else:
-            opened = images
-        source, grid, experiment = opened.source, opened.grid, opened.experiment
-        Nuisance.start(nuisance, 0, STANDARD, source.kind)
-        notes: list[str] = []
-        networks = chosen.load_networks(model, where)
-        if networks is not None:
-            networks.choose(experiment, source.kind)  # says that there is none, before any work
-            if auto_physics:
-                networks.choose(replace(experiment, physics="propagated"), source.kind)
-        bench = Bench(grid, chosen, where, networks, seed, fit_sin_theta)
-        if fit_response:
-            notes += find_response(source, bench, experiment)
-        notes += find_noise(source, bench, experiment)
-        if networks is not None:
-            converted = networks.choose(experiment, source.kind).conversion(source.kind)
-            notes += [converted] if converted else []
-        if fit_centre:
-            before = experiment.centre_offset
-            experiment = find_beam(bench, experiment)
-            x, y = (new - old for new, old in zip(experiment.centre_offset, before, strict=True))
-            notes.append(
-                f"beam found {x:+.3f}, {y:+.3f} pixels (x, y) of the fitted grid from where it was assumed"
-            )
-        if source.decades_assumed and chosen.fits_nuisance and "decades" not in nuisance:
-            nuisance = (*nuisance, "decades")
-            notes.append("their decades are fitted along")
-        if posterior and source.kind != "counts":
-            raise InputError(f"{source.where}: a posterior needs photon counts: only their noise is known")
-        if posterior and "samples" in chosen.option_names:
-            chosen, posterior = chosen.with_options(samples=posterior), 0
-            notes.append("samples are draws of the network's own posterior, without simulations")
-        simulator = Simulator(experiment, device=where)
-        work = _Work(bench, chosen, simulator, tuple(nuisance), auto_physics, posterior)
-        answer = work.run(source, progress, finished)
-        _by_wavelength(answer, opened.setup, notes)
-        if OUTSIDE in answer.status:
-            low, high = RADII_NM
-            notes.append(f"radii are searched from {low:g} to {high:g} nm; {OUTSIDE} fits ended there")
-        answer.experiment, answer.origins = experiment, list(opened.notes)
-        answer.notes = notes + work.notes + [f"warning: {line}" for line in grid.warnings()]
+        stack = begin(
+            opened, method, shape=shape, facets=facets, fit_centre=fit_centre, fit_response=fit_response,
+            fit_sin_theta=fit_sin_theta, nuisance=nuisance, auto_physics=auto_physics, versions=versions,
+            posterior=posterior, sort=sort, model=model, seed=seed, device=device, catalogue=catalogue,
+            folder=folder,
+        )  # fmt: skip
+        stack.run(workers, progress=progress)
+        answer = stack.answer()
+        stack.remove()
     return answer
 
 
@@ -206,121 +471,7 @@ def _by_wavelength(answer: Answer, setup: Setup, notes: list[str]) -> None:
         return
     ratio = torch.as_tensor(fact.by_frame / fact.value)[answer.index]
     answer.radius_nm, answer.radius_std_nm = answer.radius_nm * ratio, answer.radius_std_nm * ratio
+    if EQUIVALENT in answer.nuisance:
+        answer.nuisance[EQUIVALENT] = answer.nuisance[EQUIVALENT] * ratio
     low, high = float(fact.by_frame.min()), float(fact.by_frame.max())
     notes.append(f"every frame has its own wavelength, {low:.5g} to {high:.5g} nm; radii are in its units")
-
-
-class _Work:
-    """Every image of a source, read and fitted block by block."""
-
-    def __init__(
-        self, bench: Bench, method: Method, simulator: Simulator, nuisance: tuple[str, ...],
-        auto_physics: bool, posterior: int,
-    ) -> None:  # fmt: skip
-        self.bench, self.method, self.simulator, self.nuisance = bench, method, simulator, nuisance
-        self.posterior = posterior
-        self.propagated = simulator.with_physics("propagated") if auto_physics else None
-        self.notes: list[str] = []
-
-    def run(self, source: ImageSource, progress: Progress, finished: Callable[[Answer], None]) -> Answer:
-        """The answers for all images."""
-        grid, total, answers = self.bench.grid, len(self.bench.grid), []
-        start = 0
-        while start < total:
-            # The first ones, whose fits may tell the gain, are the same on all devices.
-            size = BLOCK if start == 0 or self.bench.device.type == "cpu" else GPU_BLOCK
-            numbers = range(start, min(start + size, total))
-            block = grid.read(numbers)
-
-            def report(part: float, first: int = start, count: int = len(block)) -> None:
-                progress((first + part * count) / total)
-
-            parts, problem = self._block(block, report)
-            if start == 0 and problem is not None and not self.notes:
-                self.notes = refine_gain(source, self.bench, problem, parts[0])
-                if self.notes:
-                    continue  # once more, with the gain
-            answers += parts
-            report(1.0)
-            start = numbers.stop
-            if start < total:
-                finished(Answer.join(answers))
-        answer = Answer.join(answers)
-        gains = answer.nuisance.get("gain")
-        if gains is not None and bool((gains.nan_to_num(1.0) == 1).all()):
-            del answer.nuisance["gain"]
-        return answer
-
-    def _block(self, block: ImageSet, report: Progress) -> tuple[list[Answer], Problem | None]:
-        """The answers for a block, and what its good images were given to the method as."""
-        problem = self.bench.problem(block, self.simulator)
-        dark = ~((block.images > 0) & problem.images.mask).flatten(1).any(1)
-        problems = dict(block.problems)
-        for number in block.numbers[dark].tolist():
-            problems.setdefault(number, "no signal at usable pixels of the fitted detector range")
-        seen = problem.images.mask if problem.network_mask is None else problem.network_mask
-        good = torch.tensor([number not in problems for number in block.numbers.tolist()])
-        answers, usable = [], None
-        if good.any():
-            usable = replace(
-                problem, images=problem.images.subset(good), network_mask=seen[good], nuisance=self.nuisance
-            )
-            answers.append(self.method.run(usable, report))
-            if self.propagated is not None:
-                _improve_poor(answers[-1], self.propagated, self.method, usable)
-            if self.posterior:
-                _add_posterior(answers[-1], usable, self.propagated, self.posterior)
-            if usable.images.gain is not None:
-                answers[-1].nuisance["gain"] = usable.images.gain.clone()
-        if problems:
-            answers.append(Answer.failed(problems))
-        return answers, usable
-
-
-def _add_posterior(answer: Answer, problem: Problem, propagated: Simulator | None, samples: int) -> None:
-    """Sample the posteriors of all images, each with the physics that fitted it, and charge for it."""
-    words = answer.physics or [""] * len(answer)
-    drawn: list[dict[str, torch.Tensor]] = []
-    for word in dict.fromkeys(words):
-        rows = torch.tensor([other == word for other in words]).nonzero()[:, 0]
-        simulator = propagated if propagated is not None and word == "propagated" else problem.simulator
-        images, watch = problem.images.subset(rows), Stopwatch(simulator.device)
-        objective = objective_for(images, simulator)
-        place = torch.arange(len(images))
-        nearest = dictionary_for(simulator).match(
-            objective.images[place], objective.mask[place], images.kind, simulator.experiment, STORED_STARTS
-        )
-        fits = Answer(answer.radius_nm[rows], answer.quaternion[rows])
-        if answer.hypotheses is not None:
-            fits.hypotheses = Hypotheses(*(part[rows] for part in answer.hypotheses))
-        found = sample_posterior(objective, starts_of(fits, nearest), samples, problem.seed, images.numbers)
-        numbers = images.numbers.repeat_interleave(samples)
-        drawn.append({"index": numbers, **found.samples})
-        for name, values in found.columns.items():
-            column = torch.full((len(answer),), torch.nan, dtype=torch.float64)
-            answer.nuisance.setdefault(name, column)[rows] = values
-        answer.evaluations[rows] += objective.simulator.evaluations
-        spent = [seconds / len(images) for seconds in watch.read()]
-        answer.seconds[rows] += spent[0]
-        answer.core_seconds[rows] += spent[1]
-    answer.samples = {name: torch.cat([part[name] for part in drawn]) for name in drawn[0]}
-
-
-def _improve_poor(answer: Answer, propagated: Simulator, method: Method, problem: Problem) -> None:
-    """Fit the images of poor fits by straight rays with propagated waves, and keep what is better.
-
-    Both fits are charged.
-    """
-    answer.physics = ["straight"] * len(answer)
-    rows = torch.tensor([word == POOR for word in answer.status]).nonzero()[:, 0]
-    if not len(rows):
-        return
-    seen = problem.images.mask if problem.network_mask is None else problem.network_mask
-    poor = replace(problem, images=problem.images.subset(rows), simulator=propagated, network_mask=seen[rows])
-    other = method.run(poor)
-    for name in COSTS:
-        getattr(answer, name)[rows] += getattr(other, name)
-    taken = (other.objective < answer.objective[rows]).nonzero()[:, 0]
-    answer.replace_rows(rows[taken], other, taken)
-    for row in rows[taken].tolist():
-        answer.physics[row] = "propagated"

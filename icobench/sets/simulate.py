@@ -17,7 +17,7 @@ from icobench.provenance import provenance
 from icobench.seeds import Purpose, torch_generator
 from icobench.sets.pattern_file import write_patterns
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.simulator import Simulator
+from icobench.simulator.sphere import simulator_of
 from icobench.storage import atomic_path, check_output
 
 __all__ = ["simulate"]
@@ -68,7 +68,8 @@ def simulate(
         hole_degrees: central hole that is masked, scattering angle of its rim.
         experiment: physics and grid; ``Experiment()`` by default.
         simulator: "exact", "sliced" or "propagated"; that for the experiment's physics by default.
-        shape: one of :data:`~icobench.geometry.shapes.SHAPES`.
+        shape: one of :data:`~icobench.geometry.shapes.SHAPES`; of those with a parameter also with its value,
+            "hexagonal-prism=1.5".
         seed: of the photon noise.
         device: where to simulate.
         path: file to keep them in: ``.npy`` for the images alone, ``.h5`` or ``.cxi`` with mask, truth and
@@ -105,7 +106,7 @@ def simulate(
             f"most {MOST_SIDE:,} pixels and {MOST_BYTES / 1e9:g} GB are simulated at once"
         )
     try:
-        model = Simulator(experiment, simulator, device, body=shapes.shape(shape))
+        model = simulator_of(shapes.shape(shape), experiment, simulator, device)
         parts = [
             model.intensity(radii[chunk].to(device), turns[chunk].to(device)).cpu()
             for chunk in torch.arange(len(radii)).split(CHUNK)

@@ -186,14 +186,12 @@ class PropagatedField(SkeletonField):
         rotation = quaternion_to_matrix(quaternion.double())
         pixels = self.experiment.pixels
         fields = radius_nm.new_empty(len(radius_nm), pixels, pixels, dtype=self.dtype.to_complex())
-        buckets, order = self._order(radius_nm if like is None else like)
-        order = torch.zeros_like(buckets) if isinstance(order, slice) else order
-        for bucket, start, stop in self._by_size(buckets, order, buckets).buckets:
+        for bucket, items in self._buckets(radius_nm if like is None else like):
             skeleton = self._skeleton(bucket, radius_nm.device)
             window = self._window(bucket, skeleton)
             slices = len(window.heights) - 1
             together = max(1, ELEMENTS[radius_nm.device.type] // slices**3)
-            for rows in order[start:stop].split(together):
+            for rows in items.split(together):
                 sources = self._sources(window, radius_nm[rows], rotation[rows])
                 nodes = self._far_field(window, sources)
                 values = to_pixels(skeleton, torch.view_as_real(nodes).movedim(-1, 0).flatten(0, 1))

@@ -127,6 +127,7 @@ class Simulator(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the constants are, and the fields will be."""
         return self.factor.device
 
     @property

@@ -8,6 +8,7 @@ Tal-Ezer, J. Comput. Phys. 104, 457, 1993) and carried to the pixels by small ma
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -277,3 +278,10 @@ class SkeletonField(nn.Module):
         stops = [*starts[1:], len(members)]
         slices = [(members[start], start, stop) for start, stop in zip(starts, stops, strict=True)]
         return BySize(order, slices, max(numbers))
+
+    def _buckets(self, radius: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Buckets with the indices of the bodies (B,) that belong to them."""
+        buckets, order = self._order(radius)
+        order = torch.zeros_like(buckets) if isinstance(order, slice) else order
+        for bucket, start, stop in self._by_size(buckets, order, buckets).buckets:
+            yield bucket, order[start:stop]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from icobench.geometry.convex import ConvexBody, icosahedron
+from icobench.geometry.convex import ConvexBody, icosahedron, rotation_group
 
 PHI = (1 + 5**0.5) / 2
 AXES = np.vstack((np.eye(3), -np.eye(3)))
@@ -128,6 +128,31 @@ def test_random_bodies_obey_euler_and_contain_their_vertices(rng):
         body = ConvexBody.from_halfspaces("random", normals, np.ones(16), NO_SYMMETRY)
         assert len(body.vertices) - len(body.edges) + len(body.normals) == 2
         assert (body.normals @ body.vertices.T <= body.offsets[:, None] + 1e-9).all()
+
+
+@pytest.mark.parametrize(("offsets", "order"), [((1, 1, 1), 24), ((1, 1, 2), 8), ((1, 2, 3), 4)])
+def test_rotations_are_found_from_halfspaces(offsets, order):
+    """Cube, square prism and box; a group that does not fit is refused."""
+    body = ConvexBody.from_halfspaces("body", AXES, np.tile(offsets, 2))
+    assert len(body.group) == order
+    np.testing.assert_allclose(body.group[0], NO_SYMMETRY[0])
+    if order < 24:
+        cubic = Rotation.create_group("O").as_quat(scalar_first=True)
+        with pytest.raises(ValueError, match="do not map the body onto itself"):
+            ConvexBody.from_halfspaces("body", AXES, np.tile(offsets, 2), cubic)
+
+
+def test_found_rotations_are_scipys(rng):
+    """The icosahedron in any frame, and a body without symmetry."""
+    frame = Rotation.from_quat(rng.normal(size=4))
+    body = icosahedron()
+    group = rotation_group(frame.apply(body.normals), body.offsets)
+    known = (frame * Rotation.from_quat(body.group, scalar_first=True) * frame.inv()).as_quat(
+        scalar_first=True
+    )
+    np.testing.assert_allclose(np.abs(group @ known.T).max(0), 1, atol=1e-12)
+    assert len(group) == 60
+    assert len(rotation_group(rng.normal(size=(16, 3)), rng.uniform(1, 2, 16))) == 1
 
 
 @pytest.mark.parametrize(

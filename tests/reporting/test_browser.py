@@ -5,8 +5,16 @@ import json
 import re
 import shutil
 import subprocess
+import urllib.request
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+
+import icobench
+from icobench.geometry.rotations import random_quaternions
+from icobench.reporting.live import LivePage, LiveState
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -18,8 +26,9 @@ FRAME = """<!DOCTYPE html><meta charset="utf-8">
 <iframe id="page" style="border: 0; width: WIDTHpx; height: 2000px" srcdoc="PAGE"></iframe>
 <script>
 const errors = [];
-document.getElementById("page").addEventListener("load", event => {
-  const page = event.target.contentDocument, view = event.target.contentWindow;
+document.getElementById("page").addEventListener("load", async ({target: frame}) => {
+  await new Promise(done => setTimeout(done, 500));  // a live page has its numbers then
+  const page = frame.contentDocument, view = frame.contentWindow;
   const kinds = "h1, h2, h3, p, li, figcaption, figure, table, .card, .scales div";
   const boxes = [...page.querySelectorAll(kinds)];
   const cut = boxes.filter(box => {
@@ -31,14 +40,16 @@ document.getElementById("page").addEventListener("load", event => {
     one.getBoundingClientRect().top < parts[i].getBoundingClientRect().bottom - 1);
   const pictures = [...page.images];
   const table = page.querySelector("table.sortable");
-  const column = () => [...table.tBodies[0].rows].map(row => row.lastElementChild.textContent);
-  const button = table.tHead.rows[0].lastElementChild.firstElementChild;
-  button.click();
+  const column = () => [...table?.tBodies[0].rows ?? []].map(row => row.lastElementChild.textContent);
+  const button = table?.tHead.rows[0].lastElementChild.firstElementChild;
+  button?.click();
   const ascending = column();
-  button.click();
+  button?.click();
   const result = {
     wide: page.documentElement.scrollWidth - view.innerWidth,
     cut: cut.map(one => one.outerHTML.slice(0, 80)),
+    scrolling: [...page.querySelectorAll(".wide > table")]
+      .filter(one => one.scrollWidth > one.parentElement.clientWidth).length,
     overlapping: overlapping.map(one => one.outerHTML.slice(0, 80)),
     broken: pictures.filter(one => !one.complete || !one.naturalWidth).length,
     pictures: pictures.length,
@@ -51,7 +62,7 @@ document.getElementById("page").addEventListener("load", event => {
 
 
 def looked_at(report, width, tmp_path):
-    page = html.escape(report.read_text())
+    page = html.escape(report if isinstance(report, str) else report.read_text())
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.replace("WIDTH", str(width)).replace("PAGE", page))
     command = [
@@ -72,9 +83,31 @@ def test_nothing_is_cut_overlaps_or_complains(finished, tmp_path, width):
     assert console == []
     assert result["wide"] <= 0
     assert result["cut"] == []
+    assert result["scrolling"] == 0 or width < 1280
     assert result["overlapping"] == []
     assert result["broken"] == 0
     assert result["pictures"] > 10
     numbers = [float(cell.replace(",", "")) for cell in result["ascending"]]
     assert numbers == sorted(numbers)
     assert result["descending"] == result["ascending"][::-1]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_live_page_shows_its_numbers(tmp_path, width):
+    state = LiveState("run.h5", "network+lm")
+    images = icobench.simulate([40.0, 60.0, 90.0], photons=1e5)
+    quaternion = random_quaternions(90, torch.Generator().manual_seed(5)).T.numpy()
+    rows = pd.DataFrame({"radius_nm": np.linspace(30, 160, 90), "status": "ok", "latency_s": 0.02})
+    state.show(images)
+    state.add(rows.assign(**dict(zip(("q_w", "q_x", "q_y", "q_z"), quaternion, strict=True))))
+    state.trouble("left out: " + "a_long_name_of_a_file" * 8)
+    with LivePage(0, state.numbers) as served, urllib.request.urlopen(served.address) as answer:
+        page = answer.read().decode()
+    asked = 'fetch("numbers.json")'
+    assert asked in page
+    page = page.replace(asked, f"Promise.resolve({{json: () => ({json.dumps(state.numbers())})}})")
+    result, console = looked_at(page, width, tmp_path)
+    assert console == []
+    assert result["wide"] <= 0
+    assert (result["cut"], result["overlapping"], result["broken"]) == ([], [], 0)
+    assert result["pictures"] == 2

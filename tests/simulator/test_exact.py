@@ -105,8 +105,15 @@ def test_facets_nearly_along_the_beam(index, dtype, rng):
         assert error < TOLERANCE[dtype], tilt
 
 
+DAILY = ("cube", "octahedron", "truncated-octahedron", "cuboctahedron", "dodecahedron", "tetrahedron")
+"""The form factors of all bodies are checked daily in ``tests/geometry/test_shapes.py``."""
+
 OTHER_BODIES = [
-    *(shape(name) for name in SHAPES if name not in ("icosahedron", "sphere")),
+    *(
+        pytest.param(shape(name), marks=[] if name in DAILY else pytest.mark.slow)
+        for name in SHAPES
+        if name not in ("icosahedron", "sphere")
+    ),
     sphere(40),
     ConvexBody.from_halfspaces("plate", AXES, np.tile((1.0, 0.7, 0.1), 2), NO_SYMMETRY),
 ]

@@ -1,0 +1,420 @@
+"""Watch a source of images: a network answers every hit at once, fits get the time that is left.
+
+One thread reads frames, this one answers them, a third stores rows every second; fits run in processes of
+lower priority. What fits cannot manage in time is dropped, the network's answer stays.
+"""
+
+import os
+import pickle
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icobench import __version__
+from icobench.answer import FAILED, SOLVED_DEG, SOLVED_NM, Answer
+from icobench.errors import InputError
+from icobench.fitting.nuisance import NUISANCES
+from icobench.images.image_set import ImageSet
+from icobench.images.live import BLOCK, Arrived, LiveSource
+from icobench.images.prepare import Prepared
+from icobench.methods import Method, find_method
+from icobench.reporting.live import LiveState
+from icobench.runs.blocks import Fitting
+from icobench.runs.live_table import LiveTable
+from icobench.runs.pool import WorkerPool, chosen_device, default_workers, one_thread
+from icobench.runs.reconstruct import begin
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["LitPixels", "Sorter", "Watch", "network_of"]
+
+FLUSH = 1.0
+"""Seconds between pieces of the table."""
+
+HELD = 32
+"""Blocks of frames, or trains, that are read ahead; a source waits for the rest."""
+
+GATHER = 0.025
+"""Seconds that a frame waits for others: four together cost little more than half of four alone."""
+
+FIT_QUEUE = 256
+"""Images that wait for a fit at most."""
+
+FIT_BLOCK = 8
+"""Images that a process fits together."""
+
+NICE = 10
+"""By how much the fits' processes step back behind this one."""
+
+LAST_FITS = 3.0
+"""Seconds that running fits are waited for at the end."""
+
+LEAST_LIT = 300
+"""Lit pixels of a hit."""
+
+Sorter = Callable[[ImageSet], Tensor]
+"""Which of N images are hits, (N,) bool. A classifier may take the place of :class:`LitPixels`."""
+
+
+@dataclass(frozen=True)
+class LitPixels:
+    """Hits have light in many pixels.
+
+    Attributes:
+        least: pixels of a hit.
+        photons: in a lit pixel, at least; of images without photons any light counts.
+    """
+
+    least: int = LEAST_LIT
+    photons: float = 1.0
+
+    def count(self, images: ImageSet) -> Tensor:
+        """(N,) lit pixels among the usable ones."""
+        lit = images.images >= self.photons if images.kind == "counts" else images.images > 0
+        return (lit & images.mask).sum((-2, -1)).cpu()
+
+    def __call__(self, images: ImageSet) -> Tensor:
+        return self.count(images) >= self.least
+
+
+def network_of(method: Method) -> Method:
+    """The method that asks the network alone, of one that begins with it.
+
+    Raises:
+        InputError: a method that begins otherwise.
+    """
+    if not method.needs_network:
+        raise InputError(
+            f"watch needs a method that begins with a network, such as network+lm, not {method.name}"
+        )
+    alone = find_method(method.name.split("+")[0].removesuffix("-propagated"))
+    if "versions" in method.option_names:
+        alone = alone.with_options(versions=getattr(method.options, "versions", 1))
+    return replace(alone, physics=method.physics)
+
+
+@lru_cache(maxsize=1)
+def _fitting(packed: bytes, device: str) -> Fitting:
+    """What fits, in a process of its own, which steps back and makes its tables."""
+    with suppress(OSError):
+        os.nice(NICE)
+    fitting = replace(pickle.loads(packed), device=device)
+    fitting.prepare()
+    return fitting
+
+
+def _fit(packed: bytes, block: bytes, rank: int, device: str) -> "pd.DataFrame | None":
+    """The fits of a block in a process of its own; None for no images, which only makes the tables."""
+    fitting = _fitting(packed, device)
+    if not block:
+        return None
+    answers, _ = fitting.answer(pickle.loads(block))
+    return _rows(Answer.join(answers), fitting.method.name)
+
+
+def _rows(answer: Answer, method: str) -> "pd.DataFrame":
+    """A row for each image, numbered by ``index``."""
+    return answer.to_frame().set_index("index").assign(method=method)
+
+
+class _FitQueue:
+    """Images that wait for a fit, at most :data:`FIT_QUEUE`; those with the largest predicted errors stay."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[float, ImageSet]] = []
+        self.dropped = 0
+
+    def add(self, images: ImageSet, answer: Answer) -> None:
+        """Images (N,) with the network's answer for them."""
+        errors = torch.maximum(answer.orientation_std_deg / SOLVED_DEG, answer.radius_std_nm / SOLVED_NM)
+        for place, error in enumerate(errors.nan_to_num(nan=torch.inf).tolist()):
+            self.waiting.append((error, images.subset(torch.tensor([place]))))
+        if len(self.waiting) > FIT_QUEUE:
+            self.waiting.sort(key=lambda item: -item[0])
+            self.dropped += len(self.waiting) - FIT_QUEUE
+            del self.waiting[FIT_QUEUE:]
+
+    def take(self) -> ImageSet | None:
+        """The images with the largest predicted errors."""
+        if not self.waiting:
+            return None
+        self.waiting.sort(key=lambda item: -item[0])
+        taken, self.waiting = self.waiting[:FIT_BLOCK], self.waiting[FIT_BLOCK:]
+        return ImageSet.join([images for _, images in taken])
+
+
+class Watch:
+    """One session with a source.
+
+    Args:
+        source: where images come from.
+        out: the table, which an earlier session may have begun.
+        method: that begins with a network; if it is more than that, it fits.
+        sorter: which images are hits.
+        workers: processes that fit; 0 for one for each core or GPU.
+        identity: what else the rows depend on, plain values: a table by others is refused.
+        settings: of :func:`~icobench.runs.reconstruct.begin`.
+
+    Attributes:
+        table: where rows go.
+        state: what a page shows.
+
+    Raises:
+        InputError: a method that begins otherwise, no weights, or a table of something else.
+    """
+
+    def __init__(
+        self, source: LiveSource, out: Path, method: Method, sorter: Sorter | None = None, workers: int = 0,
+        identity: dict[str, Any] | None = None, **settings: Any,
+    ) -> None:  # fmt: skip
+        self.source, self.method, self.settings = source, method, settings
+        self.alone = network_of(method)
+        self._device = chosen_device(str(settings.get("device", "auto")))
+        networks = method.load_networks(settings.get("model"), self._device)
+        about = {"method": {"name": method.name, **method.settings}, "networks": networks and networks.digest}
+        self.table = LiveTable(out, {"icobench": __version__, **about, **(identity or {})})
+        self.lit = sorter if isinstance(sorter, LitPixels) else LitPixels()
+        self.sorter = sorter or self.lit
+        self.workers = workers or default_workers(self._device)
+        self.state = LiveState(source.where, method.name)
+        self.fits: Fitting | None = None
+        self._further: list[str] = []
+        self._stop = threading.Event()
+        self._read: queue.Queue[Arrived] = queue.Queue(HELD)
+        self._trouble: BaseException | None = None
+        self._next = 0
+        self._held: list[pd.DataFrame] = []
+        self._complete = 0
+        self._better: list[pd.DataFrame] = []
+        self._waiting = _FitQueue()
+        self._running: deque[Future] = deque()
+        self._storing: Future | None = None
+        self._stored_at = 0.0
+
+    def stop(self) -> None:
+        """End soon: what was read is still answered."""
+        self._stop.set()
+
+    def run(self, idle: float = 0.0, say: Callable[[str], None] = lambda line: None) -> None:
+        """Watch until :meth:`stop`, or until no frame came for ``idle`` seconds, if that is not 0.
+
+        Raises:
+            InputError: a table of something else, or what ended the source; all rows are stored.
+        """
+        self.source.known = self.table.open()
+        try:
+            prepared = self._first(idle, say)
+            if prepared is not None:
+                self._watch(prepared, idle, say)
+        finally:
+            self.source.close()
+            self.table.close()
+        if self._trouble is not None:
+            raise self._trouble
+
+    def _first(self, idle: float, say: Callable[[str], None]) -> Prepared | None:
+        """The first frames; None if the session ends before there are any."""
+        begin, waited = time.monotonic(), False
+        while not self._stop.is_set() and not (idle and time.monotonic() - begin > idle):
+            prepared = self.source.open()
+            for line in self._troubles():
+                say(line)
+            if prepared is not None:
+                return prepared
+            if not waited and time.monotonic() - begin > 1:
+                say(f"{self.source.where}: waiting for the first images")
+                waited = True
+            time.sleep(0.05)
+        return None
+
+    def _watch(self, prepared: Prepared, idle: float, say: Callable[[str], None]) -> None:
+        stack = begin(prepared, self.method, **self.settings)
+        for line in (*prepared.notes, *stack.notes):
+            say(line)
+        fits = stack.fitting
+        self.network = replace(fits, method=self.alone, nuisance=(), auto_physics=False)
+        vars(self.network)["networks"] = fits.networks  # already loaded
+        self.fits = fits if "+" in self.method.name else None
+        columns = [name for parameter in fits.nuisance for name in NUISANCES[parameter]]
+        self._further = [*columns, "gain", *(["physics"] if fits.auto_physics else [])]
+        self.state.valid = fits.experiment.valid().numpy()
+        quiet = one_thread() if self._device.type == "cpu" else nullcontext()
+        with quiet, WorkerPool(self.workers, self._device) as pool, ThreadPoolExecutor(1) as writer:
+            packed = pickle.dumps(self.fits) if self.fits is not None else b""
+            self.network.prepare()
+            if packed:
+                for ready in [pool.submit(_fit, (packed, b"")) for _ in range(self.workers)]:
+                    ready.result()
+            say("ready")
+            reader = threading.Thread(target=self._reading, daemon=True)
+            reader.start()
+            last = self.state.begun = time.monotonic()
+            while not self._stop.is_set():
+                if self._step():
+                    last = time.monotonic()
+                self._serve(pool, packed)
+                self._flush(writer)
+                for line in self._troubles():
+                    say(line)
+                if idle and time.monotonic() - last > idle:
+                    self._stop.set()
+            while reader.is_alive():  # it may wait for room
+                self._step()
+            while self._step(wait=0.0):
+                pass
+            until = time.monotonic() + LAST_FITS
+            while self._running and time.monotonic() < until:
+                self._collect()
+                time.sleep(0.01)
+            self._flush(writer, last=True)
+            if self._storing is not None:
+                self._storing.result()
+
+    # Reading
+
+    def _reading(self) -> None:
+        """In a thread: frames of the source, as many as are held."""
+        try:
+            while not self._stop.is_set():
+                arrived = self.source.take()
+                if arrived is None:
+                    time.sleep(0.005)
+                while arrived is not None:
+                    with suppress(queue.Full):
+                        self._read.put(arrived, timeout=0.1)
+                        arrived = None
+        except BaseException as error:
+            self._trouble = error
+            self._stop.set()
+
+    def _troubles(self) -> Iterable[str]:
+        lines, self.source.troubles[:] = list(self.source.troubles), []
+        fresh = [line for line in dict.fromkeys(lines) if line not in self.state.troubles]
+        for line in fresh:
+            self.state.trouble(line)
+        return fresh
+
+    # Answering
+
+    def _step(self, wait: float = 0.02) -> bool:
+        """Answer the frames that are there; whether there were any."""
+        batch: list[Arrived] = []
+        with suppress(queue.Empty):
+            batch.append(self._read.get(timeout=wait) if wait else self._read.get_nowait())
+            while sum(len(arrived.images) for arrived in batch) < BLOCK:
+                left = batch[0].time + GATHER - time.monotonic() if wait else 0.0
+                batch.append(self._read.get(timeout=left) if left > 0 else self._read.get_nowait())
+        if batch:
+            self._answer(batch)
+        return bool(batch)
+
+    def _answer(self, batch: list[Arrived]) -> None:
+        import pandas as pd
+
+        places = np.concatenate([arrived.images.numbers.numpy() for arrived in batch])
+        rows = np.arange(self._next, self._next + len(places))
+        self._next += len(places)
+        images = ImageSet.join([arrived.images for arrived in batch])
+        count = [len(arrived.images) for arrived in batch]
+        problems: dict[int, str] = {}
+        first = int(rows[0])
+        for arrived, size in zip(batch, count, strict=True):
+            here = dict(zip(arrived.images.numbers.tolist(), range(first, first + size), strict=True))
+            problems |= {here[number]: reason for number, reason in arrived.images.problems.items()}
+            first += size
+        images = replace(images, numbers=torch.from_numpy(rows), problems={})
+        lit, hit = self.lit.count(images), self.sorter(images)
+        for row, pixels, is_hit in zip(rows.tolist(), lit.tolist(), hit.tolist(), strict=True):
+            if not is_hit:
+                problems.setdefault(row, f"no hit, {pixels} lit pixels")
+        good = torch.tensor([row not in problems for row in rows.tolist()])
+        answers = [Answer.failed(problems)] if problems else []
+        hits = images.subset(good)
+        if len(hits):
+            found, _ = self.network.answer(hits)
+            answers += found
+            answered = found[0]
+            if self.fits is not None and not answered.status[0].startswith(FAILED):
+                # The answer leaves out images without signal in the fitted range.
+                kept = torch.isin(hits.numbers, answered.index)
+                self._waiting.add(hits.subset(kept), answered)
+        now, wall = time.monotonic(), time.time()
+        table = _rows(Answer.join(answers), self.network.method.name).reindex(rows)
+        # What was there before could not be answered before.
+        came = np.repeat([max(arrived.time, self.state.begun) for arrived in batch], count)
+        facts = {
+            "source": np.repeat([arrived.source for arrived in batch], count),
+            "train": np.repeat([arrived.train for arrived in batch], count), "index": places,
+            "arrived": pd.to_datetime(wall - (now - came), unit="s", utc=True), "latency_s": now - came,
+            "lit_pixels": lit.numpy(),
+        }  # fmt: skip
+        further = {name: table.get(name, np.nan) for name in self._further}
+        if "physics" in further:
+            further["physics"] = ""
+        table = pd.concat([pd.DataFrame(facts, index=table.index), table.assign(**further)], axis=1)
+        self._held.append(table)
+        if batch[-1].last:
+            self._complete = len(self._held)
+        self.state.show(hits)
+
+    # Fitting
+
+    def _serve(self, pool: WorkerPool, packed: bytes) -> None:
+        """Collect fits, and give the processes new ones."""
+        if self.fits is None:
+            return
+        self._collect()
+        while len(self._running) < self.workers and (images := self._waiting.take()) is not None:
+            self._running.append(pool.submit(_fit, (packed, pickle.dumps(images))))
+        self.state.fits_waiting, self.state.fits_dropped = len(self._waiting.waiting), self._waiting.dropped
+
+    def _collect(self) -> None:
+        for _ in range(len(self._running)):
+            fit = self._running.popleft()
+            if fit.done():
+                self._better.append(fit.result())
+            else:
+                self._running.append(fit)
+
+    # Storing
+
+    def _flush(self, writer: ThreadPoolExecutor, last: bool = False) -> None:
+        """Store the rows of complete trains, once a second, in a thread."""
+        import pandas as pd
+
+        self.state.backlog, self.state.missed = self.source.waiting() + self._read.qsize(), self.source.missed
+        now = time.monotonic()
+        if self._storing is not None and (self._storing.done() or last):
+            self._storing.result()
+            self._storing = None
+        if self._storing is not None or (now - self._stored_at < FLUSH and not last):
+            return
+        self._stored_at = now
+        rows, self._held = self._held[: self._complete], self._held[self._complete :]
+        fits, self._better, self._complete = self._better, [], 0
+        fits = [table[table["radius_nm"].notna()] for table in fits]
+        if rows or fits:
+            self._storing = writer.submit(
+                self._store, pd.concat(rows) if rows else None, pd.concat(fits) if fits else None
+            )
+
+    def _store(self, rows: "pd.DataFrame | None", fits: "pd.DataFrame | None") -> None:
+        if rows is not None:
+            self.table.store_rows(rows)
+            self.state.add(rows)
+        if fits is not None:
+            self.table.store_fits(fits)
+            self.state.improve(fits)
