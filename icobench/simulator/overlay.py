@@ -68,7 +68,7 @@ def body_tensors(body: ConvexBody) -> BodyTensors:
     between = torch.full((len(body.normals),) * 2, -1)
     first, second = torch.as_tensor(body.edge_facets).unbind(-1)
     between[first, second] = between[second, first] = torch.arange(len(first))
-    return BodyTensors(
+    tables = BodyTensors(
         torch.as_tensor(body.normals) @ tilt.T,
         torch.as_tensor(body.offsets),
         torch.as_tensor(body.vertices) @ tilt.T,
@@ -77,6 +77,7 @@ def body_tensors(body: ConvexBody) -> BodyTensors:
         between,
         torch.as_tensor(np.abs(body.vertices @ body.normals.T - body.offsets) < 1e-7),
     )
+    return BodyTensors(*(table.contiguous() for table in tables))  # as kernels read them
 
 
 class Plan(NamedTuple):
