@@ -328,6 +328,7 @@ def test_generate_in_shards_then_merge(call, tmp_path):
     assert "other settings" in err
 
 
+@pytest.mark.slow
 def test_several_test_sets_make_a_folder_of_runs(call, tmp_path):
     line = "compare --images 2 --methods network,dictionary+lm --test-sets clean,counting --run runs"
     code, out, err = call(line)
@@ -358,6 +359,7 @@ def test_help_at_a_latin_1_terminal(command):
     assert b"Usage" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_notebooks_backend_does_not_matter(tmp_path):
     environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     images = str(DATA / "pymsft_patterns.cxi")

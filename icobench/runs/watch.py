@@ -279,6 +279,9 @@ class Watch:
             while self._running and time.monotonic() < until:
                 self._collect()
                 time.sleep(0.01)
+            # What waits still is not fitted any more.
+            self.state.fits_waiting, left = 0, len(self._waiting.waiting)
+            self.state.fits_dropped = self._waiting.dropped + left
             self._flush(writer, last=True)
             if self._storing is not None:
                 self._storing.result()

@@ -64,6 +64,7 @@ def test_bright_images_have_the_gaussian_of_the_fisher_information():
     assert (samples.pareto_k < 0.5).all()
 
 
+@pytest.mark.slow
 def test_a_chain_agrees(rng):
     """Metropolis steps with the same likelihood, but nothing else in common."""
     tests = images([45.0], 2e3, seed=4)

@@ -295,7 +295,12 @@ def test_a_beam_some_pixels_off_is_found(offset, kind, photons, tmp_path):
     assert answer.experiment.centre_offset == pytest.approx(offset, abs=0.05)
 
 
-@pytest.mark.parametrize(("offset", "seed"), [((7.0, 7.0), 80), ((7.0, 7.0), 85), ((4.0, 4.0), 80)])
+FAR = [((7.0, 7.0), 80), ((7.0, 7.0), 85), ((4.0, 4.0), 80)]
+
+
+@pytest.mark.parametrize(
+    ("offset", "seed"), [FAR[0], *(pytest.param(*far, marks=pytest.mark.slow) for far in FAR[1:])]
+)
 def test_a_beam_far_away_is_not_found(offset, seed, tmp_path):
     """Steps may end somewhere by chance: no beam is believed where no body makes the images."""
     path = images_of_a_beam(tmp_path, offset, seed)

@@ -207,5 +207,6 @@ def test_tables_are_stored_and_shown(finished):
     for name, made in (("error_bars", error_bars), ("abstention", abstention)):
         pd.testing.assert_frame_equal(pd.read_csv(finished.parent / f"{name}.csv"), made(results))
     assert "<h2>Whether error bars and statuses hold</h2>" in page
+    page = page.replace("<span>", "").replace("</span>", "")  # an interval may go below its estimate
     for row in error_bar_cells(error_bars(results))[1] + abstention_cells(abstention(results))[1]:
         assert all(f">{cell}<" in page for cell in row)

@@ -266,6 +266,7 @@ def networked(tiny, tmp_path, monkeypatch):
     return replace(tiny, scale=scale, seed=3), trained
 
 
+@pytest.mark.slow
 def test_networks_survive_a_lost_machine_and_are_not_mixed(networked, monkeypatch, capsys):
     from paper_scale import networks
     from paper_scale.figures import sweep_points

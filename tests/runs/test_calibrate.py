@@ -128,6 +128,7 @@ def test_decades_that_nobody_stated_are_fitted(decades):
         reconstruct(levels, smooth.mask, "log", method="dictionary+lm", nuisance=("gamma",))
 
 
+@pytest.mark.slow
 def test_the_response_of_a_microchannel_plate_is_found():
     """Five images: the exponent and the ceiling within some per cent, and every body within its bars."""
     tests = generate_patterns(

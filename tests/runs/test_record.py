@@ -47,6 +47,7 @@ def changed(path: Path, change) -> None:
     path.write_text(json.dumps(values))
 
 
+@pytest.mark.slow
 def test_several_runs_with_a_file_of_methods(tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     settings = ComparisonSettings(

@@ -105,6 +105,7 @@ def states_of(job: str, environment: dict) -> list[str]:
     return subprocess.run(ask, env=environment, capture_output=True, text=True).stdout.split()
 
 
+@pytest.mark.slow
 def test_killed_requeued_and_timed_out_shards_lose_nothing(slurm, tmp_path):
     # Sixteen blocks a shard: with four, the second could end while the first one was being timed out.
     line = "--images 6000 --seed 5"
@@ -207,6 +208,7 @@ def test_comparisons_sweeps_and_searches_are_as_of_one_process(slurm, tmp_path):
     assert summary["states"]["complete"] + summary["states"]["pruned"] == 4
 
 
+@pytest.mark.slow
 def test_a_time_out_is_no_death_of_a_searchs_workers(slurm, tmp_path):
     # Where many ask it, SLURM takes seconds to requeue a job: until then the job's own process goes on.
     slow = tmp_path / "bin" / "scontrol"
@@ -274,6 +276,7 @@ def queue(environment: dict, form: str = "%i") -> list[str]:
     return subprocess.run(ask, env=environment, capture_output=True, text=True, check=True).stdout.split()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_jobs_or_takes_them_back(slurm, tmp_path):
     """And five shards where the site allows arrays of four, two of them at the same time."""
 

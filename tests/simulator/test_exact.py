@@ -114,7 +114,7 @@ OTHER_BODIES = [
         for name in SHAPES
         if name not in ("icosahedron", "sphere")
     ),
-    sphere(40),
+    pytest.param(sphere(40), marks=pytest.mark.slow),
     ConvexBody.from_halfspaces("plate", AXES, np.tile((1.0, 0.7, 0.1), 2), NO_SYMMETRY),
 ]
 
