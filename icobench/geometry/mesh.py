@@ -46,7 +46,7 @@ def write_mesh(path: Path | str, body: ConvexBody, radius_nm: float = 1.0) -> No
 
     Example:
         >>> import icobench
-        >>> icobench.write_mesh("cube.stl", icobench.shape("cube"), 60.0)
+        >>> icobench.write_mesh("cube.stl", icobench.shape("cube"), 60.0)  # doctest: +SKIP
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
