@@ -13,7 +13,7 @@ RESULTS = (
     "evaluation_paper/network", "evaluation", "silver", "evaluation_silver", "physics",
     "mcp", "told",
     "sweep_dataset", "compare_quick", "compare_tuned", "tune_simplex", "tune_network", "fitters", "choices",
-    "photon_numbers", "paper_set", "scaling", "live", "peers", "bodies", "paper_scale/small",
+    "photon_numbers", "paper_set", "scaling", "live", "peers", "bodies", "facets", "paper_scale/small",
 )  # fmt: skip
 FIGURES = ("figure2", "figure3", "figure4a", "figure4b", "figure5", "break_even")
 
