@@ -152,7 +152,7 @@ class _Reader(LinkedFile):
         facts: Facts = {"transpose": Fact(True, f"{where}, MATLAB's order")} if self.matlab else {}
 
         def grow() -> int:
-            dataset.id.refresh()
+            dataset.refresh()  # not that of its id: h5py remembers the shape
             return dataset.shape[-1 if last else 0]
 
         growing = grow if self.stream.swmr_mode and len(dataset.shape) > 2 else None
