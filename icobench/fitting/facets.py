@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from scipy.spatial import HalfspaceIntersection
+from scipy.spatial import HalfspaceIntersection, QhullError
 from torch import Tensor
 
 from icobench.answer import Progress
@@ -75,7 +75,7 @@ class FreeBody:
         orientation_std_deg: root mean square angle.
         normals: (F, 3) directions of all facets of the regular body.
         distance_nm: (F,) of the planes from the origin.
-        distance_std_nm: (F,) standard deviations.
+        distance_std_nm: (F,) standard deviations while all facets are free, without shifts of the body.
         free: (F,) whether the evidence is for a deviation.
         removal: (F,) by how much the deviance, summed over pixels, grows without the facet; 0 for planes that
             carry none.
@@ -163,6 +163,8 @@ class _Fit:
     regular: ConvexBody
     options: FacetOptions
     frames: np.ndarray = field(init=False)
+    noise: float = 1.0
+    """Variance of the residuals, which weighs the prior; found before each stage if it is not known."""
 
     def __post_init__(self) -> None:
         self.index = torch.tensor([self.image], device=self.objective.simulator.device)
@@ -243,19 +245,24 @@ class _Fit:
         """Half the sum of squared residuals and of the prior; infinite where planes bound no body."""
         try:
             value = objective.compare(self.index, self.intensity(state))
-        except (ValueError, RuntimeError):
+        except (ValueError, QhullError):
             return math.inf
         half = 0.5 * float(value[0]) * float(objective.usable[self.image])
-        return half + self.prior(state, free)[2] if math.isfinite(half) else math.inf
+        return half + self.noise * self.prior(state, free)[2] if math.isfinite(half) else math.inf
 
     def optimise(self, objective: Objective, state: _State, free: np.ndarray) -> _State:
         """Levenberg-Marquardt on the most probable state."""
+        if not objective.noise_known:
+            residuals, _ = objective.residuals(self.index, self.intensity(state))
+            self.noise = float(residuals.double().square().sum() / objective.usable[self.image])
         cost, damping = self.cost(objective, state, free), 1e-2
-        matrix = gradient = None
+        matrix, gradient = self.normal_equations(objective, state, free)
+        stale = False
         for _ in range(2 * self.options.iterations):
-            precision, pull, _ = self.prior(state, free)
-            if matrix is None:
+            precision, pull = (self.noise * part for part in self.prior(state, free)[:2])
+            if stale:
                 matrix, gradient = self.normal_equations(objective, state, free)
+                stale = False
             whole, slope = matrix + np.diag(precision), gradient + pull
             diagonal = np.maximum(whole.diagonal(), 1e-12 * whole.diagonal().max())
             step = -np.linalg.solve(whole + damping * np.diag(diagonal), slope)
@@ -264,8 +271,8 @@ class _Fit:
             trial = self.moved(state, step[:-1], free)
             other = self.cost(objective, trial, free)
             if other < cost:
-                small = cost - other < 1e-6 * cost + 0.05
-                state, cost, damping, matrix = trial, other, max(damping / 5, 1e-7), None
+                small = cost - other < 1e-6 * cost + 0.05 * self.noise
+                state, cost, damping, stale = trial, other, max(damping / 5, 1e-7), True
                 if small:
                     break
             else:
@@ -356,8 +363,7 @@ def fit_facets(
 
     # The quadratic form of the likelihood in the deviations alone: rotation, size and scale integrated out.
     matrix, gradient = fit.normal_equations(objective, state, every)
-    noise = 1.0 if objective.noise_known else _variance(fit, state)
-    matrix, gradient = matrix / noise, gradient / noise
+    matrix, gradient = matrix / fit.noise, gradient / fit.noise
     deviations = np.arange(4, len(matrix) - 1)
     others = np.array([0, 1, 2, 3, len(matrix) - 1])
     carried = np.linalg.pinv(matrix[np.ix_(others, others)], rcond=1e-12, hermitian=True)
@@ -371,35 +377,40 @@ def fit_facets(
         for facet in range(count)
     ]
     free, evidence = _chosen(hessian, hessian @ here - slope, variance, rows_of)
+    spread = _spread(fit, matrix, fit.prior(state, every)[0])
     state.deviation[~free], state.tilt[~free] = 0.0, 0.0
     state = fit.optimise(objective, state, free)
     progress(0.9)
-    return _result(fit, state, free, evidence, noise, before)
+    return _result(fit, state, free, evidence, spread, before)
 
 
-def _variance(fit: _Fit, state: _State) -> float:
-    """Of the residuals, where the noise is not known."""
-    residuals, _ = fit.objective.residuals(fit.index, fit.intensity(state))
-    return float(residuals.double().square().sum() / fit.objective.usable[fit.image])
+def _covariance(whole: np.ndarray) -> np.ndarray:
+    """The inverse of a positive matrix of parameters in different units."""
+    size = np.sqrt(np.maximum(whole.diagonal(), 1e-300))
+    return np.linalg.pinv(whole / size / size[:, None], hermitian=True) / size / size[:, None]
+
+
+def _spread(fit: _Fit, matrix: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Standard deviations (F,) of the distances while all facets are free: the choice of those that stay
+    free must not make them smaller. Shifts of the whole body, which the image cannot show, are left out."""
+    covariance = _covariance(matrix + np.diag(precision))
+    normals, count = fit.regular.normals, len(fit.regular.normals)
+    carry = np.zeros((count, len(matrix)))
+    carry[:, 3] = fit.regular.offsets
+    carry[:, 4 : 4 + count] = np.eye(count)
+    carry -= normals @ np.linalg.pinv(normals) @ carry
+    return np.sqrt(np.maximum(np.einsum("fi,ij,fj->f", carry, covariance, carry), 0))
 
 
 def _result(
-    fit: _Fit, state: _State, free: np.ndarray, evidence: float, noise: float, before: int
+    fit: _Fit, state: _State, free: np.ndarray, evidence: float, spread: np.ndarray, before: int
 ) -> FreeBody:
     objective, regular = fit.objective, fit.regular
     normals, distance = fit.planes(state)
     body, radius = free_body(regular.name, normals, distance)
     matrix, _ = fit.normal_equations(objective, state, free)
     precision = fit.prior(state, free)[0]
-    whole = matrix / noise + np.diag(precision)
-    size = np.sqrt(np.maximum(whole.diagonal(), 1e-300))
-    covariance = np.linalg.pinv(whole / size / size[:, None], hermitian=True) / size / size[:, None]
-    # From size and free deviations to distances.
-    places = np.flatnonzero(free)
-    carry = np.zeros((len(distance), len(matrix)))
-    carry[:, 3] = regular.offsets
-    carry[places, 4 + np.arange(len(places))] = 1.0
-    spread = np.sqrt(np.maximum(np.einsum("fi,ij,fj->f", carry, covariance, carry), 0))
+    covariance = _covariance(matrix / fit.noise + np.diag(precision))
     usable = float(objective.usable[fit.image])
     value = float(objective.compare(fit.index, fit.intensity(state))[0])
     removal = np.zeros(len(distance))
@@ -409,11 +420,8 @@ def _result(
             simulator = with_body(objective.simulator.simulator, without)
             objective.simulator.charge(fit.index.cpu())
             intensity = simulator.intensity(torch.tensor([wider]), state.quaternion[None])
-            removal[facet] = (float(objective.compare(fit.index, intensity)[0]) - value) * usable / noise
-        except (
-            ValueError,
-            RuntimeError,
-        ):  # the others do not bound a body, or a larger one than fits the grid
+            removal[facet] = (float(objective.compare(fit.index, intensity)[0]) - value) * usable / fit.noise
+        except (ValueError, QhullError):  # the others bound no body, or a larger one than the grid holds
             removal[facet] = math.inf
     fitted = torch.tensor([value], dtype=torch.float64)
     poor = objective.misfit_of(fit.index, fit.intensity(state), fitted, len(matrix)).poor
