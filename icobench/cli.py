@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 
 from icobench import __version__
-from icobench.commands import cluster, comparing, data, images, live, networks, searching, sweeping
+from icobench.commands import (
+    classifying,
+    cluster,
+    comparing,
+    data,
+    images,
+    live,
+    networks,
+    searching,
+    sweeping,
+)
 from icobench.commands.options import say
 from icobench.errors import InputError, WorkerDiedError
 
@@ -21,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (comparing, images, live, data, networks, sweeping, searching, cluster):
+for commands in (comparing, images, live, classifying, data, networks, sweeping, searching, cluster):
     app.add_typer(commands.app)
 
 

@@ -10,6 +10,9 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import typer
+
+from icobench.cli import app
 
 DATA = Path(__file__).parent / "data"
 ROWS = [
@@ -377,3 +380,13 @@ def test_a_notebooks_backend_does_not_matter(tmp_path):
     done = subprocess.run(call, env=environment, capture_output=True, cwd=tmp_path, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "wrote p.png" in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_option_is_declared_twice(name):
+    """One of the two would be ignored without a word."""
+    command = typer.main.get_command(app)
+    for word in name.split():
+        command = command.commands[word]
+    declared = [option for parameter in command.params for option in parameter.opts]
+    assert len(set(declared)) == len(declared)

@@ -1,4 +1,4 @@
-"""Reconstructing and sorting a user's own images."""
+"""Reconstructing a user's own images."""
 
 import math
 import time
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from icobench.runs.reconstruct import Stack
     from icobench.storage import Shard
 
-__all__ = ["Files", "Grid", "app", "is_auto", "prepared_images"]
+__all__ = ["Files", "Grid", "app", "check_outputs", "is_auto", "prepared_images", "write_table"]
 
 app = typer.Typer()
 
@@ -229,7 +229,7 @@ def reconstruct(
     method = method or ("network+lm" if chosen_shape(shape).plain else "dictionary+lm")
     chosen = find_method(method)
     samples = out.with_name(out.stem + ".posterior.parquet") if posterior else None
-    _check_outputs(out, preview, samples)
+    check_outputs(out, preview, samples)
     if mesh not in MESHES:
         raise InputError(f"--mesh is {' or '.join(MESHES)}, not {mesh}")
     machine, sharing = Machine.of(context), Sharing.of(context)
@@ -255,7 +255,7 @@ def reconstruct(
             return
         answer = stack.answer()
         try:
-            _write(answer, out)
+            write_table(answer, out)
         except (OSError, InputError) as error:  # a full disk: nothing that was found is lost
             typer.echo(answer.to_frame().to_csv(index=False), nl=False)
             raise InputError(
@@ -267,47 +267,6 @@ def reconstruct(
         drawn += _write_bodies(out, answer, mesh) if answer.bodies else []
         stack.remove()
     _report(prepared, answer, out, drawn)
-
-
-@app.command(
-    cls=with_options(Files, Grid, Detector, Physics, Machine), epilog=examples("icobench classify run42.cxi")
-)
-def classify(
-    context: typer.Context,
-    images: Annotated[Path, typer.Argument(help="Images, as for reconstruct.")],
-    out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path("labels.csv"),
-    model: Annotated[Path | None, typer.Option(help="Weights of another classifier.")] = None,
-    pixels: Annotated[
-        int | None,
-        typer.Option(help="Side of the grid that frames are resampled to; 128 by default.", min=16),
-    ] = None,
-    geometry: Annotated[
-        Path | None, typer.Option(help="CrystFEL .geom file: where a detector's modules lie.")
-    ] = None,
-) -> None:
-    """What your own images show: empty, sphere, icosahedron, faceted or several, with probabilities.
-
-    No image is fitted. The probabilities suppose that all five labels are equally common, and images as in
-    training: radii of 30 to 160 nm, bodies that scatter 1,000 photons or more; below 200 photons an image
-    counts as empty.
-    """
-    from icobench.runs.classify import classify as run
-
-    _check_outputs(out, None, None)
-    machine = Machine.of(context)
-    with prepared_images(context, images) as prepared:
-        for note in prepared.notes:
-            say(note)
-        with progress_bar(f"classify {len(prepared.source)} images") as update:
-            labels = run(prepared, model=model, device=machine.device, progress=update)
-        _write(labels, out)
-        for number, reason in labels.problems.items():
-            say(f"{prepared.source.where}: image {number} failed: {reason}")
-    for note in labels.notes:
-        say(note)
-    names = labels.names
-    counted = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names) if name)
-    say(f"wrote {out}: {counted or 'no image could be used'}")
 
 
 def _compute(stack: "Stack", method: str, workers: int, part: "Shard") -> None:
@@ -350,7 +309,7 @@ def _compute_shard(stack: "Stack", device: str, workers: int, shard: "Shard") ->
     stack.run(workers, shard)
 
 
-def _check_outputs(out: Path, preview: Path | None, samples: Path | None) -> None:
+def check_outputs(out: Path, preview: Path | None = None, samples: Path | None = None) -> None:
     """Refuse outputs that cannot be written, before any work."""
     from icobench.storage import check_output
 
@@ -365,7 +324,7 @@ def _check_outputs(out: Path, preview: Path | None, samples: Path | None) -> Non
             raise InputError(f"--preview must end in .png, got {preview}")
 
 
-def _write(answer: "Answer | Labels", path: Path) -> None:
+def write_table(answer: "Answer | Labels", path: Path) -> None:
     """The table of an answer or of labels, whole or not at all."""
     from icobench.storage import atomic_path
 
