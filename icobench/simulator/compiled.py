@@ -34,12 +34,11 @@ from icobench.simulator.cuda import CudaKernel
 from icobench.simulator.edge_sum import edge_sum, edge_sum_jacobian
 from icobench.simulator.overlay import MOST_FACETS, STEEPEST, BodyTensors, Plan, empty_plan, plan
 from icobench.simulator.terms import (
-    DIFFERENTIATED,
-    NUMBERS,
     PARAMETERS,
     SLOPES_FLOOR,
     SMALLEST_HALF_DAMPING,
     Terms,
+    empty_terms,
     segment_terms,
     term_slopes,
 )
@@ -164,7 +163,7 @@ class NativeKernel:
             width = widest
 
     def terms(self, *geometry: Any) -> Terms:
-        """As :func:`~icobench.simulator.terms.segment_terms`; zeros beyond the live segments."""
+        """As :func:`~icobench.simulator.terms.segment_terms`; nothing beyond the live segments."""
         return self.term_slopes(*geometry, parameters=0)[0]
 
     def term_slopes(
@@ -178,21 +177,18 @@ class NativeKernel:
         *,
         parameters: int = PARAMETERS,
     ) -> tuple[Terms, Tensor, Tensor]:
-        """As :func:`~icobench.simulator.terms.term_slopes`; zeros beyond the live segments."""
-        batch, segments = where.edge.shape
-        forms, numbers = radius.new_zeros(batch, segments, 4, 4), radius.new_zeros(batch, segments, NUMBERS)
-        form_slopes = radius.new_zeros(batch, parameters, segments, 4, 4)
-        number_slopes = radius.new_zeros(batch, parameters, segments, DIFFERENTIATED)
+        """As :func:`~icobench.simulator.terms.term_slopes`; nothing beyond the live segments."""
+        terms, *all_slopes = tables = empty_terms(where, radius, parameters)
         # alive until the call returns
         kept = [table.contiguous() for table in (*body, rotation, *where, radius, kappa)]
-        slopes = [_pointer(table) if parameters else None for table in (form_slopes, number_slopes)]
+        slopes = [_pointer(table) if parameters else None for table in all_slopes]
         bounds = STEEPEST[dtype], SMALLEST_HALF_DAMPING[SLOPES_FLOOR if parameters else dtype]
-        sizes = batch, segments, len(body.normals), len(body.edges)
+        sizes = *where.edge.shape, len(body.normals), len(body.edges)
         self._library.segment_terms(
             *map(ctypes.c_int64, sizes), *map(_pointer, kept), *map(ctypes.c_double, bounds),
-            _pointer(forms), _pointer(numbers), *slopes,
+            _pointer(terms.forms), _pointer(terms.numbers), *slopes,
         )  # fmt: skip
-        return Terms(forms, numbers, where.live), form_slopes, number_slopes
+        return tables
 
     def edge_sum(self, *tables: Tensor) -> Tensor:
         """As :func:`~icobench.simulator.edge_sum.edge_sum`."""

@@ -19,12 +19,11 @@ from icobench.cache import cache_folder
 from icobench.simulator.overlay import MOST_FACETS, STEEPEST, BodyTensors, Plan, empty_plan, plan
 from icobench.simulator.skeleton import Skeleton
 from icobench.simulator.terms import (
-    DIFFERENTIATED,
-    NUMBERS,
     PARAMETERS,
     SLOPES_FLOOR,
     SMALLEST_HALF_DAMPING,
     Terms,
+    empty_terms,
 )
 
 __all__ = ["CudaKernel", "compile_for_gpu", "nvrtc_libraries"]
@@ -170,18 +169,16 @@ class CudaKernel:
         parameters: int = PARAMETERS,
     ) -> tuple[Terms, Tensor, Tensor]:
         """As :func:`~icobench.simulator.terms.term_slopes`; nothing beyond the live segments."""
+        terms, *slopes = tables = empty_terms(where, radius, parameters)
         batch, segments = where.edge.shape
-        forms, numbers = radius.new_empty(batch, segments, 4, 4), radius.new_empty(batch, segments, NUMBERS)
-        form_slopes = radius.new_empty(batch, parameters, segments, 4, 4)
-        number_slopes = radius.new_empty(batch, parameters, segments, DIFFERENTIATED)
         bounds = STEEPEST[dtype], SMALLEST_HALF_DAMPING[SLOPES_FLOOR if parameters else dtype]
         sizes = segments, len(body.normals), len(body.edges)
         name = "term_slopes_kernel" if parameters else "segment_terms_kernel"
         self._launch(
             name, (batch, -(-segments // PLAN_THREADS)), PLAN_THREADS, *sizes, *body, rotation, *where,
-            radius, kappa, *bounds, forms, numbers, form_slopes, number_slopes,
+            radius, kappa, *bounds, terms.forms, terms.numbers, *slopes,
         )  # fmt: skip
-        return Terms(forms, numbers, where.live), form_slopes, number_slopes
+        return tables
 
     def edge_sum(self, *tables: Any) -> Tensor:
         """As :func:`~icobench.simulator.edge_sum.edge_sum`, but of a whole skeleton: (2, B, N_a N)."""

@@ -11,7 +11,7 @@ from icobench.simulator.overlay import BodyTensors, Plan, segments
 
 __all__ = [
     "DIFFERENTIATED", "NUMBERS", "PARAMETERS", "SLOPES_FLOOR", "SMALLEST_HALF_DAMPING", "Terms",
-    "segment_terms", "term_slopes",
+    "empty_terms", "segment_terms", "term_slopes",
 ]  # fmt: skip
 
 SMALLEST_HALF_DAMPING = {torch.float32: 1e-7, torch.float64: 1e-13}
@@ -43,6 +43,16 @@ class Terms(NamedTuple):
     forms: Tensor
     numbers: Tensor
     live: Tensor
+
+
+def empty_terms(where: Plan, radius: Tensor, parameters: int) -> tuple[Terms, Tensor, Tensor]:
+    """What :func:`term_slopes` returns, not filled yet, for so many parameters."""
+    batch, segments = where.edge.shape
+    terms = Terms(
+        radius.new_empty(batch, segments, 4, 4), radius.new_empty(batch, segments, NUMBERS), where.live
+    )
+    form_slopes = radius.new_empty(batch, parameters, segments, 4, 4)
+    return terms, form_slopes, radius.new_empty(batch, parameters, segments, DIFFERENTIATED)
 
 
 def segment_terms(
