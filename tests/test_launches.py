@@ -49,6 +49,15 @@ def test_random_filters_need_few_launches(common):
         assert common.launches(lambda: filters.augment(images, "random", 5)) <= LIMIT
 
 
+def test_the_field_and_its_derivatives_need_few_launches(common):
+    from benchmarks.bench_simulator import Launches
+
+    bench = Launches()
+    bench.setup()
+    assert bench.track_launches_field() <= 120
+    assert bench.track_launches_jacobian() <= 300
+
+
 KERNELS = """
 import torch
 from icobench.images import philox, philox_kernel
