@@ -118,7 +118,8 @@ class Memory:
 class Launches:
     """Operators and kernels, about one launch each, of 64 bodies of 30 to 160 nm as a GPU gets them.
 
-    More bodies need no more. The kernels' results are those of plain torch, remembered; a sum is an empty table.
+    More bodies need no more. The kernels' results are those of plain torch, remembered; a sum is an empty
+    table.
     """
 
     def setup(self) -> None:
