@@ -33,7 +33,6 @@ from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sphere import simulator_of
 from icobench.storage import atomic_path, write_json
 
 SEED, PHOTONS, HOLE_DEG, RADII_NM = 27_000, 1e5, 3.0, (50.0, 95.0)
@@ -61,7 +60,7 @@ def images_of(name: str, count: int) -> tuple[ImageSet, list[Any]]:
         volume = 4 / 3 * np.pi if body.round else body.volume
         radius = RADII_NM[0] + (RADII_NM[1] - RADII_NM[0]) * size[row]
         radii.append(radius * (icosahedron().volume / volume) ** (1 / 3))
-        intensity = simulator_of(body, experiment).intensity(radii[-1][None], turns[row : row + 1])
+        intensity = Simulator(experiment, body=body).intensity(radii[-1][None], turns[row : row + 1])
         counts.append(photon_counts(intensity, mask, PHOTONS, generator))
     pixels = torch.cat(counts) * mask
     return ImageSet(

@@ -31,7 +31,6 @@ from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sphere import with_body
 from icobench.storage import atomic_path, write_json
 
 SEED, PHOTONS, HOLE_DEG, RADII_NM, MOVED = 27_400, 1e6, 3.0, (50.0, 100.0), (0.03, 0.10)
@@ -51,7 +50,7 @@ def one(number: int) -> dict[str, Any]:
     distance, turn = size * (regular.offsets + moves), random_quaternions(1, generator)
     body, radius = free_body("moved", regular.normals, distance)
     mask = usable_pixels(simulator.experiment, HOLE_DEG) & (simulator.experiment.sin_theta() <= FIT_SIN_THETA)
-    intensity = with_body(simulator, body).intensity(torch.tensor([radius]), turn)
+    intensity = simulator.with_body(body).intensity(torch.tensor([radius]), turn)
     counts = photon_counts(intensity, mask, PHOTONS, generator) * mask
     images = ImageSet(counts, mask[None], "counts", simulator.experiment)
     start = METHODS["dictionary+lm"].run(Problem(images, simulator))

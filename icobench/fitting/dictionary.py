@@ -30,7 +30,6 @@ from icobench.geometry.rotations import matrix_to_quaternion, quaternion_to_matr
 from icobench.images.pixels import log_image
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sphere import simulator_of
 from icobench.stopwatch import Stopwatch
 from icobench.storage import atomic_path
 
@@ -274,7 +273,7 @@ def half_space_simulator(simulator: Simulator) -> Simulator:
     experiment = Experiment(simulator.experiment.wavelength_nm, simulator.experiment.refractive_index)
     if experiment == simulator.experiment and simulator.method == "exact":
         return simulator  # whose tables may be there already
-    return simulator_of(simulator.body, experiment, device=simulator.device)
+    return Simulator(experiment, device=simulator.device, body=simulator.body)
 
 
 def simulate_dictionary(

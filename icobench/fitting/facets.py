@@ -27,7 +27,6 @@ from icobench.fitting.objective import Objective
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_normalize, turned
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sphere import with_body
 
 __all__ = ["FACETS", "FacetOptions", "FreeBody", "fit_facets", "free_body"]
 
@@ -182,7 +181,7 @@ class _Fit:
 
     def simulator(self, state: _State) -> tuple[Simulator, float]:
         body, radius = free_body(self.regular.name, *self.planes(state))
-        return with_body(self.objective.simulator.simulator, body), radius
+        return self.objective.simulator.simulator.with_body(body), radius
 
     def intensity(self, state: _State) -> Tensor:
         """(1, H, W), counted."""
@@ -417,7 +416,7 @@ def _result(
     for facet in range(len(distance)):
         try:
             without, wider = free_body(regular.name, np.delete(normals, facet, 0), np.delete(distance, facet))
-            simulator = with_body(objective.simulator.simulator, without)
+            simulator = objective.simulator.simulator.with_body(without)
             objective.simulator.charge(fit.index.cpu())
             intensity = simulator.intensity(torch.tensor([wider]), state.quaternion[None])
             removal[facet] = (float(objective.compare(fit.index, intensity)[0]) - value) * usable / fit.noise

@@ -34,7 +34,6 @@ from icobench.fitting.objectives import objective_for
 from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.geometry.shapes import SHAPES, Shape, shape_of
 from icobench.methods.base import Method, Problem
-from icobench.simulator.sphere import with_body
 from icobench.stopwatch import Stopwatch
 
 __all__ = ["EQUIVALENT", "ChosenShape", "Fit", "chosen_shape", "fit_shapes", "with_shape_columns"]
@@ -141,7 +140,7 @@ class _Race:
         for number, (place, share, body) in enumerate(bodies):
             density = len(icosahedron().group) / len(body.group) if not body.round else 1.0
             size = round(self.size * density * (FAMILY_SHARE if self.shapes[place].parameter else 1.0))
-            dictionary = dictionary_for(with_body(self.straight, body), DictionaryOptions(size))
+            dictionary = dictionary_for(self.straight.with_body(body), DictionaryOptions(size))
             near = dictionary.match(pixels, mask, images.kind, self.straight.experiment, PER_BODY, body)
             if len(bodies) > FEW_BODIES:
                 dictionary.forget()
@@ -166,7 +165,7 @@ class _Race:
             fitted = free and bool(shape.parameter)
             body = shape.at(float(key[1])) if shape.parameter and not free else shape.body()
             names = (*self.problem.nuisance, "shape") if fitted else self.problem.nuisance
-            objective = objective_for(self.problem.images, with_body(self.straight, body), names)
+            objective = objective_for(self.problem.images, self.straight.with_body(body), names)
             nuisance = Nuisance.start(names, len(rows), self.straight.experiment).with_share(some.share)
             fit = levenberg_marquardt(
                 objective, some.radius_nm, some.quaternion, options, some.image, nuisance=nuisance
@@ -371,7 +370,7 @@ def _started(problem: Problem, entrants: _Entrants, shape: Shape) -> Problem:
     mask = None if problem.network_mask is None else problem.network_mask[entrants.image]
     return replace(
         problem, images=problem.images.subset(entrants.image), nuisance=names, network_mask=mask,
-        simulator=with_body(problem.simulator, shape.body()), starts=starts, share=entrants.share,
+        simulator=problem.simulator.with_body(shape.body()), starts=starts, share=entrants.share,
     )  # fmt: skip
 
 

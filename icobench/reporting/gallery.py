@@ -13,7 +13,6 @@ from icobench.images.image_set import ImageSet
 from icobench.images.pixels import expected_counts, intensity_from_log, log_image
 from icobench.reporting.figures import empty_figure, styled
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sphere import with_body
 from icobench.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def _simulated(rows: "pd.DataFrame", answers: torch.Tensor, simulator: Simulator
     for row, answer in zip(rows.to_dict("records"), answers, strict=True):
         shape = SHAPES[row["shape"]]
         body = shape.body(row[shape.parameter] if shape.parameter else None)
-        parts.append(with_body(simulator, body).intensity(answer[None, 0], answer[None, 1:]))
+        parts.append(simulator.with_body(body).intensity(answer[None, 0], answer[None, 1:]))
     return torch.cat(parts)
 
 

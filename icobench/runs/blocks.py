@@ -25,7 +25,6 @@ from icobench.runs.calibrate import Bench, misses_of, problem_of
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sphere import simulator_of
 from icobench.stopwatch import Stopwatch
 from icobench.storage import PieceStore
 
@@ -89,7 +88,7 @@ class Fitting:
     @cached_property
     def simulator(self) -> Simulator:
         """Of the experiment and the body."""
-        return simulator_of(self.wanted.body, self.experiment, device=self.device)
+        return Simulator(self.experiment, device=self.device, body=self.wanted.body)
 
     @cached_property
     def _propagated(self) -> Simulator | None:

@@ -26,7 +26,6 @@ from icobench.network.classifier import Classifier, label_images
 from icobench.network.selection import Networks
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sphere import simulator_of
 
 __all__ = [
     "BLOCK", "GPU_BLOCK", "Bench", "find_beam", "find_noise", "find_response", "misses_of", "problem_of",
@@ -127,7 +126,7 @@ class Bench:
 
     def simulator(self, experiment: Experiment) -> Simulator:
         """Of the body, for an experiment."""
-        return simulator_of(self.body, experiment, device=self.device)
+        return Simulator(experiment, device=self.device, body=self.body)
 
 
 def find_beam(bench: Bench, experiment: Experiment) -> Experiment:

@@ -17,7 +17,7 @@ from icobench.provenance import provenance
 from icobench.seeds import Purpose, torch_generator
 from icobench.sets.pattern_file import write_patterns
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.sphere import simulator_of
+from icobench.simulator.simulator import Simulator
 from icobench.storage import atomic_path, check_output
 
 __all__ = ["simulate"]
@@ -106,7 +106,7 @@ def simulate(
             f"most {MOST_SIDE:,} pixels and {MOST_BYTES / 1e9:g} GB are simulated at once"
         )
     try:
-        model = simulator_of(shapes.shape(shape), experiment, simulator, device)
+        model = Simulator(experiment, simulator, device, body=shapes.shape(shape))
         parts = [
             model.intensity(radii[chunk].to(device), turns[chunk].to(device)).cpu()
             for chunk in torch.arange(len(radii)).split(CHUNK)

@@ -14,6 +14,7 @@ from icobench.simulator.exact import ExactField
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.propagated import PropagatedField
 from icobench.simulator.skeleton import SkeletonField
+from icobench.simulator.sphere import RoundPropagatedField, SphereField
 from icobench.simulator.voxels import SlicedField
 
 __all__ = ["FURTHER_PARAMETERS", "METHODS", "SIMULATORS", "Simulator"]
@@ -22,6 +23,9 @@ FURTHER_PARAMETERS = ("refractive_index", "centre")
 """Parameters of :meth:`Simulator.intensity_jacobian` beyond rotation and radius."""
 
 SIMULATORS = {"exact": ExactField, "sliced": SlicedField, "propagated": PropagatedField}
+
+OF_SPHERES = SIMULATORS | {"exact": SphereField, "propagated": RoundPropagatedField}
+"""A sphere is no polyhedron; on voxels it is one of many facets."""
 
 METHODS = {"straight": "exact", "propagated": "propagated"}
 """The method for each physics of an experiment."""
@@ -118,7 +122,8 @@ class Simulator(nn.Module):
         self.experiment, self.body = experiment, body or icosahedron()
         self.method, self.dtype = method, dtype
         self._relatives: dict[tuple[Experiment, str], Simulator] = {}
-        self._field = SIMULATORS[method](self.experiment, self.body, dtype)
+        fields = OF_SPHERES if self.body.round else SIMULATORS
+        self._field = fields[method](self.experiment, self.body, dtype)
         self.register_buffer("factor", self.experiment.gain().to(dtype), persistent=False)
         self.register_buffer("valid", self.experiment.valid(), persistent=False)
         averages = self.experiment.pixel_average
@@ -155,6 +160,10 @@ class Simulator(nn.Module):
     def with_method(self, method: str) -> "Simulator":
         """The same simulator by another method; made once, for its tables."""
         return self._relative(self.experiment, method)
+
+    def with_body(self, body: ConvexBody) -> "Simulator":
+        """The same simulator of another body."""
+        return Simulator(self.experiment, self.method, self.device, self.dtype, body)
 
     def _relative(self, experiment: Experiment, method: str) -> "Simulator":
         if (experiment, method) == (self.experiment, self.method):
@@ -233,7 +242,8 @@ class Simulator(nn.Module):
 
         Raises:
             ValueError: bad inputs as in :meth:`field`, an unknown parameter, or a method without derivatives:
-                "sliced" has none, and "propagated", whose derivatives are differences, none by the centre.
+                "sliced" has none, and "propagated", whose derivatives are differences, and spheres have none
+                by the centre.
         """
         propagated = isinstance(self._field, PropagatedField)
         if not isinstance(self._field, SkeletonField) or (propagated and "centre" in also):
@@ -245,7 +255,7 @@ class Simulator(nn.Module):
             return self._empty(0).real, self._empty(0, 4 + 2 * len(set(also))).real
         if isinstance(self._field, PropagatedField):
             return self._differences(self._field, radius_nm, quaternion, also)
-        assert isinstance(self._field, ExactField)
+        assert isinstance(self._field, ExactField | SphereField)
         field, slopes = self._field.jacobian(radius_nm, quaternion, also)
         intensity = field.real.square() + field.imag.square()
         wave = field.unsqueeze(1)

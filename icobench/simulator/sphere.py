@@ -9,20 +9,17 @@ quadrature at Chebyshev nodes of the angle, interpolated to the pixels.
 """
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from icobench.geometry.convex import ConvexBody
-from icobench.geometry.shapes import sphere
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.propagated import PropagatedField
-from icobench.simulator.simulator import Simulator
 from icobench.simulator.skeleton import SkeletonField
 
-__all__ = ["SphereSimulator", "simulator_of", "with_body"]
+__all__ = ["RoundPropagatedField", "SphereField"]
 
 ANGLES, RAYS = 40, 30
 """Nodes of the angle and of the quadrature beyond k R times half the range of angles, and beyond k R."""
@@ -34,7 +31,7 @@ STEP_NM, STEP_INDEX = 1e-3, 1e-5
 class SphereField(SkeletonField):
     """Field of spheres by straight rays; the tables depend on the grid alone."""
 
-    def __init__(self, experiment: Experiment, dtype: torch.dtype) -> None:
+    def __init__(self, experiment: Experiment, body: ConvexBody, dtype: torch.dtype) -> None:
         super().__init__(experiment, dtype)
         sine = torch.where(experiment.valid(), experiment.sin_theta(), 0.0)
         angle, place = torch.unique(torch.asin(sine.clamp(max=1)).round(decimals=13), return_inverse=True)
@@ -44,9 +41,31 @@ class SphereField(SkeletonField):
     angle: Tensor
     place: Tensor
 
-    def forward(self, radius_nm: Tensor, quaternion: Tensor, kappa: complex | None = None) -> Tensor:
+    def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,) -> (B, pixels, pixels); orientations do not matter."""
-        kappa = self.experiment.kappa if kappa is None else kappa
+        return self._field(radius_nm, self.experiment.kappa).to(self.dtype.to_complex())
+
+    def jacobian(
+        self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """As of an :class:`~icobench.simulator.exact.ExactField`; no turn changes anything.
+
+        Raises:
+            ValueError: a derivative by the centre is wanted.
+        """
+        if "centre" in also:
+            raise ValueError("a sphere has no derivative by the centre here")
+        kappa, k = self.experiment.kappa, self.experiment.wave_number
+        field = self._field(radius_nm, kappa)
+        wider, narrower = (self._field(radius_nm + step, kappa) for step in (STEP_NM, -STEP_NM))
+        slopes = [*[torch.zeros_like(field)] * 3, (wider - narrower) / (2 * STEP_NM)]
+        if "refractive_index" in also:
+            high, low = (self._field(radius_nm, kappa + step * k) for step in (STEP_INDEX, -STEP_INDEX))
+            slopes.append((high - low) / (2 * STEP_INDEX))
+        return field.to(self.dtype.to_complex()), torch.stack(slopes, 1).to(self.dtype.to_complex())
+
+    def _field(self, radius_nm: Tensor, kappa: complex) -> Tensor:
+        """The same in double precision, for some k (n - 1)."""
         fields = radius_nm.new_zeros(len(radius_nm), *self.place.shape, dtype=torch.complex128)
         for bucket, rows in self._buckets(radius_nm):
             nodes, carry = self._nodes(bucket)
@@ -99,94 +118,9 @@ class SphereField(SkeletonField):
         )
 
 
-class _RoundPropagated(PropagatedField):
+class RoundPropagatedField(PropagatedField):
     """Waves through a sphere: rays that end on it."""
 
     def ray_ends(self, radius: Tensor, rotation: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         half = (radius[:, None].square() - offsets[:2].square().sum(0)).clamp_min(0).sqrt()
         return -half, half
-
-
-class SphereSimulator(Simulator):
-    """A :class:`~icobench.simulator.simulator.Simulator` of spheres; the method "sliced" has voxels.
-
-    Example:
-        >>> from icobench.simulator.sphere import SphereSimulator
-        >>> SphereSimulator().field(torch.tensor([60.0]), torch.eye(4)[:1]).shape
-        torch.Size([1, 128, 128])
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment | None = None,
-        method: str | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(experiment, method, device, dtype, sphere())
-        if self.method == "exact":
-            self._field = SphereField(self.experiment, dtype).to(device)
-        elif self.method == "propagated":
-            self._field = _RoundPropagated(self.experiment, self.body, dtype).to(device)
-
-    def field(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
-        """As of a :class:`~icobench.simulator.simulator.Simulator`."""
-        return super().field(radius_nm, quaternion).to(self.dtype.to_complex())
-
-    def with_refractive_index(self, refractive_index: complex) -> Simulator:
-        experiment = replace(self.experiment, refractive_index=refractive_index)
-        return SphereSimulator(experiment, self.method, self.device, self.dtype)
-
-    def _relative(self, experiment: Experiment, method: str) -> Simulator:
-        if (experiment, method) == (self.experiment, self.method):
-            return self
-        kept = self._relatives.get((experiment, method))
-        if kept is None or kept.device != self.device:
-            kept = SphereSimulator(experiment, method, self.device, self.dtype)
-            self._relatives[experiment, method] = kept
-        return kept
-
-    def intensity_jacobian(
-        self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
-    ) -> tuple[Tensor, Tensor]:
-        """As of a :class:`~icobench.simulator.simulator.Simulator`; no turn changes anything.
-
-        Raises:
-            ValueError: as there, or a derivative by the centre.
-        """
-        if not isinstance(self._field, SphereField):
-            return super().intensity_jacobian(radius_nm, quaternion, also)
-        if "centre" in also:
-            raise ValueError("a sphere has no derivative by the centre here")
-        radius, quaternion = self._inputs(radius_nm, quaternion)
-        field, k = self._field(radius, quaternion), self.experiment.wave_number
-        wider, narrower = (self._field(radius + step, quaternion) for step in (STEP_NM, -STEP_NM))
-        changes = [*[torch.zeros_like(field)] * 3, (wider - narrower) / (2 * STEP_NM)]
-        if "refractive_index" in also:
-            kappa = self.experiment.kappa
-            ends = (self._field(radius, quaternion, kappa + step * k) for step in (STEP_INDEX, -STEP_INDEX))
-            high, low = ends
-            slope = (high - low) / (2 * STEP_INDEX)  # analytic in n
-            changes += [slope, 1j * slope]
-        slopes = torch.stack(changes, 1)
-        change = 2 * (field.unsqueeze(1).conj() * slopes).real
-        intensity = field.real.square() + field.imag.square()
-        return self._read(intensity.to(self.dtype)), self._read(change.to(self.dtype))
-
-
-def simulator_of(
-    body: ConvexBody,
-    experiment: Experiment | None = None,
-    method: str | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Simulator:
-    """The simulator of a body; arguments as of :class:`~icobench.simulator.simulator.Simulator`."""
-    if body.round:
-        return SphereSimulator(experiment, method, device, dtype)
-    return Simulator(experiment, method, device, dtype, body)
-
-
-def with_body(simulator: Simulator, body: ConvexBody) -> Simulator:
-    """The same simulator of another body."""
-    return simulator_of(body, simulator.experiment, simulator.method, simulator.device, simulator.dtype)

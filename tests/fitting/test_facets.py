@@ -13,7 +13,6 @@ from icobench.images.image_set import ImageSet
 from icobench.images.pixels import photon_counts, usable_pixels
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sphere import with_body
 
 
 def test_planes_that_carry_no_facet_are_left_out():
@@ -54,7 +53,7 @@ def test_a_cube_with_one_facet_moved():
     turn = torch.tensor([[0.9, 0.3, 0.25, 0.2]], dtype=torch.float64)
     turn = turn / turn.norm()
     mask = usable_pixels(experiment, 3.0)
-    intensity = with_body(simulator, body).intensity(torch.tensor([radius]), turn)
+    intensity = simulator.with_body(body).intensity(torch.tensor([radius]), turn)
     counts = photon_counts(intensity, mask, 3e5, generator) * mask
     images = ImageSet(counts, mask[None], "counts", experiment)
     fit = fit_facets(objective_for(images, simulator), 0, cube, 30 * np.sqrt(3) + 1, turn[0])

@@ -13,7 +13,6 @@ from icobench.geometry.orientation import disorientation
 from icobench.geometry.shapes import shape
 from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.simulator import Simulator
-from icobench.simulator.sphere import SphereSimulator, simulator_of, with_body
 
 UPRIGHT = torch.eye(4, dtype=torch.float64)[:1]
 SILVER = Experiment(refractive_index=0.89 + 0.086j, pixels=64)
@@ -24,7 +23,9 @@ SILVER = Experiment(refractive_index=0.89 + 0.086j, pixels=64)
 def test_form_factor_of_a_sphere(radius, detector):
     """Without contrast 4 pi R^3 (sin x - x cos x) / x^3, x = q R."""
     experiment = Experiment(refractive_index=1.0, pixels=64, detector=detector)
-    field = SphereSimulator(experiment, dtype=torch.float64).field(torch.tensor([radius]), UPRIGHT)[0]
+    field = Simulator(experiment, dtype=torch.float64, body=shape("sphere")).field(
+        torch.tensor([radius]), UPRIGHT
+    )[0]
     x, y = experiment.transverse()
     size = (
         experiment.wave_number * radius * (x**2 + y**2 + (1 - experiment.cos_theta()) ** 2).sqrt()
@@ -35,7 +36,9 @@ def test_form_factor_of_a_sphere(radius, detector):
 
 
 def test_absorbing_sphere_by_quadrature():
-    field = SphereSimulator(SILVER, dtype=torch.float64).field(torch.tensor([70.0]), UPRIGHT)[0]
+    field = Simulator(SILVER, dtype=torch.float64, body=shape("sphere")).field(torch.tensor([70.0]), UPRIGHT)[
+        0
+    ]
     (x, y), k = SILVER.transverse(), SILVER.wave_number
     for row, column in ((32, 32), (35, 40), (15, 50)):
         across = k * math.hypot(x[row, column], y[row, column])
@@ -52,7 +55,7 @@ def test_absorbing_sphere_by_quadrature():
 
 
 def test_derivatives_and_relatives_of_a_sphere():
-    simulator = SphereSimulator(SILVER, dtype=torch.float64)
+    simulator = Simulator(SILVER, dtype=torch.float64, body=shape("sphere"))
     radius = torch.tensor([50.0], dtype=torch.float64)
     intensity, slopes = simulator.intensity_jacobian(radius, UPRIGHT, also=("refractive_index",))
     assert not slopes[:, :3].any()
@@ -67,9 +70,9 @@ def test_derivatives_and_relatives_of_a_sphere():
         assert float((slope - expected).norm() / expected.norm()) < 1e-2
     with pytest.raises(ValueError, match="no derivative by the centre"):
         simulator.intensity_jacobian(radius, UPRIGHT, also=("centre",))
-    weak = simulator_of(shape("sphere"), replace(SILVER, refractive_index=1 + 1e-5j))
+    weak = Simulator(replace(SILVER, refractive_index=1 + 1e-5j), body=shape("sphere"))
     waves = weak.with_physics("propagated").field(radius, UPRIGHT)
     assert float((waves - weak.field(radius, UPRIGHT)).norm() / waves.norm()) < 5e-3
-    assert type(with_body(weak, shape("cube"))) is Simulator
+    assert weak.with_body(shape("cube")).field(radius, UPRIGHT).shape == waves.shape
     turned = torch.tensor([0.5, 0.5, 0.5, 0.5])
     assert float(disorientation(turned, UPRIGHT[0].float(), shape("sphere"))) == 0
