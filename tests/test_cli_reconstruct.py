@@ -293,7 +293,7 @@ def test_a_full_disk_costs_no_result(call, monkeypatch):
     def full(answer, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images, "_write", full)
+    monkeypatch.setattr(images, "write_table", full)
     code, out, err = call(f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network")
     assert code == 2
     assert "No space left on device" in one_line(err)
