@@ -19,6 +19,7 @@ from icobench.commands import (
     live,
     networks,
     searching,
+    showing,
     sweeping,
 )
 from icobench.commands.options import say
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (comparing, images, live, classifying, data, networks, sweeping, searching, cluster):
+for commands in (comparing, images, showing, live, classifying, data, networks, sweeping, searching, cluster):
     app.add_typer(commands.app)
 
 

@@ -37,6 +37,7 @@ TINY = {
     "report": "folder",
     "classify": "a.npy",
     "status": "folder",
+    "show": "a.npy --out page.html",
 }
 """Little work for each command; a random option comes after it, and counts."""
 

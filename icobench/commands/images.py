@@ -24,6 +24,7 @@ from icobench.commands.options import (
     names,
     progress_bar,
     say,
+    told,
     with_options,
 )
 from icobench.errors import InputError
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
     from icobench.images.prepare import Prepared
     from icobench.images.reading import Reading
     from icobench.network.classifier import Labels
+    from icobench.runs.blocks import Fitting
     from icobench.runs.reconstruct import Stack
     from icobench.storage import Shard
 
-__all__ = ["Files", "Grid", "app", "check_outputs", "is_auto", "prepared_images", "write_table"]
+__all__ = ["OF_IMAGES", "Files", "Grid", "app", "check_outputs", "is_auto", "prepared_images", "write_table"]
 
 app = typer.Typer()
 
@@ -119,6 +121,10 @@ class Grid(OptionGroup):
     ] = False
 
 
+OF_IMAGES = (Files, Grid, Detector, Physics)
+"""Options that say how images are read and what they come from."""
+
+
 def prepared_images(context: typer.Context, images: Any, mask: Any = None) -> "Prepared":
     """Images of a file, or an array with its mask, opened as a command's options say."""
     from icobench.images.prepare import prepare
@@ -140,7 +146,7 @@ def is_auto(context: typer.Context) -> bool:
 
 
 @app.command(
-    cls=with_options(Files, Grid, Detector, Physics, Machine, Sharing),
+    cls=with_options(*OF_IMAGES, Machine, Sharing),
     epilog=examples("icobench reconstruct run42.cxi --method network+lm --out result.csv"),
 )
 def reconstruct(
@@ -261,7 +267,7 @@ def reconstruct(
             raise InputError(
                 f"{out}: could not be written ({error}); the table is on standard output"
             ) from error
-        _write_origin(out, prepared, answer, method, shape, machine)
+        _write_origin(context, out, prepared, answer, stack.fitting, method, shape)
         drawn = [_preview(preview, prepared, answer, machine)] if preview is not None else []
         drawn += _write_samples(samples, answer) if samples is not None else []
         drawn += _write_bodies(out, answer, mesh) if answer.bodies else []
@@ -337,21 +343,29 @@ def write_table(answer: "Answer | Labels", path: Path) -> None:
 
 
 def _write_origin(
-    out: Path, prepared: "Prepared", answer: "Answer", method: str, shape: str, machine: Machine
-) -> None:
-    """Beside the table: what was reconstructed how, and where every value comes from."""
+    context: typer.Context, out: Path, prepared: "Prepared", answer: "Answer", fitting: "Fitting",
+    method: str, shape: str,
+) -> None:  # fmt: skip
+    """Beside the table: what was reconstructed how, where every value comes from, and all that ``icobench
+    show`` needs to read the same images in the same way."""
     from icobench.provenance import provenance
-    from icobench.storage import write_json
+    from icobench.storage import plain, write_json
 
-    def plain(value: Any) -> Any:
+    def as_text(value: Any) -> Any:
         return str(value) if isinstance(value, complex) else value
 
     facts = {
-        name: {"value": plain(fact.value), "from": fact.origin} for name, fact in prepared.setup.facts.items()
+        name: {"value": as_text(fact.value), "from": fact.origin}
+        for name, fact in prepared.setup.facts.items()
     }
+    machine = Machine.of(context)
     origin = provenance(machine.seed, machine.chosen(), answer.experiment)
-    description = {"images": prepared.source.where, "method": method, "shape": shape, "facts": facts}
-    description |= {"origins": answer.origins, "notes": answer.notes}
+    description = {
+        "images": prepared.source.where, "file": plain(prepared.source.path), "method": method,
+        "shape": shape, "options": told(context, *OF_IMAGES), "found": prepared.found,
+        "fit_sin_theta": fitting.fit_sin_theta, "facts": facts, "origins": answer.origins,
+        "notes": answer.notes,
+    }  # fmt: skip
     try:
         write_json(out.with_name(out.name + ".json"), description | origin)
     except (OSError, InputError) as error:

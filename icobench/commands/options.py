@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "METHOD_NAMES", "TEST_SET_NAMES",
     "Centre", "Detector", "Device", "Machine", "Model", "OptionGroup", "Physics", "Seed", "Workers",
-    "changed", "complex_index", "console", "examples", "names", "progress_bar", "say", "until_stopped",
-    "with_options",
+    "changed", "complex_index", "console", "examples", "names", "progress_bar", "say", "take_over",
+    "told", "until_stopped", "with_options",
 ]  # fmt: skip
 
 METHOD_NAMES = (
@@ -53,6 +53,7 @@ Workers = Annotated[
 ]
 
 
+@dataclass(frozen=True)
 class OptionGroup:
     """A dataclass whose fields are options of several commands."""
 
@@ -90,6 +91,7 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
                 for name in context.params
                 if getattr(context.get_parameter_source(name), "name", "") not in ("DEFAULT", "DEFAULT_MAP")
             }
+            context.meta["paths"] = self.paths
             for name in self.paths:  # older typer converts paths only for a command's own function
                 if context.params[name] is not None:
                     context.params[name] = Path(context.params[name])
@@ -100,6 +102,38 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
             return super().invoke(context)
 
     return Command
+
+
+def told(context: typer.Context, *groups: type[OptionGroup]) -> dict[str, Any]:
+    """What the user said of these groups' options, by name, as JSON has it; files by their whole path."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str | Path):
+            return str(Path(value).resolve()) if str(value) and Path(value).is_file() else str(value)
+        return value
+
+    names = [field.name for group in groups for field in fields(group)]
+    return {name: plain(context.meta["values"][name]) for name in names if name in context.meta["given"]}
+
+
+def take_over(context: typer.Context, values: dict[str, Any], *groups: type[OptionGroup]) -> None:
+    """Let what was told to an earlier command hold where this one's user says nothing.
+
+    Raises:
+        InputError: values that no command line gives.
+    """
+    given = context.meta["given"]
+    for group in groups:
+        known = {
+            name: values[name] for field in fields(group) if (name := field.name) in values.keys() - given
+        }
+        if wrong := [
+            name for name, value in known.items() if not isinstance(value, str | bool | int | float)
+        ]:
+            raise InputError(f"the option {wrong[0]} of the earlier command is damaged")
+        paths = {name: Path(value) for name, value in known.items() if name in context.meta["paths"]}
+        context.obj[group] = replace(group.of(context), **known | paths)
+        given |= set(known)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From a file to images on a grid, with the experiment that they come from."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any, Self
 from icobench.errors import InputError
 from icobench.images.facts import OF_IMAGES, Setup, experiment_facts, settle
 from icobench.images.geometry import Panels, parse_panels, read_geom
-from icobench.images.image_set import ImageSet
+from icobench.images.image_set import KINDS, ImageSet
 from icobench.images.image_source import DECADES, ImageSource
 from icobench.images.reading import Reading
 from icobench.images.resample import OWN_GRID, on_grid
+from icobench.images.response import Response
 from icobench.images.source import open_arrays, open_images
 from icobench.simulator.experiment import Experiment, FlatDetector
+from icobench.storage import plain
 
 __all__ = ["Prepared", "prepare"]
 
@@ -47,19 +50,44 @@ class Prepared:
     def __exit__(self, *error: object) -> None:
         self.source.files.close()
 
+    @property
+    def found(self) -> dict[str, Any]:
+        """What fits of the first images have said of the source, as JSON has it; :meth:`take` takes it."""
+        found = {name: getattr(self.source, name) for name in FOUND}
+        if (response := self.source.response) is not None:
+            ceiling = response.saturation if math.isfinite(response.saturation) else None
+            found["response"] = [response.gamma, ceiling]
+        return found
+
+    def take(self, found: Mapping[str, Any]) -> Self:
+        """Take what earlier fits of the same images have found.
+
+        Raises:
+            InputError: something that no fit finds.
+        """
+        values = {name: found[name] for name in FOUND if name in found}
+        response, gain = values.get("response"), values.get("gain")
+        try:
+            sound = values.get("kind", self.source.kind) in KINDS and (gain is None or gain > 0)
+            values["response"] = None if response is None else Response.of(*response)
+        except TypeError:
+            sound = False
+        if not sound:
+            raise InputError(f"{self.source.where}: no fit finds such values: {plain(dict(found))}")
+        for name, value in values.items():
+            setattr(self.source, name, value)
+        self.grid.kind = self.source.kind
+        return self
+
     def __reduce__(self) -> Any:
         if self.call is None:
             raise TypeError("only the images of a file can be opened by another process")
-        return _opened_again, (self.call, {name: getattr(self.source, name) for name in FOUND})
+        return _opened_again, (self.call, self.found)
 
 
 def _opened_again(call: dict[str, Any], found: dict[str, Any]) -> Prepared:
     """The images of a file in another process."""
-    prepared = prepare(**call)
-    for name, value in found.items():
-        setattr(prepared.source, name, value)
-    prepared.grid.kind = prepared.source.kind
-    return prepared
+    return prepare(**call).take(found)
 
 
 def _given(experiment: Experiment | Mapping[str, Any] | None) -> dict[str, Any]:

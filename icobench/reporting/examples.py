@@ -1,7 +1,6 @@
 """Best, median and worst image of every method: target, reconstruction, residual and the body."""
 
-import io
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +9,8 @@ import torch
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.images.pixels import expected_counts
-from icobench.reporting.gallery import shown_decades
-from icobench.reporting.page import data_uri, render
+from icobench.reporting.page import render
+from icobench.reporting.pictures import pictures
 from icobench.reporting.run_folder import RunFolder
 from icobench.reporting.statistics import ANSWER
 from icobench.simulator.simulator import Simulator
@@ -19,16 +18,7 @@ from icobench.simulator.simulator import Simulator
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-__all__ = ["RESIDUAL_SIGMAS", "body_svg", "chosen_images", "colours_of_scales", "examples"]
-
-INTENSITY_MAP, RESIDUAL_MAP = "viridis", "PuOr"
-GREY = (153, 153, 153)
-
-RESIDUAL_SIGMAS = 4.0
-"""Where the colours of a residual of photon counts end."""
-
-RESIDUAL_DECADES = 1.0
-"""The same for a ratio of intensities without noise."""
+__all__ = ["body_svg", "chosen_images", "examples"]
 
 MARGIN = 1.12
 """Half the width of a body's drawing over its radius."""
@@ -48,52 +38,6 @@ def chosen_images(answers: "DataFrame", column: str) -> list[tuple[str, "Series"
 
 _simulator = lru_cache(maxsize=2)(Simulator)
 """One for all runs of a report: its tables take longer than the images."""
-
-
-@cache
-def _palette(name: str) -> np.ndarray:
-    """255 colours of a colour map, then grey: (256, 3) bytes."""
-    import matplotlib
-
-    colours = matplotlib.colormaps[name](np.linspace(0, 1, 255))[:, :3] * 255
-    return np.vstack((colours.round(), GREY)).astype(np.uint8)
-
-
-def colours_of_scales() -> dict[str, list[list[int]]]:
-    """Some colours along both scales of the pictures."""
-    scales = {"intensity_colours": INTENSITY_MAP, "residual_colours": RESIDUAL_MAP}
-    return {name: _palette(colours)[:255:32].tolist() for name, colours in scales.items()}
-
-
-def _picture(values: np.ndarray, usable: np.ndarray, low: float, high: float, colours: str) -> str:
-    """(H, W) as a PNG of one byte a pixel, y up; unusable pixels are grey."""
-    from PIL import Image
-
-    scaled = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
-    index = np.where(usable, (254 * scaled).round(), 255).astype(np.uint8)
-    image = Image.fromarray(np.ascontiguousarray(index[::-1]), mode="P")
-    image.putpalette(_palette(colours).tobytes())
-    stream = io.BytesIO()
-    image.save(stream, format="png", optimize=True)
-    return data_uri(stream.getvalue(), "png")
-
-
-def _pictures(target: np.ndarray, fitted: np.ndarray, usable: np.ndarray, kind: str) -> dict[str, str]:
-    """Target, reconstruction and residual (H, W) as pictures, by name."""
-    decades = shown_decades(kind, float(target.max()))
-    floor = 10.0**-decades * target.max()
-    if kind == "counts":
-        residual, end = (target - fitted) / np.sqrt(np.maximum(fitted, 1e-12)), RESIDUAL_SIGMAS
-    else:
-        residual, end = np.log10(np.maximum(fitted, floor) / np.maximum(target, floor)), RESIDUAL_DECADES
-    shown, reconstruction = (
-        np.log10(np.maximum(image, floor) / max(target.max(), 1e-300)) for image in (target, fitted)
-    )
-    return {
-        "target": _picture(shown, usable, -decades, 0, INTENSITY_MAP),
-        "reconstruction": _picture(reconstruction, usable, -decades, 0, INTENSITY_MAP),
-        "residual": _picture(residual, usable, -end, end, RESIDUAL_MAP),
-    }
 
 
 def _turned(body: ConvexBody, radius_nm: float, quaternion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +105,7 @@ def _cards(run: RunFolder, rows: list[tuple[str, "Series"]]) -> list[dict[str, A
                 "name": name,
                 "errors": errors if np.isfinite(errors[0]) else None,
                 "body": body_svg(simulator.body, answer[0], answer[1:], truth),
-                "pictures": _pictures(target, expected, usable, run.kind),
+                "pictures": pictures(target, expected, usable, run.kind),
                 "pixels": run.experiment.pixels,
             }
         )

@@ -1,6 +1,5 @@
 """A page on a source that is watched, served on this machine alone."""
 
-import io
 import json
 import math
 import threading
@@ -19,7 +18,8 @@ from icobench.errors import InputError
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.images.image_set import ImageSet
-from icobench.reporting.page import data_uri, render
+from icobench.reporting.page import render
+from icobench.reporting.pictures import INTENSITY_MAP, UNUSABLE, palette, picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,7 @@ class LiveState:
             light = image if hits.kind == "log" else np.log1p(np.maximum(image, 0))
             light = light / max(float(light[mask].max(initial=0)), 1e-9)
             step = max(1, len(light) // PICTURE_PIXELS)
-            shade = np.where(mask, (light * 254).clip(0, 254), 255).astype(np.uint8)[::step, ::step]
+            shade = np.where(mask, (light * 254).clip(0, 254), UNUSABLE).astype(np.uint8)[::step, ::step]
             with self._lock:
                 self._pictures.append((int(hits.numbers[place]), shade))
 
@@ -180,7 +180,7 @@ class LiveState:
             "radii": radii, "orientations": orientations, "troubles": list(self.troubles),
             "course": [[entry[0] - now, *entry[1:]] for entry in course],
             "pictures": [
-                [_picture(shade), caption] for (_, shade), caption in zip(pictures, captions, strict=True)
+                [picture(shade), caption] for (_, shade), caption in zip(pictures, captions, strict=True)
             ],
         }  # fmt: skip
 
@@ -204,28 +204,6 @@ class LiveState:
         return text
 
 
-def _palette() -> list[int]:
-    """Colours of the shades 0 to 254, and grey where nothing was measured."""
-    from matplotlib import colormaps
-
-    colours = colormaps["viridis"](np.linspace(0, 1, 255))[:, :3]
-    return [*(255 * colours).round().astype(int).ravel().tolist(), 153, 153, 153]
-
-
-PALETTE: list[int] = []
-
-
-def _picture(shade: np.ndarray) -> str:
-    """Shades (H, W) as a PNG that stands in its own address."""
-    from PIL import Image
-
-    image = Image.fromarray(shade, "P")
-    image.putpalette(PALETTE or _palette())
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return data_uri(content.getvalue(), "png")
-
-
 class LivePage:
     """Serves the page, on this machine alone; a context manager.
 
@@ -238,7 +216,7 @@ class LivePage:
     """
 
     def __init__(self, port: int, numbers: Callable[[], dict[str, Any]]) -> None:
-        PALETTE[:] = PALETTE or _palette()
+        palette(INTENSITY_MAP)  # matplotlib takes a second, which the first request should not wait
         page = render(
             "live.html.j2", title="Live", low=RADII_NM[0], step=BIN_NM, cell=CELL, reach=REACH,
             outline=map_outline(),

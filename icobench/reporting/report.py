@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icobench.reporting.error_bars import abstention, abstention_cells, error_bar_cells, error_bars
-from icobench.reporting.examples import RESIDUAL_SIGMAS, colours_of_scales, examples
+from icobench.reporting.examples import examples
 from icobench.reporting.figures import (
     plot_break_even,
     plot_errors,
@@ -23,6 +23,7 @@ from icobench.reporting.ledger import (
     published_text,
 )
 from icobench.reporting.page import data_uri, render, sentences, text, write_file
+from icobench.reporting.pictures import RESIDUAL_SIGMAS, colours_of_scales
 from icobench.reporting.run_folder import RunFolder, read_runs
 from icobench.reporting.tables import (
     HEADERS,

@@ -273,6 +273,8 @@ def begin(
     where = chosen_device(str(device))
     Nuisance.start(nuisance, 0, STANDARD)  # says which name is unknown, before any work
     source, grid, experiment = opened.source, opened.grid, opened.experiment
+    if auto_physics:  # straight rays come first, whatever the file was made with
+        experiment = replace(experiment, physics="straight")
     with _threads(where, len(grid)):
         Nuisance.start(nuisance, 0, STANDARD, source.kind)
         notes: list[str] = []

@@ -14,7 +14,9 @@ import torch
 
 import icobench
 from icobench.geometry.rotations import random_quaternions
+from icobench.images.prepare import prepare
 from icobench.reporting.live import LivePage, LiveState
+from icobench.reporting.show import read_results, write_show
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -90,6 +92,35 @@ def test_nothing_is_cut_overlaps_or_complains(finished, tmp_path, width):
     numbers = [float(cell.replace(",", "")) for cell in result["ascending"]]
     assert numbers == sorted(numbers)
     assert result["descending"] == result["ascending"][::-1]
+
+
+MOVED = """<script>{
+const target = document.getElementById("target"), slider = document.getElementById("slider");
+const before = target.src;
+slider.value = 2;
+slider.dispatchEvent(new Event("input"));
+if (target.src === before) console.log("not moved");
+if (!document.getElementById("caption").textContent.startsWith("frame 2")) console.log("wrong words");
+document.querySelector(".picks tbody tr").click();
+if (target.src !== before) console.log("not back");
+}</script></body>"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_on_a_stack_fits_and_its_slider_moves(tmp_path, width):
+    images = icobench.simulate([40.0, 60.0, 90.0], photons=1e5)
+    np.save(tmp_path / "stack.npy", images.images.numpy().astype(np.int32))
+    turns = dict(zip(("q_w", "q_x", "q_y", "q_z"), images.quaternion.T.numpy(), strict=True))
+    rows = pd.DataFrame({"index": range(3), "radius_nm": images.radius_nm.numpy(), **turns, "status": "ok"})
+    rows.to_csv(tmp_path / "result.csv", index=False)
+    page = tmp_path / "page.html"
+    with prepare(tmp_path / "stack.npy") as prepared:
+        write_show(page, prepared, read_results(tmp_path / "result.csv"), range(3))
+    result, console = looked_at(page.read_text().replace("</body>", MOVED), width, tmp_path)
+    assert console == []
+    assert result["wide"] <= 0
+    assert (result["cut"], result["overlapping"], result["broken"]) == ([], [], 0)
+    assert result["pictures"] == 4
 
 
 @pytest.mark.parametrize("width", [1280, 390])
