@@ -50,7 +50,7 @@ COSTLY = {"workers", "benchmark", "executor", "storage", "images", "trials", "se
 
 
 def options() -> dict[str, list]:
-    """The options of every command, from the tree that typer makes."""
+    """The options of every command, from the tree that typer makes; without two that would wait or look."""
     found: dict[str, list] = {}
 
     def visit(command, name: str) -> None:
@@ -60,7 +60,7 @@ def options() -> dict[str, list]:
             found[name] = [
                 option
                 for option in command.params
-                if option.opts[0].startswith("--") and option.name not in ("help", "idle")  # 0 is for ever
+                if option.opts[0].startswith("--") and option.name not in ("help", "idle", "opened")
             ]
 
     visit(typer.main.get_command(cli.app), "")

@@ -239,6 +239,8 @@ def read_efficiency(path: Path) -> tuple[tuple[float, float], ...]:
     Raises:
         InputError: no such file, or not such a table.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'} (--efficiency)")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
