@@ -78,6 +78,7 @@ reports: $(STAMP)
 	$(BIN)/python reports/break_even.py
 	$(BIN)/python reports/photon_numbers.py
 	$(BIN)/python reports/physics.py
+	$(BIN)/python reports/conventions.py
 	$(BIN)/python reports/ablation.py --steps 500
 	$(BIN)/python reports/fitters.py --page
 	$(BIN)/python reports/scaling.py

@@ -238,7 +238,7 @@ def test_contradictions_are_refused_and_origins_are_written(call, tmp_path):
         ("--frame-axis 2", "--frame-axis must be first or last"),
         ("--panels 3", "--panels must be first:last:x,y"),
         ("--geometry no.geom", "no.geom: No such file"),
-        ("--efficiency no.csv", "no.csv: No such file"),
+        ("--efficiency no.csv", "no.csv: no such file"),
         ("--nuisance decades", "decades cannot be fitted to counts images"),
         ("--polar --flip x", "polar images have no columns to mirror"),
         ("--posterior 5", "a posterior needs 100 to 100000 samples, got 5"),

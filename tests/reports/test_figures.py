@@ -102,3 +102,12 @@ def test_claims_are_read_from_the_results(run, tmp_path):
     assert "not measured yet" in line
     script("claims.py", "--run", tmp_path / "none", "--figures", tmp_path, "--out", tmp_path / "empty.md")
     assert "The laptop run is still owed." in (tmp_path / "empty.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_physics_page_are_drawn(tmp_path):
+    script("conventions.py", "--out", tmp_path)
+    drawn = {path.name for path in tmp_path.iterdir() if b"<svg" in path.read_bytes()[:1000]}
+    assert drawn == {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+    page = (ROOT / "docs" / "physics.md").read_text()
+    assert all(f"(figures/{name})" in page for name in drawn)
