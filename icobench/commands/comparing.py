@@ -1,5 +1,6 @@
 """The comparison of methods and its report."""
 
+import os
 import shlex
 from dataclasses import replace
 from functools import partial
@@ -135,8 +136,9 @@ def compare(
     if shard != WHOLE and not missing_pieces(comparison, shard):
         say(f"shard {sharing.shard}: nothing is missing")
         return
+    _say_if_busy()
     try:
-        with progress_bar("preparing") as update:
+        with progress_bar("preparing", remaining=False) as update:
             compute_comparison(comparison, shard, update)
     except KeyboardInterrupt:
         say(f"stopped; finished blocks are kept, continue with --run {shlex.quote(str(folder))}")
@@ -195,6 +197,27 @@ def report(
     path = write_report(runs[0])
     _show(runs[0])
     say(f"report: {path}")
+
+
+BUSY = 0.5
+"""Share of the cores that others keep busy from which on that is said."""
+
+
+def _say_if_busy() -> None:
+    """Say that others use the machine: this takes longer then, and the methods' seconds are too long."""
+    import torch
+
+    from icobench.runs.pool import default_workers
+
+    try:
+        load, cores = os.getloadavg()[0], default_workers(torch.device("cpu"))
+    except OSError:
+        return
+    if load > BUSY * cores:
+        say(
+            f"in the last minute other programs kept {load:.1f} of {cores} cores busy; if they go on, this "
+            "takes longer than usual, and the methods' seconds are too long"
+        )
 
 
 def _show(folder: Path) -> None:

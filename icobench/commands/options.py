@@ -369,14 +369,19 @@ class Detector(OptionGroup):
 
 
 @contextmanager
-def progress_bar(description: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error; the function takes the finished share and a text."""
+def progress_bar(description: str, remaining: bool = True) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; the function takes the finished share and a text.
+
+    Args:
+        description: the text until the function gives another.
+        remaining: show the time that is left, by the pace of the share; not where the text knows better.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
+        TimeElapsedColumn(), *([TimeRemainingColumn()] if remaining else []),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
         task = progress.add_task(description, total=1.0)

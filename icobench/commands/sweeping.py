@@ -140,7 +140,7 @@ def sweep(
         run_on_slurm(context, folder, call, kept, work)
     work.open()
     try:
-        with progress_bar(f"sweep over {axis}") as update:
+        with progress_bar(f"sweep over {axis}", remaining=False) as update:
             execute(work, where, workers or default_workers(where), shard, update)
     except KeyboardInterrupt:
         say(f"stopped; finished points are kept, continue with --run {folder}")

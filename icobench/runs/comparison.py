@@ -6,7 +6,7 @@ reconstructed by one method.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,8 +238,8 @@ def compute_comparison(
             with WorkerPool(comparison.workers, device) as pool:
                 for run in slow:
                     _simulate_images(run, pool, report)
-        for run in comparison.runs.values():
-            run.prepare()
+        for name, run in comparison.runs.items():
+            run.prepare(partial(_note, report, name))
             run.store.describe(run.description())
         failures = execute(comparison, device, comparison.workers, shard, report)
         for piece, reason in failures.items():
@@ -247,6 +247,11 @@ def compute_comparison(
         for run in comparison.runs.values():
             if run.failures:
                 run.store.describe(run.description())
+
+
+def _note(report: Report, name: str, text: str) -> None:
+    """Report what is being made for a run."""
+    report(0.0, f"{name}: {text}" if name else text)
 
 
 def _simulate_images(run: Run, pool: WorkerPool, report: Report) -> None:

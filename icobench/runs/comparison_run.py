@@ -1,7 +1,7 @@
 """One run of a comparison: a test set and a seed, and the blocks that methods have reconstructed."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -270,24 +270,33 @@ class Run:
         """Of the experiment that the user believes in."""
         return Simulator(self.experiment, device=self.device)
 
-    def prepare(self) -> None:
+    def prepare(self, note: Callable[[str], None] = lambda text: None) -> None:
         """Make what is made once, so that the first method is not charged with it.
 
         That is images, kernel, tables, dictionary and the networks' first call.
+
+        Args:
+            note: called with what is being made.
         """
         if self._prepared:
             return
         self._prepared = True
+        if self.lacks_images:
+            note(f"simulating {self.images} test images")
         images = self.test_images
+        note("compiling the simulator, if that is possible")
         prepare_kernel(torch.device(self.device))
+        note("tables of the simulator")
         radius = torch.linspace(*WARM_RADII_NM, WARM_IMAGES, dtype=torch.float64)
         upright = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64).expand(WARM_IMAGES, 4)
         self.simulator.intensity(radius.to(self.simulator.device), upright.to(self.simulator.device))
         first = images.subset(torch.arange(min(BLOCK, len(images))))
         for networks in self.networks.values():
+            note("first call of the networks")
             with contextlib.suppress(Exception):  # a method that asks the networks will say what is wrong
                 predict(networks, replace(first, experiment=self.experiment))
         if any(method.needs_dictionary for method in self.methods):
+            note("dictionary of stored patterns")
             self.dictionary = dictionary_for(self.simulator)
 
     def bounds(self, block: int, truth: ImageSet) -> tuple[Tensor, Tensor]:

@@ -1,20 +1,26 @@
 """Work as a list of pieces: computed here, by worker processes, or by the shards of a cluster."""
 
+import math
 import pickle
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from statistics import median_low
 from typing import Any, Protocol
 
 import torch
 
 from icobench.answer import Progress
-from icobench.runs.pool import WorkerPool
+from icobench.runs.pool import Running, WorkerPool, tell_share
 from icobench.storage import WHOLE, Shard, share
 
 __all__ = ["Report", "Work", "execute"]
 
 Report = Callable[[float, str], None]
 """Called with the finished share and what is under way."""
+
+LEAST_SHARE = 0.02
+"""Share of a piece from which on its time so far says how long it takes."""
 
 
 class Work(Protocol):
@@ -55,6 +61,69 @@ def missing_pieces(work: Work, shard: Shard = WHOLE) -> list[Any]:
     return [piece for piece in share(work.pieces(), shard) if not work.is_stored(piece)]
 
 
+def _method(piece: Any) -> str:
+    """Pieces of one method take about as long as each other."""
+    return str(getattr(piece, "method", ""))
+
+
+class _Course:
+    """How far a list of pieces is, in words: what is under way, and for how long still.
+
+    The time that is left is that of finished pieces of the same method, that of a piece under way by its
+    share, or, where nothing is known of a method yet, the middle of the others'.
+    """
+
+    def __init__(self, pieces: Sequence[Any], missing: Sequence[Any], workers: int, report: Report) -> None:
+        self.total, self.workers, self.report = len(pieces), workers, report
+        self.waiting = list(missing)
+        self.seconds: dict[str, list[float]] = {}
+        self.begun: dict[Any, float] = {}
+
+    def finished(self, piece: Any) -> None:
+        """A piece is done."""
+        self.waiting.remove(piece)
+        if piece in self.begun:
+            spent = time.monotonic() - self.begun.pop(piece)
+            self.seconds.setdefault(_method(piece), []).append(spent)
+
+    def show(self, running: Iterable[Running] = ()) -> None:
+        """Report, with the pieces under way."""
+        at_work = [job for job in running if job.job[-1] in self.waiting]
+        self.begun |= {job.job[-1]: job.begun for job in at_work}
+        done = self.total - len(self.waiting)
+        words = [f"{job.job[-1]}{f' ({job.share:.0%})' if job.share > 0 else ''}" for job in at_work]
+        text = f"{', '.join([*words[:2], *(['...'] if len(words) > 2 else [])])}; {done} of {self.total} done"
+        left = self._left(at_work)
+        self.report(
+            (done + sum(min(job.share, 1.0) for job in at_work)) / self.total,
+            text.removeprefix("; ")
+            + (f", {_duration(left)} left" if math.isfinite(left) and left > 1 else ""),
+        )
+
+    def _left(self, at_work: Sequence[Running]) -> float:
+        """Seconds that are left; NaN where nothing is known."""
+        now = time.monotonic()
+        expected = {method: median_low(spent) for method, spent in self.seconds.items()}
+        for job in at_work:
+            if job.share >= LEAST_SHARE:
+                expected.setdefault(_method(job.job[-1]), (now - job.begun) / job.share)
+        if not expected:
+            return math.nan
+        other = median_low(expected.values())
+        total = sum(expected.get(_method(piece), other) for piece in self.waiting)
+        for job in at_work:
+            length = expected.get(_method(job.job[-1]), other)
+            total -= min(now - job.begun, length) if job.share < LEAST_SHARE else job.share * length
+        return total / self.workers
+
+
+def _duration(seconds: float) -> str:
+    """A length of time in words."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
 def execute(
     work: Work,
     device: torch.device,
@@ -78,23 +147,29 @@ def execute(
     """
     pieces = share(work.pieces(), shard)
     missing = [piece for piece in pieces if not work.is_stored(piece)]
-    done = len(pieces) - len(missing)
     failures: dict[Any, str] = {}
+    workers = max(1, min(workers, len(missing)))
+    course = _Course(pieces, missing, workers, report)
 
     def here(piece: Any, rank: int, device: str) -> str | None:
         """A piece in this process, with progress."""
-        text = f"{piece}, {done + 1} of {len(pieces)}"
-        return work.compute(piece, device, lambda part: report((done + part) / len(pieces), text))
+        begun = time.monotonic()
 
-    with WorkerPool(max(1, min(workers, len(missing))), device) as pool:
+        def look(part: float) -> None:
+            course.show([Running((piece,), begun, part)])
+
+        look(0.0)
+        return work.compute(piece, device, look)
+
+    with WorkerPool(workers, device) as pool:
         alone = pool.workers == 1
         packed = b"" if alone else pickle.dumps(work)
         jobs = [(piece,) if alone else (packed, piece) for piece in missing]
-        for job, reason in pool.run(here if alone else _compute, jobs):
+        for job, reason in pool.run(here if alone else _compute, jobs, lambda: course.show(pool.running())):
             if reason is not None:
                 failures[job[-1]] = reason
-            done += 1
-            report(done / len(pieces), f"{job[-1]}, {done} of {len(pieces)}")
+            course.finished(job[-1])
+            course.show(() if alone else pool.running())
     if not missing:
         report(1.0, "all stored")
     return failures
@@ -108,4 +183,4 @@ def _unpacked(packed: bytes) -> Work:
 
 def _compute(packed: bytes, piece: Any, rank: int, device: str) -> str | None:
     """One piece in a worker process."""
-    return _unpacked(packed).compute(piece, device)
+    return _unpacked(packed).compute(piece, device, tell_share)

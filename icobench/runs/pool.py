@@ -9,27 +9,41 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import struct
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from icobench.errors import InputError, WorkerDiedError
 
-__all__ = ["WorkerPool", "automatic_workers", "chosen_device", "default_workers", "one_thread"]
+__all__ = [
+    "Running", "WorkerPool", "automatic_workers", "chosen_device", "default_workers", "one_thread",
+    "tell_share",
+]  # fmt: skip
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
 
 SAFE_PATH = "PYTHONSAFEPATH"
 """Set for children: a file such as signal.py in the current folder is no module of theirs."""
+
+LOOK_SECONDS = 0.5
+"""How often a pool looks how far its workers are."""
 
 RETRIES = 2
 """How often a job is tried again whose worker died."""
@@ -84,14 +98,45 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+_share_file: int | None = None
+"""In a worker: where it says how far it is with its job."""
+
+
+def _share_path(messages: Path | str) -> Path:
+    return Path(messages).with_name("share")
+
+
+def tell_share(share: float) -> None:
+    """In a worker: say which share of the job is finished, for :attr:`Running.share`."""
+    if _share_file is not None:
+        with contextlib.suppress(OSError):  # a full disk
+            os.pwrite(_share_file, struct.pack("d", share), 0)
+
+
+class Running(NamedTuple):
+    """A job under way.
+
+    Attributes:
+        job: its values.
+        begun: when, by ``time.monotonic``.
+        share: which share is finished, 0 where the job does not say.
+    """
+
+    job: tuple
+    begun: float
+    share: float
+
+
 def _begin(parent: int, messages: str) -> None:
     """In a fresh worker: one thread, no signals that are meant for the parent, no life after the parent's.
 
     What it writes to standard error goes to the file ``messages``, so that its last words are known.
     """
+    global _share_file
     target = os.open(messages, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(target, 2)
     os.close(target)
+    _share_file = os.open(_share_path(messages), os.O_WRONLY | os.O_CREAT)
     faulthandler.enable()
     for number in OURS:
         signal.signal(number, signal.SIG_IGN)
@@ -140,6 +185,7 @@ class _Slot:
     Attributes:
         rank: number among the pool's.
         device: where it works.
+        job: what it is at, and since when; None while it waits.
     """
 
     def __init__(self, rank: int, device: str) -> None:
@@ -147,6 +193,7 @@ class _Slot:
         self.process: ProcessPoolExecutor | None = None
         self.pid: int | None = None
         self.closed = False
+        self.job: tuple[tuple, float] | None = None
         self.folder: tempfile.TemporaryDirectory | None = None
         self.lock = threading.Lock()
         """Held while a process is started or ended: one that starts while the pool ends would outlive it."""
@@ -158,8 +205,24 @@ class _Slot:
             if self.process is None:
                 self._start()
             assert self.process is not None
+            with contextlib.suppress(OSError):
+                _share_path(self.messages).write_bytes(struct.pack("d", 0.0))
+            self.job = job, time.monotonic()
             answer = self.process.submit(function, *job, self.rank, self.device)
-        return answer.result()
+        try:
+            return answer.result()
+        finally:
+            self.job = None
+
+    def running(self) -> Running | None:
+        """What it is at."""
+        if (job := self.job) is None:
+            return None
+        try:
+            share = struct.unpack("d", _share_path(self.messages).read_bytes())[0]
+        except (OSError, struct.error):
+            share = 0.0
+        return Running(*job, share)
 
     @property
     def messages(self) -> Path:
@@ -243,7 +306,13 @@ class WorkerPool:
             self._threads = ThreadPoolExecutor(self.workers)
         return self._threads.submit(self._supervised, function, job)
 
-    def run(self, function: Function, jobs: Sequence[tuple]) -> Iterator[tuple[tuple, Any]]:
+    def running(self) -> list[Running]:
+        """What the worker processes are at."""
+        return [job for slot in self.slots if (job := slot.running()) is not None]
+
+    def run(
+        self, function: Function, jobs: Sequence[tuple], look: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[tuple, Any]]:
         """Jobs with their results, as they are finished.
 
         This process itself works with one thread on a CPU, as the workers do: sums that are divided among
@@ -252,6 +321,7 @@ class WorkerPool:
         Args:
             function: of a module; called with a job's values, the worker's rank and its device.
             jobs: tuples of arguments.
+            look: called every half second while worker processes are at work.
 
         Raises:
             WorkerDiedError: a job's worker died three times.
@@ -265,8 +335,13 @@ class WorkerPool:
         threads = ThreadPoolExecutor(self.workers)
         try:
             futures = {threads.submit(self._supervised, function, job): job for job in jobs}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            waiting = set(futures)
+            while waiting:
+                done, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    yield futures[future], future.result()
+                if waiting:
+                    look()
         finally:
             # The workers end first: a thread that waits for one would otherwise be waited for.
             if any(not future.done() for future in futures):
