@@ -19,8 +19,8 @@ __all__ = ["Report", "Work", "execute"]
 Report = Callable[[float, str], None]
 """Called with the finished share and what is under way."""
 
-LEAST_SHARE = 0.02
-"""Share of a piece from which on its time so far says how long it takes."""
+LEAST_SHARE = 0.1
+"""Share of a piece from which on its time so far, that of its worker's start included, says how long it takes."""
 
 
 class Work(Protocol):
@@ -70,7 +70,8 @@ class _Course:
     """How far a list of pieces is, in words: what is under way, and for how long still.
 
     The time that is left is that of finished pieces of the same method, that of a piece under way by its
-    share, or, where nothing is known of a method yet, the middle of the others'.
+    share, or, where nothing is known of a method yet, the middle of the others'. While a method is under way
+    of which nothing is known, nothing is said.
     """
 
     def __init__(self, pieces: Sequence[Any], missing: Sequence[Any], workers: int, report: Report) -> None:
@@ -92,13 +93,12 @@ class _Course:
         self.begun |= {job.job[-1]: job.begun for job in at_work}
         done = self.total - len(self.waiting)
         words = [f"{job.job[-1]}{f' ({job.share:.0%})' if job.share > 0 else ''}" for job in at_work]
-        text = f"{', '.join([*words[:2], *(['...'] if len(words) > 2 else [])])}; {done} of {self.total} done"
-        left = self._left(at_work)
-        self.report(
-            (done + sum(min(job.share, 1.0) for job in at_work)) / self.total,
-            text.removeprefix("; ")
-            + (f", {_duration(left)} left" if math.isfinite(left) and left > 1 else ""),
-        )
+        text, left = f"{done} of {self.total} done", self._left(at_work)
+        if left > 1:
+            text += f", {_duration(left)} left"
+        if words:  # last: a narrow terminal cuts it
+            text += f": {', '.join([*words[:2], *(['...'] if len(words) > 2 else [])])}"
+        self.report((done + sum(min(job.share, 1.0) for job in at_work)) / self.total, text)
 
     def _left(self, at_work: Sequence[Running]) -> float:
         """Seconds that are left; NaN where nothing is known."""
@@ -107,12 +107,12 @@ class _Course:
         for job in at_work:
             if job.share >= LEAST_SHARE:
                 expected.setdefault(_method(job.job[-1]), (now - job.begun) / job.share)
-        if not expected:
+        if not expected or any(_method(job.job[-1]) not in expected for job in at_work):
             return math.nan
         other = median_low(expected.values())
         total = sum(expected.get(_method(piece), other) for piece in self.waiting)
         for job in at_work:
-            length = expected.get(_method(job.job[-1]), other)
+            length = expected[_method(job.job[-1])]
             total -= min(now - job.begun, length) if job.share < LEAST_SHARE else job.share * length
         return total / self.workers
 

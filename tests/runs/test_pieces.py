@@ -57,15 +57,18 @@ def test_the_time_that_is_left_is_that_of_what_is_left(monkeypatch):
     course = _Course(PIECES, PIECES, 2, lambda *values: said.append(values))
     fast, slow = PIECES[0], PIECES[1]
     course.show([Running((fast,), 0.0, 0.0), Running((slow,), 0.0, 0.0)])
-    assert said[-1] == (0.0, "network block 1, simplex block 1; 0 of 4 done")
+    assert said[-1] == (0.0, "0 of 4 done: network block 1, simplex block 1")
     now[0] = 1.0
     course.finished(fast)
+    now[0] = 5.0
+    course.show([Running((slow,), 0.0, 0.05)])
+    assert said[-1][1] == "1 of 4 done: simplex block 1 (5%)"  # a first step may be a long one
     now[0] = 10.0
     course.show([Running((slow,), 0.0, 0.1)])
     # 90 s of this one, 100 s of the other, 1 s: by two workers.
     share, text = said[-1]
     assert share == pytest.approx((1 + 0.1) / 4)
-    assert text == "simplex block 1 (10%); 1 of 4 done, about 2 min left"
+    assert text == "1 of 4 done, about 2 min left: simplex block 1 (10%)"
     now[0] = 100.0
     course.finished(slow)
     course.show()
