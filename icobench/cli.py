@@ -56,6 +56,8 @@ def main() -> None:
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
             reconfigure(errors="replace")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    # Of its fonts, and of a home folder that it cannot write to.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         app()
     except (InputError, WorkerDiedError) as error:

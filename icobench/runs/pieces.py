@@ -20,7 +20,7 @@ Report = Callable[[float, str], None]
 """Called with the finished share and what is under way."""
 
 LEAST_SHARE = 0.1
-"""Share of a piece from which on its time so far, that of its worker's start included, says how long it takes."""
+"""Share of a piece from which on its time so far says how long it takes; a worker's start is a part of it."""
 
 
 class Work(Protocol):
