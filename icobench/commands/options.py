@@ -81,10 +81,18 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
             added = [parameter for group in groups for parameter in _parameters(group)]
             super().__init__(*arguments, params=[*(params or []), *added], **more)
             self.paths = {
-                item.name for item in added if getattr(getattr(item, "type", None), "name", "") == "path"
+                item.name
+                for item in self.params
+                if getattr(getattr(item, "type", None), "name", "") == "path"
             }
 
         def invoke(self, context: Any) -> Any:
+            for name in self.paths:  # older typer converts paths only for a command's own function, later
+                value = context.params[name]
+                if isinstance(value, str):
+                    context.params[name] = Path(value)
+                elif isinstance(value, list | tuple):
+                    context.params[name] = [Path(part) for part in value]
             context.meta["values"] = dict(context.params)
             context.meta["given"] = {
                 name
@@ -92,9 +100,6 @@ def with_options(*groups: type[OptionGroup]) -> type[TyperCommand]:
                 if getattr(context.get_parameter_source(name), "name", "") not in ("DEFAULT", "DEFAULT_MAP")
             }
             context.meta["paths"] = self.paths
-            for name in self.paths:  # older typer converts paths only for a command's own function
-                if context.params[name] is not None:
-                    context.params[name] = Path(context.params[name])
             context.obj = {
                 group: group(**{field.name: context.params.pop(field.name) for field in fields(group)})  # type: ignore[arg-type]
                 for group in groups

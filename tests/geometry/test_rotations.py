@@ -27,7 +27,8 @@ DTYPES = [torch.float32, torch.float64]
 
 
 def scipy_rotation(quaternion):
-    return Rotation.from_quat(np.asarray(quaternion, dtype=float), scalar_first=True)
+    """Of a list of quaternions: SciPy knows further dimensions only from 1.17 on."""
+    return Rotation.from_quat(np.asarray(quaternion, dtype=float).reshape(-1, 4), scalar_first=True)
 
 
 @pytest.fixture
@@ -44,17 +45,17 @@ def close(found, expected, dtype, scale=1.0):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_multiply(pair, dtype):
     left, right = (side.to(dtype) for side in pair)
-    expected = (scipy_rotation(left) * scipy_rotation(right)).as_matrix()
+    expected = (scipy_rotation(left) * scipy_rotation(right)).as_matrix().reshape(5, 7, 3, 3)
     close(quaternion_to_matrix(quaternion_multiply(left, right)), expected, dtype)
     # One quaternion broadcasts against many.
-    expected = (scipy_rotation(left[0, 0]) * scipy_rotation(right)).as_matrix()
+    expected = (scipy_rotation(left[0, 0]) * scipy_rotation(right)).as_matrix().reshape(5, 7, 3, 3)
     close(quaternion_to_matrix(quaternion_multiply(left[0, 0], right)), expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_matrix_and_conjugate(pair, dtype):
     quaternion = pair[0].to(dtype)
-    matrix = scipy_rotation(quaternion).as_matrix()
+    matrix = scipy_rotation(quaternion).as_matrix().reshape(5, 7, 3, 3)
     close(quaternion_to_matrix(quaternion), matrix, dtype)
     close(quaternion_to_matrix(quaternion_conjugate(quaternion)), matrix.swapaxes(-1, -2), dtype)
 
@@ -140,8 +141,9 @@ def test_exponential_map_is_differentiable_at_zero():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_angle(pair, dtype):
     quaternion = pair[0].to(dtype)
-    close(quaternion_angle(quaternion), scipy_rotation(quaternion).magnitude(), dtype, scale=4)
-    close(quaternion_angle(-quaternion), scipy_rotation(quaternion).magnitude(), dtype, scale=4)
+    magnitude = scipy_rotation(quaternion).magnitude().reshape(quaternion.shape[:-1])
+    close(quaternion_angle(quaternion), magnitude, dtype, scale=4)
+    close(quaternion_angle(-quaternion), magnitude, dtype, scale=4)
 
 
 def test_rotate_about_beam(pair):

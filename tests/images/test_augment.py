@@ -161,7 +161,8 @@ def test_blur_is_a_gaussian_mean_of_usable_pixels(images, mask, masked):
             return ndimage.gaussian_filter(field, sigma, mode="constant", truncate=30)
 
         expected = np.where(usable, smooth(image * usable) / smooth(1.0 * usable), 0)
-        np.testing.assert_allclose(blurred, expected, atol=1e-12)
+        # Where nearly all of the neighbourhood is masked, sums of tiny weights are divided.
+        np.testing.assert_allclose(blurred, expected, rtol=1e-6, atol=1e-12)
         if not masked and sigma < 4:  # far from the edges it is the plain filter
             np.testing.assert_allclose(
                 blurred[24:40, 24:40],
