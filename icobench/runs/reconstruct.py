@@ -42,8 +42,12 @@ __all__ = ["Stack", "begin", "reconstruct"]
 
 STANDARD = Experiment()
 
-MOST_PIECES = 512
-"""Pieces of a stack. A piece has a block of images; one of a longer stack has several."""
+ENOUGH_PIECES, MOST_PIECES = 64, 512
+"""Pieces of a stack. Beyond the first number blocks of images grow, beyond the second a piece has several."""
+
+LARGEST_BLOCK = 128
+"""Images fitted together on a CPU: bodies of like size are simulated together, and their images still fit the
+caches."""
 
 WORTH_WORKERS = 20.0
 """Seconds of work for one process from which on further ones, which take some seconds to start, pay."""
@@ -103,7 +107,9 @@ class Stack:
     @property
     def _block(self) -> int:
         """Images fitted together."""
-        return BLOCK if torch.device(self.fitting.device).type == "cpu" else GPU_BLOCK
+        if torch.device(self.fitting.device).type != "cpu":
+            return GPU_BLOCK
+        return min(LARGEST_BLOCK, BLOCK * math.ceil(len(self) / BLOCK / ENOUGH_PIECES))
 
     def pieces(self) -> range:
         """The numbers of the pieces."""
