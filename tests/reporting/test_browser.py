@@ -110,4 +110,4 @@ def test_the_live_page_shows_its_numbers(tmp_path, width):
     assert console == []
     assert result["wide"] <= 0
     assert (result["cut"], result["overlapping"], result["broken"]) == ([], [], 0)
-    assert result["pictures"] == 2
+    assert result["pictures"] == 3
