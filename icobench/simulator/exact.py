@@ -13,7 +13,7 @@ from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.compiled import EAGER, Kernels, kernels
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.overlay import BodyTensors, body_tensors
-from icobench.simulator.skeleton import BUCKET_BAND, BySize, Skeleton, SkeletonField, to_pixels
+from icobench.simulator.skeleton import BUCKET_BAND, BySize, Skeleton, SkeletonField
 from icobench.simulator.terms import Terms
 
 __all__ = ["ExactField"]
@@ -145,8 +145,7 @@ class ExactField(SkeletonField):
             nodes = self._at_nodes(
                 program, some, skeleton, *some_slopes, *slopes[2:], longest=by_size.longest
             )
-            images = to_pixels(skeleton, nodes.flatten(0, 1).to(self.dtype)).unflatten(0, (rows, 2, -1))
-            fields[:, by_size.rows(start, stop)] = images.permute(1, 2, 0, 3, 4)
+            program.fill_pixels(skeleton, nodes.to(self.dtype), fields, by_size.rows(start, stop))
         return fields
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
