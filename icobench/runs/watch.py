@@ -156,6 +156,21 @@ class _FitQueue:
         return ImageSet.join([images for _, images in taken])
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """Frames that were answered together.
+
+    Attributes:
+        rows: (N,) their rows in the table.
+        facts: (N,) each, where they came from and when.
+        answers: for all of them.
+    """
+
+    rows: np.ndarray
+    facts: dict[str, np.ndarray]
+    answers: list[Answer]
+
+
 class Watch:
     """One session with a source.
 
@@ -196,7 +211,7 @@ class Watch:
         self._read: queue.Queue[Arrived] = queue.Queue(HELD)
         self._trouble: BaseException | None = None
         self._next = 0
-        self._held: list[pd.DataFrame] = []
+        self._held: list[_Answered] = []
         self._complete = 0
         self._better: list[pd.DataFrame] = []
         self._waiting = _FitQueue()
@@ -325,8 +340,6 @@ class Watch:
         return bool(batch)
 
     def _answer(self, batch: list[Arrived]) -> None:
-        import pandas as pd
-
         places = np.concatenate([arrived.images.numbers.numpy() for arrived in batch])
         rows = np.arange(self._next, self._next + len(places))
         self._next += len(places)
@@ -355,20 +368,14 @@ class Watch:
                 kept = torch.isin(hits.numbers, answered.index)
                 self._waiting.add(hits.subset(kept), answered)
         now, wall = time.monotonic(), time.time()
-        table = _rows(Answer.join(answers), self.network.method.name).reindex(rows)
         # What was there before could not be answered before.
         came = np.repeat([max(arrived.time, self.state.begun) for arrived in batch], count)
         facts = {
             "source": np.repeat([arrived.source for arrived in batch], count),
             "train": np.repeat([arrived.train for arrived in batch], count), "index": places,
-            "arrived": pd.to_datetime(wall - (now - came), unit="s", utc=True), "latency_s": now - came,
-            "lit_pixels": lit.numpy(),
+            "arrived": wall - (now - came), "latency_s": now - came, "lit_pixels": lit.numpy(),
         }  # fmt: skip
-        further = {name: table.get(name, np.nan) for name in self._further}
-        if "physics" in further:
-            further["physics"] = ""
-        table = pd.concat([pd.DataFrame(facts, index=table.index), table.assign(**further)], axis=1)
-        self._held.append(table)
+        self._held.append(_Answered(rows, facts, answers))
         if batch[-1].last:
             self._complete = len(self._held)
         self.state.show(hits)
@@ -396,8 +403,6 @@ class Watch:
 
     def _flush(self, writer: ThreadPoolExecutor, last: bool = False) -> None:
         """Store the rows of complete trains, once a second, in a thread."""
-        import pandas as pd
-
         self.state.backlog, self.state.missed = self.source.waiting() + self._read.qsize(), self.source.missed
         now = time.monotonic()
         if self._storing is not None and (self._storing.done() or last):
@@ -410,14 +415,30 @@ class Watch:
         fits, self._better, self._complete = self._better, [], 0
         fits = [table[table["radius_nm"].notna()] for table in fits]
         if rows or fits:
-            self._storing = writer.submit(
-                self._store, pd.concat(rows) if rows else None, pd.concat(fits) if fits else None
-            )
+            self._storing = writer.submit(self._store, rows, fits)
 
-    def _store(self, rows: "pd.DataFrame | None", fits: "pd.DataFrame | None") -> None:
-        if rows is not None:
+    def _store(self, batches: "list[_Answered]", fits: "list[pd.DataFrame]") -> None:
+        import pandas as pd
+
+        if batches:
+            rows = self._table(batches)
             self.table.store_rows(rows)
             self.state.add(rows)
-        if fits is not None:
-            self.table.store_fits(fits)
-            self.state.improve(fits)
+        if fits:
+            improved = pd.concat(fits)
+            self.table.store_fits(improved)
+            self.state.improve(improved)
+
+    def _table(self, batches: "list[_Answered]") -> "pd.DataFrame":
+        """A row for each frame of some batches; a table for each batch would take longer than its fields."""
+        import pandas as pd
+
+        rows = np.concatenate([batch.rows for batch in batches])
+        answer = Answer.join([answer for batch in batches for answer in batch.answers])
+        facts = {name: np.concatenate([batch.facts[name] for batch in batches]) for name in batches[0].facts}
+        facts["arrived"] = pd.to_datetime(facts["arrived"], unit="s", utc=True)
+        table = _rows(answer, self.network.method.name).reindex(rows)
+        further = {name: table.get(name, np.nan) for name in self._further}
+        if "physics" in further:
+            further["physics"] = ""
+        return pd.concat([pd.DataFrame(facts, index=table.index), table.assign(**further)], axis=1)
