@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from icobench.answer import RADII_NM
+from icobench.answer import FAILED, RADII_NM
 from icobench.errors import InputError
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.rotations import quaternion_to_matrix
@@ -138,7 +138,7 @@ class LiveState:
         with self._lock:
             self.frames += len(rows)
             self.hits += len(answered)
-            self.failed += int((~rows["status"].str.contains("no hit") & rows["radius_nm"].isna()).sum())
+            self.failed += int(rows["status"].str.startswith(FAILED).sum())
             self._radii += np.histogram(answered["radius_nm"], len(self._radii), (low, high))[0]
             np.add.at(self._map, (lines, columns), 1)
             self._latencies.extend(rows["latency_s"].tolist())

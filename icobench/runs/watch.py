@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from icobench import __version__
-from icobench.answer import FAILED, SOLVED_DEG, SOLVED_NM, Answer
+from icobench.answer import MISS, SOLVED_DEG, SOLVED_NM, Answer
 from icobench.errors import InputError
 from icobench.fitting.nuisance import NUISANCES
 from icobench.images.image_set import ImageSet
@@ -39,7 +39,7 @@ from icobench.runs.reconstruct import begin
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LitPixels", "Sorter", "Watch", "network_of"]
+__all__ = ["LitPixels", "Watch", "network_of"]
 
 FLUSH = 1.0
 """Seconds between pieces of the table."""
@@ -65,9 +65,6 @@ LAST_FITS = 3.0
 LEAST_LIT = 300
 """Lit pixels of a hit."""
 
-Sorter = Callable[[ImageSet], Tensor]
-"""Which of N images are hits, (N,) bool. A classifier may take the place of :class:`LitPixels`."""
-
 
 @dataclass(frozen=True)
 class LitPixels:
@@ -85,9 +82,6 @@ class LitPixels:
         """(N,) lit pixels among the usable ones."""
         lit = images.images >= self.photons if images.kind == "counts" else images.images > 0
         return (lit & images.mask).sum((-2, -1)).cpu()
-
-    def __call__(self, images: ImageSet) -> Tensor:
-        return self.count(images) >= self.least
 
 
 def network_of(method: Method) -> Method:
@@ -178,7 +172,7 @@ class Watch:
         source: where images come from.
         out: the table, which an earlier session may have begun.
         method: that begins with a network; if it is more than that, it fits.
-        sorter: which images are hits.
+        lit: which images are hits, if these are not sorted further (``sort``).
         workers: processes that fit; 0 for one for each core or GPU.
         identity: what else the rows depend on, plain values: a table by others is refused.
         settings: of :func:`~icobench.runs.reconstruct.begin`.
@@ -192,7 +186,7 @@ class Watch:
     """
 
     def __init__(
-        self, source: LiveSource, out: Path, method: Method, sorter: Sorter | None = None, workers: int = 0,
+        self, source: LiveSource, out: Path, method: Method, lit: LitPixels | None = None, workers: int = 0,
         identity: dict[str, Any] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.source, self.method, self.settings = source, method, settings
@@ -201,8 +195,7 @@ class Watch:
         networks = method.load_networks(settings.get("model"), self._device)
         about = {"method": {"name": method.name, **method.settings}, "networks": networks and networks.digest}
         self.table = LiveTable(out, {"icobench": __version__, **about, **(identity or {})})
-        self.lit = sorter if isinstance(sorter, LitPixels) else LitPixels()
-        self.sorter = sorter or self.lit
+        self.lit = lit or LitPixels()
         self.workers = workers or default_workers(self._device)
         self.state = LiveState(source.where, method.name)
         self.fits: Fitting | None = None
@@ -262,7 +255,7 @@ class Watch:
         fits = stack.fitting
         self.network = replace(fits, method=self.alone, nuisance=(), auto_physics=False)
         vars(self.network)["networks"] = fits.networks  # already loaded
-        self.fits = fits if "+" in self.method.name else None
+        self.fits = replace(fits, sort=False) if "+" in self.method.name else None
         columns = [name for parameter in fits.nuisance for name in NUISANCES[parameter]]
         self._further = [*columns, "gain", *(["physics"] if fits.auto_physics else [])]
         self.state.valid = fits.experiment.valid().numpy()
@@ -352,21 +345,24 @@ class Watch:
             problems |= {here[number]: reason for number, reason in arrived.images.problems.items()}
             first += size
         images = replace(images, numbers=torch.from_numpy(rows), problems={})
-        lit, hit = self.lit.count(images), self.sorter(images)
-        for row, pixels, is_hit in zip(rows.tolist(), lit.tolist(), hit.tolist(), strict=True):
-            if not is_hit:
-                problems.setdefault(row, f"no hit, {pixels} lit pixels")
-        good = torch.tensor([row not in problems for row in rows.tolist()])
+        lit = self.lit.count(images)
+        dim = {
+            row: f"{pixels} lit pixels"
+            for row, pixels in zip(rows.tolist(), lit.tolist(), strict=True)
+            if pixels < self.lit.least and row not in problems
+        }
         answers = [Answer.failed(problems)] if problems else []
-        hits = images.subset(good)
+        answers += [Answer.failed(dim, MISS)] if dim else []
+        hits = images.subset(torch.tensor([row not in problems | dim for row in rows.tolist()]))
         if len(hits):
-            found, _ = self.network.answer(hits)
+            found, usable = self.network.answer(hits)
             answers += found
-            answered = found[0]
-            if self.fits is not None and not answered.status[0].startswith(FAILED):
-                # The answer leaves out images without signal in the fitted range.
-                kept = torch.isin(hits.numbers, answered.index)
-                self._waiting.add(hits.subset(kept), answered)
+            if usable is None:  # no signal in the fitted range, or misses by the classifier
+                hits = hits.subset(torch.arange(0))
+            else:
+                hits = hits.subset(torch.isin(hits.numbers, found[0].index))
+                if self.fits is not None:
+                    self._waiting.add(hits, found[0])
         now, wall = time.monotonic(), time.time()
         # What was there before could not be answered before.
         came = np.repeat([max(arrived.time, self.state.begun) for arrived in batch], count)
