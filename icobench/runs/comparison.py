@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from icobench.answer import BLOCK, Progress
+from icobench.devices import one_thread
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.methods import Catalogue, Method
@@ -20,7 +21,7 @@ from icobench.network.selection import Networks
 from icobench.provenance import provenance
 from icobench.runs.comparison_run import Block, Run
 from icobench.runs.pieces import Report, execute, missing_pieces
-from icobench.runs.pool import WorkerPool, automatic_workers, one_thread
+from icobench.runs.pool import WorkerPool, automatic_workers
 from icobench.runs.settings import ComparisonSettings
 from icobench.sets.own_images import file_digest
 from icobench.sets.patterns import PatternOptions, PatternSource

@@ -20,6 +20,7 @@ import torch
 
 from icobench import __version__
 from icobench.answer import MISS, OUTSIDE, RADII_NM, Answer, Progress
+from icobench.devices import one_thread
 from icobench.errors import InputError
 from icobench.fitting.facets import FACETS
 from icobench.fitting.nuisance import Nuisance
@@ -33,7 +34,7 @@ from icobench.methods.shapes import EQUIVALENT, chosen_shape
 from icobench.runs.blocks import ICOSAHEDRON, Fitting, read_answer, store_answer
 from icobench.runs.calibrate import BLOCK, GPU_BLOCK, find_beam, find_noise, find_response, refine_gain
 from icobench.runs.pieces import execute, missing_pieces
-from icobench.runs.pool import automatic_workers, chosen_device, one_thread
+from icobench.runs.pool import automatic_workers, chosen_device
 from icobench.sets.own_images import FIT_SIN_THETA
 from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.storage import WHOLE, PieceStore, Shard, holds_others, plain

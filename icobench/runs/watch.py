@@ -24,6 +24,7 @@ from torch import Tensor
 
 from icobench import __version__
 from icobench.answer import MISS, SOLVED_DEG, SOLVED_NM, Answer
+from icobench.devices import one_thread
 from icobench.errors import InputError
 from icobench.fitting.nuisance import NUISANCES
 from icobench.images.image_set import ImageSet
@@ -33,7 +34,7 @@ from icobench.methods import Method, find_method
 from icobench.reporting.live import LiveState
 from icobench.runs.blocks import Fitting
 from icobench.runs.live_table import LiveTable
-from icobench.runs.pool import WorkerPool, chosen_device, default_workers, one_thread
+from icobench.runs.pool import WorkerPool, chosen_device, default_workers
 from icobench.runs.reconstruct import begin
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ Tal-Ezer, J. Comput. Phys. 104, 457, 1993) and carried to the pixels by small ma
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import torch
 from scipy.special import jv
 from torch import Tensor, nn
 
+from icobench.devices import one_thread
 from icobench.simulator.experiment import Experiment
 
 __all__ = ["BUCKET_BAND", "BySize", "Skeleton", "SkeletonField", "build_skeleton", "fill_pixels", "to_pixels"]
@@ -101,14 +102,21 @@ def _least_squares(angles: np.ndarray, nodes: np.ndarray, band: float) -> np.nda
     envelope = np.maximum.accumulate(np.abs(jv(order, band))[::-1])[::-1]
     weight = np.maximum(envelope, 1e-18) * np.where(order > 0, math.sqrt(2), 1.0)
     half = len(nodes) // 2
-    at_nodes, at_angles = np.multiply.outer(nodes[:half], order), np.multiply.outer(angles.ravel(), order)
-    fits = [(wave, *np.linalg.svd(wave(at_nodes) * weight, full_matrices=False)) for wave in (np.cos, np.sin)]
+    at_nodes, at_angles = (
+        torch.as_tensor(np.multiply.outer(places, order)) for places in (nodes[:half], angles.ravel())
+    )
+    scale = torch.as_tensor(weight)
+    # By torch: NumPy's library divides even these small matrices among threads.
+    fits = [
+        (wave, *torch.linalg.svd(wave(at_nodes) * scale, full_matrices=False))
+        for wave in (torch.cos, torch.sin)
+    ]
     smallest = LEAST_SINGULAR_VALUE * max(values[0] for _, _, values, _ in fits)
 
-    def carried(wave: np.ufunc, u: np.ndarray, values: np.ndarray, v: np.ndarray) -> np.ndarray:
+    def carried(wave: Callable[[Tensor], Tensor], u: Tensor, values: Tensor, v: Tensor) -> np.ndarray:
         kept = values > smallest
-        inverse = weight[:, None] * (v[kept].T / (2 * values[kept])) @ u[:, kept].T
-        return wave(at_angles) @ inverse
+        inverse = scale[:, None] * (v[kept].T / (2 * values[kept])) @ u[:, kept].T
+        return (wave(at_angles) @ inverse).numpy()
 
     even, odd = (carried(*fit) for fit in fits)
     # The second half of the nodes are those of the first, negative, in reverse.
@@ -129,6 +137,7 @@ def _barycentric(angles: np.ndarray, nodes: np.ndarray, widest: float, dtype: to
 
 
 @lru_cache(maxsize=24)  # all radii of one experiment, or few of several: at most some hundred MiB
+@one_thread()  # the matrices are small: threads would wait for each other, and change the last digits
 @torch.inference_mode(False)  # inference tensors could not be used by later callers that differentiate
 def build_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
     """Nodes for bodies of circumradius up to ``radius_nm``, on the CPU.
