@@ -4,6 +4,7 @@ One thread reads frames, this one answers them, a third stores rows every second
 lower priority. What fits cannot manage in time is dropped, the network's answer stays.
 """
 
+import gc
 import os
 import pickle
 import queue
@@ -267,6 +268,9 @@ class Watch:
             if packed:
                 for ready in [pool.submit(_fit, (packed, b"")) for _ in range(self.workers)]:
                     ready.result()
+            # What was loaded stays: walking through it would hold up answers for some tenths of a second.
+            gc.collect()
+            gc.freeze()
             say("ready")
             reader = threading.Thread(target=self._reading, daemon=True)
             reader.start()
