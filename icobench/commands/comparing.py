@@ -75,7 +75,10 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(help="Sets of images of each kind, with consecutive seeds.", min=1)
     ] = None,
-    methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated names, or all; dictionary+lm-auto finds out which body it is."),
+    ] = None,
     method_file: Annotated[
         list[Path] | None,
         typer.Option(help="Python file that defines methods or test sets; may be repeated."),

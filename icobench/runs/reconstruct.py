@@ -260,6 +260,8 @@ def begin(
     straight = opened.experiment.physics == "straight" and not auto_physics
     if facets != FACETS[0] and (posterior or nuisance or not straight):
         raise InputError("free facets are fitted by straight rays, without nuisance parameters or posteriors")
+    if facets != FACETS[0] and wanted.body.round:
+        raise InputError("a sphere has no facets to free")
     if versions != 1:
         chosen = chosen.with_options(versions=versions)
     if not 0 < fit_sin_theta <= 1:

@@ -1,6 +1,7 @@
 """One interface to the three ways of simulating a diffraction image."""
 
 import math
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -164,6 +165,19 @@ class Simulator(nn.Module):
     def with_body(self, body: ConvexBody) -> "Simulator":
         """The same simulator of another body."""
         return Simulator(self.experiment, self.method, self.device, self.dtype, body)
+
+    def intensity_of(self, bodies: Sequence[ConvexBody], radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Intensities (B, pixels, pixels) of B bodies of several kinds; those of one are simulated together.
+
+        Args:
+            bodies: one for each image.
+            radius_nm, quaternion: (B,) and (B, 4).
+        """
+        images = torch.zeros_like(self._empty(len(bodies)).real)
+        for body in dict.fromkeys(bodies):
+            rows = torch.tensor([other is body for other in bodies], device=self.device).nonzero()[:, 0]
+            images[rows] = self.with_body(body).intensity(radius_nm[rows], quaternion[rows])
+        return images
 
     def _relative(self, experiment: Experiment, method: str) -> "Simulator":
         if (experiment, method) == (self.experiment, self.method):
