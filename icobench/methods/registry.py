@@ -151,8 +151,8 @@ class Catalogue:
         """
         return self._recorded(self._named(name))
 
-    def _named(self, name: str) -> Method:
-        """The method with this name and its own options."""
+    def _named(self, name: str, asked: str = "") -> Method:
+        """The method with this name and its own options; ``asked`` is the name with all its endings."""
         methods = dict(METHODS) | self._extra_methods()
         if name not in methods:
             methods = self._all_methods()
@@ -160,8 +160,8 @@ class Catalogue:
             return methods[name]
         for ending, change in ENDINGS.items():
             if name.endswith(ending):
-                return change(self._named(name.removesuffix(ending)))
-        raise InputError(f"unknown method {name!r}; choose from {', '.join(methods)}")
+                return change(self._named(name.removesuffix(ending), asked or name))
+        raise InputError(f"unknown method {asked or name!r}; choose from {', '.join(methods)}")
 
     def _extra_test_sets(self) -> dict[str, TestSet]:
         given = {test_set.name: test_set for test_set in self.test_sets}

@@ -168,7 +168,7 @@ def test_endings_of_names():
         ("dictionary+simplex-auto", "cannot fit the aspect ratio"),
         ("dictionary+lm-propagated-auto", "write dictionary.lm-auto-propagated"),
         ("simplex-propagated-facets", "by straight rays"),
-        ("mine-auto", "unknown method 'mine'"),
+        ("mine-auto-facets", "unknown method 'mine-auto-facets'"),
     ):
         with pytest.raises(InputError, match=message):
             find_method(name)
