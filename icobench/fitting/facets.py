@@ -69,7 +69,7 @@ class FreeBody:
 
     Attributes:
         body: its half-spaces that carry facets, circumradius 1.
-        radius_nm, radius_std_nm: the circumradius.
+        radius_nm, radius_std_nm: the circumradius, and its standard deviation while all facets are free.
         quaternion: (4,) orientation.
         orientation_std_deg: root mean square angle.
         normals: (F, 3) directions of all facets of the regular body.
@@ -376,11 +376,11 @@ def fit_facets(
         for facet in range(count)
     ]
     free, evidence = _chosen(hessian, hessian @ here - slope, variance, rows_of)
-    spread = _spread(fit, matrix, fit.prior(state, every)[0])
+    covariance = _distance_covariance(fit, matrix, fit.prior(state, every)[0])
     state.deviation[~free], state.tilt[~free] = 0.0, 0.0
     state = fit.optimise(objective, state, free)
     progress(0.9)
-    return _result(fit, state, free, evidence, spread, before)
+    return _result(fit, state, free, evidence, covariance, before)
 
 
 def _covariance(whole: np.ndarray) -> np.ndarray:
@@ -389,20 +389,27 @@ def _covariance(whole: np.ndarray) -> np.ndarray:
     return np.linalg.pinv(whole / size / size[:, None], hermitian=True) / size / size[:, None]
 
 
-def _spread(fit: _Fit, matrix: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Standard deviations (F,) of the distances while all facets are free: the choice of those that stay
-    free must not make them smaller. Shifts of the whole body, which the image cannot show, are left out."""
+def _distance_covariance(fit: _Fit, matrix: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Covariance (F, F) of the distances while all facets are free: the choice of those that stay
+    free must not make it smaller. Shifts of the whole body, which the image cannot show, are left out."""
     covariance = _covariance(matrix + np.diag(precision))
     normals, count = fit.regular.normals, len(fit.regular.normals)
     carry = np.zeros((count, len(matrix)))
     carry[:, 3] = fit.regular.offsets
     carry[:, 4 : 4 + count] = np.eye(count)
     carry -= normals @ np.linalg.pinv(normals) @ carry
-    return np.sqrt(np.maximum(np.einsum("fi,ij,fj->f", carry, covariance, carry), 0))
+    return carry @ covariance @ carry.T
+
+
+def _radius_slopes(name: str, normals: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Derivatives (F,) of the circumradius by the distances."""
+    steps = STEP_NM * np.eye(len(distance))
+    ends = [[free_body(name, normals, distance + sign * step)[1] for sign in (1, -1)] for step in steps]
+    return np.diff(np.array(ends))[:, 0] / (-2 * STEP_NM)
 
 
 def _result(
-    fit: _Fit, state: _State, free: np.ndarray, evidence: float, spread: np.ndarray, before: int
+    fit: _Fit, state: _State, free: np.ndarray, evidence: float, distances: np.ndarray, before: int
 ) -> FreeBody:
     objective, regular = fit.objective, fit.regular
     normals, distance = fit.planes(state)
@@ -424,8 +431,10 @@ def _result(
             removal[facet] = math.inf
     fitted = torch.tensor([value], dtype=torch.float64)
     poor = objective.misfit_of(fit.index, fit.intensity(state), fitted, len(matrix)).poor
+    slopes = _radius_slopes(regular.name, normals, distance)
     return FreeBody(
-        body, radius, float(np.sqrt(covariance[3, 3])) * radius / state.size, state.quaternion,
-        math.degrees(np.sqrt(np.trace(covariance[:3, :3]))), normals, distance, spread, free, removal, value,
-        bool(poor[0]), evidence, int(objective.simulator.evaluations[fit.image]) - before,
+        body, radius, float(np.sqrt(max(slopes @ distances @ slopes, 0))), state.quaternion,
+        math.degrees(np.sqrt(np.trace(covariance[:3, :3]))), normals, distance,
+        np.sqrt(np.maximum(distances.diagonal(), 0)), free, removal, value, bool(poor[0]), evidence,
+        int(objective.simulator.evaluations[fit.image]) - before,
     )  # fmt: skip
