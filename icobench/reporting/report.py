@@ -58,8 +58,11 @@ def _worst(results: "DataFrame") -> Table:
         "true_radius_nm", "disorientation_deg", "orientation_std_deg", "bound_orientation_deg",
         "radius_error_nm", "evaluations",
     ]  # fmt: skip
-    shapes = ["body", "true_body"] if "body" in results else []
-    headers[2:2] = [(name.replace("_", " "), "") for name in shapes]
+    shapes: list[str] = []
+    if "body" in results:  # instead of the columns of the truth's size and of the costs
+        shapes = ["body", "true_body"]
+        headers[2:3], headers[-2:-1] = [("body", ""), ("true body", "")], []
+        columns = columns[1:-1]
     order = {"ascending": False, "na_position": "first", "kind": "stable"}
     rows = [
         [str(method), row["name"], *map(body_text, row[shapes]), *map(number, row[columns]), row["status"]]
