@@ -392,7 +392,7 @@ def reconstruct(
             of them, race (:func:`~icobench.methods.shapes.fit_shapes`). Radii are circumradii.
         facets: "distances" lets every facet of the fitted body have a distance of its own from the origin,
             as far as the evidence is for it, "directions" a direction, too
-            (:func:`~icobench.fitting.facets.fit_facets`, ten seconds an image); by straight rays.
+            (:func:`~icobench.fitting.facets.fit_facets`, two core-seconds an image); by straight rays.
         detector: the flat detector that took the frames.
         centre: (x, y) of the beam in pixels of an orthographic frame.
         pixels: side of the grid that frames are resampled to.

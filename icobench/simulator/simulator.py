@@ -283,6 +283,22 @@ class Simulator(nn.Module):
             rows.append(self._per_pixel(intensity, change[:, -2:]))
         return self._read(intensity), self._read(torch.cat(rows, 1) if len(rows) > 1 else rows[0])
 
+    def facet_slopes(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Derivatives of the intensity by the distances of the body's facets, in nm: (B, F, pixels, pixels).
+
+        Args:
+            radius_nm, quaternion: as for :meth:`field`.
+
+        Raises:
+            ValueError: bad inputs as in :meth:`field`, or another method than "exact" or a sphere.
+        """
+        if not isinstance(self._field, ExactField):
+            raise ValueError("only polyhedra and the exact method have derivatives by facets; use 'exact'")
+        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
+        wave = self._field(radius_nm, quaternion).unsqueeze(1)
+        slopes = self._field.facet_slopes(radius_nm, quaternion)
+        return self._read(2 * (wave.real * slopes.real + wave.imag * slopes.imag))
+
     def _differences(
         self, method: PropagatedField, radius: Tensor, quaternion: Tensor, also: tuple[str, ...]
     ) -> tuple[Tensor, Tensor]:
