@@ -109,7 +109,8 @@ def page(found: dict[str, Any]) -> str:
         text += (
             f"\nWith free distances alone the deviance of a pixel is {np.median(alone):.2f} (median). The "
             f"directions of visible facets are off by {np.median(angles):.2f} degrees (median; 90 % quantile "
-            f"{np.quantile(angles, 0.9):.2f}); those of the regular body are by about {1.177 * TILT_DEG:.1f}.\n"
+            f"{np.quantile(angles, 0.9):.2f}); those of the regular body are by about "
+            f"{1.177 * TILT_DEG:.1f}.\n"
         )
     return text
 
