@@ -171,9 +171,11 @@ def _cards(run: RunFolder, rows: list[tuple[str, "Series"]]) -> list[dict[str, A
         true = row[[f"true_{name}" for name in ANSWER]].to_numpy(dtype=float)
         truth = (true[0], true[1:]) if np.isfinite(true).all() else None
         errors = row[["disorientation_deg", "radius_error_nm"]].tolist()
-        named, true_body = [], icosahedron()
-        if run.has_shapes:
-            named, true_body = list(map(body_text, row[["body", "true_body"]])), shape(row["true_body"])
+        named = [body_text(row["body"])] if run.has_shapes else []
+        true_body = None
+        if named and truth:
+            true_body = shape(row["true_body"])
+            named.append(body_text(row["true_body"]))
         cards.append(
             {
                 **row[["image", "radius_nm", "status"]],

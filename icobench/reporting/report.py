@@ -76,7 +76,7 @@ def _contents(name: str, run: RunFolder) -> dict[str, Any]:
     """What the template shows of a run; its figures, and how honest each method is, go beside the results."""
     results, curves = run.results, run.curves
     shapes = {}
-    if run.has_shapes:
+    if run.has_shapes and run.truth_known:
         by_method = {str(method): rows for method, rows in results.groupby("method", sort=False)}
         shapes = {
             "all": shape_table(results),

@@ -187,7 +187,8 @@ def read_run(folder: Path | str) -> RunFolder:
     )  # fmt: skip
     if "body" in results:  # of the rows of some methods, where all images show icosahedra
         unnamed = results["body"].isna()
-        results.loc[unnamed, ["body", "true_body"]] = ICOSAHEDRON
+        results.loc[unnamed, "body"] = ICOSAHEDRON
+        results.loc[unnamed & results["true_radius_nm"].notna(), "true_body"] = ICOSAHEDRON
         size_error = icosahedron().equivalent_radius * results["radius_error_nm"]
         results["size_error_nm"] = results["size_error_nm"].where(~unnamed, size_error)
     path = folder / "test_set.h5"

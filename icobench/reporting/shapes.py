@@ -17,8 +17,9 @@ from icobench.reporting.tables import Headers, Table, number
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from rich.console import Console
 
-__all__ = ["body_text", "confusion_table", "geometry_table", "named_shapes", "shape_table"]
+__all__ = ["body_text", "confusion_table", "geometry_table", "named_shapes", "print_shapes", "shape_table"]
 
 
 def body_text(name: str) -> str:
@@ -49,7 +50,7 @@ def shape_table(results: "DataFrame") -> Table:
     headers: Headers = [
         ("method", ""), ("images", ""), ("right body", "%, 95 %"), ("right", "% of ok"),
         ("wrong, told", "%"), ("wrong, not told", "%"), (AMBIGUOUS, "%"), (UNKNOWN, "%"),
-        ("size error", "nm"), ("disorientation, right body", "deg"),
+        ("size error", "nm"), ("disorientation", "deg, if right"),
     ]  # fmt: skip
     rows = []
     for method, answers in named_shapes(results).groupby("method", sort=False):
@@ -115,3 +116,22 @@ def geometry_table(answers: "DataFrame") -> Table:
         size = _quantiles(own["size_error_nm"].to_numpy(dtype=float))
         rows.append([name, str(len(own)), size, str(len(right)), *cells])
     return headers, rows
+
+
+def print_shapes(results: "DataFrame", console: "Console") -> None:
+    """Print the table without intervals, up to 120 columns wide."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    caption = "right: the true body; told: with a status that is not ok; size: of a sphere of equal volume"
+    printed = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    headers, rows = shape_table(results)
+    for name, unit in (headers[0], *headers[2:]):
+        words, unit = name.replace(", ", ",\n"), unit.removesuffix(", 95 %").replace("deg, ", "deg,\n")
+        header = f"{words}\n({unit})" if unit else words
+        printed.add_column(header, justify="left" if name == "method" else "right", vertical="bottom")
+    for row in rows:
+        cells = [cell.partition(" (")[0] for cell in (row[0], *row[2:])]  # without intervals
+        printed.add_row(*map(escape, cells))
+    console.print(printed)

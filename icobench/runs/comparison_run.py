@@ -28,7 +28,7 @@ from icobench.sets.test_sets import TestSet
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.storage import PieceStore, atomic_path
+from icobench.storage import PieceStore, atomic_path, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,15 +228,25 @@ class Run:
             "source": self.source.get("file"),
             "network": next(iter(cards.values()), None),
             "networks": list(cards.values()),
-            "dictionary": None if self.dictionary is None else self.dictionary.card,
+            "dictionary": self._described("dictionary") if self.dictionary is None else self.dictionary.card,
         }
+
+    def _described(self, *path: str) -> Any:
+        """What the folder's description says already: where nothing is computed, nothing is prepared."""
+        found: Any = read_json(self.store.description) if self.store.description.exists() else {}
+        for name in path:
+            found = (found or {}).get(name)
+        return found
 
     def _asked(self, method: Method) -> dict[str, Any]:
         """The networks of a method's card, and what its images are converted to for them; the dictionaries
         of its own."""
         networks = self.networks_of(method)
+        if method.chooses_shape:
+            stored = self._described("methods", method.name, "dictionary")
+            return {"dictionary": self.race_cards.get(method.name, stored)}
         if networks is None:
-            return {"dictionary": self.race_cards[method.name]} if method.name in self.race_cards else {}
+            return {}
         asked: dict[str, Any] = {"networks": [member.digest for member in networks.members]}
         converted = networks.conversion(self.kind)
         return asked | ({"converted": converted} if converted else {})
@@ -294,7 +304,7 @@ class Run:
         if any(method.needs_dictionary for method in self.methods):
             self.dictionary = dictionary_for(self.simulator)
         for method in self.methods:
-            if method.chooses_shape:
+            if method.chooses_shape and "dictionary" in method.option_names:
                 self.race_cards[method.name] = race_dictionaries(self.simulator, method)
 
     def bounds(self, block: int, truth: ImageSet) -> tuple[Tensor, Tensor]:

@@ -145,11 +145,15 @@ def fitted_bodies(answer: Answer) -> list[str]:
 
 
 def _shape_columns(answer: Answer, truth: ImageSet) -> dict[str, Any]:
-    """The true and the fitted body, and the error of the radius of a sphere of equal volume."""
-    bodies = {"true_body": _true_bodies(truth), "body": fitted_bodies(answer)}
+    """The true body if it is known, the fitted one, and the error of a sphere's radius of equal volume."""
+    bodies: dict[str, Any] = {"true_body": _true_bodies(truth), "body": fitted_bodies(answer)}
     true, fitted = (
         torch.tensor([shape(name).equivalent_radius for name in names]) for names in bodies.values()
     )
+    unknown = torch.isnan(truth.radius_nm).tolist()
+    bodies["true_body"] = [
+        None if lacking else name for name, lacking in zip(bodies["true_body"], unknown, strict=True)
+    ]
     for row, number in enumerate(answer.index.tolist()):
         if number in answer.bodies:  # free facets
             fitted[row] = answer.bodies[number].body.equivalent_radius

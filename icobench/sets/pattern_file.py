@@ -215,7 +215,7 @@ def _opened(path: Path) -> Iterator["h5py.File"]:
     def look() -> None:
         with h5py.File(path, "r") as stream:
             dict(stream[TRUTH_GROUP].attrs)
-            for name in PATHS:
+            for name in (*PATHS, *([BODY_PATH] if BODY_PATH in stream else [])):
                 stream[name][:1]
 
     check_survival(path, "a set", look)

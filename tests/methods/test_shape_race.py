@@ -186,7 +186,10 @@ def test_a_race_in_a_comparison(monkeypatch, tmp_path):
     assert result.failures == {}
     assert result.results["body"].tolist() == ["cube", "sphere"]
     assert result.results["success"].all()
+    # Nothing is computed, and nothing forgotten.
+    compare([raced(LM)], [some], images=2, workers=1, folder=tmp_path / "run", device="cpu")
     run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["dictionary"]["simulations"] > 900
     made, method = run["methods"]["dictionary+lm-auto"]["dictionary"], "dictionary+lm-auto"
     assert made["simulations"] > 1000  # 500 for 60 rotations are 1,250 for 24
     costs = account(method, result.results, run, 1e-3)

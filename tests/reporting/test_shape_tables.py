@@ -1,16 +1,18 @@
 """Which body it is: tables counted by hand, and the pictures of a report."""
 
+import io
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from icobench.errors import InputError
 from icobench.reporting.examples import examples
 from icobench.reporting.report import write_report
 from icobench.reporting.run_folder import read_run
-from icobench.reporting.shapes import body_text, confusion_table, geometry_table, shape_table
+from icobench.reporting.shapes import body_text, confusion_table, geometry_table, print_shapes, shape_table
 from icobench.reporting.tables import summary_cells, summary_table
 from tests.reporting.made_runs import COST, named_bodies
 
@@ -40,6 +42,14 @@ def test_shares_of_right_told_and_silent_answers():
     assert (found["right"], found["wrong, told"], found["wrong, not told"]) == ("75.0", "28.6", "14.3")
     assert (found["ambiguous"], found["unknown"]) == ("14.3", "14.3")
     assert found["size error"].startswith("0.300 / ")
+
+
+def test_the_printed_table_is_narrow_and_complete():
+    stream = io.StringIO()
+    print_shapes(RESULTS.assign(method="dictionary+lm-auto"), Console(file=stream, width=120))
+    line = next(line for line in stream.getvalue().splitlines() if "dictionary" in line)
+    words = "dictionary+lm-auto 57.1 75.0 28.6 14.3 14.3 14.3 0.300 / 2.80 0.075 / 0.135"
+    assert line.split() == words.split()
 
 
 def test_confusion_matrix():
