@@ -102,7 +102,8 @@ def summary_table(results: "DataFrame") -> "DataFrame":
         Columns method, images, disorientation_median_deg, disorientation_90_deg, radius_median_nm,
         radius_90_nm, appendix_c_mean_median, appendix_c_mean_90, appendix_c_max_median, appendix_c_max_90
         (fractions), success_rate (fraction), evaluations_mean, seconds_mean. A missing answer (NaN) counts
-        as an infinite error. Appendix C is of icosahedra: NaN where the results name bodies.
+        as an infinite error. Appendix C is NaN for methods that were judged without it, as on
+        other bodies than icosahedra.
     """
     columns: dict[str, tuple[str, Any]] = {"images": ("image", "size")}
     for column, pattern in ERRORS.items():
@@ -113,8 +114,9 @@ def summary_table(results: "DataFrame") -> "DataFrame":
     ):  # fmt: skip
         columns[name] = column, lambda values: values.to_numpy(dtype=float).mean()
     table = results.groupby("method", sort=False).agg(**columns).reset_index()
-    if "body" in results:
-        table.loc[:, table.columns.str.startswith("appendix_c")] = math.nan
+    judged = results["disorientation_deg"].notna() & results["appendix_c_mean"].isna()
+    lacking = judged.groupby(results["method"], sort=False).any().to_numpy()
+    table.loc[lacking, table.columns.str.startswith("appendix_c")] = math.nan
     return table
 
 

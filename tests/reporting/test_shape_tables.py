@@ -75,8 +75,11 @@ def test_a_report_of_bodies(run_folder):
     run = read_run(run_folder)
     assert set(run.results["body"]) == {"icosahedron", "cube", "hexagonal-prism=1.5"}
     assert run.results["size_error_nm"].notna().all()
-    cells = summary_cells(summary_table(run.results))
-    assert {row[5] for row in cells} == {"- / -"}
+    table = run.results.copy()
+    table.loc[table["method"] == "simplex", "appendix_c_mean"] = np.nan
+    cells = {row[0]: row[5] for row in summary_cells(summary_table(table))}
+    assert cells.pop("simplex") == "- / -"
+    assert "-" not in "".join(cells.values())
     cards = examples(run)
     assert set(cards) == set(COST)
     for card in cards["network+lm"]:
