@@ -258,7 +258,9 @@ def _simulate_images(run: Run, pool: WorkerPool, report: Report) -> None:
     ]
     parts: dict[int, ImageSet] = {}
     for job, arrays in pool.run(_simulate_block, jobs):
+        bodies = arrays.pop("bodies")
         tensors: dict[str, Any] = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        tensors["bodies"] = bodies
         parts[job[3]] = ImageSet(**tensors, experiment=run.experiment, kind=run.options.stored_kind)
         report(0.0, f"{run.name or run.test_set.name}: {sum(map(len, parts.values()))} test images")
     run.keep_images(ImageSet.join([parts[start] for start in starts]))
@@ -270,4 +272,4 @@ def _simulate_block(
     """Some test images as arrays: tensors would go through shared memory, which may be small."""
     made = PatternSource(options, experiment, seed, device).block(range(first, last))
     names = ("images", "mask", "radius_nm", "quaternion", "numbers")
-    return {name: getattr(made, name).numpy() for name in names}
+    return {"bodies": made.bodies} | {name: getattr(made, name).numpy() for name in names}

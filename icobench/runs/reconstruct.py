@@ -267,6 +267,8 @@ def begin(
     straight = opened.experiment.physics == "straight" and not auto_physics
     if facets != FACETS[0] and (posterior or nuisance or not straight):
         raise InputError("free facets are fitted by straight rays, without nuisance parameters or posteriors")
+    if facets != FACETS[0] and wanted.body.round:
+        raise InputError("a sphere has no facets to free")
     if versions != 1:
         chosen = chosen.with_options(versions=versions)
     if not 0 < fit_sin_theta <= 1:
@@ -397,7 +399,7 @@ def reconstruct(
             of them, race (:func:`~icobench.methods.shapes.fit_shapes`). Radii are circumradii.
         facets: "distances" lets every facet of the fitted body have a distance of its own from the origin,
             as far as the evidence is for it, "directions" a direction, too
-            (:func:`~icobench.fitting.facets.fit_facets`, ten seconds an image); by straight rays.
+            (:func:`~icobench.fitting.facets.fit_facets`, two core-seconds an image); by straight rays.
         detector: the flat detector that took the frames.
         centre: (x, y) of the beam in pixels of an orthographic frame.
         pixels: side of the grid that frames are resampled to.

@@ -12,6 +12,7 @@ from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.compiled import EAGER, Kernels, kernels
 from icobench.simulator.experiment import Experiment
+from icobench.simulator.facet_slopes import facet_slopes
 from icobench.simulator.overlay import BodyTensors, body_tensors
 from icobench.simulator.skeleton import BUCKET_BAND, BySize, Skeleton, SkeletonField
 from icobench.simulator.terms import Terms
@@ -194,6 +195,24 @@ class ExactField(SkeletonField):
             height = (self.experiment.wave_number * self.experiment.cos_theta()).clamp_min(1e-9)
             fields[:, :, -2:] /= height.to(radius_nm.device, self.dtype)
         return fields[:, :, 0], fields[:, :, 1:]
+
+    def facet_slopes(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Derivatives of the field by the distances of the body's facets, nm^2: (B, F, pixels, pixels)."""
+        pixels, facets = self.experiment.pixels, len(self.body_normals)
+        fields = torch.empty(
+            len(radius_nm), facets, pixels, pixels, 2, dtype=self.dtype, device=radius_nm.device
+        )
+        rotation = quaternion_to_matrix(quaternion.double())
+        for bucket, rows in self._buckets(radius_nm):
+            skeleton = self._skeleton(bucket, radius_nm.device)
+            slopes = facet_slopes(
+                self._body, rotation[rows], radius_nm[rows].double(), skeleton.waves, self.experiment.kappa,
+                self.dtype,
+            )  # fmt: skip
+            nodes = torch.view_as_real(slopes).movedim(-1, 2).flatten(0, 2).to(self.dtype)
+            images = to_pixels(skeleton, nodes).unflatten(0, (len(rows), facets, 2))
+            fields[rows] = images.movedim(2, -1)
+        return torch.view_as_complex(fields)
 
 
 def _moved_forms(forms: Tensor, wave_number: float) -> Tensor:

@@ -166,6 +166,19 @@ class Simulator(nn.Module):
         """The same simulator of another body."""
         return Simulator(self.experiment, self.method, self.device, self.dtype, body)
 
+    def intensity_of(self, bodies: Sequence[ConvexBody], radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Intensities (B, pixels, pixels) of B bodies of several kinds; those of one are simulated together.
+
+        Args:
+            bodies: one for each image.
+            radius_nm, quaternion: (B,) and (B, 4).
+        """
+        images = torch.zeros_like(self._empty(len(bodies)).real)
+        for body in dict.fromkeys(bodies):
+            rows = torch.tensor([other is body for other in bodies], device=self.device).nonzero()[:, 0]
+            images[rows] = self.with_body(body).intensity(radius_nm[rows], quaternion[rows])
+        return images
+
     def _relative(self, experiment: Experiment, method: str) -> "Simulator":
         if (experiment, method) == (self.experiment, self.method):
             return self
@@ -273,6 +286,22 @@ class Simulator(nn.Module):
         if "centre" in also:
             rows.append(self._per_pixel(intensity, change[:, -2:]))
         return self._read(intensity), self._read(torch.cat(rows, 1) if len(rows) > 1 else rows[0])
+
+    def facet_slopes(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Derivatives of the intensity by the distances of the body's facets, in nm: (B, F, pixels, pixels).
+
+        Args:
+            radius_nm, quaternion: as for :meth:`field`.
+
+        Raises:
+            ValueError: bad inputs as in :meth:`field`, or another method than "exact" or a sphere.
+        """
+        if not isinstance(self._field, ExactField):
+            raise ValueError("only polyhedra and the exact method have derivatives by facets; use 'exact'")
+        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
+        wave = self._field(radius_nm, quaternion).unsqueeze(1)
+        slopes = self._field.facet_slopes(radius_nm, quaternion)
+        return self._read(2 * (wave.real * slopes.real + wave.imag * slopes.imag))
 
     def _differences(
         self, method: PropagatedField, radius: Tensor, quaternion: Tensor, also: tuple[str, ...]
