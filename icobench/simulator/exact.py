@@ -197,22 +197,20 @@ class ExactField(SkeletonField):
         return fields[:, :, 0], fields[:, :, 1:]
 
     def facet_slopes(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
-        """Derivatives of the field by the distances of the body's facets, nm^2: (B, F, pixels, pixels)."""
+        """Derivatives of the field by the distances of the body's facets, nm^2: (2, B, F, pixels, pixels)."""
         pixels, facets = self.experiment.pixels, len(self.body_normals)
-        fields = torch.empty(
-            len(radius_nm), facets, pixels, pixels, 2, dtype=self.dtype, device=radius_nm.device
-        )
-        rotation = quaternion_to_matrix(quaternion.double())
+        shape = 2, len(radius_nm), facets, pixels, pixels
+        fields = torch.empty(shape, dtype=self.dtype, device=radius_nm.device)
+        rotation, program = quaternion_to_matrix(quaternion.double()), kernels(radius_nm.device, 1)
         for bucket, rows in self._buckets(radius_nm):
             skeleton = self._skeleton(bucket, radius_nm.device)
             slopes = facet_slopes(
                 self._body, rotation[rows], radius_nm[rows].double(), skeleton.waves, self.experiment.kappa,
                 self.dtype,
             )  # fmt: skip
-            nodes = torch.view_as_real(slopes).movedim(-1, 2).flatten(0, 2).to(self.dtype)
-            images = to_pixels(skeleton, nodes).unflatten(0, (len(rows), facets, 2))
-            fields[rows] = images.movedim(2, -1)
-        return torch.view_as_complex(fields)
+            nodes = torch.view_as_real(slopes).permute(1, 3, 0, 2).flatten(0, 1).to(self.dtype)
+            program.fill_pixels(skeleton, nodes, fields, rows)
+        return fields
 
 
 def _moved_forms(forms: Tensor, wave_number: float) -> Tensor:

@@ -299,9 +299,10 @@ class Simulator(nn.Module):
         if not isinstance(self._field, ExactField):
             raise ValueError("only polyhedra and the exact method have derivatives by facets; use 'exact'")
         radius_nm, quaternion = self._inputs(radius_nm, quaternion)
-        wave = self._field(radius_nm, quaternion).unsqueeze(1)
-        slopes = self._field.facet_slopes(radius_nm, quaternion)
-        return self._read(2 * (wave.real * slopes.real + wave.imag * slopes.imag))
+        field, slopes = (
+            function(radius_nm, quaternion) for function in (self._field.parts, self._field.facet_slopes)
+        )
+        return self._read(2 * _product(field.unsqueeze(2), slopes))
 
     def _differences(
         self, method: PropagatedField, radius: Tensor, quaternion: Tensor, also: tuple[str, ...]
