@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from icobench.images.prepare import Prepared
     from icobench.images.reading import Reading
     from icobench.network.classifier import Labels
-    from icobench.runs.reconstruct import Stack
+    from icobench.runs.stack import Stack
     from icobench.storage import Shard
 
 __all__ = ["Files", "Grid", "app", "check_outputs", "is_auto", "prepared_images", "write_table"]
