@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH ?=
 BASE ?=
 
-.PHONY: compare test test-slow drills test-cluster test-oldest bench bench-compare committed lint docs reports train clean
+.PHONY: compare test test-slow drills test-cluster test-oldest bench bench-compare committed lint audit docs reports train clean
 
 compare: $(STAMP)
 	$(BIN)/icobench compare --preset quick --run $(RUN)
@@ -62,6 +62,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known weaknesses of the pinned dependencies. Asks PyPI's database of them, so it needs a network.
+audit:
+	test -x .venv-audit/bin/pip-audit || { python3 -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit; }
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 # The site, in site/: offline, and a broken link or a missing docstring is a failure. Notebooks are executed.
 docs: $(STAMP)

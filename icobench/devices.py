@@ -1,7 +1,8 @@
 """What a CPU and a GPU want differently: pieces that fit a cache, or few and large calls."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TypeVar
@@ -9,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Recorded", "by_device", "has_triton", "sent"]
+__all__ = ["Recorded", "by_device", "has_triton", "joined", "one_thread", "sent"]
 
 T = TypeVar("T")
 
@@ -35,6 +36,22 @@ def sent(values: Tensor, device: torch.device) -> Tensor:
     if values.device.type == "cpu" and device.type == "cuda":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other; a single one without a copy."""
+    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch in this process, as in a worker; also a decorator of functions."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Recorded:

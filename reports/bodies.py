@@ -57,9 +57,8 @@ def images_of(name: str, count: int) -> tuple[ImageSet, list[Any]]:
     radii, counts = [], []
     for row, value in enumerate(values):
         body = shape.body(value)
-        volume = 4 / 3 * np.pi if body.round else body.volume
         radius = RADII_NM[0] + (RADII_NM[1] - RADII_NM[0]) * size[row]
-        radii.append(radius * (icosahedron().volume / volume) ** (1 / 3))
+        radii.append(radius * icosahedron().equivalent_radius / body.equivalent_radius)
         intensity = Simulator(experiment, body=body).intensity(radii[-1][None], turns[row : row + 1])
         counts.append(photon_counts(intensity, mask, PHOTONS, generator))
     pixels = torch.cat(counts) * mask

@@ -28,9 +28,10 @@ from icobench.reporting.evaluation import typical
 from icobench.reporting.findings import overview, verdict
 from icobench.reporting.ledger import PUBLISHED_SECONDS, accounts_of, published_text
 from icobench.reporting.page import environment
-from icobench.reporting.run_folder import RunFolder, read_runs
+from icobench.reporting.run_folder import RunFolder, read_run, read_runs
+from icobench.reporting.shapes import shape_table
 from icobench.reporting.statistics import Interval, bootstrap, median
-from icobench.reporting.tables import interval_text, number, summary_markdown, summary_table
+from icobench.reporting.tables import Table, interval_text, number, summary_markdown, summary_table
 from icobench.storage import atomic_path
 
 SAME = 1.05
@@ -262,10 +263,15 @@ def claims(runs: dict[str, RunFolder], shown: dict[str, Any]) -> list[Row]:
     ]  # fmt: skip
 
 
+def table_text(table: Table) -> str:
+    """A table of a report in Markdown."""
+    headers, rows = table
+    return text_table([f"{name} ({unit})" if unit else name for name, unit in headers], rows)
+
+
 def ladder(runs: dict[str, RunFolder]) -> str:
     """Every method on every test set."""
-    headers, rows = overview(runs)
-    return text_table([f"{name} ({unit})" if unit else name for name, unit in headers], rows)
+    return table_text(overview(runs))
 
 
 def tuned() -> str:
@@ -293,6 +299,8 @@ def page(folder: Path, figures: Path) -> str:
         published=published_text(accounts_of(main_run.results, main_run.run)) if main_run else "",
         silver=ladder(read_runs(HERE / "silver")) if (HERE / "silver").is_dir() else "",
         mcp=ladder(read_runs(HERE / "mcp")) if (HERE / "mcp").is_dir() else "",
+        bodies=table_text(shape_table(read_run(HERE / "compare_bodies").results))
+        if (HERE / "compare_bodies").is_dir() else "",
         starts=starts(runs), claims=text_table(titles, rows),
         targets=targets_text(stored("evaluation/evaluation.json"), stored("photon_numbers.json")),
         search=stored("tune_simplex/summary.json"),

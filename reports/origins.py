@@ -12,7 +12,8 @@ RESULTS = (
     "laptop", "paper_network", "paper_network.json", "evaluation_paper/paper-network",
     "evaluation_paper/network", "evaluation", "silver", "evaluation_silver", "physics",
     "mcp", "told",
-    "sweep_dataset", "compare_quick", "compare_tuned", "tune_simplex", "tune_network", "fitters", "choices",
+    "sweep_dataset", "compare_quick", "compare_tuned", "compare_bodies", "tune_simplex", "tune_network",
+    "fitters", "choices",
     "photon_numbers", "paper_set", "scaling", "live", "peers", "bodies", "facets", "paper_scale/small",
 )  # fmt: skip
 FIGURES = ("figure2", "figure3", "figure4a", "figure4b", "figure5", "break_even")

@@ -301,10 +301,10 @@ def test_a_full_disk_costs_no_result(call, monkeypatch):
 
 
 def test_an_interrupted_reconstruction_goes_on_to_the_same_table(call, tmp_path, monkeypatch):
-    from icobench.runs import blocks, reconstruct
+    from icobench.runs import blocks, stack
 
     line = f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network"
-    monkeypatch.setattr(reconstruct, "BLOCK", 1)
+    monkeypatch.setattr(stack, "BLOCK", 1)
     assert call(f"{line} --out whole.csv")[0] == 0
     work, answered = blocks.Fitting.answer, []
 
@@ -334,10 +334,10 @@ def test_an_interrupted_reconstruction_goes_on_to_the_same_table(call, tmp_path,
 
 
 def test_shards_and_workers_give_the_same_table(call, tmp_path, monkeypatch):
-    from icobench.runs import reconstruct
+    from icobench.runs import stack
 
     line = f"reconstruct {DATA / 'pymsft_patterns.cxi'} --method network"
-    monkeypatch.setattr(reconstruct, "BLOCK", 1)
+    monkeypatch.setattr(stack, "BLOCK", 1)
     assert call(f"{line} --out whole.csv")[0] == 0
     code, _, err = call(f"{line} --shard 2/2")
     assert code == 0, err

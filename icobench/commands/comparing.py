@@ -76,7 +76,10 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(help="Sets of images of each kind, with consecutive seeds.", min=1)
     ] = None,
-    methods: Annotated[str | None, typer.Option(help="Comma-separated names, or all.")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated names, or all; dictionary+lm-auto finds out which body it is."),
+    ] = None,
     method_file: Annotated[
         list[Path] | None,
         typer.Option(help="Python file that defines methods or test sets; may be repeated."),
@@ -221,9 +224,10 @@ def _say_if_busy() -> None:
 
 
 def _show(folder: Path) -> None:
-    """Print the summary of every run in a folder, and whether error bars and statuses hold."""
+    """Print the summary of every run in a folder, whether error bars and statuses hold, and named bodies."""
     from icobench.reporting.error_bars import print_error_bars
     from icobench.reporting.run_folder import read_runs
+    from icobench.reporting.shapes import print_shapes
     from icobench.reporting.tables import print_summary, summary_table
 
     for name, stored in read_runs(folder).items():
@@ -232,3 +236,5 @@ def _show(folder: Path) -> None:
         print_summary(summary_table(stored.results), console())
         if stored.truth_known:
             print_error_bars(stored.results, console())
+            if stored.has_shapes:
+                print_shapes(stored.results, console())

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from icobench.images.reading import Reading
     from icobench.network.classifier import Labels
     from icobench.runs.blocks import Fitting
-    from icobench.runs.reconstruct import Stack
+    from icobench.runs.stack import Stack
     from icobench.storage import Shard
 
 __all__ = ["OF_IMAGES", "Files", "Grid", "app", "check_outputs", "is_auto", "prepared_images", "write_table"]

@@ -54,6 +54,9 @@ def watch(
     model: Model = None,
     lit_pixels: Annotated[int, typer.Option(help="A hit has light in so many usable pixels.", min=0)] = 300,
     lit_photons: Annotated[float, typer.Option(help="Photons in a lit pixel, at least.", min=0)] = 1.0,
+    sort: Annotated[
+        bool, typer.Option("--sort", help="Answer no image that shows nothing or several bodies.")
+    ] = False,
     subscribe: Annotated[
         bool,
         typer.Option(
@@ -70,9 +73,9 @@ def watch(
 ) -> None:
     """Reconstruct images while they are measured, a row for each.
 
-    Every image with enough light is answered by the network at once. Fits get the time that is left: those
-    with the largest predicted error first. Rows are stored every second; a kill loses none of them, and the
-    same command goes on with the next image. Ctrl-C ends it.
+    Every image with enough light is answered by the network at once, with --sort after a classifier. Fits get
+    the time that is left: those with the largest predicted error first. Rows are stored every second; a kill
+    loses none of them, and the same command goes on with the next image. Ctrl-C ends it.
 
     Images are read as by reconstruct, whose options mean the same; the first ones decide what is not stated.
     """
@@ -99,7 +102,7 @@ def watch(
         opened.callback(images.close)
         session = Watch(
             images, out, chosen, LitPixels(lit_pixels, lit_photons), workers, identity,
-            auto_physics=is_auto(context), model=model, seed=machine.seed, device=machine.device,
+            auto_physics=is_auto(context), sort=sort, model=model, seed=machine.seed, device=machine.device,
         )  # fmt: skip
         if page is not None:
             say(f"page: {opened.enter_context(LivePage(page, session.state.numbers)).address}")

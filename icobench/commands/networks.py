@@ -146,7 +146,7 @@ def evaluate(
     from icobench.runs.evaluation import speed
     from icobench.runs.pool import chosen_device
     from icobench.sets.patterns import generate_patterns
-    from icobench.sets.test_sets import find_test_set
+    from icobench.sets.test_sets import find_icosahedra
     from icobench.simulator.compiled import prepare_kernel
     from icobench.simulator.experiment import PHYSICS, Experiment
 
@@ -154,7 +154,7 @@ def evaluate(
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, not a folder")
     networks, experiment = load_network(model, where), Experiment()
-    test_sets = [find_test_set(name.strip()) for name in sets.split(",")]
+    test_sets = [find_icosahedra(name.strip()) for name in sets.split(",")]
     if files := [test_set.name for test_set in test_sets if test_set.path is not None]:
         raise InputError(f"{files[0]}: networks are judged on fresh images; icobench compare takes files")
     for test_set in test_sets:

@@ -36,7 +36,7 @@ METHOD_NAMES = (
     "network, paper-network, posterior, simplex, simplex-race, cma-es; dictionary, network or paper-network, "
     "+ simplex, lm or mle"
 )
-TEST_SET_NAMES = "paper, clean, counting, experiment, voxels, propagated, mcp, mcp-known, realistic"
+TEST_SET_NAMES = "paper, clean, counting, experiment, voxels, propagated, mcp, mcp-known, realistic, bodies"
 """For help, which must not load the registries; a test compares them."""
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]

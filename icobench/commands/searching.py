@@ -132,10 +132,10 @@ def tune_simplex_command(
     A setting's value does not depend on --workers, each of one thread; which settings are tried does.
     """
     from icobench.runs.search_tasks import SimplexTask
-    from icobench.sets.test_sets import find_test_set
+    from icobench.sets.test_sets import find_icosahedra
     from icobench.simulator.experiment import Experiment
 
-    name, seed = find_test_set(test_set).name, Machine.of(context).seed
+    name, seed = find_icosahedra(test_set).name, Machine.of(context).seed
     _tune(context, SimplexTask(images, name, budget, seed, Experiment()), trials)
 
 

@@ -92,7 +92,7 @@ def sweep(
     from icobench.runs.sweep_points import AXES, SweepSettings
     from icobench.runs.training_set import read_training_set
     from icobench.sets.patterns import PatternSource
-    from icobench.sets.test_sets import find_test_set
+    from icobench.sets.test_sets import find_icosahedra
 
     machine, sharing = Machine.of(context), Sharing.of(context)
     if axis not in AXES:
@@ -106,11 +106,13 @@ def sweep(
         raise InputError(
             f"the axis dictionary measures dictionary+simplex, +lm or +mle, not {measured.name!r}"
         )
+    if measured.chooses_shape:
+        raise InputError(f"{measured.name}: sweeps are of icosahedra; icobench compare takes it")
     where = chosen_device(planning_device(sharing, machine.device))
     recipe = RECIPES[preset] if axis == "dataset" else None
     if recipe is not None and steps is not None:
         recipe = changed(recipe, steps=steps)
-    chosen = find_test_set(test_set or ("counting" if recipe is None else TEST_SETS[recipe.images]))
+    chosen = find_icosahedra(test_set or ("counting" if recipe is None else TEST_SETS[recipe.images]))
     if chosen.path is not None:
         raise InputError(f"{chosen.path}: a sweep needs a test set that is simulated")
     if axis == "photons":

@@ -4,19 +4,20 @@ Where the beam has moved by a fraction of a pixel, images are shifted by local i
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from icobench.devices import joined
 from icobench.fitting.nuisance import NUISANCES, Nuisance
 from icobench.geometry.shapes import shape_of
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
-__all__ = ["FURTHER_COST", "JACOBIAN_COST", "CountingSimulator", "inner_pixels", "joined", "shifted"]
+__all__ = ["FURTHER_COST", "JACOBIAN_COST", "CountingSimulator", "inner_pixels", "shifted"]
 
 FURTHER_COST = 1
 """Charged for every further derivative."""
@@ -39,11 +40,6 @@ TAPS = 10
 
 MARGIN = TAPS // 2 + NUISANCES["centre"]["centre_x"][1]
 """Pixels nearer than this to the edge of the grid or of the half space may depend on what lies beyond it."""
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """One after the other; a single one without a copy."""
-    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
 
 
 def _weights(offset: Tensor, pixels: int) -> Tensor:

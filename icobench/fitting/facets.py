@@ -9,7 +9,8 @@ integral over the deviations is known (Laplace; MacKay, Neural Comput. 4, 415, 1
 by one for as long as it grows.
 
 Moving a body does not change the intensity, so that the distances are those for the origin that needs the
-smallest deviations. Derivatives by distances and directions are central differences of simulated bodies.
+smallest deviations. Derivatives by distances are exact (:mod:`~icobench.simulator.facet_slopes`), those by
+directions central differences of simulated bodies.
 """
 
 import math
@@ -39,8 +40,9 @@ STAGES = (0.25, 0.4, 0.65, 1.0)
 STEP_NM, STEP_RAD = 0.1, 0.002
 """To either side of a difference."""
 
-EVALUATIONS = 4
-"""Charged for the derivatives by rotation, beside two images for every difference."""
+EVALUATIONS = 16
+"""Charged for the derivatives by rotation, 4, and by all distances (measured: 6 to 14), beside two images for
+every tilt."""
 
 VISIBLE = 10.0
 """Change of the deviance, summed over pixels, from which a facet that is taken away is noticed."""
@@ -69,7 +71,7 @@ class FreeBody:
 
     Attributes:
         body: its half-spaces that carry facets, circumradius 1.
-        radius_nm, radius_std_nm: the circumradius.
+        radius_nm, radius_std_nm: the circumradius, and its standard deviation while all facets are free.
         quaternion: (4,) orientation.
         orientation_std_deg: root mean square angle.
         normals: (F, 3) directions of all facets of the regular body.
@@ -131,16 +133,21 @@ def free_body(name: str, normals: np.ndarray, distance_nm: np.ndarray) -> tuple[
         >>> len(body.normals), round(radius, 1)
         (6, 127.3)
     """
+    carries = _carries(name, normals, distance_nm)
+    identity = np.array([[1.0, 0.0, 0.0, 0.0]])
+    body = ConvexBody.from_halfspaces(name, normals[carries], distance_nm[carries], identity)
+    return body, float(distance_nm[carries][0] / body.offsets[0])
+
+
+def _carries(name: str, normals: np.ndarray, distance_nm: np.ndarray) -> np.ndarray:
+    """(F,) which planes carry a facet; errors and arguments of :func:`free_body`."""
     if not (distance_nm > 0).all():
         raise ValueError(f"{name}: the origin must lie inside every half-space")
     with np.errstate(divide="ignore", invalid="ignore"):
         corners = HalfspaceIntersection(np.c_[normals, -distance_nm], np.zeros(3)).intersections
     if not np.isfinite(corners).all():
         raise ValueError(f"{name}: the half-spaces do not bound a body")
-    carries = (np.abs(normals @ corners.T - distance_nm[:, None]) < 1e-7 * distance_nm.max()).sum(1) >= 3
-    identity = np.array([[1.0, 0.0, 0.0, 0.0]])
-    body = ConvexBody.from_halfspaces(name, normals[carries], distance_nm[carries], identity)
-    return body, float(distance_nm[carries][0] / body.offsets[0])
+    return (np.abs(normals @ corners.T - distance_nm[:, None]) < 1e-7 * distance_nm.max()).sum(1) >= 3
 
 
 @dataclass
@@ -199,15 +206,23 @@ class _Fit:
         turn = torch.as_tensor(step[:3], dtype=torch.float64)
         return _State(state.size + step[3], deviation, tilt, turned(state.quaternion[None], turn[None])[0])
 
-    def unit_steps(self, free: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-        """Steps along the size, the free deviations and the free tilts, one at a time, and their lengths."""
-        count = int(free.sum())
-        size = 4 + count * (3 if self.options.directions else 1)
-        for place in range(3, size):
-            length = STEP_NM if place < 4 + count else STEP_RAD
-            step = np.zeros(size)
-            step[place] = length
-            yield step, length
+    def by_distances(self, simulator: Simulator, radius: float, state: _State) -> Tensor:
+        """Derivatives (F, H, W) of the intensity by the distances of all planes."""
+        slopes = simulator.facet_slopes(torch.tensor([radius]), state.quaternion[None])[0]
+        carries = torch.as_tensor(_carries(self.regular.name, *self.planes(state)), device=slopes.device)
+        every = slopes.new_zeros(len(carries), *slopes.shape[1:])
+        every[carries] = slopes
+        return every
+
+    def by_tilts(self, state: _State, free: np.ndarray) -> Iterator[Tensor]:
+        """Derivatives (1, H, W) of the intensity by the free tilts, one at a time: central differences."""
+        for facet in np.flatnonzero(free) if self.options.directions else ():
+            for axis in (0, 1):
+                tilts = [state.tilt.copy(), state.tilt.copy()]
+                for tilt, sign in zip(tilts, (1.0, -1.0), strict=True):
+                    tilt[facet, axis] += sign * STEP_RAD
+                ahead, behind = (self.intensity(replace(state, tilt=tilt)) for tilt in tilts)
+                yield (ahead - behind) / (2 * STEP_RAD)
 
     def normal_equations(
         self, objective: Objective, state: _State, free: np.ndarray
@@ -216,11 +231,10 @@ class _Fit:
         simulator, radius = self.simulator(state)
         objective.simulator.charge(self.index.cpu(), EVALUATIONS)
         intensity, slopes = simulator.intensity_jacobian(torch.tensor([radius]), state.quaternion[None])
-        columns = [slopes[0, :3]]
-        for step, length in self.unit_steps(free):
-            ahead, behind = (self.intensity(self.moved(state, sign * step, free)) for sign in (1.0, -1.0))
-            columns.append((ahead - behind) / (2 * length))
-        columns.append(intensity)
+        by_distances = self.by_distances(simulator, radius, state)
+        by_size = torch.einsum("f,fhw->hw", by_distances.new_tensor(self.regular.offsets), by_distances)
+        columns = [slopes[0, :3], by_size[None], by_distances[torch.as_tensor(free)]]
+        columns += [*self.by_tilts(state, free), intensity]
         residuals, weight = objective.residuals(self.index, intensity)
         table = (torch.cat(columns) * weight).flatten(1).double()
         return (table @ table.T).cpu().numpy(), (table @ residuals.flatten().double()).cpu().numpy()
@@ -376,11 +390,11 @@ def fit_facets(
         for facet in range(count)
     ]
     free, evidence = _chosen(hessian, hessian @ here - slope, variance, rows_of)
-    spread = _spread(fit, matrix, fit.prior(state, every)[0])
+    covariance = _distance_covariance(fit, matrix, fit.prior(state, every)[0])
     state.deviation[~free], state.tilt[~free] = 0.0, 0.0
     state = fit.optimise(objective, state, free)
     progress(0.9)
-    return _result(fit, state, free, evidence, spread, before)
+    return _result(fit, state, free, evidence, covariance, before)
 
 
 def _covariance(whole: np.ndarray) -> np.ndarray:
@@ -389,20 +403,27 @@ def _covariance(whole: np.ndarray) -> np.ndarray:
     return np.linalg.pinv(whole / size / size[:, None], hermitian=True) / size / size[:, None]
 
 
-def _spread(fit: _Fit, matrix: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """Standard deviations (F,) of the distances while all facets are free: the choice of those that stay
-    free must not make them smaller. Shifts of the whole body, which the image cannot show, are left out."""
+def _distance_covariance(fit: _Fit, matrix: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Covariance (F, F) of the distances while all facets are free: the choice of those that stay
+    free must not make it smaller. Shifts of the whole body, which the image cannot show, are left out."""
     covariance = _covariance(matrix + np.diag(precision))
     normals, count = fit.regular.normals, len(fit.regular.normals)
     carry = np.zeros((count, len(matrix)))
     carry[:, 3] = fit.regular.offsets
     carry[:, 4 : 4 + count] = np.eye(count)
     carry -= normals @ np.linalg.pinv(normals) @ carry
-    return np.sqrt(np.maximum(np.einsum("fi,ij,fj->f", carry, covariance, carry), 0))
+    return carry @ covariance @ carry.T
+
+
+def _radius_slopes(name: str, normals: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Derivatives (F,) of the circumradius by the distances."""
+    steps = STEP_NM * np.eye(len(distance))
+    ends = [[free_body(name, normals, distance + sign * step)[1] for sign in (1, -1)] for step in steps]
+    return np.diff(np.array(ends))[:, 0] / (-2 * STEP_NM)
 
 
 def _result(
-    fit: _Fit, state: _State, free: np.ndarray, evidence: float, spread: np.ndarray, before: int
+    fit: _Fit, state: _State, free: np.ndarray, evidence: float, distances: np.ndarray, before: int
 ) -> FreeBody:
     objective, regular = fit.objective, fit.regular
     normals, distance = fit.planes(state)
@@ -424,8 +445,10 @@ def _result(
             removal[facet] = math.inf
     fitted = torch.tensor([value], dtype=torch.float64)
     poor = objective.misfit_of(fit.index, fit.intensity(state), fitted, len(matrix)).poor
+    slopes = _radius_slopes(regular.name, normals, distance)
     return FreeBody(
-        body, radius, float(np.sqrt(covariance[3, 3])) * radius / state.size, state.quaternion,
-        math.degrees(np.sqrt(np.trace(covariance[:3, :3]))), normals, distance, spread, free, removal, value,
-        bool(poor[0]), evidence, int(objective.simulator.evaluations[fit.image]) - before,
+        body, radius, float(np.sqrt(max(slopes @ distances @ slopes, 0))), state.quaternion,
+        math.degrees(np.sqrt(np.trace(covariance[:3, :3]))), normals, distance,
+        np.sqrt(np.maximum(distances.diagonal(), 0)), free, removal, value, bool(poor[0]), evidence,
+        int(objective.simulator.evaluations[fit.image]) - before,
     )  # fmt: skip

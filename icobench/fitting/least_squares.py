@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from icobench.answer import OUTSIDE, POOR, RADII_NM, Answer, Progress, Trace
-from icobench.fitting.counter import CountingSimulator, joined
+from icobench.devices import joined
+from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objective import held_at_once, pieces
 from icobench.fitting.objectives import Objective

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from icobench.fitting.counter import CountingSimulator, joined
+from icobench.devices import joined
+from icobench.fitting.counter import CountingSimulator
 from icobench.fitting.nuisance import DECADES, Nuisance
 from icobench.simulator.experiment import Experiment
 

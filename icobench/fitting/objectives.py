@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.stats import poisson
+from scipy.special import gammaln, xlogy
 from torch import Tensor
 
 from icobench.fitting.counter import CountingSimulator, inner_pixels
@@ -52,17 +52,21 @@ TABLE_FROM, TABLE_STEP, TABLE_LENGTH = -4.0, 0.05, 141
 
 
 @lru_cache(maxsize=8)
-def _deviance_table(device: torch.device) -> Tensor:
-    """Mean and variance (2, :data:`TABLE_LENGTH`) of the unit deviance 2 [n log(n / m) - n + m]."""
+@torch.inference_mode(False)
+def _deviance_table(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Moments of the unit deviance 2 [n log(n / m) - n + m], and their steps to the next mean.
+
+    (2, 2, :data:`TABLE_LENGTH` - 1): of mean and variance, values and steps.
+    """
     expected, variance = [], []
     for mean in 10 ** (TABLE_FROM + TABLE_STEP * np.arange(TABLE_LENGTH)):
         n = np.arange(int(mean + 12 * np.sqrt(mean) + 20))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            unit = 2 * (np.where(n > 0, n * np.log(n / mean), 0.0) - n + mean)
-        share = poisson.pmf(n, mean)
+        unit = 2 * (xlogy(n, n / mean) - n + mean)
+        share = np.exp(xlogy(n, mean) - mean - gammaln(n + 1))
         expected.append(float((share * unit).sum()))
         variance.append(float((share * unit**2).sum()) - expected[-1] ** 2)
-    return torch.tensor([expected, variance], dtype=torch.float64).to(device)
+    moments = np.array([expected, variance])
+    return torch.as_tensor(np.stack((moments[:, :-1], np.diff(moments)), 1)).to(device, dtype)
 
 
 def deviance_moments(mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,14 +74,17 @@ def deviance_moments(mean: Tensor) -> tuple[Tensor, Tensor]:
 
     1 and 2 for bright pixels (chi square with one degree of freedom), 2 m log(1 / m) and less for faint ones.
     """
-    place = (mean.double().clamp_min(1e-12).log10() - TABLE_FROM) / TABLE_STEP
-    faint = 10 ** (TABLE_STEP * place.clamp_max(0))
-    low = place.nan_to_num().clamp(0, TABLE_LENGTH - 2).long()
-    share = (place - low).clamp(0, 1)
+    means = mean.flatten()
+    place = (means.clamp_min(1e-12).log10() - TABLE_FROM) / TABLE_STEP
+    low = place.nan_to_num().clamp(0, TABLE_LENGTH - 2).int()
+    share = (place - low).clamp_(0, 1)
+    # Below the table both are proportional to the mean.
+    faint = (means * 10**-TABLE_FROM).clamp(0, 1)
     first, second = (
-        torch.lerp(table[low], table[low + 1], share) * faint for table in _deviance_table(mean.device)
+        torch.addcmul(values.index_select(0, low), steps.index_select(0, low), share).mul_(faint)
+        for values, steps in _deviance_table(mean.device, mean.dtype)
     )
-    return first, second
+    return first.view_as(mean), second.view_as(mean)
 
 
 class PoissonDeviance(Objective):
@@ -120,7 +127,7 @@ class PoissonDeviance(Objective):
         for every fitted parameter."""
         moments = deviance_moments(self._expected(image, intensity)[0])
         mask = self.mask[image]
-        expected, variance = ((moment * mask).sum((-2, -1)) for moment in moments)
+        expected, variance = ((moment * mask).sum((-2, -1)).double() for moment in moments)
         expected = (expected - parameters).clamp_min(1)
         deviance = value * self.usable[image]
         ratio, excess = deviance / expected, deviance - expected

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import genpareto
 from torch import Tensor
 
 from icobench.answer import RADII_NM, Answer, Hypotheses
@@ -231,6 +230,8 @@ def _modes(objective: Objective, starts: Hypotheses, body: ConvexBody) -> PoseMi
 
 def _tail(weight: Tensor) -> float:
     """Pareto k of normalised weights (S,)."""
+    from scipy.stats import genpareto
+
     values = np.sort(weight.numpy())
     largest = min(len(values) // 5, math.ceil(3 * math.sqrt(len(values))))
     excess = values[-largest:] - values[-largest - 1]

@@ -1,5 +1,6 @@
 """Convex polyhedra given by their half-spaces and their rotation group."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -104,6 +105,11 @@ class ConvexBody:
     def volume(self) -> float:
         """Volume for circumradius 1."""
         return float(ConvexHull(self.vertices).volume)
+
+    @property
+    def equivalent_radius(self) -> float:
+        """Radius of the sphere that has the body's volume, for circumradius 1."""
+        return 1.0 if self.round else (3 * self.volume / (4 * math.pi)) ** (1 / 3)
 
     @property
     def inradius(self) -> float:

@@ -151,7 +151,9 @@ class Shape:
         return _made(self.name, float(value))
 
     def at(self, share: float) -> ConvexBody:
-        """The body of a family at this share of its range, 0 to 1."""
+        """The body of a family at this share of its range, 0 to 1; a body that is alone at any."""
+        if not self.parameter:
+            return self.body()
         return self.body(self.low + (self.high - self.low) * min(max(share, 0.0), 1.0))
 
 

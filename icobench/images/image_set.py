@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class ImageSet:
         readout: (N, H, W) float32 variance of the read-out noise in photons squared; None where there is
             none. Counts with it may be negative.
         gain: (N,) float64, stored units per photon, by which counts were divided; None where they were not.
+        bodies: N names of the true bodies, as :func:`~icobench.geometry.shapes.shape` takes them; None where
+            all are icosahedra.
 
     Example:
         >>> images = ImageSet(torch.ones(3, 64, 64), torch.ones(3, 64, 64, dtype=torch.bool), "counts")
@@ -53,6 +56,7 @@ class ImageSet:
     refractive_index: Tensor | None = None
     readout: Tensor | None = None
     gain: Tensor | None = None
+    bodies: list[str] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.images)
@@ -76,7 +80,11 @@ class ImageSet:
     def subset(self, index: Tensor) -> "ImageSet":
         """The images with the given indices (M,), or where a mask (N,) is True."""
         where = index.to(self.images.device)
-        further = {name: values[index] for name in FURTHER if (values := getattr(self, name)) is not None}
+        further: dict[str, Any] = {
+            name: values[index] for name in FURTHER if (values := getattr(self, name)) is not None
+        }
+        if self.bodies is not None:
+            further["bodies"] = [self.bodies[place] for place in torch.arange(len(self))[index].tolist()]
         return replace(
             self, images=self.images[where], mask=self.mask[where], radius_nm=self.radius_nm[index],
             quaternion=self.quaternion[index], numbers=self.numbers[index], **further,
@@ -87,6 +95,8 @@ class ImageSet:
         """One set from its consecutive parts; kind and experiment are those of the first part."""
         names = ["images", "mask", "radius_nm", "quaternion", "numbers"]
         names += [name for name in FURTHER if getattr(parts[0], name) is not None]
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        if parts[0].bodies is not None:
+            joined["bodies"] = [name for part in parts for name in part.bodies or ()]
         problems = {number: reason for part in parts for number, reason in part.problems.items()}
-        return replace(parts[0], **joined, problems=problems)  # type: ignore[arg-type]
+        return replace(parts[0], **joined, problems=problems)

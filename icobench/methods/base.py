@@ -98,6 +98,7 @@ class Method:
             default ones or the user's.
         needs_dictionary: whether it may ask the dictionary of stored patterns.
         fits_nuisance: whether it can fit nuisance parameters along.
+        chooses_shape: whether it finds out which body it is, so that its answers have a ``shape``.
         version: raise it when the code gives other results: stored ones are then made anew.
         search: what finding the options has cost (seconds, simulations), None if nobody searched.
         physics: of :data:`~icobench.simulator.experiment.PHYSICS`, whatever the problem's; empty for the
@@ -117,6 +118,7 @@ class Method:
     weights: str = ""
     needs_dictionary: bool = False
     fits_nuisance: bool = False
+    chooses_shape: bool = False
     version: int = 1
     search: dict[str, Any] | None = None
     physics: str = ""
@@ -158,6 +160,7 @@ class Method:
         return {
             **self.settings, "summary": self.summary, "needs_network": self.needs_network,
             "needs_dictionary": self.needs_dictionary, "search": self.search,
+            **({"chooses_shape": True} if self.chooses_shape else {}),
         }  # fmt: skip
 
     @property
@@ -202,8 +205,10 @@ class Method:
         watch = Stopwatch(problem.simulator.device)
         answer = self.function(problem, self.options, progress)
         unsimulated = not answer.evaluations.any()
-        # Log images may be distorted in ways that networks have learned and no simulation shows.
-        if problem.simulator.method == "propagated" or (unsimulated and problem.images.kind != "log"):
+        waves = problem.simulator.method == "propagated"
+        # Log images may be distorted in ways that networks have learned and no simulation shows. A chosen
+        # shape has been fitted and judged to the end, and the simulator here is of another body.
+        if not self.chooses_shape and (waves or (unsimulated and problem.images.kind != "log")):
             objective = objective_for(problem.images, problem.simulator, problem.nuisance)
             if not unsimulated:
                 answer = fit_propagated(objective, answer, guesses=self.needs_network)

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -17,6 +17,7 @@ from icobench.methods.cma_es import CMA_ES
 from icobench.methods.hybrids import HYBRIDS
 from icobench.methods.network import NETWORK, PAPER_NETWORK
 from icobench.methods.posterior import POSTERIOR
+from icobench.methods.shapes import AUTO, FREE, freed, raced
 from icobench.methods.simplex import SIMPLEX, SIMPLEX_RACE
 from icobench.sets.test_sets import TEST_SETS, TestSet, available_test_sets, find_test_set
 
@@ -24,6 +25,15 @@ __all__ = ["ENTRY_POINTS", "METHODS", "Catalogue", "available_methods", "find_me
 
 PROPAGATED = "-propagated"
 """At the end of a method's name: with refraction and multiple scattering, whatever the problem's physics."""
+
+
+def _propagated(method: Method) -> Method:
+    summary = f"{method.summary}; propagated waves"
+    return replace(method, name=method.name + PROPAGATED, summary=summary, physics="propagated")
+
+
+ENDINGS: Mapping[str, Callable[[Method], Method]] = {PROPAGATED: _propagated, AUTO: raced, FREE: freed}
+"""Endings of names, and what becomes of the method of the first name."""
 
 ENTRY_POINTS = "icobench.methods"
 """Group of entry points by which other packages offer a :class:`Method`."""
@@ -141,18 +151,17 @@ class Catalogue:
         """
         return self._recorded(self._named(name))
 
-    def _named(self, name: str) -> Method:
-        """The method with this name and its own options."""
+    def _named(self, name: str, asked: str = "") -> Method:
+        """The method with this name and its own options; ``asked`` is the name with all its endings."""
         methods = dict(METHODS) | self._extra_methods()
         if name not in methods:
             methods = self._all_methods()
         if name in methods:
             return methods[name]
-        first = name.removesuffix(PROPAGATED)
-        if first != name and first in methods:
-            summary = f"{methods[first].summary}; propagated waves"
-            return replace(methods[first], name=name, summary=summary, physics="propagated")
-        raise InputError(f"unknown method {name!r}; choose from {', '.join(methods)}")
+        for ending, change in ENDINGS.items():
+            if name.endswith(ending):
+                return change(self._named(name.removesuffix(ending), asked or name))
+        raise InputError(f"unknown method {asked or name!r}; choose from {', '.join(methods)}")
 
     def _extra_test_sets(self) -> dict[str, TestSet]:
         given = {test_set.name: test_set for test_set in self.test_sets}

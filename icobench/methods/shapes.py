@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,17 +29,28 @@ from icobench.answer import (
 )
 from icobench.errors import InputError
 from icobench.fitting.dictionary import DictionaryOptions, dictionary_for
+from icobench.fitting.facets import FacetOptions, fit_facets
 from icobench.fitting.least_squares import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.nuisance import Nuisance
 from icobench.fitting.objectives import objective_for
 from icobench.geometry.convex import ConvexBody, icosahedron
 from icobench.geometry.shapes import SHAPES, Shape, shape_of
 from icobench.methods.base import Method, Problem
+from icobench.simulator.simulator import Simulator
 from icobench.stopwatch import Stopwatch
 
-__all__ = ["EQUIVALENT", "ChosenShape", "Fit", "chosen_shape", "fit_shapes", "with_shape_columns"]
+__all__ = [
+    "AUTO", "EQUIVALENT", "FREE", "ChosenShape", "Fit", "chosen_shape", "fit_shapes", "free_facets", "freed",
+    "race_dictionaries", "raced", "with_shape_columns",
+]  # fmt: skip
 
 Fit = Callable[[Problem, Progress], Answer]
+
+AUTO = "-auto"
+"""At the end of a method's name: the race of all bodies, which the method of the first name ends."""
+
+FREE = "-facets"
+"""Likewise: free facets at the end."""
 
 EQUIVALENT = "volume_equivalent_radius_nm"
 """Column: the radius of the sphere that has the body's volume."""
@@ -129,17 +141,11 @@ class _Race:
     def stored(self, progress: Progress) -> _Entrants:
         """The nearest stored patterns of all bodies."""
         images, parts = self.problem.images, []
-        bodies = [
-            (place, share, shape.at(share) if shape.parameter else shape.body())
-            for place, shape in enumerate(self.shapes)
-            for share in (GRID if shape.parameter else (0.0,))
-        ]
+        bodies = _stored_bodies(self.shapes, self.size)
         device = self.straight.device
         mask = images.mask.to(device) & self.straight.valid
         pixels = torch.where(mask, images.images.to(device, torch.float32), 0.0)
-        for number, (place, share, body) in enumerate(bodies):
-            density = len(icosahedron().group) / len(body.group) if not body.round else 1.0
-            size = round(self.size * density * (FAMILY_SHARE if self.shapes[place].parameter else 1.0))
+        for number, (place, share, body, size) in enumerate(bodies):
             dictionary = dictionary_for(self.straight.with_body(body), DictionaryOptions(size))
             near = dictionary.match(pixels, mask, images.kind, self.straight.experiment, PER_BODY, body)
             if len(bodies) > FEW_BODIES:
@@ -163,7 +169,7 @@ class _Race:
             rows = (keys == key).all(1).nonzero()[:, 0]
             some, shape = entrants.take(rows), self.shapes[int(key[0])]
             fitted = free and bool(shape.parameter)
-            body = shape.at(float(key[1])) if shape.parameter and not free else shape.body()
+            body = shape.body() if free else shape.at(float(key[1]))
             names = (*self.problem.nuisance, "shape") if fitted else self.problem.nuisance
             objective = objective_for(self.problem.images, self.straight.with_body(body), names)
             nuisance = Nuisance.start(names, len(rows), self.straight.experiment).with_share(some.share)
@@ -213,6 +219,11 @@ class ChosenShape:
         Raises:
             InputError: they cannot.
         """
+        if method.chooses_shape or getattr(method.function, "func", None) is _freed:
+            first = method.name.removesuffix(FREE).removesuffix(AUTO)
+            raise InputError(
+                f"{method.name} is for comparisons; here {first} has the options --shape auto and --facets"
+            )
         if "shape" in nuisance:
             raise InputError("the parameter of a shape is fitted along by its name alone: --shape NAME")
         if self.plain:
@@ -294,6 +305,106 @@ def fit_shapes(
     for name, spent in zip(("seconds", "core_seconds"), watch.read(), strict=True):
         setattr(answer, name, torch.full((images,), spent / max(1, images), dtype=torch.float64))
     return answer
+
+
+def raced(method: Method) -> Method:
+    """The method that finds out which body of the catalogue an image shows, and fits it by this one.
+
+    Raises:
+        InputError: a method that cannot do that.
+
+    Example:
+        >>> from icobench.methods.shapes import raced
+        >>> raced(icobench.methods()["dictionary+lm"]).name
+        'dictionary+lm-auto'
+    """
+    _check(method, tuple(SHAPES.values()))
+    if method.physics:
+        first = method.name.removesuffix("-propagated")
+        raise InputError(f"write {first}{AUTO}-propagated: the race is by straight rays")
+    return replace(
+        method, name=method.name + AUTO, summary=f"the race of all bodies, then {method.summary}",
+        function=partial(_race, method), chooses_shape=True,
+    )  # fmt: skip
+
+
+def _race(method: Method, problem: Problem, options: Any, progress: Progress) -> Answer:
+    return fit_shapes(replace(method, options=options), tuple(SHAPES.values()), problem, progress)
+
+
+def freed(method: Method) -> Method:
+    """The method whose answers have facets at distances of their own, see :mod:`~icobench.fitting.facets`.
+
+    Raises:
+        InputError: a method that fits propagated waves.
+    """
+    if method.physics:
+        raise InputError(f"{method.name}{FREE}: free facets are fitted by straight rays")
+    return replace(
+        method, name=method.name + FREE, summary=f"{method.summary}; then free facets",
+        function=partial(_freed, method),
+    )  # fmt: skip
+
+
+def _freed(method: Method, problem: Problem, options: Any, progress: Progress) -> Answer:
+    if problem.simulator.method == "propagated":
+        raise InputError("free facets are fitted by straight rays")
+    answer = replace(method, options=options).run(problem, lambda share: progress(share / 2))
+    free_facets(answer, problem, FacetOptions(), lambda share: progress((1 + share) / 2))
+    return answer
+
+
+def free_facets(
+    answer: Answer, problem: Problem, options: FacetOptions, progress: Progress = lambda share: None
+) -> None:
+    """Fit the facets of all images' bodies, and take what was found for the answer; spheres have none."""
+    objective, watch = objective_for(problem.images, problem.simulator), Stopwatch(problem.simulator.device)
+    columns = {
+        name: torch.zeros(len(answer), dtype=torch.float64) for name in ("free_facets", "log_evidence")
+    }
+    for row in range(len(answer)):
+        regular = problem.simulator.body
+        if answer.shape:
+            entry = SHAPES[answer.shape[row]]
+            value = answer.nuisance[entry.parameter][row] if entry.parameter else None
+            regular = entry.body(None if value is None else float(value))
+        if regular.round or not torch.isfinite(answer.radius_nm[row]):
+            continue
+        fit = fit_facets(
+            objective, row, regular, float(answer.radius_nm[row]), answer.quaternion[row], options
+        )
+        answer.bodies[int(answer.index[row])] = fit
+        answer.radius_nm[row], answer.radius_std_nm[row] = fit.radius_nm, fit.radius_std_nm
+        answer.quaternion[row], answer.orientation_std_deg[row] = fit.quaternion, fit.orientation_std_deg
+        answer.objective[row] = fit.value
+        answer.evaluations[row] += fit.evaluations
+        answer.status[row] = POOR if fit.poor else OK
+        columns["free_facets"][row], columns["log_evidence"][row] = int(fit.free.sum()), fit.evidence
+        progress((row + 1) / len(answer))
+    answer.nuisance |= columns
+    for name, spent in zip(("seconds", "core_seconds"), watch.read(), strict=True):
+        getattr(answer, name).add_(spent / max(1, len(answer)))
+
+
+def race_dictionaries(simulator: Simulator, method: Method) -> dict[str, Any]:
+    """Make the dictionaries of a race that are not there yet; the cost of all of them, as on a card."""
+    total: dict[str, Any] = {"simulations": 0, "seconds": 0.0, "core_seconds": 0.0}
+    for _, _, body, size in _stored_bodies(tuple(SHAPES.values()), method.options.dictionary):
+        card = dictionary_for(simulator.with_body(body), DictionaryOptions(size)).card
+        total = {name: value + card[name] for name, value in total.items()}
+    return total | {"device": str(simulator.device)}
+
+
+def _stored_bodies(shapes: Sequence[Shape], size: int) -> list[tuple[int, float, ConvexBody, int]]:
+    """The bodies with stored patterns: place of the shape, share of its range, body, number of patterns."""
+    bodies = []
+    for place, shape in enumerate(shapes):
+        for share in GRID if shape.parameter else (0.0,):
+            body = shape.at(share)
+            density = len(icosahedron().group) / len(body.group) if not body.round else 1.0
+            patterns = round(size * density * (FAMILY_SHARE if shape.parameter else 1.0))
+            bodies.append((place, share, body, patterns))
+    return bodies
 
 
 def _check(method: Method, shapes: Sequence[Shape]) -> None:
@@ -395,11 +506,8 @@ def with_shape_columns(answer: Answer, shape: Shape, value: float | None = None)
         answer.status = [
             OUTSIDE if end and word in GOOD else word for end, word in zip(ended, answer.status, strict=True)
         ]
-    size = torch.tensor(
-        [(3 * body.volume / (4 * math.pi)) ** (1 / 3) for body in bodies], dtype=torch.float64
-    )
+    size = torch.tensor([body.equivalent_radius for body in bodies], dtype=torch.float64)
     if shape.body(value).round:
-        size = torch.ones_like(size)
         answer.orientation_std_deg = torch.full_like(size, torch.nan)
     elif shape.parameter and value is not None:
         answer.nuisance[shape.parameter] = torch.full((count,), value, dtype=torch.float64)

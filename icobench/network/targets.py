@@ -200,11 +200,15 @@ class Circles(Target):
         rates, radii, points = self._tables(output.device)
         radius = radii[(output @ points.T).argmax(1)]
         cosine, sine = output.chunk(2, 1)
+        # Of the product with the curve's point: its derivative, and the second one's negative.
+        by_rate, by_square = (
+            torch.cat((sine, -cosine), 1) * rates.repeat(2),
+            output * rates.square().repeat(2),
+        )
         for _ in range(NEWTON_STEPS):
             phase = radius.unsqueeze(1) * rates
-            cosines, sines = phase.cos(), phase.sin()
-            slope = ((sine * cosines - cosine * sines) * rates).sum(1)
-            curvature = ((cosine * cosines + sine * sines) * rates.square()).sum(1)
+            point = torch.cat((phase.cos(), phase.sin()), 1)
+            slope, curvature = (by_rate * point).sum(1), (by_square * point).sum(1)
             step = torch.where(curvature > 0, slope / curvature.clamp_min(1e-12), 0.0)
             radius = radius + step.clamp(-self.half_spacing, self.half_spacing)
         return torch.where(output.isfinite().all(1), radius, torch.nan).float()

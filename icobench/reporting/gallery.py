@@ -104,12 +104,12 @@ def _simulated(rows: "pd.DataFrame", answers: torch.Tensor, simulator: Simulator
     """Intensities of the rows of a table; of their shapes, where it has them."""
     if "shape" not in rows:
         return simulator.intensity(answers[:, 0], answers[:, 1:])
-    parts = []
-    for row, answer in zip(rows.to_dict("records"), answers, strict=True):
-        shape = SHAPES[row["shape"]]
-        body = shape.body(row[shape.parameter] if shape.parameter else None)
-        parts.append(simulator.with_body(body).intensity(answer[None, 0], answer[None, 1:]))
-    return torch.cat(parts)
+    shapes = [SHAPES[name] for name in rows["shape"]]
+    bodies = [
+        shape.body(row[shape.parameter] if shape.parameter else None)
+        for shape, row in zip(shapes, rows.to_dict("records"), strict=True)
+    ]
+    return simulator.intensity_of(bodies, answers[:, 0], answers[:, 1:])
 
 
 def write_preview(path: Path, source: "ImageSource", table: "pd.DataFrame", simulator: Simulator) -> None:

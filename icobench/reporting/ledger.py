@@ -77,8 +77,9 @@ class _Cost(NamedTuple):
     timed: bool = True
 
 
-def _dictionary_cost(run: dict[str, Any]) -> _Cost:
-    card, machine = (run.get(name) or {} for name in ("dictionary", "machine"))
+def _dictionary_cost(run: dict[str, Any], own: dict[str, Any] | None = None) -> _Cost:
+    """Of the run's dictionary, or of those that a method has of its own."""
+    card, machine = own or run.get("dictionary") or {}, run.get("machine") or {}
     # Older cards have the time on the clock.
     seconds = card.get("core_seconds", card.get("seconds", 0.0) * machine.get("threads", 1))
     return _Cost(seconds, card.get("simulations", 0), _on_gpu(card))
@@ -104,7 +105,7 @@ def account(method: str, results: "DataFrame", run: dict[str, Any], per_simulati
     for network in networks:
         costs += [_Cost(*stage) for stage in training_stages(network)]
     if card.get("needs_dictionary"):
-        costs.append(_dictionary_cost(run))
+        costs.append(_dictionary_cost(run, card.get("dictionary")))
     on_gpu, pace = _on_gpu(run), 0.0 if math.isnan(per_simulation) else per_simulation
     own = [cost for cost in costs if cost.gpu == on_gpu]
     other = (max(0.0, cost.seconds - cost.timed * cost.simulations * pace) for cost in own)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from icobench.answer import RADII_NM
+from icobench.answer import FAILED, RADII_NM
 from icobench.errors import InputError
 from icobench.geometry.convex import icosahedron
 from icobench.geometry.rotations import quaternion_to_matrix
@@ -116,12 +116,14 @@ class LiveState:
 
     def show(self, hits: ImageSet) -> None:
         """Keep the last hits as pictures, which are shown once their rows are stored."""
-        for place in range(max(0, len(hits) - 2), len(hits)):
-            image, mask = hits.images[place].cpu().numpy(), hits.mask[place].cpu().numpy() & self.valid
+        step = max(1, hits.images.shape[-1] // PICTURE_PIXELS)
+        valid = self.valid if isinstance(self.valid, bool) else self.valid[::step, ::step]
+        for place in range(max(0, len(hits) - PICTURES), len(hits)):
+            image = hits.images[place, ::step, ::step].cpu().numpy()
+            mask = hits.mask[place, ::step, ::step].cpu().numpy() & valid
             light = image if hits.kind == "log" else np.log1p(np.maximum(image, 0))
             light = light / max(float(light[mask].max(initial=0)), 1e-9)
-            step = max(1, len(light) // PICTURE_PIXELS)
-            shade = np.where(mask, (light * 254).clip(0, 254), UNUSABLE).astype(np.uint8)[::step, ::step]
+            shade = np.where(mask, (light * 254).clip(0, 254), UNUSABLE).astype(np.uint8)
             with self._lock:
                 self._pictures.append((int(hits.numbers[place]), shade))
 
@@ -136,7 +138,7 @@ class LiveState:
         with self._lock:
             self.frames += len(rows)
             self.hits += len(answered)
-            self.failed += int((~rows["status"].str.contains("no hit") & rows["radius_nm"].isna()).sum())
+            self.failed += int(rows["status"].str.startswith(FAILED).sum())
             self._radii += np.histogram(answered["radius_nm"], len(self._radii), (low, high))[0]
             np.add.at(self._map, (lines, columns), 1)
             self._latencies.extend(rows["latency_s"].tolist())

@@ -25,6 +25,7 @@ from icobench.reporting.ledger import (
 from icobench.reporting.page import data_uri, render, sentences, text, write_file
 from icobench.reporting.pictures import RESIDUAL_SIGMAS, colours_of_scales
 from icobench.reporting.run_folder import RunFolder, read_runs
+from icobench.reporting.shapes import body_text, confusion_table, geometry_table, shape_table
 from icobench.reporting.tables import (
     HEADERS,
     Headers,
@@ -58,9 +59,14 @@ def _worst(results: "DataFrame") -> Table:
         "true_radius_nm", "disorientation_deg", "orientation_std_deg", "bound_orientation_deg",
         "radius_error_nm", "evaluations",
     ]  # fmt: skip
+    shapes: list[str] = []
+    if "body" in results:  # instead of the columns of the truth's size and of the costs
+        shapes = ["body", "true_body"]
+        headers[2:3], headers[-2:-1] = [("body", ""), ("true body", "")], []
+        columns = columns[1:-1]
     order = {"ascending": False, "na_position": "first", "kind": "stable"}
     rows = [
-        [str(method), row["name"], *map(number, row[columns]), row["status"]]
+        [str(method), row["name"], *map(body_text, row[shapes]), *map(number, row[columns]), row["status"]]
         for method, answers in results.groupby("method", sort=False)
         for _, row in answers.sort_values("disorientation_deg", **order).head(WORST).iterrows()
     ]
@@ -70,10 +76,20 @@ def _worst(results: "DataFrame") -> Table:
 def _contents(name: str, run: RunFolder) -> dict[str, Any]:
     """What the template shows of a run; its figures, and how honest each method is, go beside the results."""
     results, curves = run.results, run.curves
+    shapes = {}
+    if run.has_shapes and run.truth_known:
+        by_method = {str(method): rows for method, rows in results.groupby("method", sort=False)}
+        shapes = {
+            "all": shape_table(results),
+            "by_method": {
+                method: (confusion_table(rows), geometry_table(rows)) for method, rows in by_method.items()
+            },
+        }
     summary, accounts = summary_table(results), accounts_of(results, run.run)
     contents = {
         "run": run,
         "examples": examples(run),
+        "shapes": shapes,
         "images": sentences("images", run=run, radii=results["true_radius_nm"]),
         "training": training_cost(run.network, summary),
         "ledger": ledger_table(accounts),

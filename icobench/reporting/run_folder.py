@@ -12,6 +12,7 @@ import torch
 
 from icobench.answer import BLOCK
 from icobench.errors import InputError
+from icobench.geometry.convex import icosahedron
 from icobench.images.image_set import ImageSet
 from icobench.reporting.gallery import as_intensities
 from icobench.sets.pattern_file import read_patterns
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder", "read_run", "read_runs"]
 
+ICOSAHEDRON = "icosahedron"
+
 RUNS_FILE = "campaign.json"
 """In a folder of several runs: their names, each of which is a folder inside."""
 
@@ -35,9 +38,11 @@ RESULT_COLUMNS = (
     "bound_orientation_deg", "status",
 )  # fmt: skip
 CURVE_COLUMNS = ("method", "image", "step", "evaluations", "disorientation_deg", "radius_error_nm")
+FACET_COLUMNS = ("method", "image", "normal_x", "normal_y", "normal_z", "distance_nm")
 LATER_COLUMNS = {
     "results.parquet": ("core_seconds", "radius_std_nm"),
     "curves.parquet": ("appendix_c_mean", "appendix_c_max"),
+    "facets.parquet": (),
 }
 """Columns that older runs lack, by file."""
 
@@ -57,6 +62,7 @@ class RunFolder:
         run: ``run.json``: command, created, versions, machine, settings and so on; of the first seed.
         kind: of the images, "counts", "log" or "intensity".
         count: number of test images, N. The images of several seeds are numbered one seed after the other.
+        facets: a row for each facet of the bodies with free ones; None where no method frees any.
         load: from n image numbers to their images as counts or intensities; log images become intensities
             relative to their maximum. Pixels outside the half space are masked.
     """
@@ -69,6 +75,7 @@ class RunFolder:
     kind: str
     count: int
     load: Callable[[Sequence[int]], ImageSet]
+    facets: "DataFrame | None" = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -78,6 +85,11 @@ class RunFolder:
     def truth_known(self) -> bool:
         """Whether the images' true radii and orientations are known, so that there are errors."""
         return bool(self.results["true_radius_nm"].notna().any())
+
+    @property
+    def has_shapes(self) -> bool:
+        """Whether the images or the answers have other bodies than icosahedra."""
+        return "body" in self.results
 
     @property
     def seeds(self) -> int:
@@ -173,6 +185,12 @@ def read_run(folder: Path | str) -> RunFolder:
         core_seconds=results["core_seconds"].fillna(core_seconds), run=folder.name, seed=run.get("seed"),
         name=results["image"].astype(str), block=results["image"] - results["image"] % BLOCK,
     )  # fmt: skip
+    if "body" in results:  # of the rows of some methods, where all images show icosahedra
+        unnamed = results["body"].isna()
+        results.loc[unnamed, "body"] = ICOSAHEDRON
+        results.loc[unnamed & results["true_radius_nm"].notna(), "true_body"] = ICOSAHEDRON
+        size_error = icosahedron().equivalent_radius * results["radius_error_nm"]
+        results["size_error_nm"] = results["size_error_nm"].where(~unnamed, size_error)
     path = folder / "test_set.h5"
     source = None if path.exists() else _pattern_source(run, experiment)
     if source is None:
@@ -194,7 +212,8 @@ def read_run(folder: Path | str) -> RunFolder:
         mask, shown_kind = loaded.mask & experiment.valid(), "intensity" if kind == "log" else kind
         return replace(loaded, images=as_intensities(loaded), mask=mask, kind=shown_kind)
 
-    return RunFolder(folder, results, curves, run, experiment, kind, count, load)
+    facets = _table(path, FACET_COLUMNS) if (path := folder / "facets.parquet").exists() else None
+    return RunFolder(folder, results, curves, run, experiment, kind, count, load, facets)
 
 
 def _pooled(folder: Path, runs: Sequence[RunFolder]) -> RunFolder:
@@ -222,10 +241,13 @@ def _pooled(folder: Path, runs: Sequence[RunFolder]) -> RunFolder:
         return ImageSet.join([runs[place].load([number - starts[place]]) for number, place in pairs])
 
     results, curves = joined("results", ["image", "block"]), joined("curves", ["image"])
+    facets = None if first.facets is None else joined("facets", ["image"])
     results["name"] += " of " + results["run"]
     commits = dict.fromkeys(str(run.run["commit"]) for run in runs if run.run.get("commit"))
     described = {**first.run, "commit": ", ".join(commits)}
-    return RunFolder(folder, results, curves, described, first.experiment, first.kind, starts[-1], load)
+    return RunFolder(
+        folder, results, curves, described, first.experiment, first.kind, starts[-1], load, facets
+    )
 
 
 def read_runs(folder: Path | str) -> dict[str, RunFolder]:

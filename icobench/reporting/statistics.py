@@ -15,6 +15,7 @@ import torch
 
 from icobench.answer import solved
 from icobench.geometry.orientation import disorientation
+from icobench.geometry.shapes import SHAPES
 from icobench.seeds import Purpose, random_generator
 
 if TYPE_CHECKING:
@@ -297,10 +298,15 @@ def differences(results: "DataFrame") -> "DataFrame":
 
     Returns:
         the same rows with ``angle_deg``, ``size_nm`` and ``agrees`` (within 1 degree and 1 nm); distances are
-        infinite for an image without an answer, NaN for images that no method has an objective for.
+        infinite for an image without an answer, NaN for images that no method has an objective for. Answers
+        that name different bodies are at an infinite angle.
     """
+    import pandas as pd
+
     judged = results[results["objective"].notna() & results[ANSWER].notna().all(axis=1)]
-    best = judged.loc[judged.groupby("image")["objective"].idxmin(), ["image", *ANSWER]]
+    named = results.get("body", pd.Series("icosahedron", results.index)).str.partition("=")[0]
+    results, judged = results.assign(shape=named), judged.assign(shape=named[judged.index])
+    best = judged.loc[judged.groupby("image")["objective"].idxmin(), ["image", "shape", *ANSWER]]
     joined = results.merge(best, on="image", how="left", suffixes=("", "_best"), validate="many_to_one")
     answer, reference = (
         torch.tensor(joined[[f"{name}{end}" for name in ANSWER]].to_numpy(dtype=float))
@@ -309,7 +315,10 @@ def differences(results: "DataFrame") -> "DataFrame":
     answered, compared = torch.isfinite(answer).all(1), torch.isfinite(reference).all(1)
     angle = torch.full((len(answer),), torch.nan, dtype=torch.float64)
     both = answered & compared
-    angle[both] = disorientation(answer[both, 1:], reference[both, 1:])
+    angle[both] = torch.inf  # of answers that name different bodies
+    for name in dict.fromkeys(named):
+        same = both & torch.tensor((joined[["shape", "shape_best"]] == name).all(axis=1).to_numpy())
+        angle[same] = disorientation(answer[same, 1:], reference[same, 1:], SHAPES[name].body())
     size = (answer[:, 0] - reference[:, 0]).abs()
     angle[~answered & compared] = size[~answered & compared] = torch.inf
     agrees = solved(angle, size)

@@ -102,7 +102,8 @@ def summary_table(results: "DataFrame") -> "DataFrame":
         Columns method, images, disorientation_median_deg, disorientation_90_deg, radius_median_nm,
         radius_90_nm, appendix_c_mean_median, appendix_c_mean_90, appendix_c_max_median, appendix_c_max_90
         (fractions), success_rate (fraction), evaluations_mean, seconds_mean. A missing answer (NaN) counts
-        as an infinite error.
+        as an infinite error. Appendix C is NaN for methods that were judged without it, as on
+        other bodies than icosahedra.
     """
     columns: dict[str, tuple[str, Any]] = {"images": ("image", "size")}
     for column, pattern in ERRORS.items():
@@ -112,7 +113,11 @@ def summary_table(results: "DataFrame") -> "DataFrame":
         ("success_rate", "success"), ("evaluations_mean", "evaluations"), ("seconds_mean", "seconds"),
     ):  # fmt: skip
         columns[name] = column, lambda values: values.to_numpy(dtype=float).mean()
-    return results.groupby("method", sort=False).agg(**columns).reset_index()
+    table = results.groupby("method", sort=False).agg(**columns).reset_index()
+    judged = results["disorientation_deg"].notna() & results["appendix_c_mean"].isna()
+    lacking = judged.groupby(results["method"], sort=False).any().to_numpy()
+    table.loc[lacking, table.columns.str.startswith("appendix_c")] = math.nan
+    return table
 
 
 def summary_cells(table: "DataFrame") -> list[list[str]]:

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from icobench.answer import COSTS, MISS, OK, POOR, UNKNOWN, WORDS, Answer, Hypotheses, Progress
+from icobench.answer import COSTS, MISS, POOR, UNKNOWN, WORDS, Answer, Hypotheses, Progress
 from icobench.errors import InputError
 from icobench.fitting.dictionary import dictionary_for
-from icobench.fitting.facets import FACETS, FacetOptions, fit_facets
+from icobench.fitting.facets import FACETS, FacetOptions
 from icobench.fitting.objectives import objective_for
 from icobench.fitting.posterior import sample_posterior, starts_of
-from icobench.geometry.shapes import SHAPES
 from icobench.images.image_set import ImageSet
 from icobench.images.image_source import ImageSource
 from icobench.methods import Method, Problem
 from icobench.methods.registry import find_method
-from icobench.methods.shapes import ChosenShape, Fit, chosen_shape
+from icobench.methods.shapes import ChosenShape, Fit, chosen_shape, free_facets
 from icobench.network.classifier import Classifier, load_classifier
 from icobench.network.selection import Networks
 from icobench.runs.calibrate import Bench, misses_of, problem_of
@@ -152,7 +151,7 @@ class Fitting:
             if self._propagated is not None:
                 _improve_poor(answers[-1], self._propagated, self._fit, usable)
             if self.facets != FACETS[0]:
-                _free_facets(answers[-1], usable, self.facets)
+                free_facets(answers[-1], usable, FacetOptions(directions=self.facets == FACETS[2]))
             if self.posterior:
                 _add_posterior(answers[-1], usable, self._propagated, self.posterior)
             if usable.images.gain is not None:
@@ -162,34 +161,6 @@ class Fitting:
         if problems:
             answers.append(Answer.failed(problems))
         return answers, usable
-
-
-def _free_facets(answer: Answer, problem: Problem, facets: str) -> None:
-    """Fit the facets of all images' bodies, and take what was found for the answer."""
-    options = FacetOptions(directions=facets == "directions")
-    objective, watch = objective_for(problem.images, problem.simulator), Stopwatch(problem.simulator.device)
-    columns = {
-        name: torch.zeros(len(answer), dtype=torch.float64) for name in ("free_facets", "log_evidence")
-    }
-    for row in range(len(answer)):
-        regular = problem.simulator.body
-        if answer.shape:
-            entry = SHAPES[answer.shape[row]]
-            value = answer.nuisance[entry.parameter][row] if entry.parameter else None
-            regular = entry.body(None if value is None else float(value))
-        fit = fit_facets(
-            objective, row, regular, float(answer.radius_nm[row]), answer.quaternion[row], options
-        )
-        answer.bodies[int(answer.index[row])] = fit
-        answer.radius_nm[row], answer.radius_std_nm[row] = fit.radius_nm, fit.radius_std_nm
-        answer.quaternion[row], answer.orientation_std_deg[row] = fit.quaternion, fit.orientation_std_deg
-        answer.objective[row] = fit.value
-        answer.evaluations[row] += fit.evaluations
-        answer.status[row] = POOR if fit.poor else OK
-        columns["free_facets"][row], columns["log_evidence"][row] = int(fit.free.sum()), fit.evidence
-    answer.nuisance |= columns
-    for name, spent in zip(("seconds", "core_seconds"), watch.read(), strict=True):
-        getattr(answer, name).add_(spent / max(1, len(answer)))
 
 
 def _add_posterior(answer: Answer, problem: Problem, propagated: Simulator | None, samples: int) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from icobench.answer import BLOCK, Progress
+from icobench.devices import one_thread
 from icobench.errors import InputError
 from icobench.images.image_set import ImageSet
 from icobench.methods import Catalogue, Method
@@ -20,7 +21,7 @@ from icobench.network.selection import Networks
 from icobench.provenance import provenance
 from icobench.runs.comparison_run import Block, Run
 from icobench.runs.pieces import Report, execute, missing_pieces
-from icobench.runs.pool import WorkerPool, automatic_workers, one_thread
+from icobench.runs.pool import WorkerPool, automatic_workers
 from icobench.runs.settings import ComparisonSettings
 from icobench.sets.own_images import file_digest
 from icobench.sets.patterns import PatternOptions, PatternSource
@@ -262,7 +263,9 @@ def _simulate_images(run: Run, pool: WorkerPool, report: Report) -> None:
     ]
     parts: dict[int, ImageSet] = {}
     for job, arrays in pool.run(_simulate_block, jobs):
+        bodies = arrays.pop("bodies")
         tensors: dict[str, Any] = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        tensors["bodies"] = bodies
         parts[job[3]] = ImageSet(**tensors, experiment=run.experiment, kind=run.options.stored_kind)
         report(0.0, f"{run.name or run.test_set.name}: {sum(map(len, parts.values()))} test images")
     run.keep_images(ImageSet.join([parts[start] for start in starts]))
@@ -274,4 +277,4 @@ def _simulate_block(
     """Some test images as arrays: tensors would go through shared memory, which may be small."""
     made = PatternSource(options, experiment, seed, device).block(range(first, last))
     names = ("images", "mask", "radius_nm", "quaternion", "numbers")
-    return {name: getattr(made, name).numpy() for name in names}
+    return {"bodies": made.bodies} | {name: getattr(made, name).numpy() for name in names}

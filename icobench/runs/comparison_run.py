@@ -16,9 +16,10 @@ from icobench.fitting.dictionary import Dictionary, dictionary_for
 from icobench.images.detector import DETECTORS
 from icobench.images.image_set import ImageSet
 from icobench.methods import Method, Problem
+from icobench.methods.shapes import race_dictionaries
 from icobench.network.selection import Networks, predict
 from icobench.provenance import provenance
-from icobench.runs.scoring import bounds_at_truth, course, score
+from icobench.runs.scoring import bounds_at_truth, course, facets, score
 from icobench.runs.settings import ComparisonSettings
 from icobench.sets.own_images import file_digest, read_own_images
 from icobench.sets.pattern_file import read_patterns, write_patterns
@@ -27,7 +28,7 @@ from icobench.sets.test_sets import TestSet
 from icobench.simulator.compiled import prepare_kernel
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
-from icobench.storage import PieceStore, atomic_path
+from icobench.storage import PieceStore, atomic_path, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +80,7 @@ class Run:
         given: what the comparison was given, for the description.
         failures: methods that raised an error, and what it said.
         dictionary: of the methods that need one, once the run is prepared.
+        race_cards: the cost of the dictionaries of methods that choose a shape, likewise.
     """
 
     folder: Path
@@ -95,6 +97,7 @@ class Run:
     given: Mapping[str, Any] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     dictionary: Dictionary | None = None
+    race_cards: dict[str, dict[str, Any]] = field(default_factory=dict)
     _bounds: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _prepared: bool = False
 
@@ -225,12 +228,23 @@ class Run:
             "source": self.source.get("file"),
             "network": next(iter(cards.values()), None),
             "networks": list(cards.values()),
-            "dictionary": None if self.dictionary is None else self.dictionary.card,
+            "dictionary": self._described("dictionary") if self.dictionary is None else self.dictionary.card,
         }
 
+    def _described(self, *path: str) -> Any:
+        """What the folder's description says already: where nothing is computed, nothing is prepared."""
+        found: Any = read_json(self.store.description) if self.store.description.exists() else {}
+        for name in path:
+            found = (found or {}).get(name)
+        return found
+
     def _asked(self, method: Method) -> dict[str, Any]:
-        """The networks of a method's card, and what its images are converted to for them."""
+        """The networks of a method's card, and what its images are converted to for them; the dictionaries
+        of its own."""
         networks = self.networks_of(method)
+        if method.chooses_shape:
+            stored = self._described("methods", method.name, "dictionary")
+            return {"dictionary": self.race_cards.get(method.name, stored)}
         if networks is None:
             return {}
         asked: dict[str, Any] = {"networks": [member.digest for member in networks.members]}
@@ -298,6 +312,9 @@ class Run:
         if any(method.needs_dictionary for method in self.methods):
             note("dictionary of stored patterns")
             self.dictionary = dictionary_for(self.simulator)
+        for method in self.methods:
+            if method.chooses_shape and "dictionary" in method.option_names:
+                self.race_cards[method.name] = race_dictionaries(self.simulator, method)
 
     def bounds(self, block: int, truth: ImageSet) -> tuple[Tensor, Tensor]:
         """Cramer-Rao bounds at the truth of a block, which no method is charged with.
@@ -327,16 +344,19 @@ class Run:
         try:
             problem = Problem(block, self.simulator, self.networks_of(method), self.seed)
             answer = method.run(problem, progress)
+            rows = score(answer, method.name, block, self.bounds(piece.block, block), self.workers)
+            tables = {".curves": course(answer, method.name, block)}
+            if answer.bodies:
+                tables[".facets"] = facets(answer, method.name)
         except Exception as error:  # a user's method may raise anything: the others go on
             line = (str(error).strip().splitlines() or [""])[0]
             self.failures[piece.method] = f"{type(error).__name__}: {line}"
             return self.failures[piece.method]
-        bounds = self.bounds(piece.block, block)
-        rows = score(answer, method.name, block, bounds, self.workers)
-        # The curves first: a part counts as finished once its results exist.
+        # The results last: a part counts as finished once they exist.
         part = self.part(piece)
-        with self.store.writing(Path(part).with_suffix(".curves").name) as temporary:
-            course(answer, method.name, block).to_parquet(temporary)
+        for suffix, table in tables.items():
+            with self.store.writing(Path(part).with_suffix(suffix).name) as temporary:
+                table.to_parquet(temporary)
         with self.store.writing(part) as temporary:
             rows.to_parquet(temporary)
         return None
@@ -357,6 +377,9 @@ class Run:
         results = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
         curves = [pd.read_parquet(part.with_suffix(".curves")) for part in parts]
         tables = {"results": results, "curves": pd.concat(curves, ignore_index=True)}
+        freed = [file for part in parts if (file := part.with_suffix(".facets")).exists()]
+        if freed:
+            tables["facets"] = pd.concat([pd.read_parquet(file) for file in freed], ignore_index=True)
         for name, table in tables.items():
             with atomic_path(self.folder / f"{name}.parquet") as temporary:
                 table.to_parquet(temporary)

@@ -29,12 +29,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from icobench.devices import one_thread
 from icobench.errors import InputError, WorkerDiedError
 
-__all__ = [
-    "Running", "WorkerPool", "automatic_workers", "chosen_device", "default_workers", "one_thread",
-    "tell_share",
-]  # fmt: skip
+__all__ = ["Running", "WorkerPool", "automatic_workers", "chosen_device", "default_workers", "tell_share"]
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Read by libraries when they are loaded: SVDs in processes that share cores take ten times as long."""
@@ -85,17 +83,6 @@ def default_workers(device: torch.device) -> int:
 def automatic_workers(device: torch.device) -> int:
     """One for each core or GPU, at most :data:`MOST_WORKERS`."""
     return max(1, min(default_workers(device), MOST_WORKERS))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch in this process, as in a worker."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 _share_file: int | None = None

@@ -104,6 +104,7 @@ def _flaws(patterns: ImageSet, path: Path) -> list[str]:
     rim = lost[middle, 1] and lost[1, middle]
     detector = stored_settings(path).get("options", {}).get("detector", {})
     flaws = {
+        "other bodies than icosahedra": patterns.bodies is not None,
         "photon noise": patterns.kind == "counts",
         "a central hole": lost[middle, middle],
         "a cropped range of angles": rim,

@@ -4,6 +4,7 @@ One thread reads frames, this one answers them, a third stores rows every second
 lower priority. What fits cannot manage in time is dropped, the network's answer stays.
 """
 
+import gc
 import os
 import pickle
 import queue
@@ -23,7 +24,8 @@ import torch
 from torch import Tensor
 
 from icobench import __version__
-from icobench.answer import FAILED, SOLVED_DEG, SOLVED_NM, Answer
+from icobench.answer import MISS, SOLVED_DEG, SOLVED_NM, Answer
+from icobench.devices import one_thread
 from icobench.errors import InputError
 from icobench.fitting.nuisance import NUISANCES
 from icobench.images.image_set import ImageSet
@@ -33,13 +35,13 @@ from icobench.methods import Method, find_method
 from icobench.reporting.live import LiveState
 from icobench.runs.blocks import Fitting
 from icobench.runs.live_table import LiveTable
-from icobench.runs.pool import WorkerPool, chosen_device, default_workers, one_thread
+from icobench.runs.pool import WorkerPool, chosen_device, default_workers
 from icobench.runs.reconstruct import begin
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LitPixels", "Sorter", "Watch", "network_of"]
+__all__ = ["LitPixels", "Watch", "network_of"]
 
 FLUSH = 1.0
 """Seconds between pieces of the table."""
@@ -65,9 +67,6 @@ LAST_FITS = 3.0
 LEAST_LIT = 300
 """Lit pixels of a hit."""
 
-Sorter = Callable[[ImageSet], Tensor]
-"""Which of N images are hits, (N,) bool. A classifier may take the place of :class:`LitPixels`."""
-
 
 @dataclass(frozen=True)
 class LitPixels:
@@ -85,9 +84,6 @@ class LitPixels:
         """(N,) lit pixels among the usable ones."""
         lit = images.images >= self.photons if images.kind == "counts" else images.images > 0
         return (lit & images.mask).sum((-2, -1)).cpu()
-
-    def __call__(self, images: ImageSet) -> Tensor:
-        return self.count(images) >= self.least
 
 
 def network_of(method: Method) -> Method:
@@ -156,6 +152,21 @@ class _FitQueue:
         return ImageSet.join([images for _, images in taken])
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """Frames that were answered together.
+
+    Attributes:
+        rows: (N,) their rows in the table.
+        facts: (N,) each, where they came from and when.
+        answers: for all of them.
+    """
+
+    rows: np.ndarray
+    facts: dict[str, np.ndarray]
+    answers: list[Answer]
+
+
 class Watch:
     """One session with a source.
 
@@ -163,7 +174,7 @@ class Watch:
         source: where images come from.
         out: the table, which an earlier session may have begun.
         method: that begins with a network; if it is more than that, it fits.
-        sorter: which images are hits.
+        lit: which images are hits, if these are not sorted further (``sort``).
         workers: processes that fit; 0 for one for each core or GPU.
         identity: what else the rows depend on, plain values: a table by others is refused.
         settings: of :func:`~icobench.runs.reconstruct.begin`.
@@ -177,7 +188,7 @@ class Watch:
     """
 
     def __init__(
-        self, source: LiveSource, out: Path, method: Method, sorter: Sorter | None = None, workers: int = 0,
+        self, source: LiveSource, out: Path, method: Method, lit: LitPixels | None = None, workers: int = 0,
         identity: dict[str, Any] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.source, self.method, self.settings = source, method, settings
@@ -186,8 +197,7 @@ class Watch:
         networks = method.load_networks(settings.get("model"), self._device)
         about = {"method": {"name": method.name, **method.settings}, "networks": networks and networks.digest}
         self.table = LiveTable(out, {"icobench": __version__, **about, **(identity or {})})
-        self.lit = sorter if isinstance(sorter, LitPixels) else LitPixels()
-        self.sorter = sorter or self.lit
+        self.lit = lit or LitPixels()
         self.workers = workers or default_workers(self._device)
         self.state = LiveState(source.where, method.name)
         self.fits: Fitting | None = None
@@ -196,7 +206,7 @@ class Watch:
         self._read: queue.Queue[Arrived] = queue.Queue(HELD)
         self._trouble: BaseException | None = None
         self._next = 0
-        self._held: list[pd.DataFrame] = []
+        self._held: list[_Answered] = []
         self._complete = 0
         self._better: list[pd.DataFrame] = []
         self._waiting = _FitQueue()
@@ -247,7 +257,7 @@ class Watch:
         fits = stack.fitting
         self.network = replace(fits, method=self.alone, nuisance=(), auto_physics=False)
         vars(self.network)["networks"] = fits.networks  # already loaded
-        self.fits = fits if "+" in self.method.name else None
+        self.fits = replace(fits, sort=False) if "+" in self.method.name else None
         columns = [name for parameter in fits.nuisance for name in NUISANCES[parameter]]
         self._further = [*columns, "gain", *(["physics"] if fits.auto_physics else [])]
         self.state.valid = fits.experiment.valid().numpy()
@@ -258,6 +268,9 @@ class Watch:
             if packed:
                 for ready in [pool.submit(_fit, (packed, b"")) for _ in range(self.workers)]:
                     ready.result()
+            # What was loaded stays: walking through it would hold up answers for some tenths of a second.
+            gc.collect()
+            gc.freeze()
             say("ready")
             reader = threading.Thread(target=self._reading, daemon=True)
             reader.start()
@@ -325,8 +338,6 @@ class Watch:
         return bool(batch)
 
     def _answer(self, batch: list[Arrived]) -> None:
-        import pandas as pd
-
         places = np.concatenate([arrived.images.numbers.numpy() for arrived in batch])
         rows = np.arange(self._next, self._next + len(places))
         self._next += len(places)
@@ -339,36 +350,33 @@ class Watch:
             problems |= {here[number]: reason for number, reason in arrived.images.problems.items()}
             first += size
         images = replace(images, numbers=torch.from_numpy(rows), problems={})
-        lit, hit = self.lit.count(images), self.sorter(images)
-        for row, pixels, is_hit in zip(rows.tolist(), lit.tolist(), hit.tolist(), strict=True):
-            if not is_hit:
-                problems.setdefault(row, f"no hit, {pixels} lit pixels")
-        good = torch.tensor([row not in problems for row in rows.tolist()])
+        lit = self.lit.count(images)
+        dim = {
+            row: f"{pixels} lit pixels"
+            for row, pixels in zip(rows.tolist(), lit.tolist(), strict=True)
+            if pixels < self.lit.least and row not in problems
+        }
         answers = [Answer.failed(problems)] if problems else []
-        hits = images.subset(good)
+        answers += [Answer.failed(dim, MISS)] if dim else []
+        hits = images.subset(torch.tensor([row not in problems | dim for row in rows.tolist()]))
         if len(hits):
-            found, _ = self.network.answer(hits)
+            found, usable = self.network.answer(hits)
             answers += found
-            answered = found[0]
-            if self.fits is not None and not answered.status[0].startswith(FAILED):
-                # The answer leaves out images without signal in the fitted range.
-                kept = torch.isin(hits.numbers, answered.index)
-                self._waiting.add(hits.subset(kept), answered)
+            if usable is None:  # no signal in the fitted range, or misses by the classifier
+                hits = hits.subset(torch.arange(0))
+            else:
+                hits = hits.subset(torch.isin(hits.numbers, found[0].index))
+                if self.fits is not None:
+                    self._waiting.add(hits, found[0])
         now, wall = time.monotonic(), time.time()
-        table = _rows(Answer.join(answers), self.network.method.name).reindex(rows)
         # What was there before could not be answered before.
         came = np.repeat([max(arrived.time, self.state.begun) for arrived in batch], count)
         facts = {
             "source": np.repeat([arrived.source for arrived in batch], count),
             "train": np.repeat([arrived.train for arrived in batch], count), "index": places,
-            "arrived": pd.to_datetime(wall - (now - came), unit="s", utc=True), "latency_s": now - came,
-            "lit_pixels": lit.numpy(),
+            "arrived": wall - (now - came), "latency_s": now - came, "lit_pixels": lit.numpy(),
         }  # fmt: skip
-        further = {name: table.get(name, np.nan) for name in self._further}
-        if "physics" in further:
-            further["physics"] = ""
-        table = pd.concat([pd.DataFrame(facts, index=table.index), table.assign(**further)], axis=1)
-        self._held.append(table)
+        self._held.append(_Answered(rows, facts, answers))
         if batch[-1].last:
             self._complete = len(self._held)
         self.state.show(hits)
@@ -396,8 +404,6 @@ class Watch:
 
     def _flush(self, writer: ThreadPoolExecutor, last: bool = False) -> None:
         """Store the rows of complete trains, once a second, in a thread."""
-        import pandas as pd
-
         self.state.backlog, self.state.missed = self.source.waiting() + self._read.qsize(), self.source.missed
         now = time.monotonic()
         if self._storing is not None and (self._storing.done() or last):
@@ -410,14 +416,30 @@ class Watch:
         fits, self._better, self._complete = self._better, [], 0
         fits = [table[table["radius_nm"].notna()] for table in fits]
         if rows or fits:
-            self._storing = writer.submit(
-                self._store, pd.concat(rows) if rows else None, pd.concat(fits) if fits else None
-            )
+            self._storing = writer.submit(self._store, rows, fits)
 
-    def _store(self, rows: "pd.DataFrame | None", fits: "pd.DataFrame | None") -> None:
-        if rows is not None:
+    def _store(self, batches: "list[_Answered]", fits: "list[pd.DataFrame]") -> None:
+        import pandas as pd
+
+        if batches:
+            rows = self._table(batches)
             self.table.store_rows(rows)
             self.state.add(rows)
-        if fits is not None:
-            self.table.store_fits(fits)
-            self.state.improve(fits)
+        if fits:
+            improved = pd.concat(fits)
+            self.table.store_fits(improved)
+            self.state.improve(improved)
+
+    def _table(self, batches: "list[_Answered]") -> "pd.DataFrame":
+        """A row for each frame of some batches; a table for each batch would take longer than its fields."""
+        import pandas as pd
+
+        rows = np.concatenate([batch.rows for batch in batches])
+        answer = Answer.join([answer for batch in batches for answer in batch.answers])
+        facts = {name: np.concatenate([batch.facts[name] for batch in batches]) for name in batches[0].facts}
+        facts["arrived"] = pd.to_datetime(facts["arrived"], unit="s", utc=True)
+        table = _rows(answer, self.network.method.name).reindex(rows)
+        further = {name: table.get(name, np.nan) for name in self._further}
+        if "physics" in further:
+            further["physics"] = ""
+        return pd.concat([pd.DataFrame(facts, index=table.index), table.assign(**further)], axis=1)

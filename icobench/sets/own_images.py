@@ -15,7 +15,7 @@ from icobench.images.frames import first_line
 from icobench.images.hdf5_probe import check_survival
 from icobench.images.image_set import ImageSet
 from icobench.images.prepare import prepare
-from icobench.sets.pattern_file import TRUTH_GROUP
+from icobench.sets.pattern_file import TRUTH_GROUP, read_bodies
 from icobench.simulator.experiment import Experiment
 
 __all__ = ["FIT_SIN_THETA", "file_digest", "read_own_images"]
@@ -89,14 +89,19 @@ def _stored_truth(path: Path, count: int) -> dict[str, Any]:
     def read() -> dict[str, Any]:
         with h5py.File(path, "r") as stream:
             names = [name for name in ("radius_nm", "quaternion") if f"{TRUTH_GROUP}/{name}" in stream]
-            return {name: torch.as_tensor(stream[TRUTH_GROUP][name][:count]) for name in names}
+            found: dict[str, Any] = {
+                name: torch.as_tensor(stream[TRUTH_GROUP][name][:count]) for name in names
+            }
+            bodies = read_bodies(stream, slice(count)) if len(found) == 2 else None
+            return found if bodies is None else found | {"bodies": bodies}
 
     check_survival(path, "truth", read)
     try:
         truth = read()
     except Exception as error:  # HDF5 raises many kinds for damaged files
         raise InputError(f"{path}, {TRUTH_GROUP}: the truth cannot be read ({first_line(error)})") from error
-    return truth if [values.shape for values in truth.values()] == [(count,), (count, 4)] else {}
+    shapes = [truth[name].shape for name in ("radius_nm", "quaternion") if name in truth]
+    return truth if shapes == [(count,), (count, 4)] else {}
 
 
 def _truth_table(path: Path, count: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Sets of patterns as HDF5 files in the CXI layout.
 
 Images are at ``/entry_1/data_1/data`` (int32 counts, uint8 log images or float32 numbers), the mask at
-``/entry_1/data_1/mask`` (non-zero = bad), truth, experiment and origin in ``/icobench``.
+``/entry_1/data_1/mask`` (non-zero = bad), truth, experiment and origin in ``/icobench``; there is
+``/icobench/body``, the names of the bodies, where these are not all icosahedra.
 
 HDF5 cannot handle a full disk: a file that cannot be closed crashes the process when it ends. So small files
 are made in memory, and for large ones the space is reserved first.
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from icobench.errors import InputError
+from icobench.geometry.shapes import shape
 from icobench.images.formats import DATA_PATH, MASK_PATH
 from icobench.images.hdf5_probe import check_survival
 from icobench.images.image_set import ImageSet
@@ -31,11 +33,13 @@ if TYPE_CHECKING:
     import h5py
 
 __all__ = [
-    "CHUNK_IMAGES", "TRUTH_GROUP", "join_files", "read_patterns", "stored_settings", "write_patterns",
+    "CHUNK_IMAGES", "TRUTH_GROUP", "join_files", "read_bodies", "read_patterns", "stored_settings",
+    "write_patterns",
 ]  # fmt: skip
 
 TRUTH_GROUP = "/icobench"
 RADIUS_PATH, QUATERNION_PATH = f"{TRUTH_GROUP}/radius_nm", f"{TRUTH_GROUP}/quaternion"
+BODY_PATH = f"{TRUTH_GROUP}/body"
 PATHS = (DATA_PATH, MASK_PATH, RADIUS_PATH, QUATERNION_PATH)
 WAVELENGTH_PATH = "/entry_1/instrument_1/source_1/wavelength"
 CXI_VERSION = 150
@@ -105,6 +109,8 @@ def write_patterns(
                     dataset[:] = values.numpy()
                 else:
                     _write_packed(dataset, values.numpy())
+            if patterns.bodies is not None:
+                stream[BODY_PATH] = patterns.bodies
         try:
             temporary.write_bytes(buffer.getbuffer())
         except OSError as error:
@@ -150,15 +156,34 @@ def join_files(
     with h5py.File(files[0], "r") as first:
         dtype, truth = first[DATA_PATH].dtype, first[TRUTH_GROUP].attrs
         kind, experiment = str(truth["kind"]), Experiment.from_dict(json.loads(truth["experiment"]))
-    start = 0
+    start, bodies = 0, list[str]()
     with h5py.File(path, "w") as target:
         datasets = _create(target, images, experiment, kind, dtype, attributes)
         for file in files:
             try:
                 with h5py.File(file, "r") as source:
                     start += _copy([source[name] for name in PATHS], datasets, start)
+                    bodies += read_bodies(source) or ()
             except (OSError, KeyError, ValueError) as error:
                 raise InputError(f"{reported}: could not be joined, at {file} ({error})") from error
+        if bodies:
+            target[BODY_PATH] = bodies
+
+
+def read_bodies(stream: "h5py.File", rows: slice = slice(None)) -> list[str] | None:
+    """The names of the true bodies in an open file; None where all are icosahedra.
+
+    Raises:
+        ValueError: a name that no body has, or not a name for each image.
+    """
+    if BODY_PATH not in stream:
+        return None
+    names = stream[BODY_PATH].asstr()[()].tolist()
+    if len(names) != len(stream[RADIUS_PATH]):
+        raise ValueError(f"{len(names)} names of bodies for {len(stream[RADIUS_PATH])} images")
+    for name in dict.fromkeys(names):
+        shape(name)
+    return names[rows]
 
 
 def _copy(sources: "list[h5py.Dataset]", targets: "list[h5py.Dataset]", start: int) -> int:
@@ -190,7 +215,7 @@ def _opened(path: Path) -> Iterator["h5py.File"]:
     def look() -> None:
         with h5py.File(path, "r") as stream:
             dict(stream[TRUTH_GROUP].attrs)
-            for name in PATHS:
+            for name in (*PATHS, *([BODY_PATH] if BODY_PATH in stream else [])):
                 stream[name][:1]
 
     check_survival(path, "a set", look)
@@ -225,12 +250,13 @@ def read_patterns(path: Path, split: str | None = None) -> ImageSet:
             raise ValueError(f"images, mask and truth of shapes {shapes}")
         rows = _rows(path, json.loads(truth.get("splits", "[]")), split)
         data, bad, radius, quaternion = (dataset[rows] for dataset in datasets)
+        bodies = read_bodies(stream, rows)
     images, mask = torch.from_numpy(data.astype(np.float32)), torch.from_numpy(bad == 0)
     if data.dtype == np.uint8:
         images /= 255
     return ImageSet(
         torch.where(mask, images, 0.0), mask, kind, experiment, torch.as_tensor(radius),
-        torch.as_tensor(quaternion), torch.arange(count)[rows],
+        torch.as_tensor(quaternion), torch.arange(count)[rows], bodies=bodies,
     )  # fmt: skip
 
 

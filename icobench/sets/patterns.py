@@ -1,8 +1,9 @@
 """Test and training sets: simulated patterns with their truth."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +11,10 @@ from torch import Tensor
 from icobench.answer import Progress
 from icobench.devices import by_device
 from icobench.errors import InputError
+from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import to_fundamental_domain
 from icobench.geometry.rotations import uniform_quaternions
+from icobench.geometry.shapes import SHAPES, shape
 from icobench.images.augment import FILTERS, augment
 from icobench.images.detector import DETECTORS, Detector, DetectorModel
 from icobench.images.image_set import ImageSet
@@ -25,6 +28,7 @@ __all__ = [
     "PAPER_BACKGROUND",
     "PatternOptions",
     "PatternSource",
+    "Truth",
     "changed",
     "draw_truth",
     "generate_patterns",
@@ -58,6 +62,9 @@ class PatternOptions:
         augmentation: one of :data:`~icobench.images.augment.FILTERS`, or "random", that is applied to log
             images at the end; empty for none.
         calibrated: whether readings of a detector with a response are brought back to photons.
+        shapes: names of :data:`~icobench.geometry.shapes.SHAPES`, which the images show in turn, parameters
+            uniform in their ranges; icosahedra alone if empty. Bodies have the volume of an icosahedron with
+            the radius that is drawn.
     """
 
     images: int
@@ -70,8 +77,11 @@ class PatternOptions:
     splits: tuple[tuple[str, int], ...] = ()
     augmentation: str = ""
     calibrated: bool = False
+    shapes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if unknown := sorted(set(self.shapes) - set(SHAPES)):
+            raise InputError(f"unknown shape {unknown[0]!r}; choose from {', '.join(SHAPES)}")
         if self.images < 1:
             raise InputError(f"the number of images must be positive, got {self.images}")
         if self.images > MOST_IMAGES:
@@ -103,7 +113,7 @@ class PatternOptions:
         """Plain values, as they are stored beside a set; without entries that earlier versions did not have,
         where they are not used."""
         values = asdict(self) | {"detector": self.detector.to_dict()}
-        for name in ("augmentation", "calibrated"):
+        for name in ("augmentation", "calibrated", "shapes"):
             if not values[name]:
                 del values[name]
         return values
@@ -114,13 +124,35 @@ def changed(settings: Any, **changes: Any) -> Any:
     return replace(settings, **{name: value for name, value in changes.items() if value is not None})
 
 
-def draw_truth(radius_range_nm: tuple[float, float], seed: int, numbers: range) -> tuple[Tensor, Tensor]:
-    """Radii (N,), uniform, and orientations (N, 4), Haar, of the images with these numbers; float64."""
+class Truth(NamedTuple):
+    """What images show: radii (N,), orientations (N, 4), and names as :class:`ImageSet` has them."""
+
+    radius_nm: Tensor
+    quaternion: Tensor
+    bodies: list[str] | None = None
+
+
+def draw_truth(
+    radius_range_nm: tuple[float, float], seed: int, numbers: range, shapes: Sequence[str] = ()
+) -> Truth:
+    """Radii, uniform, and orientations, Haar, of the images with these numbers, float64; their bodies if
+    ``shapes`` has some: see :class:`PatternOptions`."""
     low, high = radius_range_nm
-    drawn = torch.empty(len(numbers), 4, dtype=torch.float64)
+    drawn = torch.empty(len(numbers), 5 if shapes else 4, dtype=torch.float64)
     for row, number in zip(drawn, numbers, strict=True):
-        torch.rand(4, generator=torch_generator(seed, Purpose.TEST_IMAGES, number, 0), out=row)
-    return low + (high - low) * drawn[:, 0], to_fundamental_domain(uniform_quaternions(drawn[:, 1:]))
+        torch.rand(len(row), generator=torch_generator(seed, Purpose.TEST_IMAGES, number, 0), out=row)
+    radius, turn = low + (high - low) * drawn[:, 0], uniform_quaternions(drawn[:, 1:4])
+    if not shapes:
+        return Truth(radius, to_fundamental_domain(turn))
+    entries = [SHAPES[shapes[number % len(shapes)]] for number in numbers]
+    names = [
+        f"{entry.name}={entry.low + (entry.high - entry.low) * share:.9g}" if entry.parameter else entry.name
+        for entry, share in zip(entries, drawn[:, 4].tolist(), strict=True)
+    ]
+    bodies = list(map(shape, names))
+    size = torch.tensor([body.equivalent_radius for body in bodies], dtype=torch.float64)
+    turns = [to_fundamental_domain(one, body) for one, body in zip(turn, bodies, strict=True)]
+    return Truth(radius * icosahedron().equivalent_radius / size, torch.stack(turns), names)
 
 
 class PatternSource:
@@ -141,10 +173,13 @@ class PatternSource:
             self.simulator = Simulator(true, None if own else options.method, device)
         except ValueError as error:
             raise InputError(str(error)) from error
-        largest = self.simulator.largest_radius_nm
-        if options.radius_range_nm[1] > largest:
+        largest, biggest = self.simulator.largest_radius_nm, options.radius_range_nm[1]
+        if options.shapes:
+            thin = [SHAPES[name].at(end).equivalent_radius for name in options.shapes for end in (0.0, 1.0)]
+            biggest *= icosahedron().equivalent_radius / min(thin)
+        if biggest > largest:
             raise InputError(
-                f"radii up to {options.radius_range_nm[1]:g} nm are larger than the grid can hold at "
+                f"radii up to {biggest:.4g} nm are larger than the grid can hold at "
                 f"{experiment.wavelength_nm:g} nm, {largest:.4g} nm"
             )
         self.detector = DetectorModel(options.detector, experiment, seed)
@@ -152,8 +187,12 @@ class PatternSource:
     def block(self, numbers: range) -> ImageSet:
         """The patterns with these numbers, on the CPU; what draws no photons is computed on the device."""
         options, seed, device = self.options, self.seed, self.simulator.device
-        radius, quaternion = draw_truth(options.radius_range_nm, seed, numbers)
-        intensity = self.simulator.intensity(radius.to(device), quaternion.to(device))
+        truth = draw_truth(options.radius_range_nm, seed, numbers, options.shapes)
+        sizes = truth.radius_nm.to(device), truth.quaternion.to(device)
+        if truth.bodies is None:
+            intensity = self.simulator.intensity(*sizes)
+        else:
+            intensity = self.simulator.intensity_of(list(map(shape, truth.bodies)), *sizes)
         drawn = numbers if options.detector.photons else ()
         generators = [torch_generator(seed, Purpose.TEST_IMAGES, number, 1) for number in drawn]
         images, mask = self.detector.record(intensity, generators)
@@ -172,7 +211,10 @@ class PatternSource:
             else:
                 images = (images * 255).round() / 255
         kind = options.stored_kind
-        return ImageSet(images.cpu(), mask.cpu(), kind, self.experiment, radius, quaternion, index)
+        return ImageSet(
+            images.cpu(), mask.cpu(), kind, self.experiment, truth.radius_nm, truth.quaternion, index,
+            bodies=truth.bodies,
+        )  # fmt: skip
 
 
 def generate_patterns(

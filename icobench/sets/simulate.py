@@ -119,7 +119,9 @@ def simulate(
         images = photon_counts(images, mask, photons, torch_generator(seed, Purpose.SIMULATE))
     kind = "counts" if photons > 0 else "intensity"
     turns = turns / turns.norm(dim=1, keepdim=True)
-    patterns = ImageSet(images * mask, mask.expand(images.shape), kind, experiment, radii, turns)
+    bodies = None if shape == "icosahedron" else [shape] * len(radii)
+    mask = mask.expand(images.shape)
+    patterns = ImageSet(images * mask, mask, kind, experiment, radii, turns, bodies=bodies)
     if path is not None and path.suffix.lower() == ".npy":
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, patterns.images.numpy())

@@ -13,12 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 from icobench.errors import InputError
+from icobench.geometry.shapes import SHAPES
 from icobench.images.detector import DETECTORS, Detector
 from icobench.images.formats import IMAGE_SUFFIXES
 from icobench.sets.patterns import PAPER_BACKGROUND, PatternOptions, changed
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["ENTRY_POINTS", "TEST_SETS", "TestSet", "available_test_sets", "find_test_set"]
+__all__ = ["ENTRY_POINTS", "TEST_SETS", "TestSet", "available_test_sets", "find_icosahedra", "find_test_set"]
 
 ENTRY_POINTS = "icobench.test_sets"
 """Group of entry points by which other packages offer a :class:`TestSet`."""
@@ -36,7 +37,7 @@ class TestSet:
         kind, augmentation, background: as for :class:`~icobench.sets.patterns.PatternOptions`.
         path: a file of images to be used unchanged, instead of simulated ones.
         known: values of the experiment that are the set's own, and that methods know.
-        calibrated: as for :class:`~icobench.sets.patterns.PatternOptions`.
+        calibrated, shapes, radius_range_nm: as for :class:`~icobench.sets.patterns.PatternOptions`.
 
     Example:
         >>> icobench.test_sets()["counting"].detector.photons
@@ -55,6 +56,8 @@ class TestSet:
     path: Path | None = None
     known: tuple[tuple[str, Any], ...] = ()
     calibrated: bool = False
+    shapes: tuple[str, ...] = ()
+    radius_range_nm: tuple[float, float] = PatternOptions.radius_range_nm
 
     def believed(self, experiment: Experiment) -> Experiment:
         """What methods believe about the set's images, given a run's experiment."""
@@ -74,8 +77,9 @@ class TestSet:
             raise InputError(f"the test set {self.name} has no noise; photons cannot be set")
         detector = changed(self.detector, photons=photons, hole_degrees=hole_degrees)
         return PatternOptions(
-            images, self.kind, detector, background=self.background, method=self.method,
-            augmentation=self.augmentation, calibrated=self.calibrated,
+            images, self.kind, detector, self.radius_range_nm, background=self.background,
+            method=self.method, augmentation=self.augmentation, calibrated=self.calibrated,
+            shapes=self.shapes,
         )  # fmt: skip
 
 
@@ -111,6 +115,10 @@ TEST_SETS = {
         TestSet(
             "realistic", "log images, distorted in eight ways as detectors distort them", DETECTORS["clean"],
             kind="log", augmentation="realistic",
+        ),
+        TestSet(
+            "bodies", "as counting: all bodies of the catalogue, volumes of icosahedra of 50 to 95 nm",
+            COUNTING, shapes=tuple(SHAPES), radius_range_nm=(50.0, 95.0),
         ),
     )
 }  # fmt: skip
@@ -154,3 +162,15 @@ def find_test_set(name: str, extra: Mapping[str, TestSet] = MappingProxyType({})
             f"unknown test set {name!r}; choose from {', '.join(test_sets)}, or give a file of images"
         )
     return test_sets[name]
+
+
+def find_icosahedra(name: str) -> TestSet:
+    """The test set with this name, for those who judge by the symmetry of the icosahedron.
+
+    Raises:
+        InputError: there is none, or it shows other bodies.
+    """
+    test_set = find_test_set(name)
+    if test_set.shapes:
+        raise InputError(f"the test set {name} shows other bodies than icosahedra; icobench compare takes it")
+    return test_set

@@ -33,6 +33,7 @@ from icobench.cache import cache_folder
 from icobench.simulator.cuda import CudaKernel
 from icobench.simulator.edge_sum import edge_sum, edge_sum_jacobian
 from icobench.simulator.overlay import MOST_FACETS, STEEPEST, BodyTensors, Plan, empty_plan, plan
+from icobench.simulator.skeleton import Skeleton, fill_pixels
 from icobench.simulator.terms import (
     PARAMETERS,
     SLOPES_FLOOR,
@@ -53,6 +54,9 @@ WORTH_COMPILING = {"cpu": 100, "cuda": 0}
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("overlay.cpp", "terms.cpp", "edge_sum.cpp"))
 """Compiled as one file, in this order."""
 
+PIXELS = Path(__file__).with_name("pixels.cpp")
+"""Compiled after these on a CPU alone: a GPU has its own matrix products."""
+
 FLAGS = (
     "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
     "-shared", "-fPIC", "-w",
@@ -64,8 +68,11 @@ TUNED = ("-march=native", "-mcpu=native", "")
 
 LANES = {torch.float32: 16, torch.float64: 8}
 SUFFIX = {torch.float32: "float", torch.float64: "double"}
-SHARED_TERMS = 100_000
-"""Segments times nodes below which a second thread costs more than it saves."""
+SHARED_TERMS, SHARED_PRODUCTS = 100_000, 4_000_000
+"""Segments times nodes, and products of matrices, below which a second thread costs more than it saves."""
+
+FIELDS_AT_ONCE = 8
+"""As in ``pixels.cpp``."""
 
 
 def compiler() -> str | None:
@@ -87,7 +94,7 @@ def _processor() -> str:
 
 
 def _library(compiler: str) -> Path:
-    sources = [source.read_text() for source in SOURCES]
+    sources = [source.read_text() for source in (*SOURCES, PIXELS)]
     key = "\n".join((*sources, compiler, *FLAGS, platform.machine(), _processor()))
     return cache_folder() / f"kernel-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
 
@@ -102,7 +109,7 @@ def _build(command: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         library, source = Path(folder) / target.name, Path(folder) / "kernel.cpp"
-        source.write_text("".join(part.read_text() for part in SOURCES))
+        source.write_text("".join(part.read_text() for part in (*SOURCES, PIXELS)))
         for tuned in TUNED:
             call = [*shlex.split(command), *FLAGS, *tuned.split(), str(source), "-o", str(library)]
             result = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
@@ -204,11 +211,36 @@ class NativeKernel:
         _, numbers, live, waves = tables[:4]
         (batch, segments), nodes = numbers.shape[:2], waves.shape[1]
         out = numbers.new_empty(rows, batch, nodes)
-        function = getattr(self._library, f"{name}_{SUFFIX[out.dtype]}")
         tasks = batch * -(-nodes // LANES[out.dtype])
-        threads = max(1, min(torch.get_num_threads(), int(live.sum()) * nodes // SHARED_TERMS, tasks))
-        kept = [table.contiguous() for table in (*tables, out)]  # alive until the calls return
-        arguments = [*map(ctypes.c_int64, (batch, segments, nodes, *sizes)), *map(_pointer, kept)]
+        threads = min(torch.get_num_threads(), int(live.sum()) * nodes // SHARED_TERMS)
+        self._share(name, tasks, threads, (batch, segments, nodes, *sizes), (*tables, out))
+        return out
+
+    def fill_pixels(self, skeleton: Skeleton, values: Tensor, fields: Tensor, bodies: Tensor | slice) -> None:
+        """As :func:`~icobench.simulator.skeleton.fill_pixels`."""
+        (parts, batch, nodes), (rows, across, common) = values.shape, skeleton.level.shape
+        _, total, of_body, pixels, _ = fields.shape
+        index = torch.arange(total)[bodies]
+        field, part = torch.arange(of_body)[:, None, None], torch.arange(2)[:, None]
+        places = ((part * total + index) * of_body + field) * pixels**2
+        tiles = -(-parts * batch // FIELDS_AT_ONCE)
+        operations = parts * batch * (rows * across * common + skeleton.rows.numel() * common)
+        operations += parts * batch * skeleton.columns.numel()
+        threads = min(torch.get_num_threads(), operations // SHARED_PRODUCTS)
+        # Few fields are divided by lines, which repeats the first of three products.
+        lines = threads if threads > 1 and tiles < 4 * threads else 1
+        sizes = lines, parts * batch, nodes, rows, across, common, pixels, not len(skeleton.rows)
+        tables = values, skeleton.starts, skeleton.level, skeleton.rows, skeleton.columns, places, fields
+        self._share("to_pixels", tiles * lines, threads, sizes, tables)
+
+    def _share(
+        self, name: str, tasks: int, threads: int, sizes: tuple[int, ...], tables: tuple[Tensor, ...]
+    ) -> None:
+        """Divide tasks evenly among threads; ctypes releases Python's lock. The last table is the result."""
+        function = getattr(self._library, f"{name}_{SUFFIX[tables[-1].dtype]}")
+        threads = max(1, min(threads, tasks))
+        kept = [table.contiguous() for table in tables]  # alive until the calls return
+        arguments = [*map(ctypes.c_int64, sizes), *map(_pointer, kept)]
 
         def share(part: int) -> None:
             ends = tasks * part // threads, tasks * (part + 1) // threads
@@ -218,14 +250,13 @@ class NativeKernel:
         share(0)
         for other in others:
             other.result()
-        return out
 
 
 class Kernels(NamedTuple):
-    """Plan, terms of the edge sum, with slopes, the sum, its Jacobian; ``fused``: no intermediate arrays.
+    """Plan, terms of the edge sum, with slopes, the sum, its Jacobian, and from their nodes to the pixels.
 
-    The sums of kernels that are ``padded`` are given a whole skeleton for its wave vectors, and their results
-    fill up its rows of nodes.
+    Kernels that are ``fused`` need no intermediate arrays. The sums of kernels that are ``padded`` are given
+    a whole skeleton for its wave vectors, and their results fill up its rows of nodes.
     """
 
     plan: Callable[..., Plan]
@@ -233,6 +264,7 @@ class Kernels(NamedTuple):
     term_slopes: Callable[..., tuple[Terms, Tensor, Tensor]]
     edge_sum: Callable[..., Tensor]
     edge_sum_jacobian: Callable[..., Tensor]
+    fill_pixels: Callable[..., None] = fill_pixels
     fused: bool = False
     padded: bool = False
 
@@ -270,7 +302,8 @@ def _make(device: torch.device) -> Kernels:
     logger.info("the simulator's compiled kernel is ready (%.1f s)", time.perf_counter() - start)
     return Kernels(
         kernel.plan, kernel.terms, kernel.term_slopes, kernel.edge_sum, kernel.edge_sum_jacobian,
-        fused=True, padded=not on_cpu,
+        kernel.fill_pixels if isinstance(kernel, NativeKernel) else fill_pixels, fused=True,
+        padded=not on_cpu,
     )  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.compiled import EAGER, Kernels, kernels
 from icobench.simulator.experiment import Experiment
+from icobench.simulator.facet_slopes import facet_slopes
 from icobench.simulator.overlay import BodyTensors, body_tensors
-from icobench.simulator.skeleton import BUCKET_BAND, BySize, Skeleton, SkeletonField, to_pixels
+from icobench.simulator.skeleton import BUCKET_BAND, BySize, Skeleton, SkeletonField
 from icobench.simulator.terms import Terms
 
 __all__ = ["ExactField"]
@@ -122,13 +123,15 @@ class ExactField(SkeletonField):
         return small or abs(self.experiment.kappa) < SMALL_CONTRAST * self.experiment.wave_number
 
     def _on_detector(self, program: Kernels, terms: Terms, by_size: BySize, *slopes: Tensor) -> Tensor:
-        """The field and, given slopes, its derivatives at the pixels: (B, 1 + T, pixels, pixels).
+        """The field and, given slopes, its derivatives at the pixels: (2, B, 1 + T, pixels, pixels).
 
-        The terms are those of bodies in the order of ``by_size``; the result is in the callers' order.
+        Real and imaginary parts lie apart, because products of strided parts of complex numbers take five
+        times as long. The terms are those of bodies in the order of ``by_size``; the result is in the
+        callers' order.
         """
         pixels, rows = self.experiment.pixels, 1 + sum(slope.shape[1] for slope in slopes[:1])
         device = terms.forms.device
-        fields = torch.empty(len(terms.live), rows, pixels, pixels, 2, dtype=self.dtype, device=device)
+        fields = torch.empty(2, len(terms.live), rows, pixels, pixels, dtype=self.dtype, device=device)
         converted: dict[torch.dtype, tuple[Terms, tuple[Tensor, ...]]] = {}
         for bucket, start, stop in by_size.buckets:
             skeleton = self._skeleton(bucket, device)
@@ -143,16 +146,19 @@ class ExactField(SkeletonField):
             nodes = self._at_nodes(
                 program, some, skeleton, *some_slopes, *slopes[2:], longest=by_size.longest
             )
-            images = to_pixels(skeleton, nodes.flatten(0, 1).to(self.dtype)).unflatten(0, (rows, 2, -1))
-            fields[by_size.rows(start, stop)] = images.permute(2, 0, 3, 4, 1)
-        return torch.view_as_complex(fields)
+            program.fill_pixels(skeleton, nodes.to(self.dtype), fields, by_size.rows(start, stop))
+        return fields
 
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
+        return torch.complex(*self.parts(radius_nm, quaternion))
+
+    def parts(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Real and imaginary part of the field in nm^3: (2, B, pixels, pixels)."""
         differentiated = _differentiated(radius_nm) or _differentiated(quaternion)
         program = EAGER if differentiated else kernels(radius_nm.device, len(radius_nm))
         geometry, by_size = self._planned(program, radius_nm, quaternion)
-        return self._on_detector(program, program.terms(*geometry), by_size)[:, 0]
+        return self._on_detector(program, program.terms(*geometry), by_size)[:, :, 0]
 
     @torch.no_grad()
     def jacobian(
@@ -166,9 +172,10 @@ class ExactField(SkeletonField):
         edge-on it is good to some 1e-3 (0.1 without contrast).
 
         Returns:
-            field (B, pixels, pixels) in nm^3 and derivatives (B, T, pixels, pixels): nm^3 per radian and per
-            nm; with "refractive_index" one more, by n, which is complex: the field is analytic in n; with
-            "centre" two more, by k_x and k_y (nm^4), which grow without bound towards the horizon.
+            real and imaginary part of the field (2, B, pixels, pixels) in nm^3 and of its derivatives
+            (2, B, T, pixels, pixels): nm^3 per radian and per nm; with "refractive_index" one more, by n,
+            which is complex: the field is analytic in n; with "centre" two more, by k_x and k_y (nm^4), which
+            grow without bound towards the horizon.
         """
         program = kernels(radius_nm.device, len(radius_nm))
         geometry, by_size = self._planned(program, radius_nm, quaternion)
@@ -183,11 +190,27 @@ class ExactField(SkeletonField):
         changes = _changes(also, radius_nm.device)
         fields = self._on_detector(program, terms, by_size, form_slopes, number_slopes, changes)
         if "refractive_index" in also:
-            fields[:, 5] *= self.experiment.wave_number
+            fields[:, :, 5] *= self.experiment.wave_number
         if "centre" in also:
             height = (self.experiment.wave_number * self.experiment.cos_theta()).clamp_min(1e-9)
-            fields[:, -2:] /= height.to(radius_nm.device, self.dtype)
-        return fields[:, 0], fields[:, 1:]
+            fields[:, :, -2:] /= height.to(radius_nm.device, self.dtype)
+        return fields[:, :, 0], fields[:, :, 1:]
+
+    def facet_slopes(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Derivatives of the field by the distances of the body's facets, nm^2: (2, B, F, pixels, pixels)."""
+        pixels, facets = self.experiment.pixels, len(self.body_normals)
+        shape = 2, len(radius_nm), facets, pixels, pixels
+        fields = torch.empty(shape, dtype=self.dtype, device=radius_nm.device)
+        rotation, program = quaternion_to_matrix(quaternion.double()), kernels(radius_nm.device, 1)
+        for bucket, rows in self._buckets(radius_nm):
+            skeleton = self._skeleton(bucket, radius_nm.device)
+            slopes = facet_slopes(
+                self._body, rotation[rows], radius_nm[rows].double(), skeleton.waves, self.experiment.kappa,
+                self.dtype,
+            )  # fmt: skip
+            nodes = torch.view_as_real(slopes).permute(1, 3, 0, 2).flatten(0, 1).to(self.dtype)
+            program.fill_pixels(skeleton, nodes, fields, rows)
+        return fields
 
 
 def _moved_forms(forms: Tensor, wave_number: float) -> Tensor:

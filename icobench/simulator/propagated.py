@@ -157,9 +157,7 @@ class PropagatedField(SkeletonField):
         fade = torch.cos(math.pi / 2 * depth) ** (pitch / self.experiment.wavelength_nm)
 
         k_x, k_y, q_z, _ = skeleton.waves
-        rows, columns = skeleton.ragged.shape
-        lengths = torch.bincount((k_y[:, None] == k_y[skeleton.ragged[:, 0]]).int().argmax(1), minlength=rows)
-        present = torch.arange(columns, device=device) < lengths[:, None]
+        present = torch.arange(skeleton.ragged.shape[1], device=device) < skeleton.starts.diff()[:, None]
         k_x, q_z, k_y = k_x[skeleton.ragged], q_z[skeleton.ragged], k_y[skeleton.ragged[:, 0]]
         along_y = _wave(-k_y[:, None] * centres) / _left(k_y[:, None] * (pitch / 2))
         along_x = _wave(-k_x.unsqueeze(-1) * centres) / _left(k_x.unsqueeze(-1) * (pitch / 2))

@@ -1,6 +1,7 @@
 """One interface to the three ways of simulating a diffraction image."""
 
 import math
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -165,6 +166,19 @@ class Simulator(nn.Module):
         """The same simulator of another body."""
         return Simulator(self.experiment, self.method, self.device, self.dtype, body)
 
+    def intensity_of(self, bodies: Sequence[ConvexBody], radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Intensities (B, pixels, pixels) of B bodies of several kinds; those of one are simulated together.
+
+        Args:
+            bodies: one for each image.
+            radius_nm, quaternion: (B,) and (B, 4).
+        """
+        images = torch.zeros_like(self._empty(len(bodies)).real)
+        for body in dict.fromkeys(bodies):
+            rows = torch.tensor([other is body for other in bodies], device=self.device).nonzero()[:, 0]
+            images[rows] = self.with_body(body).intensity(radius_nm[rows], quaternion[rows])
+        return images
+
     def _relative(self, experiment: Experiment, method: str) -> "Simulator":
         if (experiment, method) == (self.experiment, self.method):
             return self
@@ -219,11 +233,16 @@ class Simulator(nn.Module):
 
     def intensity(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """|F|^2 in nm^6 times the experiment's gain: (B, pixels, pixels)."""
-        return self.read(self.field(radius_nm, quaternion))
+        if not isinstance(self._field, ExactField):
+            return self.read(self.field(radius_nm, quaternion))
+        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
+        if not len(radius_nm):
+            return self._empty(0).real
+        return self._read(_product(field := self._field.parts(radius_nm, quaternion), field))
 
     def read(self, field: Tensor) -> Tensor:
         """What the pixels measure of complex fields (B, pixels, pixels): their intensity."""
-        return self._read(field.real.square() + field.imag.square())
+        return self._read(_product(parts := (field.real, field.imag), parts))
 
     def intensity_jacobian(
         self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
@@ -257,17 +276,33 @@ class Simulator(nn.Module):
             return self._differences(self._field, radius_nm, quaternion, also)
         assert isinstance(self._field, ExactField | SphereField)
         field, slopes = self._field.jacobian(radius_nm, quaternion, also)
-        intensity = field.real.square() + field.imag.square()
-        wave = field.unsqueeze(1)
-        change = 2 * (wave.real * slopes.real + wave.imag * slopes.imag)
+        intensity, (real, imag) = _product(field, field), field.unsqueeze(2)
+        change = 2 * _product((real, imag), slopes)
         rows = [change[:, :4]]
         if "refractive_index" in also:
             # Analytic in n: the derivative by its imaginary part is i times that by its real part.
-            turned = 2 * (wave.imag * slopes[:, 4:5].real - wave.real * slopes[:, 4:5].imag)
+            turned = 2 * _product((imag, -real), slopes[:, :, 4:5])
             rows += [change[:, 4:5], turned]
         if "centre" in also:
             rows.append(self._per_pixel(intensity, change[:, -2:]))
         return self._read(intensity), self._read(torch.cat(rows, 1) if len(rows) > 1 else rows[0])
+
+    def facet_slopes(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+        """Derivatives of the intensity by the distances of the body's facets, in nm: (B, F, pixels, pixels).
+
+        Args:
+            radius_nm, quaternion: as for :meth:`field`.
+
+        Raises:
+            ValueError: bad inputs as in :meth:`field`, or another method than "exact" or a sphere.
+        """
+        if not isinstance(self._field, ExactField):
+            raise ValueError("only polyhedra and the exact method have derivatives by facets; use 'exact'")
+        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
+        field, slopes = (
+            function(radius_nm, quaternion) for function in (self._field.parts, self._field.facet_slopes)
+        )
+        return self._read(2 * _product(field.unsqueeze(2), slopes))
 
     def _differences(
         self, method: PropagatedField, radius: Tensor, quaternion: Tensor, also: tuple[str, ...]
@@ -320,6 +355,11 @@ class Simulator(nn.Module):
     def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
         """The same as :meth:`intensity`."""
         return self.intensity(radius_nm, quaternion)
+
+
+def _product(first: Tensor | Sequence[Tensor], second: Tensor | Sequence[Tensor]) -> Tensor:
+    """Real part of conj(a) b for real and imaginary parts of a and b."""
+    return torch.addcmul(first[0] * second[0], first[1], second[1])
 
 
 def _polarization_slope(experiment: Experiment, steps: tuple[Tensor, Tensor, Tensor]) -> Tensor:

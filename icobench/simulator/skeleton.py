@@ -8,7 +8,7 @@ Tal-Ezer, J. Comput. Phys. 104, 457, 1993) and carried to the pixels by small ma
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,9 +18,10 @@ import torch
 from scipy.special import jv
 from torch import Tensor, nn
 
+from icobench.devices import one_thread
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["BUCKET_BAND", "BySize", "Skeleton", "SkeletonField", "build_skeleton", "to_pixels"]
+__all__ = ["BUCKET_BAND", "BySize", "Skeleton", "SkeletonField", "build_skeleton", "fill_pixels", "to_pixels"]
 
 
 class Skeleton(NamedTuple):
@@ -32,19 +33,21 @@ class Skeleton(NamedTuple):
     Attributes:
         waves: (4, P) float64 rows k_x, k_y, q_z, 1 in 1/nm; node index a major.
         ragged: (N_a, N) index of every row's nodes among the P, padded with 0.
+        starts: (N_a + 1,) index of every row's first node among the P, and at the end P.
         places: (P + 1,) index of every node in ``ragged``, flat, and at the end the size of that.
-        level: (N_a, N_b, N) interpolates along b from each row's nodes onto common ones; 0 for padding.
+        level: (N_a, N, N_b) interpolates along b from each row's nodes onto common ones; 0 for padding.
         rows: (pixels, N_a) interpolates along a onto the detector's rows.
         columns: (pixels, N_b, pixels) interpolates along b onto each row's pixels, [row, node,
             column]; 0 for invalid pixels.
 
     On a flat detector ``tan(b) = x / distance`` is the same for a whole column, but a is not for a row.
-    There ``level`` (N_a, pixels, N) leads straight to the columns, ``columns`` (pixels, N_a, pixels) holds
+    There ``level`` (N_a, N, pixels) leads straight to the columns, ``columns`` (pixels, N_a, pixels) holds
     the interpolation along a, [column, node, row], and ``rows`` is empty.
     """
 
     waves: Tensor
     ragged: Tensor
+    starts: Tensor
     places: Tensor
     level: Tensor
     rows: Tensor
@@ -99,14 +102,21 @@ def _least_squares(angles: np.ndarray, nodes: np.ndarray, band: float) -> np.nda
     envelope = np.maximum.accumulate(np.abs(jv(order, band))[::-1])[::-1]
     weight = np.maximum(envelope, 1e-18) * np.where(order > 0, math.sqrt(2), 1.0)
     half = len(nodes) // 2
-    at_nodes, at_angles = np.multiply.outer(nodes[:half], order), np.multiply.outer(angles.ravel(), order)
-    fits = [(wave, *np.linalg.svd(wave(at_nodes) * weight, full_matrices=False)) for wave in (np.cos, np.sin)]
+    at_nodes, at_angles = (
+        torch.as_tensor(np.multiply.outer(places, order)) for places in (nodes[:half], angles.ravel())
+    )
+    scale = torch.as_tensor(weight)
+    # By torch: NumPy's library divides even these small matrices among threads.
+    fits = [
+        (wave, *torch.linalg.svd(wave(at_nodes) * scale, full_matrices=False))
+        for wave in (torch.cos, torch.sin)
+    ]
     smallest = LEAST_SINGULAR_VALUE * max(values[0] for _, _, values, _ in fits)
 
-    def carried(wave: np.ufunc, u: np.ndarray, values: np.ndarray, v: np.ndarray) -> np.ndarray:
+    def carried(wave: Callable[[Tensor], Tensor], u: Tensor, values: Tensor, v: Tensor) -> np.ndarray:
         kept = values > smallest
-        inverse = weight[:, None] * (v[kept].T / (2 * values[kept])) @ u[:, kept].T
-        return wave(at_angles) @ inverse
+        inverse = scale[:, None] * (v[kept].T / (2 * values[kept])) @ u[:, kept].T
+        return (wave(at_angles) @ inverse).numpy()
 
     even, odd = (carried(*fit) for fit in fits)
     # The second half of the nodes are those of the first, negative, in reverse.
@@ -127,6 +137,7 @@ def _barycentric(angles: np.ndarray, nodes: np.ndarray, widest: float, dtype: to
 
 
 @lru_cache(maxsize=24)  # all radii of one experiment, or few of several: at most some hundred MiB
+@one_thread()  # the matrices are small: threads would wait for each other, and change the last digits
 @torch.inference_mode(False)  # inference tensors could not be used by later callers that differentiate
 def build_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype) -> Skeleton:
     """Nodes for bodies of circumradius up to ``radius_nm``, on the CPU.
@@ -150,13 +161,13 @@ def build_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype)
     lengths = np.array([len(nodes) for nodes in rows_b])
     common = b if experiment.orthographic else column_angle
     ragged = np.zeros((len(a), len(b)), dtype=np.int64)
-    level = np.zeros((len(a), len(common), len(b)))
-    starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    level = np.zeros((len(a), len(b), len(common)))
+    starts = np.concatenate(([0], np.cumsum(lengths)))
     for i, nodes in enumerate(rows_b[: len(a) // 2]):  # the rows at a and -a share their nodes
         between = _interpolation(common, nodes, band * math.cos(a[i]), widest_b, dtype)
         for j in (i, len(a) - 1 - i):
             ragged[j, : len(nodes)] = starts[j] + np.arange(len(nodes))
-            level[j, :, : len(nodes)] = between
+            level[j, : len(nodes)] = between.T
 
     if experiment.orthographic:
         sines, row_sines = experiment.sines(0).numpy(), experiment.sines(1).numpy()
@@ -179,7 +190,7 @@ def build_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype)
         [i * len(b) + np.arange(count) for i, count in enumerate(lengths)] + [[ragged.size]]
     )
     carriers = (torch.as_tensor(np.ascontiguousarray(table)).to(dtype) for table in (level, rows, columns))
-    return Skeleton(torch.as_tensor(waves), torch.as_tensor(ragged), torch.as_tensor(places), *carriers)
+    return Skeleton(*map(torch.as_tensor, (waves, ragged, starts, places)), *carriers)
 
 
 def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
@@ -196,7 +207,7 @@ def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
         padded = filled.shape[1] != skeleton.waves.shape[1]
         rows = filled.unflatten(1, skeleton.ragged.shape) if padded else filled[:, skeleton.ragged]
         nodes = rows.transpose(0, 1)
-        level = torch.bmm(nodes, skeleton.level.mT).transpose(0, 1)
+        level = torch.bmm(nodes, skeleton.level).transpose(0, 1)
         if len(skeleton.rows):
             on_rows = torch.matmul(skeleton.rows, level)
             image = torch.bmm(on_rows.transpose(0, 1), skeleton.columns).transpose(0, 1)
@@ -204,6 +215,19 @@ def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
             image = torch.bmm(level.permute(2, 0, 1), skeleton.columns).permute(1, 2, 0)
         pieces.append(image[: len(piece)])
     return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def fill_pixels(skeleton: Skeleton, values: Tensor, fields: Tensor, bodies: Tensor | slice) -> None:
+    """Carry node values (N, B, P) of some bodies, real and imaginary part in turn, to the detector.
+
+    Args:
+        skeleton: of these bodies.
+        values: N is twice the number of fields of a body.
+        fields: (2, all bodies, N / 2, pixels, pixels), where they go.
+        bodies: (B,) their index among all.
+    """
+    images = to_pixels(skeleton, values.flatten(0, 1)).unflatten(0, (len(values) // 2, 2, -1))
+    fields[:, bodies] = images.permute(1, 2, 0, 3, 4)
 
 
 BUCKET_BAND = 5.0

@@ -62,7 +62,8 @@ class SphereField(SkeletonField):
         if "refractive_index" in also:
             high, low = (self._field(radius_nm, kappa + step * k) for step in (STEP_INDEX, -STEP_INDEX))
             slopes.append((high - low) / (2 * STEP_INDEX))
-        return field.to(self.dtype.to_complex()), torch.stack(slopes, 1).to(self.dtype.to_complex())
+        parts = [torch.view_as_real(values).movedim(-1, 0) for values in (field, torch.stack(slopes, 1))]
+        return parts[0].to(self.dtype), parts[1].to(self.dtype)
 
     def _field(self, radius_nm: Tensor, kappa: complex) -> Tensor:
         """The same in double precision, for some k (n - 1)."""

@@ -98,7 +98,7 @@ def measured_ceilings(device: torch.device | str, seconds: float = 1.0) -> Ceili
 
 def _to_pixels_operations(skeleton: Skeleton) -> int:
     """Of the matrix products from an image's nodes to its pixels, real and imaginary part."""
-    rows, columns, nodes = skeleton.level.shape
+    rows, nodes, columns = skeleton.level.shape
     pixels = skeleton.columns.shape[0]
     onto_rows = pixels * rows * columns if len(skeleton.rows) else 0
     return 4 * (rows * columns * nodes + onto_rows + skeleton.columns.numel())

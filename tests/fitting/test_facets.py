@@ -62,6 +62,10 @@ def test_a_cube_with_one_facet_moved():
     assert fit.distance_nm[[1, 4]].sum() == pytest.approx(64, abs=0.3)
     assert not fit.poor
     assert fit.free.sum() <= 2
+    # The farthest corner moves with three facets, whose errors are those of the radius.
+    bars = fit.distance_std_nm
+    assert bars.min() < fit.radius_std_nm < np.sqrt(3) * bars.max()
+    assert abs(fit.radius_nm - radius) < 5 * fit.radius_std_nm
     assert fit.evidence > 20
 
 

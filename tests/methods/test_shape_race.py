@@ -1,19 +1,24 @@
 """Fits of other bodies than the icosahedron: their parameters, and the race of shapes."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from icobench.answer import Answer, Hypotheses
+from icobench.api import compare
 from icobench.errors import InputError
 from icobench.fitting.counter import JACOBIAN_COST, CountingSimulator
 from icobench.fitting.nuisance import Nuisance
 from icobench.geometry.orientation import disorientation
 from icobench.geometry.shapes import SHAPES, shape
-from icobench.methods import METHODS, Problem
-from icobench.methods.shapes import chosen_shape, fit_shapes, with_shape_columns
+from icobench.images.detector import DETECTORS
+from icobench.methods import METHODS, Problem, find_method, shapes
+from icobench.methods.shapes import chosen_shape, fit_shapes, raced, with_shape_columns
+from icobench.reporting.ledger import account
 from icobench.sets.simulate import simulate
+from icobench.sets.test_sets import TestSet
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -29,7 +34,7 @@ def images(*names, radius=55.0, photons=1e5):
         name: torch.cat([getattr(part, name) for part in parts])
         for name in ("images", "mask", "radius_nm", "quaternion")
     }
-    joined["mask"] = joined["mask"] & fitted
+    joined |= {"mask": joined["mask"] & fitted, "bodies": list(names)}
     return replace(parts[0], numbers=torch.arange(len(parts)), **joined)
 
 
@@ -147,3 +152,45 @@ def test_what_other_shapes_cannot_do():
     ):
         with pytest.raises(InputError, match=message):
             chosen.check(*arguments)
+
+
+def test_endings_of_names():
+    """A race and free facets as methods of comparisons."""
+    race = find_method("dictionary+lm-auto")
+    assert race.chooses_shape
+    assert race.card["chooses_shape"]
+    assert race.options == METHODS["dictionary+lm"].options
+    assert find_method("dictionary+lm-auto-propagated").physics == "propagated"
+    assert find_method("dictionary+lm-auto-facets").summary.endswith("; then free facets")
+    for name, message in (
+        ("network+lm-auto", "network.lm cannot choose a shape"),
+        ("simplex-auto", "simplex cannot choose a shape"),
+        ("dictionary+simplex-auto", "cannot fit the aspect ratio"),
+        ("dictionary+lm-propagated-auto", "write dictionary.lm-auto-propagated"),
+        ("simplex-propagated-facets", "by straight rays"),
+        ("mine-auto-facets", "unknown method 'mine-auto-facets'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_method(name)
+    for method in (race, find_method("simplex-facets")):
+        with pytest.raises(InputError, match=r"is for comparisons; here .* has the options --shape auto"):
+            chosen_shape("icosahedron").check(method, (), False, False, False)
+
+
+def test_a_race_in_a_comparison(monkeypatch, tmp_path):
+    """The right bodies are named, and the ledger knows the dictionaries of both."""
+    names = ("cube", "sphere")
+    monkeypatch.setattr(shapes, "SHAPES", {name: SHAPES[name] for name in names})
+    some = TestSet("some", "two bodies", DETECTORS["counting"], shapes=names, radius_range_nm=(50, 55))
+    result = compare([raced(LM)], [some], images=2, workers=1, folder=tmp_path / "run", device="cpu")
+    assert result.failures == {}
+    assert result.results["body"].tolist() == ["cube", "sphere"]
+    assert result.results["success"].all()
+    # Nothing is computed, and nothing forgotten.
+    compare([raced(LM)], [some], images=2, workers=1, folder=tmp_path / "run", device="cpu")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["dictionary"]["simulations"] > 900
+    made, method = run["methods"]["dictionary+lm-auto"]["dictionary"], "dictionary+lm-auto"
+    assert made["simulations"] > 1000  # 500 for 60 rotations are 1,250 for 24
+    costs = account(method, result.results, run, 1e-3)
+    assert costs.fixed_simulations == made["simulations"]

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from icobench.images.pixels import usable_pixels
+from icobench.images.pixels import log_image, usable_pixels
 from icobench.network.recipe import Recipe
 from icobench.network.selection import complete, within_training
+from icobench.sets.simulate import simulate
 from tests.network.tiny import EXPERIMENT, image_set
 
 COUNTS = Recipe(steps=1)
@@ -57,3 +58,11 @@ def test_only_images_on_the_canonical_grid_are_complete():
     assert complete(image_set(torch.zeros(1, 256, 256), experiment=finer)).tolist() == [False]
     assert within_training(Recipe(steps=1, images="clean"), images).tolist() == [True, False]
     assert torch.equal(complete(images.subset(torch.arange(0))), torch.zeros(0, dtype=torch.bool))
+
+
+def test_linear_images_are_no_log_images():
+    shown = simulate([40.0, 90.0, 150.0], photons=1e5, hole_degrees=3.0, seed=1)
+    linear = shown.images / shown.images.amax((1, 2), keepdim=True)
+    for images, expected in ((linear, False), (log_image(shown.images), True)):
+        told = within_training(REALISTIC, image_set(images, "log", shown.mask))
+        assert told.tolist() == [expected] * 3

@@ -92,3 +92,26 @@ def made_run(folder):
     }
     (folder / "run.json").write_text(json.dumps(run))
     return folder
+
+
+def named_bodies(folder):
+    """The same run with images of three bodies, which two methods name; one frees the facets of a box."""
+    path = folder / "results.parquet"
+    results = pd.read_parquet(path)
+    true = results["image"].map(lambda image: ("cube", "icosahedron", "hexagonal-prism=1.5")[image % 3])
+    own = results["method"].isin(["network+lm", "simplex"])
+    body = true.where(own, "icosahedron")
+    body[results["image"] == 3] = "icosahedron"
+    unnamed = results["method"] == "network"
+    wrong = (body != true) & ~unnamed
+    results.loc[wrong, ["disorientation_deg", "radius_error_nm"]] = np.nan
+    results = results.assign(true_body=true, body=body, size_error_nm=0.3)
+    results["success"] &= ~wrong
+    results.loc[unnamed, ["true_body", "body", "size_error_nm"]] = None
+    results.to_parquet(path)
+    normals = np.vstack((np.eye(3), -np.eye(3)))
+    facets = {"method": "simplex", "distance_nm": [50.0, 55, 60, 50, 45, 40]}
+    facets |= {f"normal_{axis}": normals[:, place] for place, axis in enumerate("xyz")}
+    every = [pd.DataFrame(facets).assign(image=image) for image in range(IMAGES)]
+    pd.concat(every, ignore_index=True).to_parquet(folder / "facets.parquet")
+    return folder

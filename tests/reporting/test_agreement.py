@@ -34,6 +34,22 @@ def test_distance_from_the_best_answer():
     assert np.isinf(found[(found["method"] == "network") & (found["image"] == 0)]["angle_deg"]).all()
 
 
+def test_answers_agree_only_on_one_body():
+    """And by its own group: a quarter turn of a cube is none."""
+    results = unknown()
+    quarter = np.sqrt(0.5)
+    turn = {"q_w": quarter, "q_x": 0.0, "q_y": 0.0, "q_z": quarter}
+    best, other = (results["method"] == name for name in ("network+lm", "simplex"))
+    results.loc[best, list(turn)] = [1.0, 0.0, 0.0, 0.0]
+    results.loc[other, list(turn)] = list(turn.values())
+    found = differences(results.assign(body="cube"))
+    assert (found[other]["angle_deg"] < 1e-5).all()
+    found = differences(results.assign(body=np.where(other, "octahedron", "cube")))
+    assert np.isinf(found[other]["angle_deg"]).all()
+    assert not found[other]["agrees"].any()
+    assert (differences(results)[other]["angle_deg"] > 1).all()
+
+
 def test_table_and_verdict():
     headers, rows = agreement_table(unknown())
     assert [row[0] for row in rows] == list(COST)
@@ -44,7 +60,8 @@ def test_table_and_verdict():
 
 def test_report_without_truth(run_folder):
     path = run_folder / "results.parquet"
-    unknown().to_parquet(path)
+    bodies = {"body": "cube", "true_body": None, "size_error_nm": np.nan}
+    unknown().assign(**bodies).to_parquet(path)
     run = read_run(run_folder)
     assert not run.truth_known
     (line,) = verdict({"mine": run})
@@ -55,6 +72,9 @@ def test_report_without_truth(run_folder):
     page = write_report(run_folder).read_text()
     assert "the truth is not known" in page
     assert "Accuracy against simulations" not in page
+    assert "what for what" not in page
+    assert "best: image" in page
+    assert ", cube, R = " in page
     assert "What it costs" in page
     assert not (run_folder / "targets_reached.svg").exists()
 

@@ -14,9 +14,14 @@ import torch
 
 import icobench
 from icobench.geometry.rotations import random_quaternions
+from icobench.geometry.shapes import SHAPES
+from icobench.images.image_set import ImageSet
 from icobench.images.prepare import prepare
 from icobench.reporting.live import LivePage, LiveState
+from icobench.reporting.report import write_report
 from icobench.reporting.show import read_results, write_show
+from icobench.sets.pattern_file import read_patterns, write_patterns
+from tests.reporting.made_runs import named_bodies
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -79,9 +84,25 @@ def looked_at(report, width, tmp_path):
     return json.loads(html.unescape(found.group(1))), console
 
 
+@pytest.fixture(scope="module")
+def of_bodies(inputs, tmp_path_factory):
+    """A report that has all that reports have, and the tables of bodies, all seventeen of them."""
+    folder = named_bodies(shutil.copytree(inputs, tmp_path_factory.mktemp("run") / "bodies"))
+    images = read_patterns(folder / "test_set.h5")
+    table = pd.read_parquet(folder / "results.parquet")
+    count = len(images)
+    write_patterns(folder / "test_set.h5", ImageSet.join([images] * 3), {})
+    table = pd.concat([table.assign(image=table["image"] + part * count) for part in range(3)])
+    names = table["image"].map(lambda image: list(SHAPES)[image % len(SHAPES)])
+    named = names.where(table["method"] != "network+simplex", "truncated-icosahedron=0.595")
+    table["disorientation_deg"] = table["disorientation_deg"].where(names == named)
+    table.assign(true_body=names, body=named).to_parquet(folder / "results.parquet")
+    return write_report(folder)
+
+
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_is_cut_overlaps_or_complains(finished, tmp_path, width):
-    result, console = looked_at(finished, width, tmp_path)
+def test_nothing_is_cut_overlaps_or_complains(of_bodies, tmp_path, width):
+    result, console = looked_at(of_bodies, width, tmp_path)
     assert console == []
     assert result["wide"] <= 0
     assert result["cut"] == []
@@ -141,4 +162,4 @@ def test_the_live_page_shows_its_numbers(tmp_path, width):
     assert console == []
     assert result["wide"] <= 0
     assert (result["cut"], result["overlapping"], result["broken"]) == ([], [], 0)
-    assert result["pictures"] == 2
+    assert result["pictures"] == 3

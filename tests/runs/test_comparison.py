@@ -19,7 +19,13 @@ from icobench.reporting.ledger import account
 from icobench.reporting.report import write_report
 from icobench.reporting.run_folder import read_runs
 from icobench.runs import comparison_run
-from icobench.runs.comparison import COMPARISON_FILE, Comparison, automatic_workers, compute_comparison
+from icobench.runs.comparison import (
+    COMPARISON_FILE,
+    Comparison,
+    _simulate_block,
+    automatic_workers,
+    compute_comparison,
+)
 from icobench.runs.pieces import missing_pieces
 from icobench.runs.settings import ComparisonSettings, read_settings
 from icobench.sets.patterns import PatternOptions, generate_patterns
@@ -394,3 +400,9 @@ def test_as_many_workers_as_slurm_gave_cores(monkeypatch):
     assert automatic_workers(CPU) == 3
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")
     assert automatic_workers(CPU) == 8
+
+
+def test_blocks_of_other_processes_name_their_bodies():
+    options = PatternOptions(3, radius_range_nm=(30.0, 40.0), shapes=("cube", "sphere"))
+    made = _simulate_block(options, Experiment(pixels=32), 0, 1, 3, rank=0, device="cpu")
+    assert made["bodies"] == ["sphere", "cube"]

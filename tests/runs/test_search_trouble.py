@@ -17,11 +17,11 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 from icobench import provenance
+from icobench.devices import one_thread
 from icobench.errors import InputError
 from icobench.runs import search as searching
 from icobench.runs import search_storage as storages
 from icobench.runs import search_workers as workers_of
-from icobench.runs.pool import one_thread
 from icobench.runs.search import count, run_search
 from icobench.runs.search_storage import run_folder
 from icobench.runs.search_tasks import BLOCK

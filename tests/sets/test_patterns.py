@@ -11,16 +11,18 @@ import pytest
 import torch
 
 from icobench.errors import InputError
+from icobench.geometry.convex import icosahedron
 from icobench.geometry.orientation import to_fundamental_domain
+from icobench.geometry.shapes import SHAPES, shape
 from icobench.images.augment import augment
 from icobench.images.detector import Detector
 from icobench.images.formats import DATA_PATH, MASK_PATH
 from icobench.images.pixels import log_image, usable_pixels
 from icobench.images.source import read_images
-from icobench.sets.pattern_file import TRUTH_GROUP, read_patterns, write_patterns
+from icobench.sets.pattern_file import TRUTH_GROUP, join_files, read_patterns, write_patterns
 from icobench.sets.patterns import PatternOptions, PatternSource, generate_patterns
 from icobench.sets.simulate import simulate
-from icobench.sets.test_sets import find_test_set
+from icobench.sets.test_sets import find_icosahedra, find_test_set
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.simulator import Simulator
 
@@ -283,3 +285,47 @@ def test_simulate_refuses_nonsense(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         simulate(**arguments)
     assert not os.listdir(tmp_path)
+
+
+def test_bodies_of_equal_volume_in_turn(tmp_path):
+    """Each in the domain of its own group; names, with parameters, survive a file and its joining."""
+    options = dataclasses.replace(find_test_set("bodies").options(34), radius_range_nm=(50.0, 50.0))
+    source = PatternSource(options, Experiment(pixels=16), seed=2)
+    whole = source.block(range(34))
+    assert [name.partition("=")[0] for name in whole.bodies] == [*SHAPES, *SHAPES]
+    volume = {"sphere": 4 / 3 * math.pi}
+    for name, radius, turn in zip(whole.bodies, whole.radius_nm.tolist(), whole.quaternion, strict=True):
+        body = shape(name)
+        assert radius**3 * volume.get(name, body.volume) == pytest.approx(50**3 * icosahedron().volume)
+        torch.testing.assert_close(to_fundamental_domain(turn, body), turn)
+    values = [float(name.partition("=")[2]) for name in whole.bodies if "=" in name]
+    assert len(set(values)) == len(values) == 8
+    # A prism's counts are those of its own simulation, and not those of an icosahedron.
+    alone = source.block(range(13, 14))
+    assert alone.bodies == [whole.bodies[13]]
+    assert torch.equal(alone.images[0], whole.images[13])
+    mask = whole.mask[13] & (whole.images[13] > 10)
+    for body, fits in ((shape(whole.bodies[13]), True), (icosahedron(), False)):
+        mean = Simulator(source.experiment, body=body).intensity(alone.radius_nm, alone.quaternion)[0]
+        ratio = (whole.images[13] / mean)[mask]
+        assert (float(ratio.std() / ratio.mean()) < 0.2) == fits
+    assert whole.subset(torch.arange(34) >= 33).bodies == whole.bodies[33:]
+    for number, rows in enumerate((range(20), range(20, 34))):
+        write_patterns(tmp_path / f"{number}.h5", source.block(rows), {})
+    join_files(tmp_path / "set.h5", [tmp_path / "0.h5", tmp_path / "1.h5"], 34, {}, tmp_path / "set.h5")
+    assert read_patterns(tmp_path / "set.h5").bodies == whole.bodies
+    with h5py.File(tmp_path / "set.h5", "a") as stream:
+        stream[f"{TRUTH_GROUP}/body"][3] = "egg"
+    with pytest.raises(InputError, match="unknown shape 'egg'"):
+        read_patterns(tmp_path / "set.h5")
+
+
+def test_bodies_that_cannot_be_made():
+    with pytest.raises(InputError, match="unknown shape 'egg'"):
+        PatternOptions(3, shapes=("cube", "egg"))
+    # A tetrahedron of the volume of an icosahedron has 1.7 times its circumradius.
+    options = PatternOptions(3, radius_range_nm=(30.0, 600.0), shapes=("tetrahedron",))
+    with pytest.raises(InputError, match="radii up to 1022 nm are larger than the grid can hold"):
+        PatternSource(options, Experiment(), 0)
+    with pytest.raises(InputError, match="icobench compare takes it"):
+        find_icosahedra("bodies")

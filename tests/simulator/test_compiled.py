@@ -12,9 +12,10 @@ from icobench.geometry.orientation import random_orientations
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.geometry.shapes import shape
 from icobench.simulator import compiled
-from icobench.simulator.experiment import Experiment
+from icobench.simulator.experiment import Experiment, FlatDetector
 from icobench.simulator.overlay import Plan, body_tensors, plan
 from icobench.simulator.simulator import Simulator
+from icobench.simulator.skeleton import build_skeleton, fill_pixels
 from icobench.simulator.terms import segment_terms, term_slopes
 
 CPU = torch.device("cpu")
@@ -204,7 +205,7 @@ def test_a_child_of_a_process_with_several_threads_does_not_wait_for_ever():
 import os, torch
 from icobench.simulator.simulator import Simulator
 torch.set_num_threads(2)
-body = torch.full((64,), 60.0), torch.tensor([[1.0, 0.2, 0.1, 0.3]]).expand(64, 4)
+body = torch.full((16,), 60.0), torch.tensor([[1.0, 0.2, 0.1, 0.3]]).expand(16, 4)
 Simulator().intensity(*body)
 child = os.fork()
 if child == 0:
@@ -212,4 +213,39 @@ if child == 0:
 raise SystemExit(os.waitpid(child, 0)[1])
 """
     environment = {**__import__("os").environ, "ICOBENCH_COMPILE": "0"}
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("experiment", "dtype", "threads"),
+    [
+        (Experiment(), torch.float32, 1),
+        (Experiment(pixels=50, sin_theta_max=0.3), torch.float32, 2),  # fewer nodes than lanes
+        (Experiment(detector=FlatDetector(100.0, 1.2), pixels=100), torch.float32, 3),
+        (Experiment(pixels=64), torch.float64, 3),
+        (Experiment(detector=FlatDetector(100.0, 1.2), pixels=64), torch.float64, 1),
+    ],
+    ids=str,
+)
+def test_kernel_carries_nodes_to_the_same_pixels(experiment, dtype, threads, generator, monkeypatch):
+    """The C++ of pixels.cpp against the tensor function, and the same digits for any number of bodies."""
+    monkeypatch.setattr(compiled, "SHARED_PRODUCTS", 1)
+    kernel, pixels, before = compiled.NativeKernel(), experiment.pixels, torch.get_num_threads()
+    for radius, bodies in ((12.0, 1), (60.0, 7)):
+        skeleton = build_skeleton(experiment, radius, dtype)
+        nodes = skeleton.waves.shape[1]
+        values = torch.randn(4, bodies, nodes, generator=generator, dtype=dtype)
+        where = torch.randperm(bodies + 1, generator=generator)[:bodies]
+        expected = torch.zeros(2, bodies + 1, 2, pixels, pixels, dtype=dtype)
+        found = expected.clone()
+        fill_pixels(skeleton, values, expected, where)
+        torch.set_num_threads(threads)
+        try:
+            kernel.fill_pixels(skeleton, values, found, where)
+        finally:
+            torch.set_num_threads(before)
+        torch.testing.assert_close(found, expected, rtol=0, atol=float(expected.abs().max()) * 1e-6)
+        alone = expected.new_empty(2, 1, 2, pixels, pixels)
+        kernel.fill_pixels(skeleton, values[:, -1:], alone, slice(None))
+        assert torch.equal(alone[:, 0], found[:, where[-1]])
