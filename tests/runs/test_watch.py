@@ -114,7 +114,7 @@ def rows_of(out, count) -> pd.DataFrame:
 
 
 WRITER = """
-import sys, time, h5py, numpy as np
+import os, sys, time, h5py, numpy as np
 path, name, swmr = sys.argv[1], sys.argv[2], sys.argv[3] == "swmr"
 stack = np.load(name)
 with h5py.File(path, "w", libver="latest") as stream:
@@ -126,6 +126,8 @@ with h5py.File(path, "w", libver="latest") as stream:
         data[number] = frame
         data.flush()
         time.sleep(0.02)
+        while swmr and number == 20 and not os.path.exists("gone-on"):
+            time.sleep(0.02)
 """.replace("DATA", DATA)
 
 
@@ -136,10 +138,11 @@ def test_a_file_that_grows(tmp_path, mode):
     path, out = tmp_path / "run.h5", tmp_path / "live.parquet"
     first = session(path, out)
     command = [sys.executable, "-c", WRITER, str(path), str(tmp_path / "frames.npy"), mode]
-    with subprocess.Popen(command) as writer:
+    with subprocess.Popen(command, cwd=tmp_path) as writer:
         if mode == "swmr":  # ended in the middle, and gone on with
             run_until(first, 1)
-            assert len(pd.read_parquet(out)) < 40
+            assert 0 < len(pd.read_parquet(out)) < 40
+            (tmp_path / "gone-on").touch()
         kept = len(pd.read_parquet(out)) if out.exists() else 0
         run_until(session(path, out), 40 - kept)
         assert writer.wait() == 0
