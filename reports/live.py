@@ -222,10 +222,12 @@ def page(results: dict[str, Any]) -> str:
         ]
     if results["stack"]:
         lines += [
-            "`icobench reconstruct` of a file, start and end of the program included; then, from the fifth piece to",
-            "the last, when all processes work. Interrupted: stopped by Ctrl-C after ten pieces and started again.",
+            "`icobench reconstruct` of a file, start and end of the program included; and from the fifth",
+            "piece to the last, when all processes work. Interrupted: stopped by Ctrl-C after ten pieces",
+            "and started again.",
             "",
-            "| method | frames | load | seconds | frames a second | from the fifth piece on | target | core time a frame (ms)"
+            "| method | frames | load | seconds | frames a second | from the fifth piece on | target"
+            " | core time a frame (ms)"
             " | memory, median and largest (MB) | the same table after an interruption |",
             "|:--|--:|--:|--:|--:|--:|--:|--:|--:|:--|",
         ]
