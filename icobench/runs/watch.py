@@ -268,7 +268,7 @@ class Watch:
             if packed:
                 for ready in [pool.submit(_fit, (packed, b"")) for _ in range(self.workers)]:
                     ready.result()
-            # What was loaded stays: walking through it would hold up answers for some tenths of a second.
+            # What was loaded stays: collections that walk through it would hold up answers.
             gc.collect()
             gc.freeze()
             say("ready")

@@ -125,9 +125,8 @@ class ExactField(SkeletonField):
     def _on_detector(self, program: Kernels, terms: Terms, by_size: BySize, *slopes: Tensor) -> Tensor:
         """The field and, given slopes, its derivatives at the pixels: (2, B, 1 + T, pixels, pixels).
 
-        Real and imaginary parts lie apart, because products of strided parts of complex numbers take five
-        times as long. The terms are those of bodies in the order of ``by_size``; the result is in the
-        callers' order.
+        Real and imaginary parts lie apart: products of strided parts of complex numbers take several times as
+        long. The terms are those of bodies in the order of ``by_size``; the result is in the callers' order.
         """
         pixels, rows = self.experiment.pixels, 1 + sum(slope.shape[1] for slope in slopes[:1])
         device = terms.forms.device

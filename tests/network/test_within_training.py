@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from icobench.geometry.orientation import random_orientations
+from icobench.images.augment import augment
 from icobench.images.pixels import log_image, usable_pixels
 from icobench.network.recipe import Recipe
-from icobench.network.selection import complete, within_training
+from icobench.network.selection import LEAST_LOG_MEAN, complete, within_training
 from icobench.sets.simulate import simulate
+from icobench.simulator.simulator import Simulator
 from tests.network.tiny import EXPERIMENT, image_set
 
 COUNTS = Recipe(steps=1)
@@ -66,3 +69,14 @@ def test_linear_images_are_no_log_images():
     for images, expected in ((linear, False), (log_image(shown.images), True)):
         told = within_training(REALISTIC, image_set(images, "log", shown.mask))
         assert told.tolist() == [expected] * 3
+
+
+def test_distorted_log_images_are_light_enough():
+    generator = torch.Generator().manual_seed(1)
+    radius = 25 + 130 * torch.rand(48, generator=generator, dtype=torch.float64)
+    clean = log_image(Simulator(EXPERIMENT).intensity(radius, random_orientations(48, generator)))
+    for filters in ("realistic", "random"):
+        shown = augment(clean, filters, 5).images
+        lit = shown > 0
+        mean = torch.where(lit, shown, 0.0).sum((1, 2)) / lit.sum((1, 2))
+        assert mean.min() > LEAST_LOG_MEAN
