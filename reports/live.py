@@ -1,6 +1,9 @@
 """How many images a second are reconstructed while they come, and of a long stack: live.json and live.md.
 
     python reports/live.py [--seconds 300] [--rate 120] [--frames 10000] [--only watch|stack] [--methods ...]
+        [--out FILE.json]
+
+On a machine with a GPU the commands use it, as they always do.
 
 **Watch.** ``icobench replay --publish`` sends images at a rate, whether or not they are received, and
 ``icobench watch`` subscribes. The latency counts from the moment at which a train was due to be sent. The
@@ -27,11 +30,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-import torch
 
 from icobench.images.bridge import FIRST_TRAIN
 from icobench.images.formats import DATA_PATH, MASK_PATH
 from icobench.provenance import provenance, short_commit
+from icobench.runs.pool import chosen_device
 from icobench.runs.watch import FIT_QUEUE
 from icobench.simulator.experiment import Experiment
 from icobench.storage import write_json
@@ -189,7 +192,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         "Images of 1e5 photons, 128 x 128. Load is the number of processes that wanted a core in the minute",
         "before or at the end, whichever is more. Made on",
-        f"{machine['processor']}, {machine['cores']} cores, by",
+        f"{machine.get('gpu', machine['processor'])}, {machine['cores']} cores, by",
         "",
         *(
             f"- `{command}` at {short_commit(origin['commit'])}, {origin['created'][:10]}"
@@ -250,11 +253,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--only", choices=("watch", "stack"))
     parser.add_argument("--methods", default="network,network+lm")
+    parser.add_argument("--out", type=Path, default=HERE / "live.json")
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
-    file = HERE / "live.json"
+    file = given.out
     if not given.page:
-        origin = provenance(SEED, torch.device("cpu"), Experiment())
+        origin = provenance(SEED, chosen_device("auto"), Experiment())
         origin["command"] = " ".join(["python reports/live.py", *sys.argv[1:]])
         results = json.loads(file.read_text()) if file.exists() else {"watch": [], "stack": []}
         with tempfile.TemporaryDirectory() as temporary:
@@ -267,7 +271,8 @@ def main() -> None:
                     kept = [other for other in results[name] if other["method"] != method]
                     results[name] = [*kept, row | {"origin": origin}]
                     write_json(file, {**origin, **results})
-    (HERE / "live.md").write_text(page(json.loads(file.read_text())))
+    file.with_suffix(".md").write_text(page(json.loads(file.read_text())))
 
 
-main()
+if __name__ == "__main__":
+    main()
