@@ -35,7 +35,6 @@ from icobench.images.bridge import FIRST_TRAIN
 from icobench.images.formats import DATA_PATH, MASK_PATH
 from icobench.provenance import provenance, short_commit
 from icobench.runs.pool import chosen_device
-from icobench.runs.watch import FIT_QUEUE
 from icobench.simulator.experiment import Experiment
 from icobench.storage import write_json
 
@@ -204,7 +203,7 @@ def page(results: dict[str, Any]) -> str:
         lines += [
             "`icobench watch` on a stream that does not wait. Latency: from when a train was due to be sent",
             f"to its answer, after the first {WARM_SECONDS:g} s. Memory: of the main process, largest in the",
-            f"first half and in the second. At most {FIT_QUEUE} images wait for a fit.",
+            "first half and in the second.",
             "",
             "| method | sent a second | seconds | load | answered a second | not received | doubled |"
             " fits a second | latency, median (ms) | 99 % (ms) | core time an image (ms) | memory (MB) |",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icobench.devices import joined
 from icobench.simulator.experiment import Experiment
 
 __all__ = ["KINDS", "ImageSet"]
@@ -95,8 +96,8 @@ class ImageSet:
         """One set from its consecutive parts; kind and experiment are those of the first part."""
         names = ["images", "mask", "radius_nm", "quaternion", "numbers"]
         names += [name for name in FURTHER if getattr(parts[0], name) is not None]
-        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        tables: dict[str, Any] = {name: joined([getattr(part, name) for part in parts]) for name in names}
         if parts[0].bodies is not None:
-            joined["bodies"] = [name for part in parts for name in part.bodies or ()]
+            tables["bodies"] = [name for part in parts for name in part.bodies or ()]
         problems = {number: reason for part in parts for number, reason in part.problems.items()}
-        return replace(parts[0], **joined, problems=problems)
+        return replace(parts[0], **tables, problems=problems)

@@ -30,7 +30,7 @@ from icobench.images.masks import (
     mask_remarks,
 )
 from icobench.images.noise import neighbour_noise, readout_noise
-from icobench.images.reading import Reading, check_frames, problem_of, read_frames
+from icobench.images.reading import Reading, check_frames, problems_of, read_frames
 from icobench.images.response import Response
 
 __all__ = ["DECADES", "DECIDING", "FEWEST_UNITS", "ImageSource"]
@@ -329,9 +329,11 @@ class ImageSource:
     def _load(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         """Stored values (n, H, W), where they are usable, and problems by the frames' numbers."""
         raw, problems = read_frames(self._frames, numbers)
-        usable = np.isfinite(raw) if raw.dtype.kind == "f" else np.ones(raw.shape, dtype=bool)
-        with np.errstate(over="ignore"):
-            usable &= np.isfinite(raw.astype(np.float32))
+        if raw.dtype.kind == "f":  # whole numbers are finite as float32, too
+            with np.errstate(over="ignore"):
+                usable = np.isfinite(raw.astype(np.float32, copy=False))
+        else:
+            usable = np.ones(raw.shape, dtype=bool)
         if self._reading.saturation is not None:
             usable &= raw < self._reading.saturation
         for value in self._gaps:
@@ -347,22 +349,24 @@ class ImageSource:
     def _in_photons(self, images: np.ndarray, usable: np.ndarray) -> np.ndarray:
         """Gains (n,) by which stored values (n, H, W) are divided in place; few negative pixels are
         masked."""
-        gains = np.ones(len(images))
-        for place, image in enumerate(images):
-            if self.response is not None:
-                image[:] = self.response.photons(image)
-            values = image[usable[place]]
-            negative = values < 0
-            if self.readout == 0 and negative.any():
-                if negative.sum() < LEAST_NEGATIVE:
-                    usable[place] &= image >= 0
-                    image[~usable[place]] = 0
-                values = values[~negative]
-            gain = self._unit if self.gain is None else self.gain
-            if gain is None and self.readout == 0 and values.size:
-                gain = lattice_unit(_spread(values))
-            gains[place] = 1.0 if gain is None or abs(gain - 1) < ROUND else gain
-            image /= gains[place]
+        if self.response is not None:
+            images[:] = self.response.photons(images)
+        if self.readout == 0:
+            negative = (images < 0) & usable
+            counts = np.count_nonzero(negative.reshape(len(images), -1), axis=1)
+            for place in np.flatnonzero((counts > 0) & (counts < LEAST_NEGATIVE)):
+                usable[place] &= ~negative[place]
+                images[place][~usable[place]] = 0
+        given = self._unit if self.gain is None else self.gain
+        gains = np.full(len(images), 1.0 if given is None else given)
+        if given is None and self.readout == 0:
+            for number, image in enumerate(images):
+                values = image[usable[number]]
+                if (values := values[values >= 0]).size:
+                    gains[number] = lattice_unit(_spread(values)) or 1.0
+        gains[np.abs(gains - 1) < ROUND] = 1.0
+        if (gains != 1).any():
+            np.divide(images, gains[:, None, None], out=images, casting="same_kind")
         return gains
 
     def read(self, numbers: Sequence[int]) -> ImageSet:
@@ -380,12 +384,10 @@ class ImageSource:
             if self.readout > 0:
                 variance = np.broadcast_to((self.readout / gains[:, None, None]) ** 2, images.shape)
                 further["readout"] = torch.from_numpy(variance.astype(np.float32))
+        found = problems_of(images, usable, self.kind, self.kind == "counts" and self.readout > 0)
         for place, number in enumerate(numbers):
-            problem = problems.get(number) or problem_of(
-                images[place], usable[place], self.kind, self.kind == "counts" and self.readout > 0
-            )
-            if problem is not None:
-                problems[number] = problem
+            if number in problems or place in found:
+                problems.setdefault(number, found.get(place, ""))
                 images[place], usable[place] = 0, False
         decades = self._reading.decades or DECADES
         if self.kind == "log" and decades != DECADES:

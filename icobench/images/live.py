@@ -73,20 +73,22 @@ class Intervals:
 
 
 class Arrived(NamedTuple):
-    """Frames that came together.
+    """Frames that are read together.
 
     Attributes:
         source: name of their file, or of the stream's source.
-        train: their number, :data:`NO_TRAIN` for a file.
-        images: on the grid; their numbers are places in the file or the train.
-        time: when they were there, by ``time.monotonic``.
-        last: whether the rest of their train or file block came with them.
+        images: N of them, on the grid.
+        trains: (N,) numbers of their trains, :data:`NO_TRAIN` for a file.
+        places: (N,) theirs in the file or the train.
+        times: (N,) when they were there, by ``time.monotonic``.
+        last: whether the last train is complete with them.
     """
 
     source: str
-    train: int
     images: ImageSet
-    time: float
+    trains: np.ndarray
+    places: np.ndarray
+    times: np.ndarray
     last: bool
 
 
@@ -110,7 +112,7 @@ class LiveSource(Protocol):
         ...
 
     def take(self) -> Arrived | None:
-        """The next frames, at most :data:`BLOCK`; None if there are none now."""
+        """The frames that are there, at most :data:`BLOCK`; None if there are none now."""
         ...
 
     def waiting(self) -> int:
@@ -160,7 +162,9 @@ class _Files:
             self._next = len(self.prepared.grid)
             return None
         self._next = numbers[-1] + 1
-        return Arrived(self._name, NO_TRAIN, self.prepared.grid.read(numbers), self._seen, True)
+        images, count = self.prepared.grid.read(numbers), len(numbers)
+        times = np.full(count, self._seen)
+        return Arrived(self._name, images, np.full(count, NO_TRAIN), np.array(numbers), times, True)
 
     def _check(self, prepared: Prepared) -> Prepared:
         fact = prepared.setup.facts.get("wavelength_nm")
@@ -337,11 +341,18 @@ class FillingFolder(_Files):
 
 
 class _Held(NamedTuple):
-    """A train that was received, when, and how many of its frames have light."""
+    """A train that was received, and when."""
 
     train: Train
     time: float
-    lit: int
+
+    def alike(self, other: "_Held") -> bool:
+        """Whether the frames of another train can be read with those of this one."""
+        kinds = [
+            (train.source, train.images.dtype, train.images.shape[1:], len(train.images) > 0)
+            for train in (self.train, other.train)
+        ]
+        return kinds[0] == kinds[1]
 
 
 class Stream:
@@ -354,6 +365,7 @@ class Stream:
         self.missed = 0
         self._held: deque[_Held] = deque()
         self._place, self._last = 0, 0
+        self._lit = 0
 
     def _receive(self, seconds: float) -> bool:
         """Wait for a train; whether there was one that is not known."""
@@ -367,19 +379,18 @@ class Stream:
             self._last = max(self._last, train.number)
         if train is None or train.number in self.known.get(train.source, Intervals()):
             return False
-        lit = int((train.images > 0).any((-2, -1)).sum())
-        self._held.append(_Held(train, time.monotonic(), lit))
+        self._held.append(_Held(train, time.monotonic()))
         return True
 
     def open(self) -> Prepared | None:
-        self._receive(0.1)
+        if self._receive(0.1):
+            self._lit += int((self._held[-1].train.images > 0).any((-2, -1)).sum())
         if not self._held:
             return None
         # Frames without light do not tell what the numbers mean.
-        lit = sum(held.lit for held in self._held)
         waited = time.monotonic() - self._held[0].time > FIRST_WAIT
         many = sum(held.train.images.nbytes for held in self._held) > DARK
-        if not (lit >= DECIDING or (lit and waited) or many):
+        if not (self._lit >= DECIDING or (self._lit and waited) or many):
             return None
         self.prepared = self.prepare(np.concatenate([held.train.images for held in self._held]))
         return self.prepared
@@ -387,21 +398,37 @@ class Stream:
     def take(self) -> Arrived | None:
         if not self._held and not self._receive(0.02):
             return None
-        train, arrived, _ = self._held[0]
-        if self._place == 0:
-            try:
-                self.prepared.source.go_on(array_frames(f"{self.where}, {train.source}", train.images))
-            except InputError as error:
-                self.troubles.append(f"left out: train {train.number}: {error}")
+        while self.waiting() - self._place < BLOCK and self._receive(0.0):
+            pass
+        first, parts, count = self._held[0], list[tuple[_Held, range]](), 0
+        while self._held and count < BLOCK and first.alike(self._held[0]):
+            held = self._held[0]
+            places = range(self._place, min(self._place + BLOCK - count, len(held.train.images)))
+            parts.append((held, places))
+            count += len(places)
+            self._place = places.stop
+            if self._place == len(held.train.images):
                 self._held.popleft()
-                return None
-        stop = min(self._place + BLOCK, len(train.images))
-        images = self.prepared.grid.read(range(self._place, stop))
-        last = stop == len(train.images)
-        self._place = 0 if last else stop
-        if last:
-            self._held.popleft()
-        return Arrived(train.source, train.number, images, arrived, last)
+                self._place = 0
+        frames = [held.train.images[places.start : places.stop] for held, places in parts]
+        try:
+            together = np.concatenate(frames) if len(frames) > 1 else frames[0]
+            self.prepared.source.go_on(array_frames(f"{self.where}, {first.train.source}", together))
+        except InputError as error:
+            self.troubles += [f"left out: train {held.train.number}: {error}" for held, _ in parts]
+            self._place = 0
+            if self._held and self._held[0] is parts[-1][0]:  # its other frames are like these
+                self._held.popleft()
+            return None
+        sizes = [len(places) for _, places in parts]
+        return Arrived(
+            first.train.source,
+            self.prepared.grid.read(range(count)),
+            np.repeat([held.train.number for held, _ in parts], sizes),
+            np.concatenate([np.arange(places.start, places.stop) for _, places in parts]),
+            np.repeat([held.time for held, _ in parts], sizes),
+            self._place == 0,
+        )
 
     def waiting(self) -> int:
         return sum(len(held.train.images) for held in self._held)

@@ -14,7 +14,7 @@ from icobench.images.geometry import Axes
 from icobench.images.image_set import KINDS
 from icobench.images.response import Response
 
-__all__ = ["DARK", "Reading", "check_frames", "problem_of", "read_frames"]
+__all__ = ["DARK", "Reading", "check_frames", "problems_of", "read_frames"]
 
 DARK = "empty: all usable pixels are 0"
 """The problem of a frame that holds nothing."""
@@ -130,18 +130,27 @@ def read_frames(frames: Frames, numbers: Sequence[int]) -> tuple[np.ndarray, dic
     return values, problems
 
 
-def problem_of(image: np.ndarray, usable: np.ndarray, kind: str, noisy: bool = False) -> str | None:
-    """Why an image (H, W) cannot be used, if so."""
-    values = image[usable]
-    if values.size == 0:
-        return "masked completely"
-    if (values < 0).any() and not noisy:
-        return "negative values at usable pixels"
-    if kind == "log" and (values > 1).any():
-        return "not a log image: values above 1"
-    if not (values > 0).any():
-        return DARK
-    return None
+def problems_of(images: np.ndarray, usable: np.ndarray, kind: str, noisy: bool = False) -> dict[int, str]:
+    """Why images cannot be used, by their places, for those that cannot.
+
+    Args:
+        images: (n, H, W), 0 at unusable pixels.
+        usable: (n, H, W).
+        kind: of the numbers.
+        noisy: whether they may be negative.
+    """
+    pixels = images.reshape(len(images), -1)
+    reasons = [("masked completely", ~usable.reshape(len(images), -1).any(1))]
+    if not noisy:
+        reasons.append(("negative values at usable pixels", (pixels < 0).any(1)))
+    if kind == "log":
+        reasons.append(("not a log image: values above 1", (pixels > 1).any(1)))
+    reasons.append((DARK, ~(pixels > 0).any(1)))
+    problems: dict[int, str] = {}
+    for reason, where in reasons:
+        for place in np.flatnonzero(where).tolist():
+            problems.setdefault(place, reason)
+    return problems
 
 
 def check_frames(frames: Frames) -> None:

@@ -134,7 +134,8 @@ class Fitting:
     ) -> tuple[list[Answer], Problem | None]:
         """The answers for a block, and what its good images were given to the method as."""
         problem = problem_of(block, self.simulator, self.networks, self.seed, self.fit_sin_theta)
-        dark = ~((block.images > 0) & problem.images.mask).flatten(1).any(1)
+        lit = (block.images.numpy() > 0) & problem.images.mask.numpy()
+        dark = torch.from_numpy(~lit.reshape(len(block), -1).any(1))
         problems = dict(block.problems)
         for number in block.numbers[dark].tolist():
             problems.setdefault(number, "no signal at usable pixels of the fitted detector range")
@@ -144,9 +145,9 @@ class Fitting:
         good = torch.tensor([number not in problems | misses for number in block.numbers.tolist()])
         answers, usable = [], None
         if good.any():
-            usable = replace(
-                problem, images=problem.images.subset(good), network_mask=seen[good], nuisance=self.nuisance
-            )
+            usable = replace(problem, network_mask=seen, nuisance=self.nuisance)
+            if not good.all():  # a copy costs as much as reading
+                usable = replace(usable, images=problem.images.subset(good), network_mask=seen[good])
             answers.append(self._fit(usable, report))
             if self._propagated is not None:
                 _improve_poor(answers[-1], self._propagated, self._fit, usable)

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from icobench import __version__
 from icobench.answer import MISS, SOLVED_DEG, SOLVED_NM, Answer
-from icobench.devices import one_thread
+from icobench.devices import by_device, one_thread
 from icobench.errors import InputError
 from icobench.fitting.nuisance import NUISANCES
 from icobench.images.image_set import ImageSet
@@ -52,11 +51,17 @@ HELD = 32
 GATHER = 0.025
 """Seconds that a frame waits for others: four together cost little more than half of four alone."""
 
-FIT_QUEUE = 256
+TOGETHER, GPU_TOGETHER = BLOCK, 1024
+"""Frames that are answered together at most."""
+
+FIT_QUEUE, GPU_FIT_QUEUE = 256, 2048
 """Images that wait for a fit at most."""
 
-FIT_BLOCK = 8
-"""Images that a process fits together."""
+FIT_BLOCK, GPU_FIT_BLOCK = 8, 256
+"""Images that a process fits together at most."""
+
+FIT_AHEAD, GPU_FIT_AHEAD = 1, 2
+"""Blocks that each process is given: a GPU has the next one while the first one's fits are collected."""
 
 NICE = 10
 """By how much the fits' processes step back behind this one."""
@@ -80,10 +85,11 @@ class LitPixels:
     least: int = LEAST_LIT
     photons: float = 1.0
 
-    def count(self, images: ImageSet) -> Tensor:
+    def count(self, images: ImageSet) -> np.ndarray:
         """(N,) lit pixels among the usable ones."""
-        lit = images.images >= self.photons if images.kind == "counts" else images.images > 0
-        return (lit & images.mask).sum((-2, -1)).cpu()
+        values = images.images.numpy()
+        lit = (values >= self.photons if images.kind == "counts" else values > 0) & images.mask.numpy()
+        return np.count_nonzero(lit.reshape(len(images), -1), axis=1)
 
 
 def network_of(method: Method) -> Method:
@@ -127,28 +133,40 @@ def _rows(answer: Answer, method: str) -> "pd.DataFrame":
 
 
 class _FitQueue:
-    """Images that wait for a fit, at most :data:`FIT_QUEUE`; those with the largest predicted errors stay."""
+    """Images that wait for a fit, at most so many; those with the largest predicted errors stay.
 
-    def __init__(self) -> None:
+    Args:
+        most: images that wait.
+        block: images that are taken together.
+    """
+
+    def __init__(self, most: int, block: int) -> None:
+        self.most, self.block = most, block
         self.waiting: list[tuple[float, ImageSet]] = []
         self.dropped = 0
 
     def add(self, images: ImageSet, answer: Answer) -> None:
         """Images (N,) with the network's answer for them."""
         errors = torch.maximum(answer.orientation_std_deg / SOLVED_DEG, answer.radius_std_nm / SOLVED_NM)
-        for place, error in enumerate(errors.nan_to_num(nan=torch.inf).tolist()):
-            self.waiting.append((error, images.subset(torch.tensor([place]))))
-        if len(self.waiting) > FIT_QUEUE:
-            self.waiting.sort(key=lambda item: -item[0])
-            self.dropped += len(self.waiting) - FIT_QUEUE
-            del self.waiting[FIT_QUEUE:]
+        found = errors.nan_to_num(nan=torch.inf).tolist()
+        both = np.array([error for error, _ in self.waiting] + found)
+        kept = np.sort(np.argsort(-both, kind="stable")[: self.most]).tolist()
+        self.dropped += len(both) - len(kept)
+        before = len(self.waiting)
+        # Only what stays is copied: a fast source has many more.
+        self.waiting = [
+            self.waiting[place]
+            if place < before
+            else (found[place - before], images.subset(torch.tensor([place - before])))
+            for place in kept
+        ]
 
     def take(self) -> ImageSet | None:
         """The images with the largest predicted errors."""
         if not self.waiting:
             return None
         self.waiting.sort(key=lambda item: -item[0])
-        taken, self.waiting = self.waiting[:FIT_BLOCK], self.waiting[FIT_BLOCK:]
+        taken, self.waiting = self.waiting[: self.block], self.waiting[self.block :]
         return ImageSet.join([images for _, images in taken])
 
 
@@ -209,7 +227,12 @@ class Watch:
         self._held: list[_Answered] = []
         self._complete = 0
         self._better: list[pd.DataFrame] = []
-        self._waiting = _FitQueue()
+        self._together = by_device(self._device, TOGETHER, GPU_TOGETHER)
+        self._ahead = self.workers * by_device(self._device, FIT_AHEAD, GPU_FIT_AHEAD)
+        self._waiting = _FitQueue(
+            by_device(self._device, FIT_QUEUE, GPU_FIT_QUEUE),
+            by_device(self._device, FIT_BLOCK, GPU_FIT_BLOCK),
+        )
         self._running: deque[Future] = deque()
         self._storing: Future | None = None
         self._stored_at = 0.0
@@ -330,19 +353,18 @@ class Watch:
         batch: list[Arrived] = []
         with suppress(queue.Empty):
             batch.append(self._read.get(timeout=wait) if wait else self._read.get_nowait())
-            while sum(len(arrived.images) for arrived in batch) < BLOCK:
-                left = batch[0].time + GATHER - time.monotonic() if wait else 0.0
+            while sum(len(arrived.images) for arrived in batch) < self._together:
+                left = float(batch[0].times[0]) + GATHER - time.monotonic() if wait else 0.0
                 batch.append(self._read.get(timeout=left) if left > 0 else self._read.get_nowait())
         if batch:
             self._answer(batch)
         return bool(batch)
 
     def _answer(self, batch: list[Arrived]) -> None:
-        places = np.concatenate([arrived.images.numbers.numpy() for arrived in batch])
-        rows = np.arange(self._next, self._next + len(places))
-        self._next += len(places)
-        images = ImageSet.join([arrived.images for arrived in batch])
         count = [len(arrived.images) for arrived in batch]
+        rows = np.arange(self._next, self._next + sum(count))
+        self._next += len(rows)
+        images = ImageSet.join([arrived.images for arrived in batch])
         problems: dict[int, str] = {}
         first = int(rows[0])
         for arrived, size in zip(batch, count, strict=True):
@@ -358,23 +380,28 @@ class Watch:
         }
         answers = [Answer.failed(problems)] if problems else []
         answers += [Answer.failed(dim, MISS)] if dim else []
-        hits = images.subset(torch.tensor([row not in problems | dim for row in rows.tolist()]))
+        unfit = problems | dim
+        hits = images
+        if unfit:
+            hits = images.subset(torch.tensor([row not in unfit for row in rows.tolist()]))
         if len(hits):
             found, usable = self.network.answer(hits)
             answers += found
             if usable is None:  # no signal in the fitted range, or misses by the classifier
                 hits = hits.subset(torch.arange(0))
             else:
-                hits = hits.subset(torch.isin(hits.numbers, found[0].index))
+                if len(found[0]) < len(hits):
+                    hits = hits.subset(torch.isin(hits.numbers, found[0].index))
                 if self.fits is not None:
                     self._waiting.add(hits, found[0])
         now, wall = time.monotonic(), time.time()
         # What was there before could not be answered before.
-        came = np.repeat([max(arrived.time, self.state.begun) for arrived in batch], count)
+        came = np.maximum(np.concatenate([arrived.times for arrived in batch]), self.state.begun)
         facts = {
             "source": np.repeat([arrived.source for arrived in batch], count),
-            "train": np.repeat([arrived.train for arrived in batch], count), "index": places,
-            "arrived": wall - (now - came), "latency_s": now - came, "lit_pixels": lit.numpy(),
+            "train": np.concatenate([arrived.trains for arrived in batch]),
+            "index": np.concatenate([arrived.places for arrived in batch]),
+            "arrived": wall - (now - came), "latency_s": now - came, "lit_pixels": lit,
         }  # fmt: skip
         self._held.append(_Answered(rows, facts, answers))
         if batch[-1].last:
@@ -388,7 +415,7 @@ class Watch:
         if self.fits is None:
             return
         self._collect()
-        while len(self._running) < self.workers and (images := self._waiting.take()) is not None:
+        while len(self._running) < self._ahead and (images := self._waiting.take()) is not None:
             self._running.append(pool.submit(_fit, (packed, pickle.dumps(images))))
         self.state.fits_waiting, self.state.fits_dropped = len(self._waiting.waiting), self._waiting.dropped
 
