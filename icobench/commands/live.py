@@ -151,12 +151,14 @@ def replay(
     idle: Annotated[
         float, typer.Option(help="End when no client came for so many seconds; 0: never.", min=0)
     ] = 0.0,
+    pulses: Annotated[
+        int, typer.Option(help="Images of a train; European XFEL's detectors keep up to 352.", min=1)
+    ] = 1,
     dataset: Annotated[str | None, typer.Option(help="Dataset inside an HDF5 file.")] = None,
 ) -> None:
     """Send a file's images as a stream of the Karabo bridge, for trying icobench watch.
 
-    An image is a train of its own. With --publish the first subscriber is waited for, and what it is too
-    slow for is lost, as at a facility.
+    With --publish the first subscriber is waited for, and what it is too slow for is lost, as at a facility.
     """
     from contextlib import ExitStack
 
@@ -168,6 +170,7 @@ def replay(
     with ExitStack() as files:
         frames = open_frames(images, dataset, files)
         check_frames(frames)
-        say(f"{frames.where}: {frames.shape[0]:,} images, at tcp://127.0.0.1:{port}")
-        sent = serve(frames.read, frames.shape[0], port, rate, total or frames.shape[0], publish, idle)
+        count = frames.shape[0]
+        say(f"{frames.where}: {count:,} images, at tcp://127.0.0.1:{port}")
+        sent = serve(frames.read, count, port, rate, total or count, publish, idle, pulses)
     say(f"sent {sent:,} images")

@@ -209,21 +209,22 @@ class Trains:
 
 def serve(
     read: Callable[[int, int], np.ndarray], count: int, port: int, rate: float, total: int,
-    publish: bool = False, idle: float = 0.0,
+    publish: bool = False, idle: float = 0.0, pulses: int = 1,
 ) -> int:  # fmt: skip
-    """Send frames as trains of one image each, at a pace, as a bridge does.
+    """Send frames in trains, at a pace, as a bridge does.
 
     Args:
         read: the frames of a file: from start and stop to an array.
         count: frames of the file, which is repeated.
         port: where to listen.
-        rate: trains a second; a client that asks more slowly gets fewer.
-        total: trains to send.
+        rate: frames a second; a client that asks more slowly gets fewer.
+        total: frames to send.
         publish: to all that subscribe, instead of to one that asks; the first subscriber is waited for.
         idle: seconds without a client after which it ends; 0 for never.
+        pulses: frames of a train; the last one, and the last before the file begins anew, have what is left.
 
     Returns:
-        trains that were sent.
+        frames that were sent.
 
     Raises:
         InputError: no library, or a port that is not free.
@@ -235,18 +236,21 @@ def serve(
             socket.bind(f"tcp://127.0.0.1:{port}")
         except zmq.ZMQError as error:
             raise InputError(f"port {port}: cannot be listened at ({error})") from error
-        begin = 0.0
-        for number in range(total):
+        begin, number, sent = 0.0, 0, 0
+        while sent < total:
             if not publish or number == 0:
                 if idle and not socket.poll(1000 * idle):
-                    return number
+                    return sent
                 socket.recv()
             begin = begin or time.monotonic()
-            time.sleep(max(0.0, begin + number / rate - time.monotonic()))
-            place, now = number % count, time.time()
+            time.sleep(max(0.0, begin + sent / rate - time.monotonic()))
+            place, now = sent % count, time.time()
+            stop = min(place + pulses, count, place + total - sent)
+            frames = read(place, stop)
             seconds, _, fraction = f"{now:.9f}".partition(".")
             stamp = {"timestamp": now, "timestamp.sec": seconds, "timestamp.frac": fraction.ljust(18, "0")}
             metadata = {"source": REPLAYED, TRAIN: FIRST_TRAIN + number, **stamp, "ignored_keys": []}
-            images = {IMAGES: read(place, place + 1)[0]}
+            images = {IMAGES: frames if pulses > 1 else frames[0]}
             socket.send_multipart(pack_train({REPLAYED: images}, {REPLAYED: metadata}), copy=False)
+            number, sent = number + 1, sent + stop - place
     return total

@@ -25,7 +25,7 @@ import torch
 from icobench.answer import MISS, Answer
 from icobench.errors import InputError
 from icobench.images import live
-from icobench.images.bridge import FIRST_TRAIN, Trains, pack_train, serve, unpack_train
+from icobench.images.bridge import FIRST_TRAIN, Train, Trains, pack_train, serve, unpack_train
 from icobench.images.live import Intervals, live_source
 from icobench.images.prepare import prepare
 from icobench.images.reading import Reading
@@ -280,6 +280,64 @@ def test_a_stream_and_its_page(tmp_path, publish):
     server.start()
     session(f"tcp://127.0.0.1:{port}", out, subscribe=publish).run(idle=0.5)
     rows_of(out, 60)
+
+
+def test_trains_that_wait_are_read_together(monkeypatch):
+    """Each frame keeps its train, its place in it and its time; one of another size is left out alone."""
+    monkeypatch.setattr(live, "BLOCK", 10)
+    stack, lengths = frames(60), [3, 1, 25, 1, 0, 1, 1, 12, 1]
+    trains, pairs = [], []
+    for train, length in enumerate(lengths):
+        images = stack[len(pairs) : len(pairs) + length]
+        trains.append(Train("DET", 100 + train, images[:, :40] if train == 5 else images))
+        pairs += [(100 + train, place) for place in range(length)]
+    waiting = list(trains)
+
+    class Bridge:
+        address = "bridge"
+
+        def next(self, seconds):
+            return waiting.pop(0) if waiting else None
+
+    source = live.Stream(Bridge(), partial(prepare, reading=READING))
+    source.known = {"DET": Intervals([101])}
+    while source.open() is None:
+        pass
+    arrived = []
+    while waiting or source.waiting():
+        if (block := source.take()) is not None:
+            arrived.append(block)
+    assert [len(block.images) for block in arrived][:3] == [10, 10, 9]
+    assert [block.last for block in arrived][:3] == [False, False, True]
+    seen = [
+        pair for block in arrived for pair in zip(block.trains.tolist(), block.places.tolist(), strict=True)
+    ]
+    assert seen == [pair for pair in pairs if pair[0] not in (101, 105)]
+    numbers = np.concatenate([number_of(block.images.images) for block in arrived])
+    assert numbers.tolist() == [pairs.index(pair) for pair in seen]
+    for block in arrived:
+        assert len(block.times) == len(block.images)
+        assert (np.diff(block.times) >= 0).all()
+    assert [line.split(":")[1] for line in source.troubles] == [" train 104", " train 105"]
+
+
+def test_a_stream_has_trains_of_several_frames(tmp_path):
+    pytest.importorskip("zmq")
+    stack, port, out = frames(50), free_port(), tmp_path / "live.parquet"
+    server = threading.Thread(
+        target=serve, args=(lambda a, b: stack[a:b], 50, port, 1000.0, 120, False, 0.0, 16), daemon=True
+    )
+    server.start()
+    run_until(session(f"tcp://127.0.0.1:{port}", out), 120)
+    table = pd.read_parquet(out)
+    # 50 frames are three trains of 16 and one of 2; the last 20 frames are one of 16 and one of 4.
+    sizes = np.array([16, 16, 16, 2, 16, 16, 16, 2, 16, 4])
+    assert (table.groupby("train").size() == sizes).all()
+    first = np.cumsum(sizes) - sizes
+    number = (first[table["train"] - FIRST_TRAIN] + table["index"]) % 50
+    hit = number % 5 != 4
+    assert (table.loc[hit, "radius_nm"] == 30 + number[hit]).all()
+    assert table.loc[~hit, "status"].str.startswith("miss").all()
 
 
 def test_fits_replace_answers_and_are_dropped_never_rows(tmp_path, monkeypatch):
