@@ -8,7 +8,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,8 +19,9 @@ from typing import Any
 import torch
 
 from icobench.answer import MISS, OUTSIDE, RADII_NM, Answer, Progress
-from icobench.devices import one_thread
+from icobench.devices import on_gpu, one_thread
 from icobench.images.facts import Setup
+from icobench.images.image_set import ImageSet
 from icobench.images.prepare import Prepared
 from icobench.methods.shapes import EQUIVALENT
 from icobench.runs.blocks import Fitting, read_answer, store_answer
@@ -41,6 +43,29 @@ WORTH_WORKERS = 20.0
 """Seconds of work for one process from which on further ones, which take some seconds to start, pay."""
 
 
+class _Ahead:
+    """Reads blocks of images, always in the same thread, so that a GPU need not wait for the next one.
+
+    Args:
+        read: images by their numbers.
+    """
+
+    def __init__(self, read: Callable[[range], ImageSet]) -> None:
+        self._read, self._thread = read, ThreadPoolExecutor(1)
+        self._next: tuple[range, Future[ImageSet]] | None = None
+
+    def block(self, numbers: range, then: range | None) -> ImageSet:
+        """A block; the one that will probably be asked for then is read meanwhile."""
+        expected, self._next = self._next, None
+        if expected is not None and expected[0] == numbers:
+            images = expected[1].result()
+        else:
+            images = self._thread.submit(self._read, numbers).result()
+        if then:
+            self._next = then, self._thread.submit(self._read, then)
+        return images
+
+
 @dataclass(eq=False)
 class Stack:
     """The images of a source as pieces of work; :func:`begin` makes it.
@@ -57,6 +82,7 @@ class Stack:
     store: PieceStore | None = None
     notes: list[str] = field(default_factory=list)
     _answers: dict[int, Answer] = field(default_factory=dict)
+    _ahead: _Ahead | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -103,6 +129,15 @@ class Stack:
         """The numbers of the pieces."""
         return range(math.ceil(len(self) / self.images_in_piece))
 
+    def _blocks(self, piece: int) -> list[range]:
+        """The numbers of the images of a piece that are fitted together."""
+        first = piece * self.images_in_piece
+        stop = min(first + self.images_in_piece, len(self))
+        starts = [*range(first, stop, self._block)]
+        # The first ones, whose fits may tell the gain, are the same on all devices.
+        starts[1:1] = [BLOCK] if first == 0 and min(self._block, stop) > BLOCK else []
+        return [range(*ends) for ends in pairwise([*starts, stop])]
+
     def _name(self, piece: int) -> str:
         return f"{piece:04d}"
 
@@ -116,17 +151,16 @@ class Stack:
         """Reconstruct the images of a piece and keep their answer."""
         if device != self.fitting.device:
             self.fitting = replace(self.fitting, device=device)
-        first = piece * self.images_in_piece
-        numbers = range(first, min(first + self.images_in_piece, len(self)))
+        blocks = self._blocks(piece)
+        first, stop = blocks[0].start, blocks[-1].stop
+        then = self._blocks(piece + 1)[0] if piece + 1 in self.pieces() else None
         parts: list[Answer] = []
-        # The first ones, whose fits may tell the gain, are the same on all devices.
-        starts = [*range(first, numbers.stop, self._block)]
-        starts[1:1] = [BLOCK] if first == 0 and min(self._block, len(numbers)) > BLOCK else []
-        for start, stop in pairwise([*starts, numbers.stop]):
-            block = self.opened.grid.read(range(start, stop))
+        for numbers, following in zip(blocks, [*blocks[1:], then], strict=True):
+            start = numbers.start
+            block = self._ahead.block(numbers, following) if self._ahead else self.opened.grid.read(numbers)
 
             def report(part: float, done: int = start - first, count: int = len(block)) -> None:
-                progress((done + part * count) / len(numbers))
+                progress((done + part * count) / (stop - first))
 
             answers, problem = self.fitting.answer(block, report)
             if start == 0:
@@ -171,6 +205,9 @@ class Stack:
             workers = automatic_workers(device) if spent * len(missing) > WORTH_WORKERS else 1
         if not (self.store is not None and self.opened.call is not None and self.fitting.can_travel):
             workers = 1
+        # The first images, which may change how the others are read, are answered by now.
+        if workers == 1 and on_gpu(device):
+            self._ahead = _Ahead(self.opened.grid.read)
         execute(self, device, workers, shard, lambda part, text: progress(part))
 
     def _read(self, piece: int) -> Answer:
