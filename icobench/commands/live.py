@@ -112,6 +112,9 @@ def watch(
     say(f"{out}: {session.table.kept:,} rows")
 
 
+KEPT = 1 << 30
+"""Bytes of a file that is repeated which are read once: unpacking them again and again limits the rate."""
+
 ELSEWHERE = ("out", "page", "idle", "workers", "source", "method", "model", "device", "subscribe")
 """Arguments on which no row depends, or that are compared by other means."""
 
@@ -172,5 +175,9 @@ def replay(
         check_frames(frames)
         count = frames.shape[0]
         say(f"{frames.where}: {count:,} images, at tcp://127.0.0.1:{port}")
-        sent = serve(frames.read, count, port, rate, total or count, publish, idle, pulses)
+        read = frames.read
+        if total > count and math.prod(frames.shape) * frames.dtype.itemsize <= KEPT:
+            stack = frames.read(0, count)
+            read = lambda start, stop: stack[start:stop]  # noqa: E731
+        sent = serve(read, count, port, rate, total or count, publish, idle, pulses)
     say(f"sent {sent:,} images")
