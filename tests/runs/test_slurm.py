@@ -209,6 +209,30 @@ def test_comparisons_sweeps_and_searches_are_as_of_one_process(slurm, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_stack_by_shards_is_as_by_one_process(slurm, tmp_path):
+    """Ctrl-C takes the jobs back halfway; the same command goes on with the pieces that are there."""
+    code, text = ended(icobench("generate set.h5 --images 600 --seed 5", tmp_path, slurm))
+    assert code == 0, text
+    words = "reconstruct set.h5 --method network"
+    many = icobench(f"{words} --out many.parquet --executor slurm --shards 3 --time 10", tmp_path, slurm)
+    parts = tmp_path / ".many.unfinished" / "parts"
+    until(lambda: len(list(parts.glob("*.parquet"))) > 2)
+    many.send_signal(signal.SIGINT)
+    code, text = ended(many)
+    assert code == 130, text
+    code, text = ended(
+        icobench(f"{words} --out many.parquet --executor slurm --shards 3 --time 10", tmp_path, slurm)
+    )
+    assert code == 0, text
+    code, text = ended(icobench(f"{words} --out one.parquet --workers 1", tmp_path, slurm))
+    assert code == 0, text
+    one, many = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "many"))
+    assert len(one) == 600
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), many.drop(columns="seconds"))
+    assert not parts.parent.exists()
+
+
+@pytest.mark.slow
 def test_a_time_out_is_no_death_of_a_searchs_workers(slurm, tmp_path):
     # Where many ask it, SLURM takes seconds to requeue a job: until then the job's own process goes on.
     slow = tmp_path / "bin" / "scontrol"
