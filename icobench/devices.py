@@ -58,12 +58,18 @@ class Recorded:
     """A function on a GPU, recorded once and then replayed as a whole: one launch instead of hundreds.
 
     Args:
-        function: of tensors, to a tensor. It does not wait for the GPU, nor copy from the host.
-        inputs: of the shapes and types of all later ones.
+        function: of tensors, to a tensor, row by row. It does not wait for the GPU, nor copy from the host.
+        inputs: like all later ones, but for the number of rows.
+        rows: so many at most.
     """
 
-    def __init__(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:
-        self.inputs, self.lock = [values.clone() for values in inputs], threading.Lock()
+    def __init__(self, function: Callable[..., Tensor], *inputs: Tensor, rows: int) -> None:
+        self.inputs, self.lock = (
+            [values.new_zeros(rows, *values.shape[1:]) for values in inputs],
+            threading.Lock(),
+        )
+        for filled, values in zip(self.inputs, inputs, strict=True):
+            filled[: len(values)] = values
         device = inputs[0].device
         aside, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)
         aside.wait_stream(now)
@@ -77,7 +83,8 @@ class Recorded:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The result for other inputs, on the CPU."""
         with self.lock:
-            for own, values in zip(self.inputs, inputs, strict=True):
-                own.copy_(values)
+            rows = len(inputs[0])  # what earlier ones left in the others changes nothing
+            for filled, values in zip(self.inputs, inputs, strict=True):
+                filled[:rows].copy_(values)
             self.graph.replay()
-            return self.output.cpu()
+            return self.output[:rows].cpu()

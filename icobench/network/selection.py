@@ -40,10 +40,11 @@ SHIPPED = Path(__file__).parent / "weights"
 CHUNK, GPU_CHUNK = 32, 2048
 """Images at a time: on a CPU their features stay in its caches, on a GPU they take 3 GiB."""
 
-MOST_RECORDED = 8
-"""Images up to which a GPU's work is recorded and replayed: launching it would take longer than the work."""
+RECORDED_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128)
+"""Numbers of images for which a GPU's work is recorded and replayed: launching it would take longer than the
+work. Other numbers are filled up to the next one."""
 
-MOST_RECORDS = 16
+MOST_RECORDS = 24
 """Of a network, for its numbers of images and detectors; each takes some memory."""
 
 RECORD_AFTER = 2
@@ -400,14 +401,15 @@ def _few_numbers(trained: TrainedNetwork, images: ImageSet, hypotheses: int, ver
     # A record reads the weights where they were.
     places = tuple(weights.data_ptr() for weights in (*network.parameters(), *network.buffers()))
     settings = images.kind, images.experiment, hypotheses, versions
-    key = images.images.shape, images.images.dtype, settings, places
+    rows = next(size for size in RECORDED_SIZES if size >= len(images))
+    key = rows, images.images.shape[1:], images.images.dtype, settings, places
     known = RECORDED.setdefault(network, {})
     if key not in known and len(known) >= MOST_RECORDS:
         known.clear()
     found = known.get(key, 0)
     if found == RECORD_AFTER:
         try:
-            found = Recorded(compute, *inputs)
+            found = Recorded(compute, *inputs, rows=rows)
         except RuntimeError as error:
             logger.warning("the network's work for few images was not recorded: %s", error)
             found = None
@@ -433,7 +435,7 @@ def answer(trained: TrainedNetwork, images: ImageSet, hypotheses: int = 2, versi
     if problems := trained.misfits(images.known_experiment):
         raise InputError(f"the network's weights were made for {'; '.join(problems)}")
     device = next(trained.network.parameters()).device
-    few = len(images) <= MOST_RECORDED and images.readout is None
+    few = 0 < len(images) <= RECORDED_SIZES[-1] and images.readout is None
     recordable = few and device.type == "cuda" and has_triton()
     numbers = (_few_numbers if recordable else _numbers)(trained, images, hypotheses, versions).cpu()
     turns = 4 * hypotheses
