@@ -64,10 +64,8 @@ class Recorded:
     """
 
     def __init__(self, function: Callable[..., Tensor], *inputs: Tensor, rows: int) -> None:
-        self.inputs, self.lock = (
-            [values.new_zeros(rows, *values.shape[1:]) for values in inputs],
-            threading.Lock(),
-        )
+        self.inputs = [values.new_zeros(rows, *values.shape[1:]) for values in inputs]
+        self.lock = threading.Lock()
         for filled, values in zip(self.inputs, inputs, strict=True):
             filled[: len(values)] = values
         device = inputs[0].device
