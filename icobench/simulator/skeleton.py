@@ -102,8 +102,9 @@ def _least_squares(angles: np.ndarray, nodes: np.ndarray, band: float) -> np.nda
     envelope = np.maximum.accumulate(np.abs(jv(order, band))[::-1])[::-1]
     weight = np.maximum(envelope, 1e-18) * np.where(order > 0, math.sqrt(2), 1.0)
     half = len(nodes) // 2
-    at_nodes, at_angles = (
-        torch.as_tensor(np.multiply.outer(places, order)) for places in (nodes[:half], angles.ravel())
+    sizes, place = np.unique(np.abs(angles), return_inverse=True)  # most angles are met several times
+    at_nodes, at_sizes = (
+        torch.as_tensor(np.multiply.outer(values, order)) for values in (nodes[:half], sizes)
     )
     scale = torch.as_tensor(weight)
     # By torch: NumPy's library divides even these small matrices among threads.
@@ -116,11 +117,13 @@ def _least_squares(angles: np.ndarray, nodes: np.ndarray, band: float) -> np.nda
     def carried(wave: Callable[[Tensor], Tensor], u: Tensor, values: Tensor, v: Tensor) -> np.ndarray:
         kept = values > smallest
         inverse = scale[:, None] * (v[kept].T / (2 * values[kept])) @ u[:, kept].T
-        return (wave(at_angles) @ inverse).numpy()
+        return (wave(at_sizes) @ inverse).numpy()
 
     even, odd = (carried(*fit) for fit in fits)
-    # The second half of the nodes are those of the first, negative, in reverse.
-    return np.concatenate((even + odd, (even - odd)[:, ::-1]), axis=-1).reshape(*angles.shape, -1)
+    # The second half of the nodes are those of the first, negative, in reverse; so are the two for -angle.
+    sides = np.concatenate((even + odd, (even - odd)[:, ::-1]), axis=-1)
+    both = np.stack((sides, sides[:, ::-1]))
+    return both[(angles < 0).astype(int), place.reshape(angles.shape)]
 
 
 def _barycentric(angles: np.ndarray, nodes: np.ndarray, widest: float, dtype: torch.dtype) -> np.ndarray:
@@ -177,7 +180,8 @@ def build_skeleton(experiment: Experiment, radius_nm: float, dtype: torch.dtype)
         valid = experiment.valid().numpy()
         ratio = np.where(valid, sines[None, :] / np.cos(row_angle)[:, None], 0.0)
         columns = _interpolation(np.arcsin(np.clip(ratio, -1, 1)), b, band, widest_b, dtype)
-        columns = (columns * valid[..., None]).transpose(0, 2, 1)
+        columns[~valid] = 0
+        columns = columns.transpose(0, 2, 1)
     else:
         rows = np.zeros((0, len(a)))
         columns = _interpolation(row_angle.T, a, band, widest_a, dtype).transpose(0, 2, 1)
