@@ -130,6 +130,7 @@ def execute(
     workers: int = 1,
     shard: Shard = WHOLE,
     report: Report = lambda share, text: None,
+    joins: bool = False,
 ) -> dict[Any, str]:
     """Compute the pieces that are missing, in this process or by several.
 
@@ -138,7 +139,9 @@ def execute(
     Args:
         work: opened before.
         device: where to work.
-        workers: processes.
+        workers: processes. Several are children of this one, so that none that dies ends the others.
+        joins: whether this process, which then has all that is needed, is one of several workers itself: that
+            saves the start of one.
         shard: which part of the pieces.
         report: called with the finished share of the shard and the piece under way.
 
@@ -151,25 +154,27 @@ def execute(
     workers = max(1, min(workers, len(missing)))
     course = _Course(pieces, missing, workers, report)
 
-    def here(piece: Any, rank: int, device: str) -> str | None:
-        """A piece in this process, with progress."""
-        begun = time.monotonic()
+    alone = workers == 1
+    with WorkerPool(workers if alone or not joins else workers - 1, device) as pool:
 
-        def look(part: float) -> None:
-            course.show([Running((piece,), begun, part)])
+        def here(packed: bytes, piece: Any, rank: int, device: str) -> str | None:
+            """A piece in this process, with progress."""
+            begun = time.monotonic()
 
-        look(0.0)
-        return work.compute(piece, device, look)
+            def look(part: float) -> None:
+                course.show([Running((piece,), begun, part), *pool.running()])
 
-    with WorkerPool(workers, device) as pool:
-        alone = pool.workers == 1
+            look(0.0)
+            return work.compute(piece, device, look)
+
         packed = b"" if alone else pickle.dumps(work)
-        jobs = [(piece,) if alone else (packed, piece) for piece in missing]
-        for job, reason in pool.run(here if alone else _compute, jobs, lambda: course.show(pool.running())):
+        jobs = [(packed, piece) for piece in missing]
+        function, joined = (here, None) if alone else (_compute, here if joins else None)
+        for job, reason in pool.run(function, jobs, lambda: course.show(pool.running()), joined):
             if reason is not None:
                 failures[job[-1]] = reason
             course.finished(job[-1])
-            course.show(() if alone else pool.running())
+            course.show(pool.running())
     if not missing:
         report(1.0, "all stored")
     return failures

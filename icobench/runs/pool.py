@@ -298,7 +298,11 @@ class WorkerPool:
         return [job for slot in self.slots if (job := slot.running()) is not None]
 
     def run(
-        self, function: Function, jobs: Sequence[tuple], look: Callable[[], None] = lambda: None
+        self,
+        function: Function,
+        jobs: Sequence[tuple],
+        look: Callable[[], None] = lambda: None,
+        here: Function | None = None,
     ) -> Iterator[tuple[tuple, Any]]:
         """Jobs with their results, as they are finished.
 
@@ -309,23 +313,32 @@ class WorkerPool:
             function: of a module; called with a job's values, the worker's rank and its device.
             jobs: tuples of arguments.
             look: called every half second while worker processes are at work.
+            here: the same for this process, which then works beside the others: it takes the last jobs first.
 
         Raises:
             WorkerDiedError: a job's worker died three times.
             Exception: what a job raised.
         """
-        if self.workers == 1:
-            with one_thread() if self.device.type == "cpu" else contextlib.nullcontext():
+        quiet = one_thread if self.device.type == "cpu" else contextlib.nullcontext
+        if self.workers == 1 and here is None:
+            with quiet():
                 for job in jobs:
                     yield job, function(*job, 0, self.slots[0].device)
             return
         threads = ThreadPoolExecutor(self.workers)
         try:
             futures = {threads.submit(self._supervised, function, job): job for job in jobs}
-            waiting = set(futures)
+            waiting = dict.fromkeys(futures)
             while waiting:
-                done, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
+                taken = here and next((future for future in reversed(waiting) if future.cancel()), None)
+                if here and taken:
+                    del waiting[taken]
+                    with quiet():
+                        result = here(*futures[taken], self.workers, str(self.device))
+                    yield futures[taken], result
+                done, _ = wait(waiting, 0 if taken else LOOK_SECONDS, FIRST_COMPLETED)
                 for future in done:
+                    del waiting[future]
                     yield futures[future], future.result()
                 if waiting:
                     look()

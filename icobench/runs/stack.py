@@ -208,7 +208,8 @@ class Stack:
         # The first images, which may change how the others are read, are answered by now.
         if workers == 1 and on_gpu(device):
             self._ahead = _Ahead(self.opened.grid.read)
-        execute(self, device, workers, shard, lambda part, text: progress(part))
+        joins = device.type == "cpu"
+        execute(self, device, workers, shard, lambda part, text: progress(part), joins)
 
     def _read(self, piece: int) -> Answer:
         return self._answers[piece] if self.store is None else read_answer(self.store, self._name(piece))

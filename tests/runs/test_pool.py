@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from concurrent.futures import CancelledError
 
 import pytest
@@ -61,6 +62,34 @@ def test_a_worker_that_dies_costs_its_own_job_alone(tmp_path):
         answers = dict(pool.run(fatal, jobs))
     assert set(answers) == set(jobs)
     assert all(answers.values())
+
+
+def process(number: int, rank: int, device: str) -> tuple[int, int]:
+    time.sleep(0.05)
+    return rank, os.getpid()
+
+
+def test_this_process_works_beside_the_others():
+    """Each job is done once; the first ones by the others, the last ones here, by one thread."""
+    threads = []
+
+    def here(number, rank, device):
+        threads.append(torch.get_num_threads())
+        while pool.slots[0].pid is None:  # else all might be done before the other begins
+            time.sleep(0.01)
+        return process(number, rank, device)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with WorkerPool(1, CPU) as pool:
+        done = [(job, *answer) for job, answer in pool.run(process, [(k,) for k in range(20)], here=here)]
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+    assert sorted(job for job, _, _ in done) == [(k,) for k in range(20)]
+    assert {rank: pid == os.getpid() for _, rank, pid in done} == {0: False, 1: True}
+    assert set(threads) == {1}
+    theirs, ours = ([job for job, rank, _ in done if rank == number] for number in (0, 1))
+    assert max(theirs) < min(ours)
 
 
 def test_no_worker_begins_in_a_pool_that_ends():
