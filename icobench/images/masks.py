@@ -1,7 +1,6 @@
 """Which stored pixels are no measurement: masks with their bits, and values that stand for a gap."""
 
 import numpy as np
-from scipy.ndimage import binary_dilation, label
 
 from icobench.errors import InputError
 from icobench.images.frames import Frames, first_line
@@ -125,6 +124,8 @@ def hole_of_zeros(
     Returns:
         (H, W) bool, True in the hole; None if there is none.
     """
+    from scipy.ndimage import binary_dilation, label
+
     zeros = ((images == 0) | ~usable).all(0) & (images == 0).any(0)
     labels, _ = label(zeros, np.ones((3, 3)))
     row, column = round(y), round(x)

@@ -6,7 +6,6 @@ told apart by how they grow with m.
 """
 
 import numpy as np
-from scipy.optimize import nnls
 
 __all__ = ["neighbour_noise", "noise_of", "readout_noise"]
 
@@ -35,6 +34,8 @@ def noise_of(mean: np.ndarray, square: np.ndarray) -> tuple[float, float]:
         >>> round(gain, 1), readout < 2
         (4.0, True)
     """
+    from scipy.optimize import nnls
+
     order = np.argsort(mean)
     bins = [part for part in np.array_split(order, BINS) if part.size]
     pixels = np.array([part.size for part in bins], dtype=float)

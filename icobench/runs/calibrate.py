@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.optimize import least_squares
 
 from icobench.answer import POOR, Answer
 from icobench.errors import InputError
@@ -301,6 +300,8 @@ def _curve(
 
 def _fitted_response(curves: list[tuple[np.ndarray, np.ndarray]], start: Response) -> Response:
     """The response that makes the readings of all images powers of their expected photons."""
+    from scipy.optimize import least_squares
+
     largest = max(float(readings.max()) for _, readings in curves)
 
     def differences(values: np.ndarray) -> np.ndarray:
