@@ -183,17 +183,18 @@ class NativeKernel:
         dtype: torch.dtype,
         *,
         parameters: int = PARAMETERS,
-    ) -> tuple[Terms, Tensor, Tensor]:
+    ) -> tuple[Any, ...]:
         """As :func:`~icobench.simulator.terms.term_slopes`; nothing beyond the live segments."""
-        terms, *all_slopes = tables = empty_terms(where, radius, parameters)
+        batch, segments = where.edge.shape
+        terms, *slopes = tables = empty_terms(where.live, segments, radius, parameters)
         # alive until the call returns
         kept = [table.contiguous() for table in (*body, rotation, *where, radius, kappa)]
-        slopes = [_pointer(table) if parameters else None for table in all_slopes]
+        results = [_pointer(table) for table in (terms.forms, terms.numbers, *slopes)]
         bounds = STEEPEST[dtype], SMALLEST_HALF_DAMPING[SLOPES_FLOOR if parameters else dtype]
-        sizes = *where.edge.shape, len(body.normals), len(body.edges)
+        sizes = batch, segments, len(body.normals), len(body.edges)
         self._library.segment_terms(
             *map(ctypes.c_int64, sizes), *map(_pointer, kept), *map(ctypes.c_double, bounds),
-            _pointer(terms.forms), _pointer(terms.numbers), *slopes,
+            *results, *(() if slopes else (None, None)),
         )  # fmt: skip
         return tables
 
@@ -259,9 +260,9 @@ class Kernels(NamedTuple):
     a whole skeleton for its wave vectors, and their results fill up its rows of nodes.
     """
 
-    plan: Callable[..., Plan]
+    plan: Callable[..., Any]
     terms: Callable[..., Terms]
-    term_slopes: Callable[..., tuple[Terms, Tensor, Tensor]]
+    term_slopes: Callable[..., tuple[Any, ...]]
     edge_sum: Callable[..., Tensor]
     edge_sum_jacobian: Callable[..., Tensor]
     fill_pixels: Callable[..., None] = fill_pixels

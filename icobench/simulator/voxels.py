@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,15 +81,19 @@ class SlicedField(nn.Module):
         self.register_buffer("ramp", torch.polar(torch.ones_like(phase), phase), persistent=False)
 
     @torch.no_grad()
-    def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
-        """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
+    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: np.ndarray | None = None) -> Tensor:
+        """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels).
+
+        ``radii`` are the radii on the host, where they are known there.
+        """
         rotations = quaternion_to_matrix(quaternion.to(self.dtype))
         half_width = SLICES * self.pitch / 2
+        sizes = (radius_nm if radii is None else radii).tolist()
         fields = []
-        for radius, rotation in zip(radius_nm.to(self.dtype), rotations, strict=True):
-            if float(radius) > half_width:
+        for size, radius, rotation in zip(sizes, radius_nm.to(self.dtype), rotations, strict=True):
+            if size > half_width:
                 raise ValueError(
-                    f"radius_nm {float(radius):g} does not fit into the sliced method's cube of "
+                    f"radius_nm {size:g} does not fit into the sliced method's cube of "
                     f"half-width {half_width:g} nm"
                 )
             fields.append(self.image(radius, rotation))
