@@ -1,7 +1,7 @@
 """The compiled kernels of the edge sum on NVIDIA GPUs.
 
 The same C++ as on a CPU, with the entries of cuda.cu, is compiled by NVRTC, which comes with torch, and
-launched through the driver's library; CUDA's compiler and headers are not needed. Five kernels do what takes
+launched through the driver's library; CUDA's compiler and headers are not needed. Seven kernels do what takes
 hundreds of operations on tensors, so that the processor that launches them does not limit the speed.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from icobench.cache import cache_folder
 from icobench.simulator.overlay import MOST_FACETS, STEEPEST, BodyTensors, Plan, plan
-from icobench.simulator.skeleton import Skeleton
+from icobench.simulator.skeleton import Skeleton, fill_pixels
 from icobench.simulator.terms import (
     PARAMETERS,
     SLOPES_FLOOR,
@@ -38,6 +38,12 @@ SUFFIX = {torch.float32: "float", torch.float64: "double"}
 
 MOST_ARGUMENTS = 40
 """Of a kernel."""
+
+FEW_FIELDS = 32
+"""Real fields that a kernel carries from nodes to pixels faster than a library's matrix products."""
+
+SEGMENTS_OF_AN_EDGE = 4
+"""Enough for every body that was met; of four, all tables of a plan begin at multiples of eight bytes."""
 
 PLAN_BYTES = (8, 32, 8, 2, 16, 16, 32, 1, 1, 8, 16)
 """Of a segment, in every table of a :class:`~icobench.simulator.overlay.Plan` but ``live``."""
@@ -168,7 +174,7 @@ class CudaKernel:
             pass
         return code
 
-    def _launch(self, name: str, blocks: tuple[int, int], threads: int, *values: float) -> None:
+    def _launch(self, name: str, blocks: tuple[int, int, int], threads: int, *values: float) -> None:
         """Launch on torch's current stream; tables are passed by address, numbers by value."""
         if name not in self._kernels:
             found = ctypes.c_void_p()
@@ -180,24 +186,31 @@ class CudaKernel:
         packing.pack_into(self._arguments.values, 0, *values)
         stream = ctypes.c_void_p(torch._C._cuda_getCurrentRawStream(self._device))
         _check("cuCtxSetCurrent", self._set_context(self._context))
-        status = self._start(function, *blocks, 1, threads, 1, 1, 0, stream, self._arguments.addresses, None)
+        status = self._start(function, *blocks, threads, 1, 1, 0, stream, self._arguments.addresses, None)
         _check("cuLaunchKernel", status)
+
+    def rotation(self, quaternion: Tensor) -> Tensor:
+        """As :func:`~icobench.geometry.rotations.quaternion_to_matrix`, of (B, 4) float64."""
+        quaternion, batch = quaternion.contiguous(), len(quaternion)
+        rotation = quaternion.new_empty(batch, 3, 3)
+        addresses = _addresses((quaternion, rotation))
+        self._launch("rotation_kernel", (-(-batch // THREADS), 1, 1), THREADS, batch, *addresses)
+        return rotation
 
     def plan(self, body: BodyTensors, rotation: Tensor) -> _Plan:
         """As :func:`~icobench.simulator.overlay.plan`, for kernels; it waits for the GPU.
 
-        The tables are wide enough for every body that was met, and lie in one piece of memory.
+        All tables lie in one piece of memory; where they are too narrow the plan is made by tensors.
         """
         facets, edges, *_ = shape = _body(body)
         if facets <= MOST_FACETS:
-            # The width is a multiple of four, so that all tables begin at multiples of eight bytes.
-            batch, width = len(rotation), 4 * edges
+            batch, width = len(rotation), SEGMENTS_OF_AN_EDGE * edges
             *offsets, size = accumulate((batch * width * item for item in PLAN_BYTES), initial=0)
             memory = torch.empty(size // 8 + batch, dtype=torch.long, device=rotation.device)
             first, live = memory.data_ptr(), memory[size // 8 :]
             tables = [first + offset for offset in offsets]
             everything = width, *shape, rotation.data_ptr(), *tables, first + size
-            self._launch("plan_kernel", (batch, 1), PLAN_THREADS, *everything)
+            self._launch("plan_kernel", (batch, 1, 1), PLAN_THREADS, *everything)
             if live.cpu().numpy().max() <= width:
                 return _Plan(width, tables, live, memory)
         where = Plan._make(table.contiguous() for table in plan(body, rotation))
@@ -222,7 +235,7 @@ class CudaKernel:
         terms, *slopes = tables = empty_terms(where.live, where.segments, radius, parameters)
         radius = radius.contiguous()
         bounds = STEEPEST[dtype], SMALLEST_HALF_DAMPING[SLOPES_FLOOR if parameters else dtype]
-        blocks = len(radius), -(-where.segments // PLAN_THREADS)
+        blocks = len(radius), -(-where.segments // PLAN_THREADS), 1
         self._launch(
             "term_slopes_kernel" if parameters else "segment_terms_kernel", blocks, PLAN_THREADS,
             where.segments, *_body(body), rotation.data_ptr(),
@@ -240,6 +253,44 @@ class CudaKernel:
         parameters = tables[5].shape[1]
         return self._run("edge_sum_jacobian", 2 * (1 + parameters), (parameters,), *tables)
 
+    def fill_pixels(self, skeleton: Skeleton, values: Tensor, fields: Tensor, bodies: Tensor | slice) -> None:
+        """As :func:`~icobench.simulator.skeleton.fill_pixels`.
+
+        Few fields are carried by a kernel: to start a library's matrix products takes the processor longer.
+        """
+        (parts, batch, nodes), (rows, across, common) = values.shape, skeleton.level.shape
+        if parts * batch > FEW_FIELDS or nodes != rows * across or not len(skeleton.rows):
+            return fill_pixels(skeleton, values, fields, bodies)
+        count, pixels, values = parts * batch, len(skeleton.rows), values.contiguous()
+        level, lines = values.new_empty(count, rows, common), values.new_empty(count, pixels, common)
+        name = f"products_{SUFFIX[fields.dtype]}_kernel"
+
+        def multiply(matrices: int, sizes: tuple[int, ...], *tables: Tensor | int) -> None:
+            values = [table.data_ptr() if isinstance(table, Tensor) else table for table in tables]
+            self._launch(name, (matrices, count, -(-sizes[1] // THREADS)), THREADS, *sizes, *values)
+
+        def steps(table: Tensor) -> tuple[int, ...]:
+            """Of (fields, rows, columns), seen as parts, items and numbers of fields, rows and columns."""
+            field, row, column = table.stride()
+            return field, 0, 2 * field, row, column
+
+        multiply(
+            rows, (across, common, 1), values, across, nodes, skeleton.level, across * common, 0,
+            0, level, *steps(level),
+        )  # fmt: skip
+        multiply(
+            pixels, (rows, common, 1), skeleton.rows, rows, 0, level, 0, rows * common,
+            0, lines, *steps(lines),
+        )  # fmt: skip
+        start = bodies.start * fields.stride(1) if isinstance(bodies, slice) else 0
+        multiply(
+            pixels, (common, pixels, batch), lines, common, pixels * common,
+            skeleton.columns, common * pixels, 0,
+            0 if isinstance(bodies, slice) else bodies,
+            fields.data_ptr() + start * fields.element_size(), *fields.stride(),
+        )  # fmt: skip
+        return None
+
     def _run(
         self, name: str, rows: int, sizes: tuple[int, ...], forms: Tensor, numbers: Tensor, live: Tensor,
         skeleton: Skeleton, kappa: Tensor, *slopes: Tensor,
@@ -249,7 +300,7 @@ class CudaKernel:
         slopes = tuple(slope.contiguous() for slope in slopes)  # kept until the launch
         tables = forms, numbers, live, skeleton.waves, skeleton.places, kappa, *slopes, out
         self._launch(
-            f"{name}_{SUFFIX[out.dtype]}_kernel", (batch, -(-nodes // THREADS)), THREADS,
+            f"{name}_{SUFFIX[out.dtype]}_kernel", (batch, -(-nodes // THREADS), 1), THREADS,
             batch, segments, nodes, *sizes, *_addresses(tables),
         )  # fmt: skip
         return out

@@ -106,7 +106,7 @@ class ExactField(SkeletonField):
     ) -> tuple[tuple[Any, ...], BySize]:
         """Arguments of the kernels' ``terms`` (body, rotation, plan, radius, kappa, type), by size."""
         by_size, body = self._by_size(radius_nm, radii), self._body
-        rotation = quaternion_to_matrix(by_size.sorted(quaternion.double()))
+        rotation = program.rotation(by_size.sorted(quaternion.double()))
         where, radius = program.plan(body, rotation), by_size.sorted(radius_nm.double())
         return (body, rotation, where, radius, self._kappa(rotation.device), self.dtype), by_size
 
