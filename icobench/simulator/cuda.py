@@ -269,25 +269,19 @@ class CudaKernel:
             values = [table.data_ptr() if isinstance(table, Tensor) else table for table in tables]
             self._launch(name, (matrices, count, -(-sizes[1] // THREADS)), THREADS, *sizes, *values)
 
-        def steps(table: Tensor) -> tuple[int, ...]:
-            """Of (fields, rows, columns), seen as parts, items and numbers of fields, rows and columns."""
-            field, row, column = table.stride()
-            return field, 0, 2 * field, row, column
-
+        in_level, in_lines = rows * common, pixels * common  # numbers of a field
         multiply(
             rows, (across, common, 1), values, across, nodes, skeleton.level, across * common, 0,
-            0, level, *steps(level),
+            0, level, in_level, 0, 2 * in_level, common, 1,
         )  # fmt: skip
         multiply(
-            pixels, (rows, common, 1), skeleton.rows, rows, 0, level, 0, rows * common,
-            0, lines, *steps(lines),
+            pixels, (rows, common, 1), skeleton.rows, rows, 0, level, 0, in_level,
+            0, lines, in_lines, 0, 2 * in_lines, common, 1,
         )  # fmt: skip
-        start = bodies.start * fields.stride(1) if isinstance(bodies, slice) else 0
+        places, first = (0, fields[:, bodies]) if isinstance(bodies, slice) else (bodies, fields)
         multiply(
-            pixels, (common, pixels, batch), lines, common, pixels * common,
-            skeleton.columns, common * pixels, 0,
-            0 if isinstance(bodies, slice) else bodies,
-            fields.data_ptr() + start * fields.element_size(), *fields.stride(),
+            pixels, (common, pixels, batch), lines, common, in_lines, skeleton.columns, common * pixels, 0,
+            places, first, *fields.stride(),
         )  # fmt: skip
         return None
 

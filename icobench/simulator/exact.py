@@ -4,7 +4,6 @@ import math
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -15,7 +14,7 @@ from icobench.simulator.compiled import EAGER, Kernels, kernels
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.facet_slopes import facet_slopes
 from icobench.simulator.overlay import BodyTensors, body_tensors
-from icobench.simulator.skeleton import BUCKET_BAND, BySize, Skeleton, SkeletonField
+from icobench.simulator.skeleton import BUCKET_BAND, BySize, KnownRadii, Skeleton, SkeletonField
 from icobench.simulator.terms import Terms
 
 __all__ = ["ExactField"]
@@ -102,7 +101,7 @@ class ExactField(SkeletonField):
         return torch.cat(rows, 1)
 
     def _planned(
-        self, program: Kernels, radius_nm: Tensor, quaternion: Tensor, radii: np.ndarray | None
+        self, program: Kernels, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii
     ) -> tuple[tuple[Any, ...], BySize]:
         """Arguments of the kernels' ``terms`` (body, rotation, plan, radius, kappa, type), by size."""
         by_size, body = self._by_size(radius_nm, radii), self._body
@@ -141,14 +140,11 @@ class ExactField(SkeletonField):
             program.fill_pixels(skeleton, nodes.to(self.dtype), fields, by_size.rows(start, stop))
         return fields
 
-    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: np.ndarray | None = None) -> Tensor:
-        """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels).
-
-        ``radii`` are the radii on the host, where they are known there: else they are copied from a GPU.
-        """
+    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
+        """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
         return torch.complex(*self.parts(radius_nm, quaternion, radii))
 
-    def parts(self, radius_nm: Tensor, quaternion: Tensor, radii: np.ndarray | None = None) -> Tensor:
+    def parts(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
         """Real and imaginary part of the field in nm^3: (2, B, pixels, pixels)."""
         differentiated = _differentiated(radius_nm) or _differentiated(quaternion)
         program = EAGER if differentiated else kernels(radius_nm.device, len(radius_nm))
@@ -157,11 +153,7 @@ class ExactField(SkeletonField):
 
     @torch.no_grad()
     def jacobian(
-        self,
-        radius_nm: Tensor,
-        quaternion: Tensor,
-        also: tuple[str, ...] = (),
-        radii: np.ndarray | None = None,
+        self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = (), radii: KnownRadii = None
     ) -> tuple[Tensor, Tensor]:
         """Field and derivatives for :meth:`~icobench.simulator.simulator.Simulator.intensity_jacobian`.
 

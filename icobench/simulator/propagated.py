@@ -3,14 +3,13 @@
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.skeleton import Skeleton, SkeletonField, to_pixels
+from icobench.simulator.skeleton import KnownRadii, Skeleton, SkeletonField, to_pixels
 
 __all__ = ["STEPS_PER_WAVELENGTH", "PropagatedField"]
 
@@ -177,10 +176,10 @@ class PropagatedField(SkeletonField):
         )
 
     @torch.no_grad()
-    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: np.ndarray | None = None) -> Tensor:
+    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels).
 
-        Bodies that are compared use the window of the same ``radii`` (B,), about theirs and on the host.
+        Bodies that are compared use the window of the same ``radii``, which are about theirs.
         """
         rotation = quaternion_to_matrix(quaternion.double())
         pixels = self.experiment.pixels

@@ -310,13 +310,9 @@ class Simulator(nn.Module):
         return self._read(2 * _product(field.unsqueeze(2), slopes))
 
     def _differences(
-        self,
-        method: PropagatedField,
-        radius: Tensor,
-        quaternion: Tensor,
-        also: tuple[str, ...],
+        self, method: PropagatedField, radius: Tensor, quaternion: Tensor, also: tuple[str, ...],
         on_host: np.ndarray,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Intensity and derivatives as of :meth:`intensity_jacobian`, by differences."""
 
         def intensity(radii: Tensor, turn: Tensor | None = None, field: PropagatedField = method) -> Tensor:

@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from icobench.devices import one_thread, sent
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["BUCKET_BAND", "BySize", "Skeleton", "SkeletonField", "build_skeleton", "fill_pixels", "to_pixels"]
+__all__ = [
+    "BUCKET_BAND", "BySize", "KnownRadii", "Skeleton", "SkeletonField", "build_skeleton", "fill_pixels",
+    "to_pixels",
+]  # fmt: skip
 
 
 class Skeleton(NamedTuple):
@@ -206,15 +209,13 @@ def to_pixels(skeleton: Skeleton, values: Tensor) -> Tensor:
         filled = torch.nn.functional.pad(piece, (0, 0, 0, missing)) if missing else piece
         padded = filled.shape[1] != skeleton.waves.shape[1]
         rows = filled.unflatten(1, skeleton.ragged.shape) if padded else filled[:, skeleton.ragged]
-        level = torch.bmm(rows.transpose(0, 1), skeleton.level)  # (N_a, N, N_b)
+        nodes = rows.transpose(0, 1)
+        level = torch.bmm(nodes, skeleton.level).transpose(0, 1)
         if len(skeleton.rows):
-            if padded:  # by a GPU's kernel: one product without a copy, whose round-off depends on N
-                on_rows = torch.mm(skeleton.rows, level.flatten(1)).unflatten(1, level.shape[1:])
-            else:
-                on_rows = torch.matmul(skeleton.rows, level.transpose(0, 1)).transpose(0, 1)
-            image = torch.bmm(on_rows, skeleton.columns).transpose(0, 1)
+            on_rows = torch.matmul(skeleton.rows, level)
+            image = torch.bmm(on_rows.transpose(0, 1), skeleton.columns).transpose(0, 1)
         else:
-            image = torch.bmm(level.permute(2, 1, 0), skeleton.columns).permute(1, 2, 0)
+            image = torch.bmm(level.permute(2, 0, 1), skeleton.columns).permute(1, 2, 0)
         pieces.append(image[: len(piece)])
     return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
@@ -231,6 +232,9 @@ def fill_pixels(skeleton: Skeleton, values: Tensor, fields: Tensor, bodies: Tens
     images = to_pixels(skeleton, values.flatten(0, 1)).unflatten(0, (len(values) // 2, 2, -1))
     fields[:, bodies] = images.permute(1, 2, 0, 3, 4)
 
+
+KnownRadii = np.ndarray | None
+"""Radii (B,) in nm on the host, by which bodies are sorted; without them a GPU is waited for."""
 
 BUCKET_BAND = 5.0
 """Width of a radius bucket in units of k R; bodies of one bucket share a skeleton."""
@@ -296,8 +300,7 @@ class SkeletonField(nn.Module):
         assert table is not None
         return table
 
-    def _by_size(self, radius: Tensor, radii: np.ndarray | None = None) -> BySize:
-        """Sort bodies by radii (B,): those on the host, if given, else a GPU is waited for."""
+    def _by_size(self, radius: Tensor, radii: KnownRadii = None) -> BySize:
         radii = np.array(radius.tolist()) if radii is None else radii
         band = radii * (self.experiment.wave_number / BUCKET_BAND)
         if len(band) == 1:
@@ -310,8 +313,8 @@ class SkeletonField(nn.Module):
         stops = [*starts[1:], len(buckets)]
         return BySize(order, list(zip(buckets[starts].tolist(), starts, stops, strict=True)))
 
-    def _buckets(self, radius: Tensor, radii: np.ndarray | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Buckets with the indices of the bodies (B,) that belong to them; ``radii`` as for ``_by_size``."""
+    def _buckets(self, radius: Tensor, radii: KnownRadii = None) -> Iterator[tuple[int, Tensor]]:
+        """Buckets with the indices of the bodies (B,) that belong to them."""
         by_size = self._by_size(radius, radii)
         order = torch.arange(len(radius), device=radius.device) if by_size.order is None else by_size.order
         for bucket, start, stop in by_size.buckets:

@@ -17,7 +17,7 @@ from torch import Tensor
 from icobench.geometry.convex import ConvexBody
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.propagated import PropagatedField
-from icobench.simulator.skeleton import SkeletonField
+from icobench.simulator.skeleton import KnownRadii, SkeletonField
 
 __all__ = ["RoundPropagatedField", "SphereField"]
 
@@ -41,16 +41,12 @@ class SphereField(SkeletonField):
     angle: Tensor
     place: Tensor
 
-    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: np.ndarray | None = None) -> Tensor:
+    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
         """Complex field in nm^3: radius (B,) -> (B, pixels, pixels); orientations do not matter."""
         return self._field(radius_nm, self.experiment.kappa, radii).to(self.dtype.to_complex())
 
     def jacobian(
-        self,
-        radius_nm: Tensor,
-        quaternion: Tensor,
-        also: tuple[str, ...] = (),
-        radii: np.ndarray | None = None,
+        self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = (), radii: KnownRadii = None
     ) -> tuple[Tensor, Tensor]:
         """As of an :class:`~icobench.simulator.exact.ExactField`; no turn changes anything.
 
@@ -64,14 +60,12 @@ class SphereField(SkeletonField):
         wider, narrower = (self._field(radius_nm + step, kappa) for step in (STEP_NM, -STEP_NM))
         slopes = [*[torch.zeros_like(field)] * 3, (wider - narrower) / (2 * STEP_NM)]
         if "refractive_index" in also:
-            high, low = (
-                self._field(radius_nm, kappa + step * k, radii) for step in (STEP_INDEX, -STEP_INDEX)
-            )
+            high, low = (self._field(radius_nm, kappa + step * k) for step in (STEP_INDEX, -STEP_INDEX))
             slopes.append((high - low) / (2 * STEP_INDEX))
         parts = [torch.view_as_real(values).movedim(-1, 0) for values in (field, torch.stack(slopes, 1))]
         return parts[0].to(self.dtype), parts[1].to(self.dtype)
 
-    def _field(self, radius_nm: Tensor, kappa: complex, radii: np.ndarray | None = None) -> Tensor:
+    def _field(self, radius_nm: Tensor, kappa: complex, radii: KnownRadii = None) -> Tensor:
         """The same in double precision, for some k (n - 1)."""
         fields = radius_nm.new_zeros(len(radius_nm), *self.place.shape, dtype=torch.complex128)
         for bucket, rows in self._buckets(radius_nm, radii):

@@ -2,13 +2,13 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.experiment import Experiment
+from icobench.simulator.skeleton import KnownRadii
 
 __all__ = ["SLICES", "STEPS_PER_WAVELENGTH", "SlicedField", "voxel_slices"]
 
@@ -81,11 +81,8 @@ class SlicedField(nn.Module):
         self.register_buffer("ramp", torch.polar(torch.ones_like(phase), phase), persistent=False)
 
     @torch.no_grad()
-    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: np.ndarray | None = None) -> Tensor:
-        """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels).
-
-        ``radii`` are the radii on the host, where they are known there.
-        """
+    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
+        """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
         rotations = quaternion_to_matrix(quaternion.to(self.dtype))
         half_width = SLICES * self.pitch / 2
         sizes = (radius_nm if radii is None else radii).tolist()
