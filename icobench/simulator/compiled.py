@@ -56,7 +56,7 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in ("overlay.cpp", "term
 """Compiled as one file, in this order."""
 
 PIXELS = Path(__file__).with_name("pixels.cpp")
-"""Compiled after these on a CPU alone: a GPU has its own matrix products."""
+"""Compiled after these on a CPU alone: a GPU has a library's matrix products, or for few fields cuda.cu's."""
 
 FLAGS = (
     "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
