@@ -1,12 +1,12 @@
 """Speed and memory of the simulators."""
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.common import (
     DEVICES,
@@ -25,8 +25,7 @@ from benchmarks.common import (
 )
 from icobench.geometry.convex import icosahedron
 from icobench.simulator import closed_form, exact
-from icobench.simulator.compiled import EAGER
-from icobench.simulator.skeleton import Skeleton
+from icobench.simulator.cuda import CudaKernel
 
 BATCHES = grid(1, 64)
 RADII = grid(40.0, 150.0)
@@ -115,43 +114,44 @@ class Memory:
         simulator("propagated").field(*bodies(1, 150.0))
 
 
-class Launches:
-    """Operators and kernels, about one launch each, of 64 bodies of 30 to 160 nm as a GPU gets them.
+class CountedKernels(CudaKernel):
+    """A GPU's kernels, which are counted instead of launched: plans are empty, other tables hold anything."""
 
-    More bodies need no more. The kernels' results are those of plain torch, remembered; a sum is an empty
-    table.
+    def __init__(self) -> None:
+        self.launched = 0
+
+    def _launch(self, name: str, blocks: tuple[int, int, int], threads: int, *values: float) -> None:
+        self.launched += 1
+        if name == "plan_kernel":
+            ctypes.memset(int(values[-1]), 0, 8 * blocks[0])  # the numbers of segments
+
+
+class Launches:
+    """Operators and kernels, about one launch each, of one body or 64 of 30 to 160 nm as a GPU gets them.
+
+    More bodies need no more.
     """
 
     def setup(self) -> None:
-        def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
-            results: list[Any] = []
-
-            def call(*arguments: Any) -> Any:
-                results.extend([] if results else [function(*arguments)])
-                return results[0]
-
-            return call
-
-        def sums(forms: Tensor, numbers: Tensor, live: Tensor, nodes: Skeleton, *rest: Tensor) -> Tensor:
-            parameters = rest[1].shape[1] if len(rest) > 1 else 0
-            return numbers.new_zeros(2 * (1 + parameters), len(live), nodes.ragged.numel())
-
-        self.kernels = EAGER._replace(
-            plan=remembered(EAGER.plan), terms=remembered(EAGER.terms),
-            term_slopes=remembered(EAGER.term_slopes), edge_sum=sums, edge_sum_jacobian=sums,
-            fused=True, padded=True,
-        )  # fmt: skip
         self.simulator = simulator()
         self.bodies = torch.linspace(30, 160, 64).double(), bodies(64, 60.0)[1]
 
-    def _count(self, call: Callable[..., Any]) -> int:
-        with mock.patch.object(exact, "kernels", lambda *_: self.kernels), as_on_gpu():
-            return launches(lambda: call(*self.bodies)) + 2  # the kernels of plan and terms
+    def _count(self, call: Callable[..., Any], count: int = 64) -> int:
+        from icobench.simulator.compiled import kernels_of  # which older commits lack
+
+        kernel, some = CountedKernels(), [values[:count] for values in self.bodies]
+        program = kernels_of(kernel)
+        with mock.patch.object(exact, "kernels", lambda *_: program), as_on_gpu():
+            operators = launches(lambda: call(*some))
+        return operators + kernel.launched // 2  # which calls it twice
 
     def track_launches_field(self) -> int:
         return self._count(self.simulator.field)
 
+    def track_launches_field_of_one(self) -> int:
+        return self._count(self.simulator.field, 1)
+
     def track_launches_jacobian(self) -> int:
         return self._count(self.simulator.intensity_jacobian)
 
-    track_launches_field.unit = track_launches_jacobian.unit = "launches"
+    track_launches_field.unit = track_launches_field_of_one.unit = track_launches_jacobian.unit = "launches"

@@ -148,6 +148,7 @@ def fastest(
 
 NO_KERNELS = (
     "empty",
+    "new_empty",
     "detach",
     "alias",
     "lift_fresh",

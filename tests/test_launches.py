@@ -54,6 +54,7 @@ def test_the_field_and_its_derivatives_need_few_launches(common):
 
     bench = Launches()
     bench.setup()
+    assert bench.track_launches_field_of_one() <= 20
     assert bench.track_launches_field() <= 120
     assert bench.track_launches_jacobian() <= 300
 

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from icobench.cache import cache_folder
+from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.cuda import CudaKernel
 from icobench.simulator.edge_sum import edge_sum, edge_sum_jacobian
 from icobench.simulator.overlay import MOST_FACETS, STEEPEST, BodyTensors, Plan, empty_plan, plan
@@ -44,7 +45,7 @@ from icobench.simulator.terms import (
     term_slopes,
 )
 
-__all__ = ["EAGER", "Kernels", "NativeKernel", "compiler", "kernels", "prepare_kernel"]
+__all__ = ["EAGER", "Kernels", "NativeKernel", "compiler", "kernels", "kernels_of", "prepare_kernel"]
 
 logger = logging.getLogger("icobench")
 
@@ -55,7 +56,7 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in ("overlay.cpp", "term
 """Compiled as one file, in this order."""
 
 PIXELS = Path(__file__).with_name("pixels.cpp")
-"""Compiled after these on a CPU alone: a GPU has its own matrix products."""
+"""Compiled after these on a CPU alone: a GPU has a library's matrix products, or for few fields cuda.cu's."""
 
 FLAGS = (
     "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
@@ -183,17 +184,18 @@ class NativeKernel:
         dtype: torch.dtype,
         *,
         parameters: int = PARAMETERS,
-    ) -> tuple[Terms, Tensor, Tensor]:
+    ) -> tuple[Any, ...]:
         """As :func:`~icobench.simulator.terms.term_slopes`; nothing beyond the live segments."""
-        terms, *all_slopes = tables = empty_terms(where, radius, parameters)
+        batch, segments = where.edge.shape
+        terms, *slopes = tables = empty_terms(where.live, segments, radius, parameters)
         # alive until the call returns
         kept = [table.contiguous() for table in (*body, rotation, *where, radius, kappa)]
-        slopes = [_pointer(table) if parameters else None for table in all_slopes]
+        results = [_pointer(table) for table in (terms.forms, terms.numbers, *slopes)]
         bounds = STEEPEST[dtype], SMALLEST_HALF_DAMPING[SLOPES_FLOOR if parameters else dtype]
-        sizes = *where.edge.shape, len(body.normals), len(body.edges)
+        sizes = batch, segments, len(body.normals), len(body.edges)
         self._library.segment_terms(
             *map(ctypes.c_int64, sizes), *map(_pointer, kept), *map(ctypes.c_double, bounds),
-            _pointer(terms.forms), _pointer(terms.numbers), *slopes,
+            *results, *(() if slopes else (None, None)),
         )  # fmt: skip
         return tables
 
@@ -253,23 +255,33 @@ class NativeKernel:
 
 
 class Kernels(NamedTuple):
-    """Plan, terms of the edge sum, with slopes, the sum, its Jacobian, and from their nodes to the pixels.
+    """Plan, terms of the edge sum, with slopes, the sum, its Jacobian, from nodes to pixels, and rotations.
 
     Kernels that are ``fused`` need no intermediate arrays. The sums of kernels that are ``padded`` are given
     a whole skeleton for its wave vectors, and their results fill up its rows of nodes.
     """
 
-    plan: Callable[..., Plan]
+    plan: Callable[..., Any]
     terms: Callable[..., Terms]
-    term_slopes: Callable[..., tuple[Terms, Tensor, Tensor]]
+    term_slopes: Callable[..., tuple[Any, ...]]
     edge_sum: Callable[..., Tensor]
     edge_sum_jacobian: Callable[..., Tensor]
     fill_pixels: Callable[..., None] = fill_pixels
+    rotation: Callable[[Tensor], Tensor] = quaternion_to_matrix
     fused: bool = False
     padded: bool = False
 
 
 EAGER = Kernels(plan, segment_terms, term_slopes, edge_sum, edge_sum_jacobian)
+
+
+def kernels_of(kernel: NativeKernel | CudaKernel) -> Kernels:
+    """Those of a compiled program."""
+    return Kernels(
+        kernel.plan, kernel.terms, kernel.term_slopes, kernel.edge_sum, kernel.edge_sum_jacobian,
+        kernel.fill_pixels, kernel.rotation if isinstance(kernel, CudaKernel) else quaternion_to_matrix,
+        fused=True, padded=isinstance(kernel, CudaKernel),
+    )  # fmt: skip
 
 
 class _State:
@@ -292,19 +304,15 @@ def kernels(device: torch.device, images: int) -> Kernels:
 
 
 def _make(device: torch.device) -> Kernels:
-    start, on_cpu = time.perf_counter(), device.type == "cpu"
+    start = time.perf_counter()
     try:
-        kernel: NativeKernel | CudaKernel = NativeKernel() if on_cpu else CudaKernel(device, SOURCES)
+        kernel = NativeKernel() if device.type == "cpu" else CudaKernel(device, SOURCES)
     except Exception as error:  # A broken tool chain must not stop the work.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         logger.warning("the simulator runs uncompiled, about 8 times slower: %s", reason)
         return EAGER
     logger.info("the simulator's compiled kernel is ready (%.1f s)", time.perf_counter() - start)
-    return Kernels(
-        kernel.plan, kernel.terms, kernel.term_slopes, kernel.edge_sum, kernel.edge_sum_jacobian,
-        kernel.fill_pixels if isinstance(kernel, NativeKernel) else fill_pixels, fused=True,
-        padded=not on_cpu,
-    )  # fmt: skip
+    return kernels_of(kernel)
 
 
 def prepare_kernel(device: torch.device) -> None:

@@ -1,5 +1,17 @@
 // The kernels of overlay.cpp, terms.cpp and edge_sum.cpp for GPUs. Arguments as for the functions of the same names.
 
+// A thread for every unit quaternion (w, x, y, z): its matrix.
+extern "C" __global__ void rotation_kernel(int64_t batch, const double* quaternion, double* rotation) {
+    const int64_t item = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (item >= batch) return;
+    const double *q = quaternion + 4 * item, w = q[0], x = q[1], y = q[2], z = q[3];
+    const double matrix[9] = {
+        w * w + x * x - y * y - z * z, 2 * (x * y - w * z),           2 * (x * z + w * y),
+        2 * (x * y + w * z),           w * w - x * x + y * y - z * z, 2 * (y * z - w * x),
+        2 * (x * z - w * y),           2 * (y * z + w * x),           w * w - x * x - y * y + z * z};
+    for (int entry = 0; entry < 9; ++entry) rotation[9 * item + entry] = matrix[entry];
+}
+
 // A block of 64 threads for every item, a thread for every edge; a running sum over the edges gives the rows.
 extern "C" __global__ void plan_kernel(
     int64_t segments, BODY, const double* rotation, PLAN, int64_t* live) {
@@ -69,3 +81,24 @@ TERMS(term_slopes_kernel, Dual)
     }
 SUMS(float)
 SUMS(double)
+
+// Few rows f times matrices x: out[x, f, column] = sum over n of rows[x, f, n] matrices[x, f, n, column]. The steps are
+// those from one x, f or column to the next. Rows are those of real and imaginary parts of fields, each of a batch; item
+// i of the batch goes to places[i], without places to i. A thread for every column.
+#define PRODUCTS(T)                                                                                            \
+    extern "C" __global__ void products_##T##_kernel(                                                          \
+        int64_t terms, int64_t columns, int64_t batch, const T* rows, int64_t rows_x, int64_t rows_f,          \
+        const T* matrices, int64_t matrices_x, int64_t matrices_f, const int64_t* places, T* out,              \
+        int64_t out_part, int64_t out_item, int64_t out_field, int64_t out_x, int64_t out_column) {            \
+        const int64_t x = blockIdx.x, f = blockIdx.y, column = int64_t(blockIdx.z) * blockDim.x + threadIdx.x; \
+        if (column >= columns) return;                                                                         \
+        rows += x * rows_x + f * rows_f;                                                                       \
+        matrices += x * matrices_x + f * matrices_f + column;                                                  \
+        T sum = 0;                                                                                             \
+        for (int64_t n = 0; n < terms; ++n) sum += rows[n] * matrices[n * columns];                            \
+        const int64_t number = f / batch, item = places ? places[f % batch] : f % batch;                       \
+        out += number % 2 * out_part + item * out_item + number / 2 * out_field;                               \
+        out[x * out_x + column * out_column] = sum;                                                            \
+    }
+PRODUCTS(float)
+PRODUCTS(double)

@@ -14,7 +14,7 @@ from icobench.simulator.compiled import EAGER, Kernels, kernels
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.facet_slopes import facet_slopes
 from icobench.simulator.overlay import BodyTensors, body_tensors
-from icobench.simulator.skeleton import BUCKET_BAND, BySize, Skeleton, SkeletonField
+from icobench.simulator.skeleton import BUCKET_BAND, BySize, KnownRadii, Skeleton, SkeletonField
 from icobench.simulator.terms import Terms
 
 __all__ = ["ExactField"]
@@ -69,11 +69,9 @@ class ExactField(SkeletonField):
 
     @property
     def _body(self) -> BodyTensors:
-        return BodyTensors(*(getattr(self, f"body_{name}") for name in BodyTensors._fields))
+        return BodyTensors(*(self._table(f"body_{name}") for name in BodyTensors._fields))
 
-    def _at_nodes(
-        self, program: Kernels, terms: Terms, skeleton: Skeleton, *slopes: Tensor, longest: int
-    ) -> Tensor:
+    def _at_nodes(self, program: Kernels, terms: Terms, skeleton: Skeleton, *slopes: Tensor) -> Tensor:
         """The edge sum or, given slopes, its Jacobian at all nodes: (N, B, P), re and im in turn.
 
         Eager torch works in pieces that fit into memory; on a CPU it takes one item at a time: the caches
@@ -83,7 +81,7 @@ class ExactField(SkeletonField):
         waves, kappa = skeleton.waves, self._kappa(terms.forms.device)
         if program.fused:
             return function(*terms, skeleton if program.padded else waves, kappa, *slopes)
-        items, nodes = len(terms.live), waves.shape[1]
+        (items, longest), nodes = terms.numbers.shape[:2], waves.shape[1]
         on_cpu = waves.device.type == "cpu"
         limit = CACHED_ELEMENTS if on_cpu else GPU_ELEMENTS // (1 + 4 * len(slopes))
         together = 1 if on_cpu else max(1, limit // (longest * nodes))
@@ -103,17 +101,13 @@ class ExactField(SkeletonField):
         return torch.cat(rows, 1)
 
     def _planned(
-        self, program: Kernels, radius_nm: Tensor, quaternion: Tensor
+        self, program: Kernels, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii
     ) -> tuple[tuple[Any, ...], BySize]:
         """Arguments of the kernels' ``terms`` (body, rotation, plan, radius, kappa, type), by size."""
-        buckets, order = self._order(radius_nm)
-        rotation = quaternion_to_matrix(quaternion.double()[order])
-        where = program.plan(self._body, rotation)
-        by_size = self._by_size(buckets, order, where.live)
-        if by_size.longest > where.edge.shape[1]:  # More than the kernel's tables hold.
-            where = EAGER.plan(self._body, rotation)
-        kappa = self._kappa(rotation.device)
-        return (self._body, rotation, where, radius_nm.double()[order], kappa, self.dtype), by_size
+        by_size, body = self._by_size(radius_nm, radii), self._body
+        rotation = program.rotation(by_size.sorted(quaternion.double()))
+        where, radius = program.plan(body, rotation), by_size.sorted(radius_nm.double())
+        return (body, rotation, where, radius, self._kappa(rotation.device), self.dtype), by_size
 
     def _kappa(self, device: torch.device) -> Tensor:
         return _pair(self.experiment.kappa, device)
@@ -139,29 +133,27 @@ class ExactField(SkeletonField):
                 in_dtype = Terms(terms.forms, terms.numbers.to(dtype), terms.live)
                 converted[dtype] = in_dtype, tuple(slope.to(dtype) for slope in slopes[:2])
             all_terms, all_slopes = converted[dtype]
-            piece = slice(start, stop)
-            some = Terms(*(table[piece] for table in all_terms))
-            some_slopes = [slope[piece] for slope in all_slopes]
-            nodes = self._at_nodes(
-                program, some, skeleton, *some_slopes, *slopes[2:], longest=by_size.longest
-            )
+            if stop - start < len(terms.live):
+                all_terms = Terms(*(table[start:stop] for table in all_terms))
+                all_slopes = tuple(slope[start:stop] for slope in all_slopes)
+            nodes = self._at_nodes(program, all_terms, skeleton, *all_slopes, *slopes[2:])
             program.fill_pixels(skeleton, nodes.to(self.dtype), fields, by_size.rows(start, stop))
         return fields
 
-    def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
-        return torch.complex(*self.parts(radius_nm, quaternion))
+        return torch.complex(*self.parts(radius_nm, quaternion, radii))
 
-    def parts(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+    def parts(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
         """Real and imaginary part of the field in nm^3: (2, B, pixels, pixels)."""
         differentiated = _differentiated(radius_nm) or _differentiated(quaternion)
         program = EAGER if differentiated else kernels(radius_nm.device, len(radius_nm))
-        geometry, by_size = self._planned(program, radius_nm, quaternion)
+        geometry, by_size = self._planned(program, radius_nm, quaternion, radii)
         return self._on_detector(program, program.terms(*geometry), by_size)[:, :, 0]
 
     @torch.no_grad()
     def jacobian(
-        self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
+        self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = (), radii: KnownRadii = None
     ) -> tuple[Tensor, Tensor]:
         """Field and derivatives for :meth:`~icobench.simulator.simulator.Simulator.intensity_jacobian`.
 
@@ -177,7 +169,7 @@ class ExactField(SkeletonField):
             grow without bound towards the horizon.
         """
         program = kernels(radius_nm.device, len(radius_nm))
-        geometry, by_size = self._planned(program, radius_nm, quaternion)
+        geometry, by_size = self._planned(program, radius_nm, quaternion, radii)
         terms, form_slopes, number_slopes = program.term_slopes(*geometry)
         if "refractive_index" not in also:
             form_slopes, number_slopes = form_slopes[:, :4], number_slopes[:, :4]

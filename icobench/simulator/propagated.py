@@ -9,7 +9,7 @@ from torch import Tensor
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.experiment import Experiment
-from icobench.simulator.skeleton import Skeleton, SkeletonField, to_pixels
+from icobench.simulator.skeleton import KnownRadii, Skeleton, SkeletonField, to_pixels
 
 __all__ = ["STEPS_PER_WAVELENGTH", "PropagatedField"]
 
@@ -176,15 +176,15 @@ class PropagatedField(SkeletonField):
         )
 
     @torch.no_grad()
-    def forward(self, radius_nm: Tensor, quaternion: Tensor, like: Tensor | None = None) -> Tensor:
+    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels).
 
-        Bodies that are compared use the window of the radii ``like`` (B,), which are about theirs.
+        Bodies that are compared use the window of the same ``radii``, which are about theirs.
         """
         rotation = quaternion_to_matrix(quaternion.double())
         pixels = self.experiment.pixels
         fields = radius_nm.new_empty(len(radius_nm), pixels, pixels, dtype=self.dtype.to_complex())
-        for bucket, items in self._buckets(radius_nm if like is None else like):
+        for bucket, items in self._buckets(radius_nm, radii):
             skeleton = self._skeleton(bucket, radius_nm.device)
             window = self._window(bucket, skeleton)
             slices = len(window.heights) - 1

@@ -188,19 +188,22 @@ class Simulator(nn.Module):
             self._relatives[experiment, method] = kept
         return kept
 
-    def _inputs(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor]:
-        radius_nm = torch.as_tensor(radius_nm, device=self.device).double()
-        quaternion = torch.as_tensor(quaternion, device=self.device).double()
+    def _inputs(self, radius_nm: Tensor, quaternion: Tensor) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Radii and unit quaternions on the device, checked, and the radii on the host."""
+        device = self.device
+        radius_nm = torch.as_tensor(radius_nm, device=device).double()
+        quaternion = torch.as_tensor(quaternion, device=device).double()
         if radius_nm.ndim != 1 or quaternion.shape != (len(radius_nm), 4):
             raise ValueError(
                 "expected radius_nm of shape (B,) and quaternion of shape (B, 4), got "
                 f"{tuple(radius_nm.shape)} and {tuple(quaternion.shape)}"
             )
-        norm = quaternion.norm(dim=-1, keepdim=True)
+        norm = torch.linalg.vector_norm(quaternion, dim=-1)
+        # Waits for a GPU, once. Tensors inside torch.func's transforms have lists, but no arrays.
+        on_host = np.array(torch.stack((radius_nm, norm)).tolist())
         if not len(radius_nm):
-            return radius_nm, quaternion
-        ends = [*radius_nm.detach().aminmax(), *norm.detach().aminmax()]
-        smallest, largest, shortest, longest = torch.stack(ends).tolist()  # waits for a GPU once
+            return radius_nm, quaternion, on_host[0]
+        (smallest, shortest), (largest, longest) = on_host.min(1).tolist(), on_host.max(1).tolist()
         if not 0 < smallest <= largest < math.inf:
             raise ValueError("radius_nm must be positive and finite")
         if largest > self.largest_radius_nm:
@@ -208,7 +211,7 @@ class Simulator(nn.Module):
             raise ValueError(f"radius_nm {largest:g} is larger than the grid can hold, {limit:g}")
         if not 0 < shortest <= longest < math.inf:
             raise ValueError("quaternion must be finite and non-zero")
-        return radius_nm, quaternion / norm
+        return radius_nm, quaternion / norm.unsqueeze(-1), on_host[0]
 
     def _empty(self, *shape: int) -> Tensor:
         pixels = self.experiment.pixels
@@ -224,8 +227,10 @@ class Simulator(nn.Module):
         Raises:
             ValueError: wrong shapes, a radius that is not positive, a zero quaternion.
         """
-        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
-        return self._field(radius_nm, quaternion) if len(radius_nm) else self._empty(0)
+        radius_nm, quaternion, radii = self._inputs(radius_nm, quaternion)
+        if not len(radii):
+            return self._empty(0)
+        return self._field(radius_nm, quaternion, radii)
 
     def _read(self, intensity: Tensor) -> Tensor:
         """What the pixels measure, linear in the intensity (..., pixels, pixels)."""
@@ -235,10 +240,10 @@ class Simulator(nn.Module):
         """|F|^2 in nm^6 times the experiment's gain: (B, pixels, pixels)."""
         if not isinstance(self._field, ExactField):
             return self.read(self.field(radius_nm, quaternion))
-        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
-        if not len(radius_nm):
+        radius_nm, quaternion, radii = self._inputs(radius_nm, quaternion)
+        if not len(radii):
             return self._empty(0).real
-        return self._read(_product(field := self._field.parts(radius_nm, quaternion), field))
+        return self._read(_product(field := self._field.parts(radius_nm, quaternion, radii), field))
 
     def read(self, field: Tensor) -> Tensor:
         """What the pixels measure of complex fields (B, pixels, pixels): their intensity."""
@@ -269,13 +274,13 @@ class Simulator(nn.Module):
             raise ValueError(f"the {self.method} method has no such derivatives; use 'exact'")
         if unknown := set(also) - set(FURTHER_PARAMETERS):
             raise ValueError(f"no derivative by {unknown.pop()!r}, only by {', '.join(FURTHER_PARAMETERS)}")
-        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
-        if len(radius_nm) == 0:
+        radius_nm, quaternion, radii = self._inputs(radius_nm, quaternion)
+        if not len(radii):
             return self._empty(0).real, self._empty(0, 4 + 2 * len(set(also))).real
         if isinstance(self._field, PropagatedField):
-            return self._differences(self._field, radius_nm, quaternion, also)
+            return self._differences(self._field, radius_nm, quaternion, also, radii)
         assert isinstance(self._field, ExactField | SphereField)
-        field, slopes = self._field.jacobian(radius_nm, quaternion, also)
+        field, slopes = self._field.jacobian(radius_nm, quaternion, also, radii)
         intensity, (real, imag) = _product(field, field), field.unsqueeze(2)
         change = 2 * _product((real, imag), slopes)
         rows = [change[:, :4]]
@@ -298,19 +303,20 @@ class Simulator(nn.Module):
         """
         if not isinstance(self._field, ExactField):
             raise ValueError("only polyhedra and the exact method have derivatives by facets; use 'exact'")
-        radius_nm, quaternion = self._inputs(radius_nm, quaternion)
+        radius_nm, quaternion, _ = self._inputs(radius_nm, quaternion)
         field, slopes = (
             function(radius_nm, quaternion) for function in (self._field.parts, self._field.facet_slopes)
         )
         return self._read(2 * _product(field.unsqueeze(2), slopes))
 
     def _differences(
-        self, method: PropagatedField, radius: Tensor, quaternion: Tensor, also: tuple[str, ...]
-    ) -> tuple[Tensor, Tensor]:
+        self, method: PropagatedField, radius: Tensor, quaternion: Tensor, also: tuple[str, ...],
+        on_host: np.ndarray,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Intensity and derivatives as of :meth:`intensity_jacobian`, by differences."""
 
         def intensity(radii: Tensor, turn: Tensor | None = None, field: PropagatedField = method) -> Tensor:
-            return self.read(field(radii, quaternion if turn is None else turned(quaternion, turn), radius))
+            return self.read(field(radii, quaternion if turn is None else turned(quaternion, turn), on_host))
 
         here, slopes = intensity(radius), []
         for axis in range(3):

@@ -18,10 +18,13 @@ import torch
 from scipy.special import jv
 from torch import Tensor, nn
 
-from icobench.devices import one_thread
+from icobench.devices import one_thread, sent
 from icobench.simulator.experiment import Experiment
 
-__all__ = ["BUCKET_BAND", "BySize", "Skeleton", "SkeletonField", "build_skeleton", "fill_pixels", "to_pixels"]
+__all__ = [
+    "BUCKET_BAND", "BySize", "KnownRadii", "Skeleton", "SkeletonField", "build_skeleton", "fill_pixels",
+    "to_pixels",
+]  # fmt: skip
 
 
 class Skeleton(NamedTuple):
@@ -234,6 +237,9 @@ def fill_pixels(skeleton: Skeleton, values: Tensor, fields: Tensor, bodies: Tens
     fields[:, bodies] = images.permute(1, 2, 0, 3, 4)
 
 
+KnownRadii = np.ndarray | None
+"""Radii (B,) in nm on the host, by which bodies are sorted; without them a GPU is waited for."""
+
 BUCKET_BAND = 5.0
 """Width of a radius bucket in units of k R; bodies of one bucket share a skeleton."""
 
@@ -242,18 +248,20 @@ class BySize(NamedTuple):
     """Bodies in the order of their radius buckets.
 
     Attributes:
-        order: (B,) the caller's index of each; all, where there is nothing to sort.
+        order: (B,) the caller's index of each; None where there is nothing to sort.
         buckets: bucket, first body and the one after the last, of every bucket that holds any.
-        longest: largest of the counts that :meth:`SkeletonField._by_size` was given.
     """
 
-    order: Tensor | slice
+    order: Tensor | None
     buckets: list[tuple[int, int, int]]
-    longest: int
+
+    def sorted(self, values: Tensor) -> Tensor:
+        """The callers' values (B, ...) in this order."""
+        return values if self.order is None else values[self.order]
 
     def rows(self, start: int, stop: int) -> Tensor | slice:
         """The caller's index of some."""
-        return self.order if isinstance(self.order, slice) else self.order[start:stop]
+        return slice(start, stop) if self.order is None else self.order[start:stop]
 
 
 class SkeletonField(nn.Module):
@@ -277,7 +285,8 @@ class SkeletonField(nn.Module):
         return bucket * BUCKET_BAND / self.experiment.wave_number
 
     def _skeleton(self, bucket: int, device: torch.device) -> Skeleton:
-        if not hasattr(self, f"skeleton_{bucket}_waves"):
+        names = [f"skeleton_{bucket}_{name}" for name in Skeleton._fields]
+        if names[0] not in self._buffers:
             # Simulators of the same grid share their tables.
             grid = replace(
                 self.experiment, refractive_index=1, solid_angle_factor=False, pixel_average=False,
@@ -287,29 +296,30 @@ class SkeletonField(nn.Module):
                 build_skeleton(grid, self._bucket_radius_nm(bucket), self.dtype)._asdict().items()
             ):
                 self.register_buffer(f"skeleton_{bucket}_{name}", table.to(device), persistent=False)
-        return Skeleton(*(getattr(self, f"skeleton_{bucket}_{name}") for name in Skeleton._fields))
+        return Skeleton(*map(self._table, names))
 
-    def _order(self, radius: Tensor) -> tuple[Tensor, Tensor | slice]:
-        """Bucket (B,) of every body, sorted, and the bodies' order (B,)."""
-        band = radius.detach() * (self.experiment.wave_number / BUCKET_BAND)
-        buckets = band.ceil().clamp_min(1).long()
-        if len(buckets) == 1:
-            return buckets, slice(None)
-        buckets, order = buckets.sort(stable=True)
-        return buckets, order
+    def _table(self, name: str) -> Tensor:
+        """A buffer; attributes of modules take ten times as long."""
+        table = self._buffers[name]
+        assert table is not None
+        return table
 
-    @staticmethod
-    def _by_size(buckets: Tensor, order: Tensor | slice, counts: Tensor) -> BySize:
-        """Read sorted buckets (B,) and any counts (B,): the only wait for a GPU."""
-        members, numbers = torch.stack((buckets, counts)).tolist()
-        starts = [i for i, bucket in enumerate(members) if i == 0 or bucket != members[i - 1]]
-        stops = [*starts[1:], len(members)]
-        slices = [(members[start], start, stop) for start, stop in zip(starts, stops, strict=True)]
-        return BySize(order, slices, max(numbers))
+    def _by_size(self, radius: Tensor, radii: KnownRadii = None) -> BySize:
+        radii = np.array(radius.tolist()) if radii is None else radii
+        band = radii * (self.experiment.wave_number / BUCKET_BAND)
+        if len(band) == 1:
+            return BySize(None, [(max(1, math.ceil(band[0])), 0, 1)])
+        buckets, order = np.maximum(np.ceil(band), 1).astype(np.int64), None
+        if (buckets[1:] < buckets[:-1]).any():
+            places = np.argsort(buckets, kind="stable")
+            buckets, order = buckets[places], sent(torch.from_numpy(places), radius.device)
+        starts = [0, *(np.flatnonzero(buckets[1:] != buckets[:-1]) + 1).tolist()]
+        stops = [*starts[1:], len(buckets)]
+        return BySize(order, list(zip(buckets[starts].tolist(), starts, stops, strict=True)))
 
-    def _buckets(self, radius: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def _buckets(self, radius: Tensor, radii: KnownRadii = None) -> Iterator[tuple[int, Tensor]]:
         """Buckets with the indices of the bodies (B,) that belong to them."""
-        buckets, order = self._order(radius)
-        order = torch.zeros_like(buckets) if isinstance(order, slice) else order
-        for bucket, start, stop in self._by_size(buckets, order, buckets).buckets:
+        by_size = self._by_size(radius, radii)
+        order = torch.arange(len(radius), device=radius.device) if by_size.order is None else by_size.order
+        for bucket, start, stop in by_size.buckets:
             yield bucket, order[start:stop]

@@ -17,7 +17,7 @@ from torch import Tensor
 from icobench.geometry.convex import ConvexBody
 from icobench.simulator.experiment import Experiment
 from icobench.simulator.propagated import PropagatedField
-from icobench.simulator.skeleton import SkeletonField
+from icobench.simulator.skeleton import KnownRadii, SkeletonField
 
 __all__ = ["RoundPropagatedField", "SphereField"]
 
@@ -41,12 +41,12 @@ class SphereField(SkeletonField):
     angle: Tensor
     place: Tensor
 
-    def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
         """Complex field in nm^3: radius (B,) -> (B, pixels, pixels); orientations do not matter."""
-        return self._field(radius_nm, self.experiment.kappa).to(self.dtype.to_complex())
+        return self._field(radius_nm, self.experiment.kappa, radii).to(self.dtype.to_complex())
 
     def jacobian(
-        self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = ()
+        self, radius_nm: Tensor, quaternion: Tensor, also: tuple[str, ...] = (), radii: KnownRadii = None
     ) -> tuple[Tensor, Tensor]:
         """As of an :class:`~icobench.simulator.exact.ExactField`; no turn changes anything.
 
@@ -56,7 +56,7 @@ class SphereField(SkeletonField):
         if "centre" in also:
             raise ValueError("a sphere has no derivative by the centre here")
         kappa, k = self.experiment.kappa, self.experiment.wave_number
-        field = self._field(radius_nm, kappa)
+        field = self._field(radius_nm, kappa, radii)
         wider, narrower = (self._field(radius_nm + step, kappa) for step in (STEP_NM, -STEP_NM))
         slopes = [*[torch.zeros_like(field)] * 3, (wider - narrower) / (2 * STEP_NM)]
         if "refractive_index" in also:
@@ -65,10 +65,10 @@ class SphereField(SkeletonField):
         parts = [torch.view_as_real(values).movedim(-1, 0) for values in (field, torch.stack(slopes, 1))]
         return parts[0].to(self.dtype), parts[1].to(self.dtype)
 
-    def _field(self, radius_nm: Tensor, kappa: complex) -> Tensor:
+    def _field(self, radius_nm: Tensor, kappa: complex, radii: KnownRadii = None) -> Tensor:
         """The same in double precision, for some k (n - 1)."""
         fields = radius_nm.new_zeros(len(radius_nm), *self.place.shape, dtype=torch.complex128)
-        for bucket, rows in self._buckets(radius_nm):
+        for bucket, rows in self._buckets(radius_nm, radii):
             nodes, carry = self._nodes(bucket)
             at_nodes = self._at_angles(radius_nm[rows].double(), nodes, kappa, bucket)
             values = torch.complex(at_nodes.real @ carry.T, at_nodes.imag @ carry.T)

@@ -1,7 +1,7 @@
 """From planned segments to the terms of the edge sum, and how these change with the body."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,12 +45,13 @@ class Terms(NamedTuple):
     live: Tensor
 
 
-def empty_terms(where: Plan, radius: Tensor, parameters: int) -> tuple[Terms, Tensor, Tensor]:
-    """What :func:`term_slopes` returns, not filled yet, for so many parameters."""
-    batch, segments = where.edge.shape
-    terms = Terms(
-        radius.new_empty(batch, segments, 4, 4), radius.new_empty(batch, segments, NUMBERS), where.live
-    )
+def empty_terms(live: Tensor, segments: int, radius: Tensor, parameters: int) -> tuple[Any, ...]:
+    """What :func:`term_slopes` returns, not filled yet, for so many parameters; terms alone for none."""
+    batch = len(radius)
+    forms, numbers = radius.new_empty(batch, segments, 4, 4), radius.new_empty(batch, segments, NUMBERS)
+    terms = Terms(forms, numbers, live)
+    if not parameters:
+        return (terms,)
     form_slopes = radius.new_empty(batch, parameters, segments, 4, 4)
     return terms, form_slopes, radius.new_empty(batch, parameters, segments, DIFFERENTIATED)
 

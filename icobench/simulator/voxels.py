@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from icobench.geometry.convex import ConvexBody
 from icobench.geometry.rotations import quaternion_to_matrix
 from icobench.simulator.experiment import Experiment
+from icobench.simulator.skeleton import KnownRadii
 
 __all__ = ["SLICES", "STEPS_PER_WAVELENGTH", "SlicedField", "voxel_slices"]
 
@@ -80,15 +81,16 @@ class SlicedField(nn.Module):
         self.register_buffer("ramp", torch.polar(torch.ones_like(phase), phase), persistent=False)
 
     @torch.no_grad()
-    def forward(self, radius_nm: Tensor, quaternion: Tensor) -> Tensor:
+    def forward(self, radius_nm: Tensor, quaternion: Tensor, radii: KnownRadii = None) -> Tensor:
         """Complex field in nm^3: radius (B,), quaternion (B, 4) -> (B, pixels, pixels)."""
         rotations = quaternion_to_matrix(quaternion.to(self.dtype))
         half_width = SLICES * self.pitch / 2
+        sizes = (radius_nm if radii is None else radii).tolist()
         fields = []
-        for radius, rotation in zip(radius_nm.to(self.dtype), rotations, strict=True):
-            if float(radius) > half_width:
+        for size, radius, rotation in zip(sizes, radius_nm.to(self.dtype), rotations, strict=True):
+            if size > half_width:
                 raise ValueError(
-                    f"radius_nm {float(radius):g} does not fit into the sliced method's cube of "
+                    f"radius_nm {size:g} does not fit into the sliced method's cube of "
                     f"half-width {half_width:g} nm"
                 )
             fields.append(self.image(radius, rotation))
