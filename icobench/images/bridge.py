@@ -192,7 +192,7 @@ class Trains:
                 self._close()
                 self._open()
             return None
-        parts = self._socket.recv_multipart()
+        parts = [part.buffer for part in self._socket.recv_multipart(copy=False)]
         self._asked = False
         arrays, metadata = unpack_train(parts)
         source, key = _chosen(arrays, self.wanted)

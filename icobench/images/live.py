@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 BLOCK = 32
-"""Frames that are read at once."""
+"""Frames that are read at once, unless the caller says otherwise."""
 
 FIRST_WAIT = 2.0
 """Seconds that are waited for :data:`DECIDING` frames, once there is one."""
@@ -111,8 +111,8 @@ class LiveSource(Protocol):
         """The first frames, opened; None while there are none."""
         ...
 
-    def take(self) -> Arrived | None:
-        """The frames that are there, at most :data:`BLOCK`; None if there are none now."""
+    def take(self, most: int = BLOCK) -> Arrived | None:
+        """The frames that are there, at most so many; None if there are none now."""
         ...
 
     def waiting(self) -> int:
@@ -155,9 +155,9 @@ class _Files:
         done = self.known.get(self._name, Intervals())
         return (number for number in range(self._next, len(self.prepared.grid)) if number not in done)
 
-    def _block(self) -> Arrived | None:
+    def _block(self, most: int) -> Arrived | None:
         """The next frames of the open file."""
-        numbers = [number for number, _ in zip(self._numbers(), range(BLOCK), strict=False)]
+        numbers = [number for number, _ in zip(self._numbers(), range(most), strict=False)]
         if not numbers:
             self._next = len(self.prepared.grid)
             return None
@@ -220,12 +220,12 @@ class GrowingFile(_Files):
         self._read_at = state
         return self._check(prepared)
 
-    def take(self) -> Arrived | None:
+    def take(self, most: int = BLOCK) -> Arrived | None:
         source, now = self.prepared.source, time.monotonic()
         if self._next >= len(source) and source.grow():
             self._seen = now
         if source.grows:
-            return self._block()
+            return self._block(most)
         if self._next >= len(source):
             if now < self._looked:
                 return None
@@ -234,7 +234,7 @@ class GrowingFile(_Files):
                 return None
         if not self._opened_again(now):
             return None
-        block = self._block()
+        block = self._block(min(most, BLOCK))  # meanwhile the writer waits
         source.files.close()
         return block
 
@@ -320,8 +320,8 @@ class FillingFolder(_Files):
             return self._check(prepared)
         return None
 
-    def take(self) -> Arrived | None:
-        if block := self._block():
+    def take(self, most: int = BLOCK) -> Arrived | None:
+        if block := self._block(most):
             return block
         self._look()
         while self._complete:
@@ -332,7 +332,7 @@ class FillingFolder(_Files):
                 self._refuse(path, error)
                 continue
             self._name, self._next = path.name, 0
-            if block := self._block():
+            if block := self._block(most):
                 return block
         return None
 
@@ -395,15 +395,15 @@ class Stream:
         self.prepared = self.prepare(np.concatenate([held.train.images for held in self._held]))
         return self.prepared
 
-    def take(self) -> Arrived | None:
+    def take(self, most: int = BLOCK) -> Arrived | None:
         if not self._held and not self._receive(0.02):
             return None
-        while self.waiting() - self._place < BLOCK and self._receive(0.0):
+        while self.waiting() - self._place < most and self._receive(0.0):
             pass
         first, parts, count = self._held[0], list[tuple[_Held, range]](), 0
-        while self._held and count < BLOCK and first.alike(self._held[0]):
+        while self._held and count < most and first.alike(self._held[0]):
             held = self._held[0]
-            places = range(self._place, min(self._place + BLOCK - count, len(held.train.images)))
+            places = range(self._place, min(self._place + most - count, len(held.train.images)))
             parts.append((held, places))
             count += len(places)
             self._place = places.stop

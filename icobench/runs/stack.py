@@ -270,5 +270,8 @@ def _by_wavelength(answer: Answer, setup: Setup, notes: list[str]) -> None:
 
 
 def threads_for(device: torch.device, images: int) -> AbstractContextManager[None]:
-    """One thread for a stack of several pieces, as in workers: the last digits of tables depend on it."""
-    return one_thread() if device.type == "cpu" and images > BLOCK else nullcontext()
+    """One thread for a stack of several pieces, as in workers: the last digits of tables depend on it.
+
+    What a GPU leaves to the processor is too little for several threads, which would wait in loops.
+    """
+    return one_thread() if images > BLOCK or on_gpu(device) else nullcontext()

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -50,6 +50,9 @@ HELD = 32
 
 GATHER = 0.025
 """Seconds that a frame waits for others: four together cost little more than half of four alone."""
+
+GPU_BLOCK = 256
+"""Frames that are read at once for a GPU; :data:`~icobench.images.live.BLOCK` for a CPU."""
 
 TOGETHER, GPU_TOGETHER = BLOCK, 1024
 """Frames that are answered together at most."""
@@ -227,6 +230,7 @@ class Watch:
         self._held: list[_Answered] = []
         self._complete = 0
         self._better: list[pd.DataFrame] = []
+        self._reads = by_device(self._device, BLOCK, GPU_BLOCK)
         self._together = by_device(self._device, TOGETHER, GPU_TOGETHER)
         self._ahead = self.workers * by_device(self._device, FIT_AHEAD, GPU_FIT_AHEAD)
         self._waiting = _FitQueue(
@@ -284,8 +288,8 @@ class Watch:
         columns = [name for parameter in fits.nuisance for name in NUISANCES[parameter]]
         self._further = [*columns, "gain", *(["physics"] if fits.auto_physics else [])]
         self.state.valid = fits.experiment.valid().numpy()
-        quiet = one_thread() if self._device.type == "cpu" else nullcontext()
-        with quiet, WorkerPool(self.workers, self._device) as pool, ThreadPoolExecutor(1) as writer:
+        # What a GPU leaves to the processor is too little for several threads, which would wait in loops.
+        with one_thread(), WorkerPool(self.workers, self._device) as pool, ThreadPoolExecutor(1) as writer:
             packed = pickle.dumps(self.fits) if self.fits is not None else b""
             self.network.prepare()
             if packed:
@@ -328,7 +332,7 @@ class Watch:
         """In a thread: frames of the source, as many as are held."""
         try:
             while not self._stop.is_set():
-                arrived = self.source.take()
+                arrived = self.source.take(self._reads)
                 if arrived is None:
                     time.sleep(0.005)
                 while arrived is not None:
@@ -411,11 +415,12 @@ class Watch:
     # Fitting
 
     def _serve(self, pool: WorkerPool, packed: bytes) -> None:
-        """Collect fits, and give the processes new ones."""
+        """Collect fits, and give the processes new ones where frames do not wait for their answers."""
         if self.fits is None:
             return
         self._collect()
-        while len(self._running) < self._ahead and (images := self._waiting.take()) is not None:
+        late = self._read.qsize() > HELD // 4
+        while not late and len(self._running) < self._ahead and (images := self._waiting.take()) is not None:
             self._running.append(pool.submit(_fit, (packed, pickle.dumps(images))))
         self.state.fits_waiting, self.state.fits_dropped = len(self._waiting.waiting), self._waiting.dropped
 

@@ -282,9 +282,8 @@ def test_a_stream_and_its_page(tmp_path, publish):
     rows_of(out, 60)
 
 
-def test_trains_that_wait_are_read_together(monkeypatch):
+def test_trains_that_wait_are_read_together():
     """Each frame keeps its train, its place in it and its time; one of another size is left out alone."""
-    monkeypatch.setattr(live, "BLOCK", 10)
     stack, lengths = frames(60), [3, 1, 25, 1, 0, 1, 1, 12, 1]
     trains, pairs = [], []
     for train, length in enumerate(lengths):
@@ -305,7 +304,7 @@ def test_trains_that_wait_are_read_together(monkeypatch):
         pass
     arrived = []
     while waiting or source.waiting():
-        if (block := source.take()) is not None:
+        if (block := source.take(10)) is not None:
             arrived.append(block)
     assert [len(block.images) for block in arrived][:3] == [10, 10, 9]
     assert [block.last for block in arrived][:3] == [False, False, True]
