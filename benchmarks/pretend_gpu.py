@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from benchmarks.common import NO_KERNELS
 from icobench.fitting.dictionary import DictionaryOptions, build_dictionary
 from icobench.fitting.least_squares import LevenbergMarquardtOptions, levenberg_marquardt
 from icobench.fitting.objectives import objective_for
@@ -33,9 +34,6 @@ from icobench.simulator.simulator import Simulator
 __all__ = ["Tally", "Work", "apart", "fits_on_a_gpu", "pretend_gpu"]
 
 aten = torch.ops.aten
-
-NO_WORK = ("empty", "detach", "alias", "lift_fresh", "resolve_", "_unsafe_view", "_reshape_alias")
-"""How the names of operators begin that are no views and start nothing."""
 
 WAITS = {
     "_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "bincount", "equal",
@@ -108,7 +106,7 @@ class Tally(TorchDispatchMode):
         far = any(on)
         if self.paused or not (far or out_on):
             return
-        if not is_view and not name.startswith(NO_WORK):
+        if not is_view and not name.startswith(NO_KERNELS):
             self.operators[name] += 1
         down, up = far and not out_on, out_on and not all(on) and bool(on)
         if name in ("_to_copy", "copy_") and (down or up):

@@ -199,7 +199,7 @@ def page(results: dict[str, Any]) -> str:
         f"{machine.get('gpu', machine['processor'])}, {machine['cores']} cores, by",
         "",
         *(
-            f"- `{command}` at {short_commit(origin['commit'])}, {origin['created'][:10]}"
+            f"- `{command}` at {short_commit(origin.get('tree', origin['commit']))}, {origin['created'][:10]}"
             for command, origin in made.items()
         ),
         "",
