@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,17 @@ class ImageSet:
             self.quaternion = torch.full((count, 4), torch.nan, dtype=torch.float64)
         if self.numbers is None:
             self.numbers = torch.arange(count)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As arrays: tensors would be sent to other processes by shared memory, of which there may be little.
+        return {
+            name: value.cpu().numpy() if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -121,12 +121,12 @@ def _fitting(packed: bytes, device: str) -> Fitting:
     return fitting
 
 
-def _fit(packed: bytes, block: bytes, rank: int, device: str) -> "pd.DataFrame | None":
+def _fit(packed: bytes, block: ImageSet | None, rank: int, device: str) -> "pd.DataFrame | None":
     """The fits of a block in a process of its own; None for no images, which only makes the tables."""
     fitting = _fitting(packed, device)
-    if not block:
+    if block is None:
         return None
-    answers, _ = fitting.answer(pickle.loads(block))
+    answers, _ = fitting.answer(block)
     return _rows(Answer.join(answers), fitting.method.name)
 
 
@@ -141,36 +141,60 @@ class _FitQueue:
     Args:
         most: images that wait.
         block: images that are taken together.
+
+    Attributes:
+        dropped: images that were left out.
     """
 
     def __init__(self, most: int, block: int) -> None:
-        self.most, self.block = most, block
-        self.waiting: list[tuple[float, ImageSet]] = []
-        self.dropped = 0
+        self.most, self.block, self.dropped = most, block, 0
+        self._errors: list[np.ndarray] = []
+        """Of the images of each set; -1 where one is gone."""
+        self._sets: list[ImageSet] = []
+
+    def __len__(self) -> int:
+        return sum(int((errors >= 0).sum()) for errors in self._errors)
 
     def add(self, images: ImageSet, answer: Answer) -> None:
         """Images (N,) with the network's answer for them."""
         errors = torch.maximum(answer.orientation_std_deg / SOLVED_DEG, answer.radius_std_nm / SOLVED_NM)
-        found = errors.nan_to_num(nan=torch.inf).tolist()
-        both = np.array([error for error, _ in self.waiting] + found)
-        kept = np.sort(np.argsort(-both, kind="stable")[: self.most]).tolist()
-        self.dropped += len(both) - len(kept)
-        before = len(self.waiting)
-        # Only what stays is copied: a fast source has many more.
-        self.waiting = [
-            self.waiting[place]
-            if place < before
-            else (found[place - before], images.subset(torch.tensor([place - before])))
-            for place in kept
-        ]
+        self._errors.append(errors.nan_to_num(nan=torch.inf).numpy().copy())
+        self._sets.append(images)
+        before = len(self)
+        for errors_of_set, stays in zip(self._errors, self._largest(self.most), strict=True):
+            errors_of_set[~stays] = -1
+        self.dropped += before - len(self)
+        self._tidy()
 
     def take(self) -> ImageSet | None:
         """The images with the largest predicted errors."""
-        if not self.waiting:
+        if not len(self):
             return None
-        self.waiting.sort(key=lambda item: -item[0])
-        taken, self.waiting = self.waiting[: self.block], self.waiting[self.block :]
-        return ImageSet.join([images for _, images in taken])
+        taken = []
+        for images, errors, chosen in zip(self._sets, self._errors, self._largest(self.block), strict=True):
+            errors[chosen] = -1
+            if chosen.any():
+                taken.append(images.subset(torch.from_numpy(chosen)))
+        self._tidy()
+        return ImageSet.join(taken)
+
+    def _largest(self, count: int) -> list[np.ndarray]:
+        """For each set, which of its images are among so many with the largest errors."""
+        errors = np.concatenate(self._errors)
+        chosen = np.zeros(len(errors), dtype=bool)
+        chosen[np.argsort(-errors, kind="stable")[: min(count, len(self))]] = True
+        return np.split(chosen, np.cumsum([len(part) for part in self._errors])[:-1])
+
+    def _tidy(self) -> None:
+        """Let go of sets of which less than half is left."""
+        kept = []
+        for images, errors in zip(self._sets, self._errors, strict=True):
+            left = errors >= 0
+            if 2 * left.sum() < len(left):
+                images, errors = images.subset(torch.from_numpy(left)), errors[left]
+            if len(errors):
+                kept.append((images, errors))
+        self._sets, self._errors = [images for images, _ in kept], [errors for _, errors in kept]
 
 
 @dataclass(frozen=True)
@@ -293,7 +317,7 @@ class Watch:
             packed = pickle.dumps(self.fits) if self.fits is not None else b""
             self.network.prepare()
             if packed:
-                for ready in [pool.submit(_fit, (packed, b"")) for _ in range(self.workers)]:
+                for ready in [pool.submit(_fit, (packed, None)) for _ in range(self.workers)]:
                     ready.result()
             # What was loaded stays: collections that walk through it would hold up answers.
             gc.collect()
@@ -320,7 +344,7 @@ class Watch:
                 self._collect()
                 time.sleep(0.01)
             # What waits still is not fitted any more.
-            self.state.fits_waiting, left = 0, len(self._waiting.waiting)
+            self.state.fits_waiting, left = 0, len(self._waiting)
             self.state.fits_dropped = self._waiting.dropped + left
             self._flush(writer, last=True)
             if self._storing is not None:
@@ -421,8 +445,8 @@ class Watch:
         self._collect()
         late = self._read.qsize() > HELD // 4
         while not late and len(self._running) < self._ahead and (images := self._waiting.take()) is not None:
-            self._running.append(pool.submit(_fit, (packed, pickle.dumps(images))))
-        self.state.fits_waiting, self.state.fits_dropped = len(self._waiting.waiting), self._waiting.dropped
+            self._running.append(pool.submit(_fit, (packed, images)))
+        self.state.fits_waiting, self.state.fits_dropped = len(self._waiting), self._waiting.dropped
 
     def _collect(self) -> None:
         for _ in range(len(self._running)):

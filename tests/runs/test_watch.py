@@ -5,6 +5,7 @@ The networks are left out: an answer is made up of the image, so that a row show
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from icobench.answer import MISS, Answer
 from icobench.errors import InputError
 from icobench.images import live
 from icobench.images.bridge import FIRST_TRAIN, Train, Trains, pack_train, serve, unpack_train
+from icobench.images.image_set import ImageSet
 from icobench.images.live import Intervals, live_source
 from icobench.images.prepare import prepare
 from icobench.images.reading import Reading
@@ -356,10 +358,10 @@ def test_fits_replace_answers_and_are_dropped_never_rows(tmp_path, monkeypatch):
             from concurrent.futures import Future
 
             done = Future()
-            if not job[1]:
+            if job[1] is None:
                 done.set_result(None)
             else:
-                images = watch.pickle.loads(job[1])
+                images = pickle.loads(pickle.dumps(job[1]))
                 number = number_of(images.images)
                 taken.append(number.tolist())
                 upright = torch.tensor([[1.0, 0, 0, 0]]).double().repeat(len(number), 1)
@@ -382,6 +384,33 @@ def test_fits_replace_answers_and_are_dropped_never_rows(tmp_path, monkeypatch):
     assert watching.state.fits_dropped == kept.sum() > 0
     assert watching.state.fitted == fitted.sum() == sum(map(len, taken))
     assert all(sorted(block) == block for block in taken)  # the error falls with the number
+
+
+def test_images_with_the_largest_errors_wait_for_fits(rng):
+    """Against a sorted list; each image is taken with its own mask and number."""
+    queue, waiting, number, given = watch._FitQueue(20, 6), [], 0, 0
+    for _ in range(200):
+        if rng.random() < 0.5:
+            count = int(rng.integers(1, 15))
+            numbers = torch.arange(number, number + count)
+            shown = numbers[:, None, None].expand(count, 8, 8).float().clone()
+            found = Answer(numbers.double(), torch.zeros(count, 4).double())
+            found.radius_std_nm = torch.from_numpy(rng.random(count))
+            found.orientation_std_deg = torch.zeros(count).double()
+            queue.add(ImageSet(shown, shown % 2 == 0, "counts", numbers=numbers), found)
+            waiting += zip(found.radius_std_nm.tolist(), numbers.tolist(), strict=True)
+            waiting = sorted(waiting, reverse=True)[:20]
+            number, given = number + count, given + count
+        else:
+            taken = queue.take()
+            expected, waiting = waiting[:6], waiting[6:]
+            assert sorted([] if taken is None else taken.numbers.tolist()) == sorted(n for _, n in expected)
+            if taken is not None:
+                given -= len(taken)
+                assert torch.equal(taken.images[:, 3, 3], taken.numbers.float())
+                assert torch.equal(taken.mask[:, 3, 3], taken.numbers % 2 == 0)
+        assert (len(queue), queue.dropped) == (len(waiting), given - len(waiting))
+        assert sum(map(len, queue._sets)) <= 2 * len(queue)  # memory is let go
 
 
 def counted(after: int, function):
