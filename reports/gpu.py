@@ -586,6 +586,7 @@ def page(stored: dict[str, Any]) -> str:
         f"`{origin['command']}`, commit {short_commit(origin.get('tree', origin['commit']))}"
         f"{' (a copy of its tree)' if 'tree' in origin else ''}, {origin['created'][:10]}, torch "
         f"{origin['versions']['torch']}, {machine['cores']} CPU cores, seed {origin['seed']}.{small}", "",
+        *stored.get("remarks", []), *([""] if "remarks" in stored else []),
         "| wanted | target | here | met |", "|---|---|---|---|",
     ]  # fmt: skip
     for target in TARGETS:
