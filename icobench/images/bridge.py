@@ -25,6 +25,12 @@ TRAIN, IMAGES = "timestamp.tid", "image.data"
 LONGEST_HEADER = 1 << 20
 """Bytes of a header; those of facilities have some hundred."""
 
+MOST_HELD = 1 << 28
+"""Bytes of trains that wait unread, about. ZeroMQ counts messages, a thousand by default, of any size."""
+
+FEWEST_HELD = 2
+"""Trains that may wait, at least."""
+
 REPLAYED = "icobench/replay"
 """Name of the source that replays a file."""
 
@@ -156,7 +162,7 @@ class Trains:
         zmq = self._zmq
         self._socket = self._context.socket(zmq.SUB if self.subscribe else zmq.REQ)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._asked = False
+        self._asked, self._bounded = False, not self.subscribe
         if self.subscribe:
             self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._lost = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -178,6 +184,15 @@ class Trains:
         for socket in (self._lost, self._socket):  # a context waits for sockets that are open
             socket.close(linger=0)
 
+    def _bound(self, size: int) -> None:
+        """Let few trains of so many bytes wait; those that wait already are lost."""
+        self._bounded = True
+        limit = self._zmq.RCVHWM
+        if (most := _most_held(size)) < self._socket.getsockopt(limit):
+            self._socket.setsockopt(limit, most)  # from the next connection on
+            self._socket.disconnect(self.address)
+            self._socket.connect(self.address)
+
     def next(self, seconds: float) -> Train | None:
         """The next train, None if there is none within so many seconds.
 
@@ -194,6 +209,8 @@ class Trains:
             return None
         parts = [part.buffer for part in self._socket.recv_multipart(copy=False)]
         self._asked = False
+        if not self._bounded:
+            self._bound(sum(map(len, parts)))
         arrays, metadata = unpack_train(parts)
         source, key = _chosen(arrays, self.wanted)
         number, images = metadata.get(source, {}).get(TRAIN), arrays[source][key]
@@ -205,6 +222,11 @@ class Trains:
                 f"got {images.shape}"
             )
         return Train(source, number, images.reshape(-1, *images.shape[-2:]))
+
+
+def _most_held(size: int) -> int:
+    """Trains of so many bytes that may wait."""
+    return max(FEWEST_HELD, MOST_HELD // max(size, 1))
 
 
 def serve(
@@ -232,6 +254,8 @@ def serve(
     zmq = _library("zmq")
     with zmq.Context() as context, context.socket(zmq.XPUB if publish else zmq.REP) as socket:
         socket.setsockopt(zmq.LINGER, 2000)
+        most = _most_held(read(0, min(pulses, count)).nbytes)
+        socket.setsockopt(zmq.SNDHWM, min(most, socket.getsockopt(zmq.SNDHWM)))
         try:
             socket.bind(f"tcp://127.0.0.1:{port}")
         except zmq.ZMQError as error:

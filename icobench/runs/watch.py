@@ -45,7 +45,7 @@ __all__ = ["LitPixels", "Watch", "network_of"]
 FLUSH = 1.0
 """Seconds between pieces of the table."""
 
-HELD = 32
+HELD, GPU_HELD = 32, 8
 """Blocks of frames, or trains, that are read ahead; a source waits for the rest."""
 
 GATHER = 0.025
@@ -248,7 +248,7 @@ class Watch:
         self.fits: Fitting | None = None
         self._further: list[str] = []
         self._stop = threading.Event()
-        self._read: queue.Queue[Arrived] = queue.Queue(HELD)
+        self._read: queue.Queue[Arrived] = queue.Queue(by_device(self._device, HELD, GPU_HELD))
         self._trouble: BaseException | None = None
         self._next = 0
         self._held: list[_Answered] = []
@@ -443,7 +443,7 @@ class Watch:
         if self.fits is None:
             return
         self._collect()
-        late = self._read.qsize() > HELD // 4
+        late = self._read.qsize() > self._read.maxsize // 4
         while not late and len(self._running) < self._ahead and (images := self._waiting.take()) is not None:
             self._running.append(pool.submit(_fit, (packed, images)))
         self.state.fits_waiting, self.state.fits_dropped = len(self._waiting), self._waiting.dropped

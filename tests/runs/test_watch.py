@@ -25,7 +25,7 @@ import torch
 
 from icobench.answer import MISS, Answer
 from icobench.errors import InputError
-from icobench.images import live
+from icobench.images import bridge, live
 from icobench.images.bridge import FIRST_TRAIN, Train, Trains, pack_train, serve, unpack_train
 from icobench.images.image_set import ImageSet
 from icobench.images.live import Intervals, live_source
@@ -473,6 +473,22 @@ def test_a_table_of_another_source_is_refused(tmp_path):
         session(tmp_path / "one.h5", out, "dictionary+lm")
     with pytest.raises(InputError, match="only an HDF5 file grows"):
         session(tmp_path / "frames.npy", out)
+
+
+def test_few_large_trains_wait_for_a_slow_subscriber(monkeypatch):
+    """256 kB each: of some hundred that come while nobody asks only a few wait."""
+    pytest.importorskip("zmq")
+    monkeypatch.setattr(bridge, "MOST_HELD", 1 << 20)
+    frame, port, numbers = np.ones((1, 256, 256), np.uint32), free_port(), []
+    server = threading.Thread(target=serve, args=(lambda a, b: frame, 1, port, 600.0, 600, True), daemon=True)
+    server.start()
+    with Trains(f"tcp://127.0.0.1:{port}", subscribe=True) as trains:
+        while (train := trains.next(2.0)) is not None:
+            numbers.append(train.number - FIRST_TRAIN)
+            if len(numbers) == 1:
+                time.sleep(1)
+    assert numbers == sorted(set(numbers))
+    assert 4 <= len(numbers) < 500  # all would have waited
 
 
 def test_messages_are_those_of_the_bridge_and_others_are_refused():
