@@ -21,6 +21,9 @@ CHUNK, GPU_CHUNK = 512, 2048
 """Simulated images held at once, on a CPU and, of 128 x 128 pixels, on a GPU: there an array has 134 MB in
 float32 and 270 MB in float64, and an objective needs up to ten."""
 
+COMPARED = 32
+"""Images compared at once on a CPU."""
+
 POOR_RINGS, UNLIKE_RINGS = 0.5, 0.9
 """For other objectives: the value over that of the fitted pattern's averages around the beam. At 1e5 photons
 the deviance of the right body has 0.04 to 0.44, that of an orientation 20 degrees off 0.6 to 1.1."""
@@ -127,13 +130,21 @@ class Objective:
         values = []
         for rows in pieces(len(image), self.chunk):
             intensity = self.model(image[rows], radius_nm[rows], quaternion[rows], nuisance.take(rows))
-            values.append(self.compare(image[rows], intensity))
+            values += [
+                self.compare(image[rows][few], intensity[few])
+                for few in pieces(len(intensity), self.compared)
+            ]
         return joined(values)
 
     @property
     def chunk(self) -> int:
         """Simulated images held at once."""
         return held_at_once(self.simulator, CHUNK, GPU_CHUNK)
+
+    @property
+    def compared(self) -> int:
+        """Images compared at once: on a CPU so few that its caches hold what is between."""
+        return held_at_once(self.simulator, COMPARED, GPU_CHUNK)
 
     def model(self, image: Tensor, radius_nm: Tensor, quaternion: Tensor, nuisance: Nuisance) -> Tensor:
         """Simulated intensities (B, H, W), background included; one evaluation each."""
@@ -220,14 +231,16 @@ class Objective:
         values, misfits = [], []
         for rows in pieces(len(image), self.chunk):
             fitted = nuisance.take(rows)
-            intensity = self.model(image[rows], radius_nm[rows], quaternion[rows], fitted)
-            value = self.compare(image[rows], intensity).double()
-            values.append(value)
-            if (decades := fitted.of("decades")) is not None:
-                # Differences of images that were read as if they had six decades.
-                value = value * (decades[:, 0] / DECADES).square()
-            misfits.append(self.misfit_of(image[rows], intensity, value, 5 + fitted.values.shape[1]))
-            misfits[-1] = misfits[-1]._replace(excess=misfits[-1].excess + torch.zeros_like(value))
+            intensities = self.model(image[rows], radius_nm[rows], quaternion[rows], fitted)
+            for few in pieces(len(intensities), self.compared):
+                some, intensity = image[rows][few], intensities[few]
+                value = self.compare(some, intensity).double()
+                values.append(value)
+                if (decades := fitted.of("decades")) is not None:
+                    # Differences of images that were read as if they had six decades.
+                    value = value * (decades[few, 0] / DECADES).square()
+                misfit = self.misfit_of(some, intensity, value, 5 + fitted.values.shape[1])
+                misfits.append(misfit._replace(excess=misfit.excess + torch.zeros_like(value)))
         ratio, poor, unlike, excess = (joined(parts).cpu() for parts in zip(*misfits, strict=True))
         unknown = ~ratio.isfinite()
         return joined(values).cpu(), Misfit(ratio, poor | unknown, unlike | unknown, excess)
