@@ -146,7 +146,7 @@ class Fitting:
         answers, usable = [], None
         if good.any():
             usable = replace(problem, network_mask=seen, nuisance=self.nuisance)
-            if not good.all():  # a copy costs as much as reading
+            if not good.all():  # else no copy
                 usable = replace(usable, images=problem.images.subset(good), network_mask=seen[good])
             answers.append(self._fit(usable, report))
             if self._propagated is not None:

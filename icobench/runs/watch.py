@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from icobench import __version__
-from icobench.answer import MISS, SOLVED_DEG, SOLVED_NM, Answer
+from icobench.answer import MISS, Answer
 from icobench.devices import by_device, one_thread
 from icobench.errors import InputError
 from icobench.fitting.nuisance import NUISANCES
@@ -33,6 +33,7 @@ from icobench.images.prepare import Prepared
 from icobench.methods import Method, find_method
 from icobench.reporting.live import LiveState
 from icobench.runs.blocks import Fitting
+from icobench.runs.fit_queue import FitQueue
 from icobench.runs.live_table import LiveTable
 from icobench.runs.pool import WorkerPool, chosen_device, default_workers
 from icobench.runs.reconstruct import begin
@@ -135,68 +136,6 @@ def _rows(answer: Answer, method: str) -> "pd.DataFrame":
     return answer.to_frame().set_index("index").assign(method=method)
 
 
-class _FitQueue:
-    """Images that wait for a fit, at most so many; those with the largest predicted errors stay.
-
-    Args:
-        most: images that wait.
-        block: images that are taken together.
-
-    Attributes:
-        dropped: images that were left out.
-    """
-
-    def __init__(self, most: int, block: int) -> None:
-        self.most, self.block, self.dropped = most, block, 0
-        self._errors: list[np.ndarray] = []
-        """Of the images of each set; -1 where one is gone."""
-        self._sets: list[ImageSet] = []
-
-    def __len__(self) -> int:
-        return sum(int((errors >= 0).sum()) for errors in self._errors)
-
-    def add(self, images: ImageSet, answer: Answer) -> None:
-        """Images (N,) with the network's answer for them."""
-        errors = torch.maximum(answer.orientation_std_deg / SOLVED_DEG, answer.radius_std_nm / SOLVED_NM)
-        self._errors.append(errors.nan_to_num(nan=torch.inf).numpy().copy())
-        self._sets.append(images)
-        before = len(self)
-        for errors_of_set, stays in zip(self._errors, self._largest(self.most), strict=True):
-            errors_of_set[~stays] = -1
-        self.dropped += before - len(self)
-        self._tidy()
-
-    def take(self) -> ImageSet | None:
-        """The images with the largest predicted errors."""
-        if not len(self):
-            return None
-        taken = []
-        for images, errors, chosen in zip(self._sets, self._errors, self._largest(self.block), strict=True):
-            errors[chosen] = -1
-            if chosen.any():
-                taken.append(images.subset(torch.from_numpy(chosen)))
-        self._tidy()
-        return ImageSet.join(taken)
-
-    def _largest(self, count: int) -> list[np.ndarray]:
-        """For each set, which of its images are among so many with the largest errors."""
-        errors = np.concatenate(self._errors)
-        chosen = np.zeros(len(errors), dtype=bool)
-        chosen[np.argsort(-errors, kind="stable")[: min(count, len(self))]] = True
-        return np.split(chosen, np.cumsum([len(part) for part in self._errors])[:-1])
-
-    def _tidy(self) -> None:
-        """Let go of sets of which less than half is left."""
-        kept = []
-        for images, errors in zip(self._sets, self._errors, strict=True):
-            left = errors >= 0
-            if 2 * left.sum() < len(left):
-                images, errors = images.subset(torch.from_numpy(left)), errors[left]
-            if len(errors):
-                kept.append((images, errors))
-        self._sets, self._errors = [images for images, _ in kept], [errors for _, errors in kept]
-
-
 @dataclass(frozen=True)
 class _Answered:
     """Frames that were answered together.
@@ -257,7 +196,7 @@ class Watch:
         self._reads = by_device(self._device, BLOCK, GPU_BLOCK)
         self._together = by_device(self._device, TOGETHER, GPU_TOGETHER)
         self._ahead = self.workers * by_device(self._device, FIT_AHEAD, GPU_FIT_AHEAD)
-        self._waiting = _FitQueue(
+        self._waiting = FitQueue(
             by_device(self._device, FIT_QUEUE, GPU_FIT_QUEUE),
             by_device(self._device, FIT_BLOCK, GPU_FIT_BLOCK),
         )

@@ -299,7 +299,7 @@ class SkeletonField(nn.Module):
         return Skeleton(*map(self._table, names))
 
     def _table(self, name: str) -> Tensor:
-        """A buffer; attributes of modules take ten times as long."""
+        """A buffer, without the search that attributes of modules take."""
         table = self._buffers[name]
         assert table is not None
         return table

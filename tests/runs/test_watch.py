@@ -34,6 +34,7 @@ from icobench.images.reading import Reading
 from icobench.methods import METHODS
 from icobench.reporting.live import LivePage
 from icobench.runs import blocks, watch
+from icobench.runs.fit_queue import FitQueue
 from icobench.runs.watch import LitPixels, Watch
 
 DATA = "/entry_1/data_1/data"
@@ -388,7 +389,7 @@ def test_fits_replace_answers_and_are_dropped_never_rows(tmp_path, monkeypatch):
 
 def test_images_with_the_largest_errors_wait_for_fits(rng):
     """Against a sorted list; each image is taken with its own mask and number."""
-    queue, waiting, number, given = watch._FitQueue(20, 6), [], 0, 0
+    queue, waiting, number, given = FitQueue(20, 6), [], 0, 0
     for _ in range(200):
         if rng.random() < 0.5:
             count = int(rng.integers(1, 15))
